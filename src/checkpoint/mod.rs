@@ -1,0 +1,219 @@
+//! Opened weights: what tensors there are, where their bytes lie, and what is odd about the files.
+//!
+//! A header reader lists oddities as [`Anomaly`] values and reads on; only "cannot go on" is an error. Nothing in a
+//! checkpoint is ever executed or unpickled, and no name in it leads out of its folder.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Digest;
+use crate::source::ByteSource;
+use crate::tensor::{self, DType};
+
+/// An oddity of a file: reported, never judged by itself, and never a reason to stop reading.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Anomaly {
+    /// A stable kebab-case word, e.g. `duplicate-tensor`, `overlap`, `gap`, `trailing-bytes`, `wrong-size`,
+    /// `unknown-dtype`, `missing-shard`, `path-escape`, `pickle-in-safetensors`, `code-on-load`.
+    pub kind: String,
+    /// The file it is in.
+    pub file: String,
+    /// The tensor it is about, if one.
+    pub tensor: Option<String>,
+    /// One sentence with the numbers.
+    pub detail: String,
+}
+
+/// The files of one repository or folder that may hold a checkpoint: names relative to its top, and their bytes.
+#[derive(Clone)]
+pub struct FileSet {
+    /// How the user or the hub names the whole, for messages and the record.
+    pub label: String,
+    /// Name to bytes. Only files that a format reader may want (weights, indexes, configs, cards).
+    pub files: BTreeMap<String, Arc<dyn ByteSource>>,
+    /// SHA-256 of files where it is known without reading them (hub metadata, cache layout).
+    pub digests: BTreeMap<String, Digest>,
+}
+
+/// How a tensor's elements are stored.
+#[derive(Clone)]
+pub enum Storage {
+    /// Row-major, contiguous, in `TensorEntry::range`, in the entry's own dtype.
+    Plain,
+    /// By a scheme of its own: codes with scales in sibling tensors, strides, a product of two factors.
+    Packed(Arc<dyn Decode>),
+    /// Listed but not readable, and why (dtype unknown, bytes missing).
+    Unreadable(String),
+}
+
+/// A tensor that is not simply numbers in a row: anything that can yield its elements as `f32`.
+pub trait Decode: Send + Sync {
+    /// A short name of the scheme, e.g. `gptq-4bit-g128`, `bnb-nf4`, `fp8-block128`, `strided`.
+    fn scheme(&self) -> &str;
+
+    /// Elements `first .. first + out.len()` in row-major order of the logical shape.
+    fn decode(&self, first: u64, out: &mut [f32]) -> Result<()>;
+}
+
+/// One tensor of a checkpoint.
+#[derive(Clone)]
+pub struct TensorEntry {
+    /// The name in the checkpoint.
+    pub name: String,
+    /// The dtype its numbers are stored in.
+    pub dtype: &'static DType,
+    /// The logical shape (of the weight, not of its packed codes).
+    pub shape: Vec<u64>,
+    /// Which of [`Checkpoint::files`] holds its bytes.
+    pub file: usize,
+    /// Its bytes in that file.
+    pub range: Range<u64>,
+    /// How they are stored.
+    pub storage: Storage,
+}
+
+impl TensorEntry {
+    /// The number of elements. Headers are checked for overflow when they are read.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().product()
+    }
+}
+
+/// One file of an opened checkpoint.
+#[derive(Clone)]
+pub struct CheckpointFile {
+    /// Name relative to the checkpoint's top.
+    pub name: String,
+    /// Its bytes.
+    pub source: Arc<dyn ByteSource>,
+    /// Its SHA-256 where known.
+    pub sha256: Option<Digest>,
+    /// The file's own string metadata (safetensors `__metadata__`); GGUF keys are in [`Checkpoint::metadata`].
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// Opened weights.
+#[derive(Clone)]
+pub struct Checkpoint {
+    /// How the user or the hub names it.
+    pub label: String,
+    /// The format's name in [`FORMATS`].
+    pub format: &'static str,
+    /// Files with tensors, sorted by name.
+    pub files: Vec<CheckpointFile>,
+    /// Tensors by name.
+    pub tensors: BTreeMap<String, TensorEntry>,
+    /// `config.json` (or what a GGUF header says in its place), `Null` when there is none.
+    pub config: serde_json::Value,
+    /// Key-value metadata of the format as text (GGUF keys; long arrays are cut).
+    pub metadata: BTreeMap<String, String>,
+    /// Oddities, sorted.
+    pub anomalies: Vec<Anomaly>,
+}
+
+impl Checkpoint {
+    /// The stored bytes of a plainly stored tensor; `None` for packed and unreadable ones.
+    pub fn raw(&self, entry: &TensorEntry) -> Result<Option<Cow<'_, [u8]>>> {
+        match entry.storage {
+            Storage::Plain => self.file(entry)?.source.read(entry.range.clone()).map(Some),
+            Storage::Packed(_) | Storage::Unreadable(_) => Ok(None),
+        }
+    }
+
+    /// Elements `first .. first + out.len()` of a tensor in row-major order as `f32`, whatever its storage.
+    pub fn decode(&self, entry: &TensorEntry, first: u64, out: &mut [f32]) -> Result<()> {
+        match &entry.storage {
+            Storage::Packed(packed) => packed.decode(first, out),
+            Storage::Unreadable(reason) => Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("reading tensor {} of {}: {reason}", entry.name, self.label),
+            )),
+            Storage::Plain => {
+                let source = &self.file(entry)?.source;
+                let (block, bytes) = (entry.dtype.block as u64, entry.dtype.bytes as u64);
+                let end = first.saturating_add(out.len() as u64);
+                if end > entry.elements() {
+                    return Err(Error::new(
+                        ErrorKind::Internal,
+                        format!(
+                            "reading elements {first}..{end} of tensor {}, which has {}",
+                            entry.name,
+                            entry.elements()
+                        ),
+                    ));
+                }
+                // Whole blocks around the wanted elements; for plain numbers this is the range itself.
+                let (from, to) = (first / block, end.div_ceil(block));
+                let start = entry.range.start.saturating_add(from.saturating_mul(bytes));
+                let stop = entry.range.start.saturating_add(to.saturating_mul(bytes));
+                if stop > entry.range.end {
+                    return Err(Error::new(
+                        ErrorKind::Malformed,
+                        format!("tensor {} of {} is shorter than its shape says", entry.name, source.name()),
+                    ));
+                }
+                let input = source.read(start..stop)?;
+                if from * block == first && to * block == end {
+                    (entry.dtype.decode)(&input, out);
+                } else {
+                    let mut whole = vec![0.0; ((to - from) * block) as usize];
+                    (entry.dtype.decode)(&input, &mut whole);
+                    let skip = (first - from * block) as usize;
+                    out.copy_from_slice(&whole[skip..skip + out.len()]);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Total bytes of the tensors.
+    pub fn bytes(&self) -> u64 {
+        self.tensors.values().map(|entry| entry.range.end.saturating_sub(entry.range.start)).sum()
+    }
+
+    fn file(&self, entry: &TensorEntry) -> Result<&CheckpointFile> {
+        self.files.get(entry.file).ok_or_else(|| {
+            Error::new(ErrorKind::Internal, format!("tensor {} names a file that is not listed", entry.name))
+        })
+    }
+}
+
+/// One format a checkpoint may come in.
+pub trait Format: Sync {
+    /// Its name in records and messages.
+    fn name(&self) -> &'static str;
+
+    /// Whether these files are in this format (by name and magic bytes).
+    fn recognizes(&self, files: &FileSet) -> bool;
+
+    /// Reads the headers.
+    fn open(&self, files: &FileSet) -> Result<Checkpoint>;
+}
+
+/// Every format, tried in this order.
+pub static FORMATS: &[&dyn Format] = &[];
+
+/// Opens a set of files in the first format that recognises them.
+pub fn open(files: &FileSet) -> Result<Checkpoint> {
+    let format = FORMATS.iter().find(|format| format.recognizes(files)).ok_or_else(|| {
+        Error::new(
+            ErrorKind::Unsupported,
+            format!("opening {}: no weights in a known format (looked for {})", files.label, known_formats()),
+        )
+    })?;
+    format.open(files)
+}
+
+fn known_formats() -> String {
+    FORMATS.iter().map(|format| format.name()).collect::<Vec<_>>().join(", ")
+}
+
+/// A dtype for entries whose own one is not known.
+pub fn unknown_dtype() -> &'static DType {
+    &tensor::UNKNOWN
+}

@@ -1,0 +1,3 @@
+//! Measures every pair: equality first, then moments, then the low-rank structure of the change.
+
+pub mod stats;

@@ -1,0 +1,255 @@
+//! What is measured: per pair in [`TensorMeasurement`], over the model in the named numbers of [`MEASUREMENTS`].
+//!
+//! Signatures speak of the named numbers only, so a stored [`Profile`] can be judged again without the weights.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::arch::Role;
+
+/// A number measured over the whole model.
+pub struct Measurement {
+    /// Its name in profiles, signatures and the index.
+    pub name: &'static str,
+    /// `count`, `share` (0 to 1), `cosine` (-1 to 1), `strength` (λ: 1 removes all), `ratio`.
+    pub unit: &'static str,
+    /// What it is, in one sentence.
+    pub what: &'static str,
+}
+
+const fn measurement(name: &'static str, unit: &'static str, what: &'static str) -> Measurement {
+    Measurement { name, unit, what }
+}
+
+/// Every named measurement. Those that do not apply to a pair of checkpoints are absent from its profile; a clause over
+/// an absent measurement does not hold.
+pub static MEASUREMENTS: &[Measurement] = &[
+    // Footprint: which parts of the model changed at all.
+    measurement("tensors.changed_share", "share", "compared tensors that are not bit-identical"),
+    measurement("writers.total", "count", "matrices that write to the residual stream and were compared"),
+    measurement("writers.changed", "count", "writers that are not bit-identical"),
+    measurement("writers.changed_share", "share", "writers that are not bit-identical"),
+    measurement("readers.changed_share", "share", "readers that are not bit-identical"),
+    measurement("embeddings.changed_share", "share", "embeddings and output heads that are not bit-identical"),
+    measurement("norms.changed_share", "share", "norms that are not bit-identical"),
+    measurement("routers.changed_share", "share", "routers that are not bit-identical"),
+    measurement("layers.total", "count", "layers with a compared writer"),
+    measurement("layers.changed", "count", "layers with a changed writer"),
+    measurement("layers.contiguous", "share", "changed layers inside the longest unbroken run of changed layers"),
+    // The change itself.
+    measurement("delta.relative", "ratio", "median of ‖Δ‖/‖W‖ over changed matrices"),
+    measurement("delta.relative_max", "ratio", "largest ‖Δ‖/‖W‖ of a changed matrix"),
+    measurement("delta.cosine", "cosine", "median cosine of base and candidate over all compared matrices"),
+    measurement("delta.changed_fraction", "share", "median share of elements that changed, over changed matrices"),
+    measurement("delta.zeroed", "share", "median share of elements set to zero, over changed matrices"),
+    measurement("delta.scale_explained", "share", "median share of ‖Δ‖² that one factor per matrix explains"),
+    measurement("delta.row_scale_explained", "share", "median share of ‖Δ‖² that one factor per row explains"),
+    measurement("delta.column_scale_explained", "share", "median share of ‖Δ‖² that one factor per column explains"),
+    // Rank and noise.
+    measurement("rank.top1", "share", "median energy share of the largest singular value of Δ, over changed matrices"),
+    measurement("rank.top3", "share", "median energy share of the three largest, over changed matrices"),
+    measurement("rank.above_noise", "count", "median number of singular values of Δ above the noise edge"),
+    measurement("rank.explained", "share", "median share of ‖Δ‖² beyond rounding that those values explain"),
+    measurement("noise.relative", "ratio", "median relative size of what is left of Δ without its large values"),
+    measurement("noise.uniformity", "ratio", "spread of that size over matrices (standard deviation over mean)"),
+    measurement(
+        "noise.kurtosis",
+        "ratio",
+        "median blockwise kurtosis of Δ: 1.8 for rounding to a grid, 3 for Gaussian noise",
+    ),
+    // Projection of writers: the statistic that decides.
+    measurement("projection.tensors", "count", "writers that fit a removed direction (see docs/detector.md)"),
+    measurement("projection.layers", "count", "layers with such a writer"),
+    measurement("projection.share", "share", "such writers among the changed ones"),
+    measurement(
+        "projection.consistency",
+        "cosine",
+        "median projection consistency c over those writers; over all changed writers when none fits",
+    ),
+    measurement("projection.consistency_all", "cosine", "median c over all changed writers"),
+    measurement(
+        "projection.explained",
+        "share",
+        "median share of ‖Δ‖² that the removed direction explains, over those writers",
+    ),
+    measurement("projection.strength", "strength", "median λ over those writers"),
+    measurement("projection.strength_max", "strength", "largest λ over those writers"),
+    measurement("projection.strength_min", "strength", "smallest λ over those writers"),
+    measurement(
+        "projection.quietness",
+        "ratio",
+        "median energy left along the direction over the mean energy per direction left: 1 when the removal explains the direction wholly",
+    ),
+    measurement("projection.row_normalised", "share", "1 when rows divided by their norms fit better than raw rows"),
+    measurement(
+        "projection.agreement",
+        "cosine",
+        "median |cosine| of a writer's direction with the direction of the other layers",
+    ),
+    measurement("projection.sibling_agreement", "cosine", "median |cosine| between writers of one layer"),
+    measurement("projection.cross_fit", "cosine", "median c on data that did not choose the direction"),
+    measurement(
+        "projection.balance",
+        "ratio",
+        "median of the largest positive over the largest negative eigenvalue of the edit seen as an operator",
+    ),
+    measurement(
+        "projection.own_component",
+        "cosine",
+        "median |cosine| of the direction with W times its own right vector: 1 when the edit drops a singular component of W",
+    ),
+    measurement(
+        "projection.axis_weight",
+        "share",
+        "largest squared coordinate of the shared direction: 1 when it is one residual channel",
+    ),
+    measurement("projection.directions", "count", "directions removed together"),
+    measurement("projection.row_norm_drift", "ratio", "median |row norm ratio - 1| over those writers"),
+    measurement("projection.column_norm_drift", "ratio", "median |column norm ratio - 1| over those writers"),
+    measurement("projection.pooled_strength", "strength", "λ of the pooled operator over all changed writers"),
+    measurement("projection.pooled_gap", "ratio", "its lowest eigenvalue over the next one"),
+    measurement(
+        "projection.detection_limit",
+        "strength",
+        "smallest λ that would have been seen in half of the writers",
+    ),
+    // The same along the other side and with the other sign.
+    measurement("addition.tensors", "count", "writers in which a direction was amplified (λ below zero)"),
+    measurement("addition.layers", "count", "layers with such a writer"),
+    measurement("addition.consistency", "cosine", "median -c over those writers"),
+    measurement("reader_projection.tensors", "count", "readers that fit a removed input direction"),
+    measurement("reader_projection.layers", "count", "layers with such a reader"),
+    measurement("reader_projection.consistency", "cosine", "median c over those readers"),
+    measurement("reader_projection.strength", "strength", "median λ over those readers"),
+    measurement("reader_projection.agreement", "cosine", "median |cosine| of their directions with one another"),
+    measurement("wrong_side.tensors", "count", "writers whose input side, not output side, fits a removed direction"),
+    measurement("wrong_side.layers", "count", "layers with such a writer"),
+    measurement("wrong_side.agreement", "cosine", "median |cosine| of those directions with one another"),
+    measurement("embedding.strength", "strength", "λ of the shared direction in the embedding"),
+    measurement("embedding.consistency", "cosine", "its projection consistency"),
+    measurement("head.strength", "strength", "λ of the shared direction in the output head"),
+    measurement("head.consistency", "cosine", "its projection consistency"),
+    measurement("expert_projection.tensors", "count", "expert writers that fit a removed direction"),
+    // Other traces.
+    measurement("bias.added", "count", "biases on writers that the base does not have"),
+    measurement(
+        "bias.alignment",
+        "cosine",
+        "largest |cosine| of a new or changed writer bias with the shared direction, or with one another",
+    ),
+    measurement(
+        "steering.uniform_right",
+        "count",
+        "writers whose change is one vector added to every input channel alike",
+    ),
+    measurement("router.rows_scaled", "count", "router rows that changed length and not direction"),
+    measurement("sparse.rows", "share", "median share of rows that changed, over changed writers"),
+    measurement("sparse.overlap", "share", "mean overlap (Jaccard) of the sets of changed rows of different writers"),
+    measurement("merge.drop_rate", "share", "share of unchanged elements when it is the same in every changed matrix"),
+    measurement("layout.identical_files", "count", "weight files that are the base's, bit for bit"),
+    measurement("layout.metadata_dropped", "count", "changed files that lost the base's format metadata"),
+    measurement("layout.lost_tensors", "count", "base tensors that the candidate lacks"),
+    measurement("layout.added_tensors", "count", "candidate tensors that the base lacks"),
+];
+
+/// How one pair compares before any statistics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sameness {
+    /// Same dtype, same bits.
+    Identical,
+    /// The candidate is the base rounded to the candidate's dtype, or to a narrower one and back, bit for bit.
+    Recast,
+    /// Something else.
+    Changed,
+}
+
+/// A direction fitted to one writer (or, transposed, to one reader).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Projection {
+    /// λ̂: 1 removes the direction, 2 reflects it, below 0 amplifies it.
+    pub strength: f64,
+    /// Its standard error (heteroscedastic).
+    pub stderr: f64,
+    /// c = -⟨p,q⟩/(|p||q|) with p = Wᵀr, q = Δᵀr.
+    pub consistency: f64,
+    /// c for a direction chosen without this data.
+    pub cross_fit: f64,
+    /// Share of ‖Δ‖² that the removal accounts for.
+    pub explained: f64,
+    /// Energy left along r over the mean energy per direction left.
+    pub quietness: f64,
+    /// Largest positive over largest negative eigenvalue of the edit as an operator.
+    pub balance: f64,
+    /// |cos(r, W v)| with v the edit's right vector.
+    pub own_component: f64,
+    /// |cos| of the direction with that of the other layers.
+    pub agreement: f64,
+    /// |cos| with the other writers of its layer, if there are any.
+    pub sibling_agreement: Option<f64>,
+    /// Directions that fit in this tensor.
+    pub directions: u32,
+    /// Whether it counts as a removed direction.
+    pub fits: bool,
+}
+
+/// All numbers of one pair.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TensorMeasurement {
+    /// The base's tensor name (with expert index where stacked).
+    pub name: String,
+    /// The part it plays.
+    pub role: Role,
+    /// Rows and columns as the base stores them.
+    pub shape: [u64; 2],
+    /// The base's dtype.
+    pub base_dtype: String,
+    /// The candidate's dtype or scheme.
+    pub candidate_dtype: String,
+    /// Equality.
+    pub sameness: Sameness,
+    /// Share of elements whose value changed.
+    pub changed_fraction: f64,
+    /// Share of elements that were not zero and are now.
+    pub zeroed_fraction: f64,
+    /// Elements that are not finite in the base and in the candidate.
+    pub not_finite: [u64; 2],
+    /// ‖Δ‖/‖W‖ (Frobenius).
+    pub relative_norm: f64,
+    /// max |Δ|.
+    pub max_abs: f64,
+    /// Cosine of base and candidate.
+    pub cosine: f64,
+    /// α = ⟨Δ,W⟩/⟨W,W⟩.
+    pub scale: f64,
+    /// Share of ‖Δ‖² explained by one factor for the matrix, one per row, one per column.
+    pub scale_explained: [f64; 3],
+    /// Median |norm ratio - 1| of rows and of columns.
+    pub norm_drift: [f64; 2],
+    /// Share of rows that changed.
+    pub changed_rows: f64,
+    /// Relative size of the rounding noise that the candidate's dtype alone explains.
+    pub rounding: f64,
+    /// Mean blockwise kurtosis of Δ.
+    pub kurtosis: f64,
+    /// Energy shares of the largest singular values of Δ (scale removed), largest first.
+    pub spectrum: Vec<f64>,
+    /// Participation ratio (Σσ²)²/Σσ⁴ of Δ, estimated.
+    pub effective_rank: f64,
+    /// Singular values above the noise edge.
+    pub above_noise: u32,
+    /// Relative size of Δ without them.
+    pub noise: f64,
+    /// The fit of a removed output direction (writers, embeddings) or input direction (readers, head), if one was made.
+    pub projection: Option<Projection>,
+}
+
+/// Everything measured of one pair of checkpoints.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Profile {
+    /// Named numbers over the model.
+    pub model: BTreeMap<String, f64>,
+    /// One row per pair, in the order of the base's names.
+    pub tensors: Vec<TensorMeasurement>,
+}

@@ -1,0 +1,276 @@
+//! The record of one examination: the JSON of `docs/examination.md`, and what the index stores.
+
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::Anomaly;
+use crate::diff::stats::Profile;
+
+/// The schema's name and version; a change that breaks a reader raises the number.
+pub const SCHEMA: &str = "orthoscope/examination/1";
+
+/// The tool that examined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tool {
+    /// orthoscope's version.
+    pub version: String,
+    /// Hash of the signature catalogue, `sha256:…`.
+    pub catalogue: String,
+}
+
+/// One side of an examination.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Side {
+    /// `hf:org/name`, or the path as given.
+    pub source: String,
+    /// The commit, where there is one.
+    pub revision: Option<String>,
+    /// SHA-256 over the sorted list of `digest  name` lines of the files, where all digests are known.
+    pub digest: Option<String>,
+    /// The files with their digests.
+    #[serde(default)]
+    pub files: Vec<FileDigest>,
+    /// Format name (`safetensors`, `gguf`, …).
+    #[serde(default)]
+    pub format: Option<String>,
+}
+
+/// One file of a side.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileDigest {
+    /// Name relative to the top.
+    pub name: String,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// `sha256:…` where known.
+    pub sha256: Option<String>,
+}
+
+/// Whether everything asked for was done. Separate from the verdict: unreadable is never clean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// All of it.
+    Complete,
+    /// Some tensors could not be examined.
+    Partial,
+    /// None of it.
+    Failed,
+}
+
+/// How deep the examination went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Depth {
+    /// File hashes only.
+    Hashes,
+    /// Headers and a few rows.
+    Screen,
+    /// Every tensor.
+    Full,
+}
+
+/// What was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Coverage {
+    /// Tensors (experts counted apart) of the base.
+    pub tensors: u64,
+    /// Of them, compared.
+    pub compared: u64,
+    /// Of these, bit-identical.
+    pub identical: u64,
+    /// Bytes of weights read, both sides.
+    pub bytes_read: u64,
+    /// What was not compared, and why.
+    pub not_examined: Vec<NotExamined>,
+}
+
+/// One tensor that was not compared.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct NotExamined {
+    /// Its name.
+    pub tensor: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// What the candidate is to the base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Relation {
+    /// Same tensors, same bits, same files.
+    Identical,
+    /// Same tensors in other files or under other names.
+    Repackaged,
+    /// The base in another float dtype, proven bit for bit.
+    Recast,
+    /// The base through a quantiser.
+    Quantized,
+    /// A change of low rank in several matrices (a merged LoRA, an extracted one).
+    LowRankEdit,
+    /// A few tensors, or a change made from the weights themselves (rescaled, pruned, a component dropped).
+    Edited,
+    /// Trained further.
+    FineTuned,
+    /// Built from several models, where that can be told.
+    Merged,
+    /// An adapter file, not whole weights.
+    Adapter,
+    /// Same shapes, no kinship.
+    Unrelated,
+    /// Nothing to compare.
+    Incomparable,
+}
+
+/// What is said about orthogonalization.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Consistent with weight orthogonalization, and with nothing benign that is known.
+    Orthogonalized,
+    /// Some of the signs, not enough of them.
+    Suspect,
+    /// None of the signs, down to the detection limit.
+    Clear,
+    /// Could not be told.
+    Inconclusive,
+}
+
+/// λ̂ of one module of one layer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Strength {
+    /// The layer, from 0.
+    pub layer: u32,
+    /// The canonical module name.
+    pub module: String,
+    /// The expert, where there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expert: Option<u32>,
+    /// λ̂; 0 for a writer that is bit-identical.
+    pub lambda: f64,
+    /// Its standard error.
+    pub stderr: f64,
+}
+
+/// The evidence on orthogonalization: measured whenever writers changed, whatever the verdict.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Orthogonalization {
+    /// Largest p that the calibration allows: (controls at or above this statistic + 1) / (controls + 1).
+    pub p_value: f64,
+    /// Median projection consistency.
+    pub consistency: f64,
+    /// Median share of the change that is explained.
+    pub explained: f64,
+    /// `raw` or `row-normalised`.
+    pub coordinates: String,
+    /// Directions removed together.
+    pub directions: u32,
+    /// `global` or `per-layer`.
+    pub scope: String,
+    /// Writers that fit.
+    pub tensors: u64,
+    /// Layers with such a writer.
+    pub layers: Vec<u32>,
+    /// λ̂ per layer and module, all writers of the model.
+    pub strength: Vec<Strength>,
+    /// Smallest λ that would have been seen.
+    pub detection_limit: f64,
+    /// The recovered recipe in words, one fact a line (shape over depth, norms kept, side, families consistent with it).
+    #[serde(default)]
+    pub recipe: Vec<String>,
+}
+
+/// How serious a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// Worth knowing.
+    Info,
+    /// Worth a note.
+    Low,
+    /// Worth a look.
+    Medium,
+    /// Worth acting on.
+    High,
+}
+
+/// A signature that held.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Stable id: first 12 hex digits of a hash of examination and signature.
+    pub id: String,
+    /// The signature's id.
+    pub signature: String,
+    /// The signature's hash, `sha256:…`.
+    #[serde(default)]
+    pub signature_hash: String,
+    /// How serious.
+    pub severity: Severity,
+    /// Life cycle of the signature: `preview` or `stable`.
+    pub status: String,
+    /// Each clause that held: measurement name to value and bounds.
+    pub evidence: serde_json::Value,
+}
+
+/// What the publisher says the candidate derives from.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Claim {
+    /// The claimed base, if any.
+    pub base: Option<String>,
+    /// The claimed relation, if any (`finetune`, `quantized`, `adapter`, `merge`).
+    pub relation: Option<String>,
+    /// All evidence, strongest first.
+    pub evidence: Vec<ClaimEvidence>,
+    /// Whether the weights bear the claim out; `None` when there is no claim or it could not be told.
+    pub holds: Option<bool>,
+}
+
+/// One piece of evidence on lineage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimEvidence {
+    /// Where it stands: `card.base_model`, `config._name_or_path`, `adapter_config`, `gguf.general.base_model`, …
+    pub from: String,
+    /// What it says.
+    pub says: String,
+}
+
+/// One examination.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Examination {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// Who examined.
+    pub tool: Tool,
+    /// The base.
+    pub base: Side,
+    /// The candidate.
+    pub candidate: Side,
+    /// Whether all was done.
+    pub status: Status,
+    /// Why not, where not; in a failed examination the outcome.
+    pub reason: Option<String>,
+    /// How deep.
+    pub depth: Depth,
+    /// What was looked at.
+    pub coverage: Coverage,
+    /// What the candidate is to the base.
+    pub relation: Relation,
+    /// Rank of a low-rank edit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<u32>,
+    /// What is said about orthogonalization.
+    pub verdict: Verdict,
+    /// One sentence: why, and how sure.
+    #[serde(default)]
+    pub because: String,
+    /// The evidence.
+    pub orthogonalization: Option<Orthogonalization>,
+    /// Signatures that held.
+    pub findings: Vec<Finding>,
+    /// Oddities of the files.
+    pub anomalies: Vec<Anomaly>,
+    /// What the publisher says.
+    pub claim: Option<Claim>,
+    /// All measurements; left out of short JSON, always in the index.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Profile>,
+}

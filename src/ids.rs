@@ -1,0 +1,138 @@
+//! The names of things: repositories, revisions, digests, locations.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorKind};
+
+/// A repository on a hub: `hf:org/name`, `ms:owner/name`, `ollama:ns/model`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RepoId {
+    /// The hub's short name (`hf`, `ms`, `ollama`).
+    pub hub: String,
+    /// The hub's own id of the repository, as the hub spells it.
+    pub name: String,
+}
+
+impl fmt::Display for RepoId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.hub, self.name)
+    }
+}
+
+/// A commit, branch or tag, as a hub spells it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Revision(pub String);
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A SHA-256 digest, printed as `sha256:` and 64 lower-case hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// The digest of a byte string.
+    pub fn of(bytes: &[u8]) -> Self {
+        use sha2::Digest as _;
+        Self(sha2::Sha256::digest(bytes).into())
+    }
+
+    /// The 64 hex digits alone.
+    pub fn hex(&self) -> String {
+        hex::encode(self.0)
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{}", self.hex())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Digest {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let digits = text.strip_prefix("sha256:").unwrap_or(text);
+        let mut bytes = [0u8; 32];
+        hex::decode_to_slice(digits, &mut bytes)
+            .map_err(|e| Error::because(ErrorKind::Usage, format!("reading {text:?} as a SHA-256 digest"), e))?;
+        Ok(Self(bytes))
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(|e: Error| serde::de::Error::custom(e.one_line()))
+    }
+}
+
+/// Where a checkpoint is: on a hub (at a revision, if one was named) or in a folder or file.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Location {
+    /// A repository on a hub.
+    Hub(RepoId, Option<Revision>),
+    /// A folder or a file of this machine.
+    Path(PathBuf),
+}
+
+/// The hubs' short names that may stand before a colon.
+pub const HUB_PREFIXES: [&str; 3] = ["hf", "ms", "ollama"];
+
+impl FromStr for Location {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self, Error> {
+        for hub in HUB_PREFIXES {
+            let Some(rest) = text.strip_prefix(hub).and_then(|r| r.strip_prefix(':')) else { continue };
+            let (name, revision) = match rest.split_once('@') {
+                Some((name, revision)) => (name, Some(Revision(revision.to_owned()))),
+                None => (rest, None),
+            };
+            let plain = |part: &str| {
+                !part.is_empty() && part != "." && part != ".." && !part.contains(['\\', '\0', '?', '#', '%'])
+            };
+            let parts: Vec<&str> = name.split('/').collect();
+            if parts.len() > 2
+                || !parts.iter().all(|part| plain(part))
+                || revision.as_ref().is_some_and(|r| r.0.is_empty())
+            {
+                return Err(Error::new(
+                    ErrorKind::Usage,
+                    format!("reading {text:?}: a repository is written {hub}:owner/name or {hub}:owner/name@revision"),
+                ));
+            }
+            return Ok(Self::Hub(RepoId { hub: hub.to_owned(), name: name.to_owned() }, revision));
+        }
+        Ok(Self::Path(PathBuf::from(text)))
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hub(repo, None) => write!(f, "{repo}"),
+            Self::Hub(repo, Some(revision)) => write!(f, "{repo}@{revision}"),
+            Self::Path(path) => write!(f, "{}", path.display()),
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The `orthoscope` command.
+
+fn main() {}

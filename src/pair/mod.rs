@@ -1,0 +1,117 @@
+//! Which tensor of the candidate corresponds to which of the base, and through which view.
+
+use std::sync::Arc;
+
+use crate::arch::Role;
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, ErrorKind, Result};
+
+/// A matrix inside a stored tensor: a slice, perhaps transposed or with rows in another order. A vector is one row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct View {
+    /// The stored tensor's name.
+    pub tensor: String,
+    /// The first element of the slice in the stored tensor (row-major).
+    pub offset: u64,
+    /// Rows of the matrix as the base stores it.
+    pub rows: u64,
+    /// Columns of the matrix as the base stores it.
+    pub columns: u64,
+    /// Stored row for each row, where the order differs (llama.cpp permutes the rows of q and k).
+    pub row_order: Option<Arc<[u32]>>,
+    /// Whether the stored slice is the transpose: `columns` × `rows` in memory.
+    pub transposed: bool,
+    /// Added to every element after decoding (GGUF stores Gemma's norm gains with one added: -1 here).
+    pub shift: f32,
+}
+
+impl View {
+    /// The whole of a stored tensor as `rows` × `columns`.
+    pub fn whole(tensor: impl Into<String>, rows: u64, columns: u64) -> Self {
+        Self { tensor: tensor.into(), offset: 0, rows, columns, row_order: None, transposed: false, shift: 0.0 }
+    }
+
+    /// Whether the view is a contiguous run of the stored tensor in its own order, so that bytes may be compared.
+    pub fn is_contiguous(&self) -> bool {
+        self.row_order.is_none() && !self.transposed && self.shift == 0.0
+    }
+
+    /// Elements in the view.
+    pub fn elements(&self) -> u64 {
+        self.rows * self.columns
+    }
+
+    /// Decodes rows `first .. first + out.len() / columns` into `out`, row-major.
+    pub fn decode_rows(&self, checkpoint: &Checkpoint, first: u64, out: &mut [f32]) -> Result<()> {
+        let entry = checkpoint.tensors.get(&self.tensor).ok_or_else(|| {
+            Error::new(ErrorKind::Internal, format!("{} has no tensor {}", checkpoint.label, self.tensor))
+        })?;
+        let columns = self.columns as usize;
+        if columns == 0 {
+            return Ok(());
+        }
+        if self.transposed {
+            // Stored (columns, rows): one strided run per stored row. Slow path, met only where Conv1D meets Linear.
+            let count = out.len() / columns;
+            let mut run = vec![0.0f32; count];
+            for column in 0..columns {
+                checkpoint.decode(entry, self.offset + column as u64 * self.rows + first, &mut run)?;
+                for (row, value) in run.iter().enumerate() {
+                    out[row * columns + column] = *value;
+                }
+            }
+        } else if let Some(order) = &self.row_order {
+            for (row, out) in out.chunks_exact_mut(columns).enumerate() {
+                let stored = order.get(first as usize + row).copied().ok_or_else(|| {
+                    Error::new(ErrorKind::Internal, format!("row order of {} is too short", self.tensor))
+                })?;
+                checkpoint.decode(entry, self.offset + u64::from(stored) * self.columns, out)?;
+            }
+        } else {
+            checkpoint.decode(entry, self.offset + first * self.columns, out)?;
+        }
+        if self.shift != 0.0 {
+            out.iter_mut().for_each(|value| *value += self.shift);
+        }
+        Ok(())
+    }
+}
+
+/// Two matrices held to correspond.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pair {
+    /// The base's tensor name; for a stacked expert with its index, e.g. `….experts.down_proj[3]`.
+    pub name: String,
+    /// The part it plays.
+    pub role: Role,
+    /// The base's side.
+    pub base: View,
+    /// The candidate's side, same `rows` × `columns`.
+    pub candidate: View,
+}
+
+/// A tensor without a counterpart, and why.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Unpaired {
+    /// The tensor's name in its own checkpoint.
+    pub tensor: String,
+    /// One clause: `not in the candidate`, `tied to embed_tokens`, `shape 3 × 4 against 5 × 4`, …
+    pub reason: String,
+}
+
+/// The whole correspondence.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Pairing {
+    /// Pairs, in the order of the base's names and experts.
+    pub pairs: Vec<Pair>,
+    /// Base tensors that the candidate lacks.
+    pub only_base: Vec<Unpaired>,
+    /// Candidate tensors that the base lacks.
+    pub only_candidate: Vec<Unpaired>,
+    /// How many pairs have other names on the two sides.
+    pub renamed: usize,
+    /// Width of the residual stream, where known.
+    pub residual_width: Option<u64>,
+    /// Family name of the architecture table's row that was used, `fallback` for the rule by shape and position.
+    pub architecture: String,
+}
