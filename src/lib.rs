@@ -11,3 +11,4 @@ pub mod limits;
 pub mod pair;
 pub mod source;
 pub mod tensor;
+pub mod tiny;

@@ -1,3 +1,638 @@
 //! Measures every pair: equality first, then moments, then the low-rank structure of the change.
+//!
+//! Three stages, each parallel over pairs and merged in the order of pairs:
+//!
+//! 1. [`survey`]: equal bits? a cast? else moments and the top directions of the change;
+//! 2. [`pool`]: which directions the writers (and the readers) of the whole model share;
+//! 3. [`examine_projection`]: the regression of [`projection`] in the span of shared and own directions.
+//!
+//! [`summary`] then says which pairs fit a removed direction, given what the other layers show, and names the numbers
+//! that signatures speak of.
 
+pub mod kernel;
+pub mod operator;
+pub mod projection;
+pub mod spectrum;
 pub mod stats;
+pub mod summary;
+
+use std::collections::BTreeMap;
+use std::sync::Once;
+
+use faer::Mat;
+use rayon::prelude::*;
+
+use self::operator::{Gauge, Moments, Operator, Want};
+use self::projection::{Fit, Oriented, Regression, SKETCH, TopVectors};
+use self::stats::Sameness;
+use crate::arch::{Axis, Kind};
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, ErrorKind, Result};
+use crate::examination::NotExamined;
+use crate::pair::{Pair, Pairing};
+use crate::tensor::Family;
+
+/// Own directions of a writer that are kept for pooling and for its regression.
+const OWN: usize = 4;
+/// Own directions kept of one expert among many: a mixture has thousands of them.
+const OWN_EXPERT: usize = 1;
+/// Shared directions of the whole model, and of one layer, that enter every regression.
+const SHARED: usize = 8;
+const SHARED_LAYER: usize = 3;
+/// A scale per row or column is divided out before anything else when it explains this share of the change.
+const GAUGE_SHARE: f64 = 0.5;
+/// Sides below this have no spectrum worth the name.
+const SMALLEST_SIDE: usize = 8;
+
+/// Told how far a comparison is; called from many threads.
+pub trait Observer: Sync {
+    /// `done` of `total` units of work (pairs, weighted by size) are done.
+    fn progress(&self, _done: u64, _total: u64) {}
+}
+
+/// Watches nothing.
+pub struct Unobserved;
+
+impl Observer for Unobserved {}
+
+/// What the first stage found of one pair.
+enum Surveyed<'a> {
+    Same(Sameness),
+    NotExamined(String),
+    Changed(Box<Changed<'a>>),
+}
+
+/// A changed pair.
+struct Changed<'a> {
+    oriented: Oriented<'a>,
+    moments: Moments,
+    norms: Option<Vec<f64>>,
+    scale_explained: [f64; 3],
+    tops: Option<Tops>,
+    values: Vec<f64>,
+}
+
+/// The leading directions of a change in the residual stream, each scaled by the root of its energy share.
+struct Tops {
+    raw: Mat<f64>,
+    normalised: Option<Mat<f64>>,
+    /// First right vector, for the test of the other side.
+    right: Vec<f64>,
+}
+
+/// What the third stage found of one writer, reader, embedding or head.
+pub struct Projected {
+    /// In raw and in row-normalised coordinates.
+    pub sides: [Option<Coordinates>; 2],
+    /// |cos(u, W v)| of the change's own top vectors: 1 for an edit of the other side (u = W v).
+    pub transposed: f64,
+    /// |mean|·√n of the first right vector: 1 when the change adds one vector to every input channel.
+    pub uniform_right: f64,
+    /// First right vector (n numbers), for agreement on the other side; kept for writers whose other side fits.
+    pub right: Vec<f64>,
+}
+
+/// One system of coordinates.
+pub struct Coordinates {
+    /// The regression, long vectors forgotten.
+    pub regression: Regression,
+    /// QᵀS with S the shared directions: how to express one in the regression's basis.
+    pub shared: Mat<f64>,
+    /// The fitted direction, d numbers.
+    pub direction: Vec<f64>,
+    /// Its fit.
+    pub fit: Fit,
+    /// Consistency across halves.
+    pub cross_fit: f64,
+    /// Directions that fit: λ̂ and c of each.
+    pub others: Vec<(f64, f64)>,
+    /// Largest positive over largest negative eigenvalue.
+    pub balance: f64,
+}
+
+/// Everything measured of one pair, before the model is looked at as a whole.
+pub struct Measured<'a> {
+    /// The pair.
+    pub pair: &'a Pair,
+    /// Dtype or scheme of base and candidate.
+    pub dtypes: [String; 2],
+    /// Equality.
+    pub sameness: Sameness,
+    /// Sums; `None` when nothing changed.
+    pub moments: Option<Sized>,
+    /// The projection; `None` when nothing changed or the pair does not face the residual stream.
+    pub projected: Option<Projected>,
+}
+
+/// The numbers of one changed pair that do not depend on other pairs.
+pub struct Sized {
+    /// Rows and columns as stored.
+    pub shape: [usize; 2],
+    /// Over all elements.
+    pub total: kernel::Sums,
+    /// Median |norm ratio - 1| of rows and columns.
+    pub norm_drift: [f64; 2],
+    /// Rows that changed.
+    pub changed_rows: Vec<bool>,
+    /// Share of ‖Δ‖² explained by one factor, one per row, one per column.
+    pub scale_explained: [f64; 3],
+    /// Largest singular values of Δ.
+    pub values: Vec<f64>,
+    /// Largest Σσ² over one row and one column, for the noise edge.
+    pub peaks: [f64; 2],
+    /// Significand bits of the candidate's dtype.
+    pub precision: u32,
+    /// Router rows that changed length and not direction.
+    pub rescaled_rows: u64,
+    /// Δ itself where the pair is a vector (a bias, a norm): its values.
+    pub vector: Option<Vec<f64>>,
+}
+
+/// The outcome of measuring: pairs measured, and those that could not be.
+pub struct Measurements<'a> {
+    /// In the order of the pairing.
+    pub pairs: Vec<Measured<'a>>,
+    /// With reasons.
+    pub not_examined: Vec<NotExamined>,
+    /// Shared directions, raw and row-normalised, d × k each.
+    pub shared: [Mat<f64>; 2],
+    /// Bytes of weights looked at, both sides.
+    pub bytes_read: u64,
+}
+
+static SEQUENTIAL: Once = Once::new();
+
+/// Measures every pair of a pairing.
+pub fn measure<'a>(
+    base: &'a Checkpoint,
+    candidate: &'a Checkpoint,
+    pairing: &'a Pairing,
+    observer: &dyn Observer,
+) -> Result<Measurements<'a>> {
+    // Work is parallel over tensors and segments; a parallel product inside a tile only costs.
+    SEQUENTIAL.call_once(|| faer::set_global_parallelism(faer::Par::Seq));
+    let total: u64 = pairing.pairs.iter().map(|pair| pair.base.elements()).sum::<u64>().max(1);
+    let done = std::sync::atomic::AtomicU64::new(0);
+    let advance = |elements: u64| {
+        let before = done.fetch_add(elements, std::sync::atomic::Ordering::Relaxed);
+        observer.progress((before + elements) / 2, total);
+    };
+
+    let surveyed: Vec<Surveyed<'a>> = pairing
+        .pairs
+        .par_iter()
+        .map(|pair| {
+            let found = survey(pair, base, candidate).unwrap_or_else(|error| Surveyed::NotExamined(error.one_line()));
+            let changed = matches!(found, Surveyed::Changed(_));
+            advance(pair.base.elements() * if changed { 1 } else { 2 });
+            found
+        })
+        .collect();
+
+    let shared = pool(&pairing.pairs, &surveyed);
+    let layers = pool_layers(&pairing.pairs, &surveyed);
+    let pairs: Vec<Result<Measured<'a>, NotExamined>> = pairing
+        .pairs
+        .par_iter()
+        .zip(surveyed)
+        .map(|(pair, found)| {
+            let measured = finish(pair, found, &shared, &layers, base, candidate);
+            advance(pair.base.elements());
+            measured.map_err(|reason| NotExamined { tensor: pair.name.clone(), reason })
+        })
+        .collect();
+
+    let mut measurements =
+        Measurements { pairs: Vec::new(), not_examined: Vec::new(), shared: shared.writers, bytes_read: 0 };
+    for (pair, result) in pairing.pairs.iter().zip(pairs) {
+        match result {
+            Ok(measured) => {
+                measurements.bytes_read += stored_bytes(base, &pair.base) + stored_bytes(candidate, &pair.candidate);
+                measurements.pairs.push(measured);
+            }
+            Err(not_examined) => measurements.not_examined.push(not_examined),
+        }
+    }
+    Ok(measurements)
+}
+
+/// Bytes that a view covers in its checkpoint.
+fn stored_bytes(checkpoint: &Checkpoint, view: &crate::pair::View) -> u64 {
+    checkpoint.tensors.get(&view.tensor).map_or(0, |entry| {
+        let whole = entry.range.end.saturating_sub(entry.range.start);
+        match entry.elements() {
+            0 => 0,
+            elements => (u128::from(whole) * u128::from(view.elements()) / u128::from(elements)) as u64,
+        }
+    })
+}
+
+/// Floats that a candidate may have been cast to, or through: F16, BF16, E4M3, E5M2 as (precision, smallest exponent).
+const CASTS: [(u32, i32); 4] = [(11, -14), (8, -126), (4, -6), (3, -14)];
+
+/// First stage for one pair.
+fn survey<'a>(pair: &'a Pair, base: &'a Checkpoint, candidate: &'a Checkpoint) -> Result<Surveyed<'a>> {
+    for (view, checkpoint) in [(&pair.base, base), (&pair.candidate, candidate)] {
+        let entry = checkpoint.tensors.get(&view.tensor).ok_or_else(|| {
+            Error::new(ErrorKind::Internal, format!("{} has no tensor {}", checkpoint.label, view.tensor))
+        })?;
+        if let crate::checkpoint::Storage::Unreadable(reason) = &entry.storage {
+            return Ok(Surveyed::NotExamined(reason.clone()));
+        }
+    }
+    let mut operator = Operator::new(pair, base, candidate)?;
+    if operator.rows == 0 || operator.columns == 0 {
+        return Ok(Surveyed::Same(Sameness::Identical));
+    }
+    if operator.same_bits()? == Some(true) {
+        return Ok(Surveyed::Same(Sameness::Identical));
+    }
+    let float = |view: &crate::pair::View, checkpoint: &Checkpoint| {
+        checkpoint.tensors.get(&view.tensor).is_some_and(|entry| entry.dtype.family != Family::Integer)
+    };
+    if !float(&pair.base, base) && !float(&pair.candidate, candidate) {
+        return Ok(Surveyed::NotExamined("integers that differ: nothing to measure".to_owned()));
+    }
+    if operator.is_rounded(&CASTS)? || operator.is_rounded(&[(24, -126)])? {
+        return Ok(Surveyed::Same(Sameness::Recast));
+    }
+
+    let residual = pair.role.residual.unwrap_or(Axis::Rows);
+    let matrix = pair.base.rows > 1
+        && operator.columns as u64 == pair.base.columns
+        && operator.rows.min(operator.columns) >= SMALLEST_SIDE;
+    let signs = matrix.then(|| spectrum::signs(operator.columns, SKETCH.min(operator.columns), 1));
+    let (moments, mut start) = operator.moments(signs.as_ref())?;
+    let everything = (operator.rows * operator.columns) as u64;
+    if moments.total.not_finite.iter().any(|count| *count * 2 > everything) {
+        let [in_base, in_candidate] = moments.total.not_finite;
+        return Ok(Surveyed::NotExamined(format!(
+            "most elements are not finite ({in_base} in the base, {in_candidate} in the candidate, of {everything})"
+        )));
+    }
+    if !(moments.total.ww.is_finite() && moments.total.dd.is_finite()) {
+        return Ok(Surveyed::NotExamined("values too large to be squared".to_owned()));
+    }
+    let scale_explained = scale_explained(&moments);
+    let mut energy = moments.total.dd;
+    if matrix && scale_explained[1].max(scale_explained[2]) > GAUGE_SHARE && scale_explained[0] < 0.95 {
+        operator.gauge = if scale_explained[1] >= scale_explained[2] {
+            Gauge::Rows(factors(moments.rows.iter().map(|sums| (sums.ww, sums.dw))))
+        } else {
+            Gauge::Columns(factors(moments.columns.ww.iter().zip(&moments.columns.dw).map(|(ww, dw)| (*ww, *dw))))
+        };
+        energy *= 1.0 - scale_explained[1].max(scale_explained[2]);
+        if let Some(signs) = &signs {
+            start = Some(operator.times(signs, Want::Change)?.change);
+        }
+    } else if matrix && scale_explained[0] > GAUGE_SHARE {
+        let factor = moments.total.ww / (moments.total.ww + moments.total.dw);
+        operator.gauge = Gauge::Rows(vec![factor as f32; operator.rows]);
+        energy *= 1.0 - scale_explained[0];
+        if let Some(signs) = &signs {
+            start = Some(operator.times(signs, Want::Change)?.change);
+        }
+    }
+    let oriented = Oriented { operator, residual };
+    let normalise = pair.role.kind == Kind::Writer;
+    let norms = normalise.then(|| oriented.row_norms(&moments));
+    let (mut tops, mut values) = (None, Vec::new());
+    if let Some(start) = start {
+        let vectors = projection::top_vectors(&oriented, &start, energy, norms.as_deref())?;
+        values.clone_from(&vectors.raw.values);
+        tops = Some(tops_of(&vectors, pair, energy));
+    }
+    Ok(Surveyed::Changed(Box::new(Changed { oriented, moments, norms, scale_explained, tops, values })))
+}
+
+/// Share of ‖Δ‖² explained by one factor for the matrix, one per row, one per column.
+fn scale_explained(moments: &Moments) -> [f64; 3] {
+    let part = |ww: f64, dw: f64| if ww > 0.0 { dw * dw / ww } else { 0.0 };
+    let total = &moments.total;
+    let matrix = part(total.ww, total.dw);
+    let rows: f64 = moments.rows.iter().map(|sums| part(sums.ww, sums.dw)).sum();
+    let columns: f64 = moments.columns.ww.iter().zip(&moments.columns.dw).map(|(ww, dw)| part(*ww, *dw)).sum();
+    let share = |energy: f64| if total.dd > 0.0 { (energy / total.dd).clamp(0.0, 1.0) } else { 0.0 };
+    [share(matrix), share(rows), share(columns)]
+}
+
+/// Factors that undo a scale estimated by least squares: w/x per row or column; 1 where there is nothing to go by.
+fn factors(sums: impl Iterator<Item = (f64, f64)>) -> Vec<f32> {
+    sums.map(|(ww, dw)| if ww > 0.0 && ww + dw > 1e-3 * ww { (ww / (ww + dw)) as f32 } else { 1.0 }).collect()
+}
+
+fn tops_of(vectors: &TopVectors, pair: &Pair, energy: f64) -> Tops {
+    let keep = if pair.role.expert.is_some() { OWN_EXPERT } else { OWN };
+    let leading = |svd: &spectrum::Svd| {
+        let total: f64 = energy.max(svd.values.iter().map(|value| value * value).sum());
+        let count = keep.min(svd.values.len());
+        let mut left = svd.left.subcols(0, count).to_owned();
+        for (column, value) in left.col_iter_mut().zip(&svd.values) {
+            let weight = value / total.sqrt().max(f64::MIN_POSITIVE);
+            column.iter_mut().for_each(|entry| *entry *= weight);
+        }
+        left
+    };
+    let right = vectors.raw.right.col_iter().next().map(|column| column.iter().copied().collect()).unwrap_or_default();
+    // The energy of row-normalised singular values is not ‖Δ‖²; their own sum serves as the scale there.
+    let normalised = vectors.normalised.as_ref().map(|svd| {
+        let total: f64 = svd.values.iter().map(|value| value * value).sum();
+        let count = keep.min(svd.values.len());
+        let mut left = svd.left.subcols(0, count).to_owned();
+        for (column, value) in left.col_iter_mut().zip(&svd.values) {
+            let weight = value / total.sqrt().max(f64::MIN_POSITIVE);
+            column.iter_mut().for_each(|entry| *entry *= weight);
+        }
+        left
+    });
+    Tops { raw: leading(&vectors.raw), normalised, right }
+}
+
+/// Directions shared by the writers (raw, row-normalised) and by the readers of a model.
+struct Shared {
+    writers: [Mat<f64>; 2],
+    readers: Mat<f64>,
+}
+
+/// Directions shared inside each layer.
+type SharedLayers = BTreeMap<u32, [Mat<f64>; 2]>;
+
+/// Whether a pair faces the residual stream with its rows or columns, and from which side.
+fn side_of(kind: Kind) -> Option<bool> {
+    match kind {
+        Kind::Writer | Kind::Embedding => Some(true),
+        Kind::Reader | Kind::Head | Kind::Router => Some(false),
+        Kind::Norm | Kind::Bias | Kind::Other => None,
+    }
+}
+
+/// Second stage: the directions that carry most of the change over all writers, and over all readers.
+fn pool(pairs: &[Pair], surveyed: &[Surveyed<'_>]) -> Shared {
+    let of = |kind: Kind, normalised: bool| {
+        leading_directions(
+            pairs.iter().zip(surveyed).filter(|(pair, _)| pair.role.kind == kind).filter_map(|(_, found)| {
+                let tops = found.tops()?;
+                if normalised { tops.normalised.as_ref() } else { Some(&tops.raw) }
+            }),
+            SHARED,
+        )
+    };
+    Shared { writers: [of(Kind::Writer, false), of(Kind::Writer, true)], readers: of(Kind::Reader, false) }
+}
+
+fn pool_layers(pairs: &[Pair], surveyed: &[Surveyed<'_>]) -> SharedLayers {
+    let mut layers: BTreeMap<u32, [Vec<&Mat<f64>>; 2]> = BTreeMap::new();
+    for (pair, found) in pairs.iter().zip(surveyed) {
+        let (Kind::Writer, Some(layer), Some(tops)) = (pair.role.kind, pair.role.layer, found.tops()) else { continue };
+        let entry = layers.entry(layer).or_default();
+        entry[0].push(&tops.raw);
+        entry[1].extend(&tops.normalised);
+    }
+    layers
+        .into_iter()
+        .map(|(layer, tops)| (layer, tops.map(|tops| leading_directions(tops.into_iter(), SHARED_LAYER))))
+        .collect()
+}
+
+/// The `count` leading left vectors of all these columns side by side, taken in batches so that memory stays bounded.
+fn leading_directions<'m>(tops: impl Iterator<Item = &'m Mat<f64>>, count: usize) -> Mat<f64> {
+    const BATCH: usize = 128;
+    let mut pool: Mat<f64> = Mat::zeros(0, 0);
+    let compress = |pool: &Mat<f64>, keep: usize, weighted: bool| -> Mat<f64> {
+        let Ok(svd) = pool.thin_svd() else { return Mat::zeros(pool.nrows(), 0) };
+        let values = svd.S().column_vector();
+        let largest = values.iter().next().copied().unwrap_or(0.0);
+        let rank = values.iter().take(keep).take_while(|value| **value > 1e-9 * largest).count();
+        let mut left = svd.U().subcols(0, rank).to_owned();
+        if weighted {
+            for (column, value) in left.col_iter_mut().zip(values.iter()) {
+                column.iter_mut().for_each(|entry| *entry *= value);
+            }
+        }
+        left
+    };
+    for top in tops {
+        if top.ncols() == 0 || (pool.ncols() > 0 && top.nrows() != pool.nrows()) {
+            continue;
+        }
+        pool = if pool.ncols() == 0 { top.clone() } else { spectrum::beside(&[pool.as_ref(), top.as_ref()]) };
+        if pool.ncols() > BATCH {
+            pool = compress(&pool, BATCH / 4, true);
+        }
+    }
+    if pool.ncols() == 0 { pool } else { compress(&pool, count, false) }
+}
+
+impl Surveyed<'_> {
+    fn tops(&self) -> Option<&Tops> {
+        match self {
+            Self::Changed(changed) => changed.tops.as_ref(),
+            Self::Same(_) | Self::NotExamined(_) => None,
+        }
+    }
+}
+
+/// Third stage for one pair.
+fn finish<'a>(
+    pair: &'a Pair,
+    found: Surveyed<'a>,
+    shared: &Shared,
+    layers: &SharedLayers,
+    base: &Checkpoint,
+    candidate: &Checkpoint,
+) -> Result<Measured<'a>, String> {
+    let dtype = |checkpoint: &Checkpoint, view: &crate::pair::View| {
+        checkpoint.tensors.get(&view.tensor).map_or_else(String::new, |entry| match &entry.storage {
+            crate::checkpoint::Storage::Packed(packed) => packed.scheme().to_owned(),
+            _ => entry.dtype.name.to_owned(),
+        })
+    };
+    let dtypes = [dtype(base, &pair.base), dtype(candidate, &pair.candidate)];
+    let precision = candidate.tensors.get(&pair.candidate.tensor).map_or(0, |entry| entry.dtype.precision);
+    let changed = match found {
+        Surveyed::NotExamined(reason) => return Err(reason),
+        Surveyed::Same(sameness) => return Ok(Measured { pair, dtypes, sameness, moments: None, projected: None }),
+        Surveyed::Changed(changed) => changed,
+    };
+    let projected = match side_of(pair.role.kind) {
+        Some(writes) if pair.role.residual.is_some() => {
+            examine_projection(&changed, pair, writes, shared, layers).map_err(|error| error.one_line())?
+        }
+        _ => None,
+    };
+    let sized = sized(&changed, pair, precision).map_err(|error| error.one_line())?;
+    Ok(Measured { pair, dtypes, sameness: Sameness::Changed, moments: Some(sized), projected })
+}
+
+fn examine_projection(
+    changed: &Changed<'_>,
+    pair: &Pair,
+    writes: bool,
+    shared: &Shared,
+    layers: &SharedLayers,
+) -> Result<Option<Projected>> {
+    let Some(tops) = &changed.tops else { return Ok(None) };
+    let oriented = &changed.oriented;
+    let width = oriented.width();
+    let layer = pair.role.layer.and_then(|layer| layers.get(&layer));
+    // A basis for each system of coordinates, then one pass for both.
+    let basis_of = |normalised: usize| -> Mat<f64> {
+        let own = if normalised == 1 { tops.normalised.as_ref() } else { Some(&tops.raw) };
+        let pooled = if writes { &shared.writers[normalised] } else { &shared.readers };
+        // The output head and the router are asked for the writers' directions too.
+        let crossed = (!writes).then_some(&shared.writers[0]);
+        let local = layer.filter(|_| pair.role.kind == Kind::Writer).map(|layer| &layer[normalised]);
+        let parts: Vec<_> = [own, Some(pooled), crossed, local]
+            .into_iter()
+            .flatten()
+            .filter(|part| part.nrows() == width && part.ncols() > 0)
+            .map(|part| part.as_ref())
+            .collect();
+        if parts.is_empty() { Mat::zeros(width, 0) } else { spectrum::orthonormal(spectrum::beside(&parts).as_ref()) }
+    };
+    let inverse: Option<Vec<f64>> = changed.norms.as_ref().map(|norms| norms.iter().map(|norm| 1.0 / norm).collect());
+    let mut bases = vec![basis_of(0)];
+    if inverse.is_some() {
+        bases.push(basis_of(1));
+    }
+    let probes: Vec<Mat<f64>> = bases
+        .iter()
+        .enumerate()
+        .map(|(index, basis)| {
+            let mut probe = basis.clone();
+            if let (1, Some(inverse)) = (index, &inverse) {
+                spectrum::scale_rows(&mut probe, inverse);
+            }
+            probe
+        })
+        .collect();
+    let views: Vec<_> = probes.iter().map(|probe| probe.as_ref()).collect();
+    let product = oriented.to_other(spectrum::beside(&views).as_ref(), Want::Both)?;
+    let (all_p, all_r) = (spectrum::widen(&product.base), spectrum::widen(&product.change));
+
+    // Choose a direction in each system, then one pass back for W p, Δ p and the other side.
+    let mut regressions = Vec::new();
+    let mut backs: Vec<Vec<f64>> = Vec::new();
+    let mut at = 0;
+    for basis in bases {
+        let count = basis.ncols();
+        let (p, r) = (all_p.subcols(at, count).to_owned(), all_r.subcols(at, count).to_owned());
+        at += count;
+        let regression = Regression::new(basis, p, r);
+        let removed = regression.candidates(true);
+        let added = regression.candidates(false);
+        let caught = |found: &[(f64, Vec<f64>)]| found.first().map_or(0.0, |(_, e)| regression.along(e).caught());
+        let chosen = if caught(&added) > caught(&removed) { &added } else { &removed };
+        let Some((_, e)) = chosen.first().cloned() else { continue };
+        let (p, _) = regression.right(&e);
+        backs.push(p);
+        regressions.push((regression, e));
+    }
+    if regressions.is_empty() {
+        return Ok(None);
+    }
+    let count = backs.len();
+    backs.push(tops.right.clone());
+    let n = oriented.other();
+    let columns: Vec<Vec<f64>> = backs.into_iter().map(|mut back| {
+        back.resize(n, 0.0);
+        back
+    }).collect();
+    let back = Mat::from_fn(n, columns.len(), |i, j| columns[j][i]);
+    let returned = oriented.to_residual(back.as_ref(), Want::Both)?;
+    let column = |matrix: &Mat<f32>, j: usize| -> Vec<f64> { matrix.col(j).iter().map(|value| f64::from(*value)).collect() };
+
+    let mut sides = [None, None];
+    for (index, (mut regression, e)) in regressions.into_iter().enumerate() {
+        let direction = regression.direction(&e);
+        let (p, q) = regression.right(&e);
+        let (wp, dp) = (column(&returned.base, index), column(&returned.change, index));
+        let norms = if index == 1 { changed.norms.as_deref() } else { None };
+        let fit = projection::fit(oriented, &changed.moments, &direction, (&p, &q), (&wp, &dp), norms);
+        let removal = fit.strength >= 0.0;
+        let others = regression
+            .candidates(removal)
+            .iter()
+            .map(|(_, e)| {
+                let along = regression.along(e);
+                (along.strength(), along.consistency())
+            })
+            .collect();
+        let low = regression.eigenvalues.first().copied().unwrap_or(0.0);
+        let high = regression.eigenvalues.last().copied().unwrap_or(0.0);
+        let balance = if removal { (high / -low).max(0.0) } else { (-low / high).max(0.0) };
+        let cross_fit = regression.cross_fit();
+        regression.shrink();
+        let pooled = if writes { &shared.writers[index] } else { &shared.readers };
+        let shared = if pooled.nrows() == width {
+            regression.basis.transpose() * pooled
+        } else {
+            Mat::zeros(regression.basis.ncols(), 0)
+        };
+        // Only the map to the shared directions is needed from here on; a mixture has thousands of these.
+        regression.basis = Mat::zeros(0, 0);
+        sides[index] = Some(Coordinates {
+            regression,
+            shared,
+            direction,
+            fit,
+            cross_fit,
+            others,
+            balance: if balance.is_finite() { balance } else { 1.0 },
+        });
+    }
+    let own = column(&returned.change, count);
+    let through = column(&returned.base, count);
+    let mean: f64 = tops.right.iter().sum::<f64>() / (n as f64).sqrt();
+    let length = |vector: &[f64]| vector.iter().map(|value| value * value).sum::<f64>().sqrt();
+    let scale = length(&own) * length(&through);
+    let inner: f64 = own.iter().zip(&through).map(|(a, b)| a * b).sum();
+    Ok(Some(Projected {
+        sides,
+        transposed: if scale > 0.0 { inner.abs() / scale } else { 0.0 },
+        uniform_right: mean.abs(),
+        right: tops.right.clone(),
+    }))
+}
+
+fn sized(changed: &Changed<'_>, pair: &Pair, precision: u32) -> Result<Sized> {
+    let moments = &changed.moments;
+    let ratio = |ww: f64, dd: f64, dw: f64| {
+        (ww > 0.0).then(|| (((ww + 2.0 * dw + dd).max(0.0) / ww).sqrt() - 1.0).abs())
+    };
+    let rows: Vec<f64> = moments.rows.iter().filter_map(|sums| ratio(sums.ww, sums.dd, sums.dw)).collect();
+    let columns: Vec<f64> = moments
+        .columns
+        .ww
+        .iter()
+        .zip(moments.columns.dd.iter().zip(&moments.columns.dw))
+        .filter_map(|(ww, (dd, dw))| ratio(*ww, *dd, *dw))
+        .collect();
+    let rescaled_rows = moments
+        .rows
+        .iter()
+        .filter(|sums| sums.ww > 0.0 && sums.dd > 1e-6 * sums.ww && sums.dw * sums.dw > 0.99 * sums.ww * sums.dd)
+        .count() as u64;
+    let operator = &changed.oriented.operator;
+    let vector = if pair.base.rows == 1 && operator.rows * operator.columns <= 1 << 20 {
+        Some(operator.vector_change()?)
+    } else {
+        None
+    };
+    let peak = |sums: &mut dyn Iterator<Item = f64>| sums.fold(0.0f64, f64::max);
+    Ok(Sized {
+        shape: [pair.base.rows as usize, pair.base.columns as usize],
+        total: moments.total,
+        norm_drift: [summary::median(rows), summary::median(columns)],
+        changed_rows: moments.rows.iter().map(|sums| sums.changed > 0).collect(),
+        scale_explained: changed.scale_explained,
+        values: changed.values.clone(),
+        peaks: [
+            peak(&mut moments.rows.iter().map(|sums| sums.dd)),
+            peak(&mut moments.columns.dd.iter().copied()),
+        ],
+        precision,
+        rescaled_rows,
+        vector,
+    })
+}

@@ -1,0 +1,523 @@
+//! Projection regression: is a change "a direction taken out of what the base writes"?
+//!
+//! For a writer W (residual width d × input width n) orthogonalization is Δ = -λ r (Wᵀr)ᵀ. Its rank is one, its left
+//! vector is r, and its right vector is a function of the base: that last fact decides. In a small subspace of
+//! candidate directions Q (d × m) the change is regressed on the base, QᵀΔ ≈ A QᵀW; a removal shows as A ≈ -λ r rᵀ:
+//! symmetric, one negative eigenvalue, nothing on the positive side. Everything is done twice, with rows as they are and
+//! with rows divided by the base's row norms (the coordinates of tools that normalise rows first).
+//!
+//! `docs/detector.md` has the derivation and what was measured.
+
+use faer::{Mat, MatRef};
+
+use super::operator::{Gauge, Moments, Operator, Product, Want};
+use super::spectrum::{self, Svd};
+use crate::arch::Axis;
+use crate::error::Result;
+
+/// Columns of the range finder: the change's own top directions that are kept in view.
+pub const SKETCH: usize = 12;
+
+/// A pair seen from the residual stream: d × n with the residual stream first, whatever the stored orientation.
+pub struct Oriented<'a> {
+    /// The pair as stored.
+    pub operator: Operator<'a>,
+    /// Which stored axis is the residual stream.
+    pub residual: Axis,
+}
+
+impl Oriented<'_> {
+    /// Width of the residual stream.
+    pub fn width(&self) -> usize {
+        match self.residual {
+            Axis::Rows => self.operator.rows,
+            Axis::Columns => self.operator.columns,
+        }
+    }
+
+    /// The other width.
+    pub fn other(&self) -> usize {
+        match self.residual {
+            Axis::Rows => self.operator.columns,
+            Axis::Columns => self.operator.rows,
+        }
+    }
+
+    /// Mᵀ Q for directions Q (d × k): n × k.
+    pub fn to_other(&self, directions: MatRef<'_, f64>, want: Want) -> Result<Product> {
+        let directions = spectrum::narrow(directions);
+        match self.residual {
+            Axis::Rows => self.operator.transposed_times(&directions, want),
+            Axis::Columns => self.operator.times(&directions, want),
+        }
+    }
+
+    /// M V for V (n × k): d × k.
+    pub fn to_residual(&self, vectors: MatRef<'_, f64>, want: Want) -> Result<Product> {
+        let vectors = spectrum::narrow(vectors);
+        match self.residual {
+            Axis::Rows => self.operator.times(&vectors, want),
+            Axis::Columns => self.operator.transposed_times(&vectors, want),
+        }
+    }
+
+    /// Whether a scale was divided out along the residual stream (true) or the other side (false), and its factors.
+    fn gauge_factors(&self) -> (Option<bool>, &[f32]) {
+        match &self.operator.gauge {
+            Gauge::None => (None, &[]),
+            Gauge::Rows(factors) => (Some(self.residual == Axis::Rows), factors),
+            Gauge::Columns(factors) => (Some(self.residual == Axis::Columns), factors),
+        }
+    }
+
+    /// Per residual coordinate (first) or per other coordinate (second): Σw², Σ Δw, ΣΔ².
+    fn side<'m>(&self, moments: &'m Moments, residual: bool) -> Side<'m> {
+        if (self.residual == Axis::Rows) == residual { Side::Rows(moments) } else { Side::Columns(moments) }
+    }
+
+    /// Norms of W's rows, residual stream first; a zero row counts as norm 1, so that dividing by it changes nothing.
+    pub fn row_norms(&self, moments: &Moments) -> Vec<f64> {
+        self.side(moments, true).ww().map(|ww| if ww > 0.0 { ww.sqrt() } else { 1.0 }).collect()
+    }
+}
+
+/// Sums along one axis of a pair.
+enum Side<'m> {
+    Rows(&'m Moments),
+    Columns(&'m Moments),
+}
+
+impl Side<'_> {
+    fn ww(&self) -> Box<dyn Iterator<Item = f64> + '_> {
+        match self {
+            Self::Rows(moments) => Box::new(moments.rows.iter().map(|sums| sums.ww)),
+            Self::Columns(moments) => Box::new(moments.columns.ww.iter().copied()),
+        }
+    }
+
+    fn dd(&self) -> Box<dyn Iterator<Item = f64> + '_> {
+        match self {
+            Self::Rows(moments) => Box::new(moments.rows.iter().map(|sums| sums.dd)),
+            Self::Columns(moments) => Box::new(moments.columns.dd.iter().copied()),
+        }
+    }
+
+    fn dw(&self) -> Box<dyn Iterator<Item = f64> + '_> {
+        match self {
+            Self::Rows(moments) => Box::new(moments.rows.iter().map(|sums| sums.dw)),
+            Self::Columns(moments) => Box::new(moments.columns.dw.iter().copied()),
+        }
+    }
+}
+
+/// The change's own top directions.
+pub struct TopVectors {
+    /// As the rows are.
+    pub raw: Svd,
+    /// With rows divided by the base's row norms; `None` where that is not asked for.
+    pub normalised: Option<Svd>,
+}
+
+/// Randomised range finder (Halko, Martinsson and Tropp 2011) for the top `width` singular triplets of the change.
+///
+/// `start` is Δ times a sign matrix, as the first pass made it (stored orientation). One power step is made unless
+/// `energy` (‖Δ‖²) is caught already. `norms` asks for the row-normalised triplets beside the raw ones; both share every pass.
+pub fn top_vectors(oriented: &Oriented<'_>, start: &Mat<f32>, energy: f64, norms: Option<&[f64]>) -> Result<TopVectors> {
+    let inverse: Option<Vec<f64>> = norms.map(|norms| norms.iter().map(|norm| 1.0 / norm).collect());
+    let start = spectrum::widen(start);
+    let mut sketch = match oriented.residual {
+        Axis::Rows => start,
+        Axis::Columns => {
+            let basis = spectrum::orthonormal(start.as_ref());
+            spectrum::widen(&oriented.to_residual(basis.as_ref(), Want::Change)?.change)
+        }
+    };
+    let mut normalised_sketch = inverse.as_ref().map(|inverse| {
+        let mut copy = sketch.clone();
+        spectrum::scale_rows(&mut copy, inverse);
+        copy
+    });
+    let mut result = None;
+    for step in 0..2 {
+        let basis = spectrum::orthonormal(sketch.as_ref());
+        let normalised_basis = normalised_sketch.as_ref().map(|sketch| spectrum::orthonormal(sketch.as_ref()));
+        let mut probes = vec![basis.as_ref()];
+        let weighted = normalised_basis.as_ref().zip(inverse.as_ref()).map(|(basis, inverse)| {
+            let mut weighted = basis.clone();
+            spectrum::scale_rows(&mut weighted, inverse);
+            weighted
+        });
+        probes.extend(weighted.as_ref().map(|weighted| weighted.as_ref()));
+        let inner = spectrum::widen(&oriented.to_other(spectrum::beside(&probes).as_ref(), Want::Change)?.change);
+        let count = basis.ncols();
+        let raw = spectrum::svd_of_product(basis.as_ref(), inner.as_ref().subcols(0, count));
+        let normalised = normalised_basis.map(|basis| {
+            let width = basis.ncols();
+            spectrum::svd_of_product(basis.as_ref(), inner.as_ref().subcols(count, width))
+        });
+        let caught: f64 = raw.values.iter().map(|value| value * value).sum();
+        let vectors = TopVectors { raw, normalised };
+        if step == 1 || caught >= 0.98 * energy {
+            result = Some(vectors);
+            break;
+        }
+        let mut backs = vec![vectors.raw.right.as_ref()];
+        backs.extend(vectors.normalised.as_ref().map(|svd| svd.right.as_ref()));
+        let again = spectrum::widen(&oriented.to_residual(spectrum::beside(&backs).as_ref(), Want::Change)?.change);
+        let split = vectors.raw.right.ncols();
+        sketch = again.subcols(0, split).to_owned();
+        if let (Some(inverse), Some(svd)) = (&inverse, &vectors.normalised) {
+            let mut copy = again.subcols(split, svd.right.ncols()).to_owned();
+            spectrum::scale_rows(&mut copy, inverse);
+            normalised_sketch = Some(copy);
+        }
+        result = Some(vectors);
+    }
+    Ok(result.unwrap_or_else(|| TopVectors {
+        raw: spectrum::svd_of_product(Mat::zeros(oriented.width(), 0).as_ref(), Mat::zeros(oriented.other(), 0).as_ref()),
+        normalised: None,
+    }))
+}
+
+/// Inner products of base and change inside a candidate subspace, over some of the other coordinates.
+#[derive(Debug, Clone)]
+struct Grams {
+    /// P Pᵀ with P = QᵀW.
+    pp: Mat<f64>,
+    /// R Rᵀ with R = QᵀΔ.
+    rr: Mat<f64>,
+    /// R Pᵀ.
+    rp: Mat<f64>,
+}
+
+impl Grams {
+    fn zeros(width: usize) -> Self {
+        let zeros = || Mat::zeros(width, width);
+        Self { pp: zeros(), rr: zeros(), rp: zeros() }
+    }
+
+    fn add(&mut self, p: MatRef<'_, f64>, r: MatRef<'_, f64>) {
+        self.pp += p.transpose() * p;
+        self.rr += r.transpose() * r;
+        self.rp += r.transpose() * p;
+    }
+
+    fn along(&self, e: &[f64]) -> Along {
+        let form = |matrix: &Mat<f64>| {
+            let mut total = 0.0;
+            for (j, right) in e.iter().enumerate() {
+                for (i, left) in e.iter().enumerate() {
+                    total += left * matrix[(i, j)] * right;
+                }
+            }
+            total
+        };
+        Along { pp: form(&self.pp), qq: form(&self.rr), pq: form(&self.rp) }
+    }
+
+    /// The edit as an operator on the subspace: A of QᵀΔ ≈ A QᵀW, slightly ridged.
+    fn operator(&self) -> Mat<f64> {
+        use faer::linalg::solvers::SolveCore as _;
+        let width = self.pp.nrows();
+        let trace: f64 = (0..width).map(|i| self.pp[(i, i)]).sum();
+        let ridge = 1e-6 * trace / width.max(1) as f64;
+        let mut ridged = self.pp.clone();
+        (0..width).for_each(|i| ridged[(i, i)] += ridge);
+        let Ok(cholesky) = ridged.llt(faer::Side::Lower) else { return Mat::zeros(width, width) };
+        // A = R Pᵀ (P Pᵀ)⁻¹ and P Pᵀ is symmetric: solve for Aᵀ.
+        let mut transposed = self.rp.transpose().to_owned();
+        cholesky.solve_in_place_with_conj(faer::Conj::No, transposed.as_mut());
+        transposed.transpose().to_owned()
+    }
+}
+
+/// Base and change along one direction r: |p|², |q|², ⟨p,q⟩ with p = Wᵀr and q = Δᵀr.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Along {
+    /// |Wᵀr|².
+    pub pp: f64,
+    /// |Δᵀr|².
+    pub qq: f64,
+    /// ⟨Wᵀr, Δᵀr⟩.
+    pub pq: f64,
+}
+
+impl Along {
+    /// Projection consistency c: 1 for a removal, -1 for an amplification, about 0 for an arbitrary change.
+    pub fn consistency(&self) -> f64 {
+        let scale = (self.pp * self.qq).sqrt();
+        if scale > 0.0 { (-self.pq / scale).clamp(-1.0, 1.0) } else { 0.0 }
+    }
+
+    /// λ̂ without any scale beside it.
+    pub fn strength(&self) -> f64 {
+        if self.pp > 0.0 { -self.pq / self.pp } else { 0.0 }
+    }
+
+    /// The part of ‖Δ‖² that -λ̂ r pᵀ accounts for.
+    pub fn caught(&self) -> f64 {
+        if self.pp > 0.0 { self.pq * self.pq / self.pp } else { 0.0 }
+    }
+}
+
+/// The regression of one pair in one system of coordinates.
+pub struct Regression {
+    /// Orthonormal candidate directions, d × m.
+    pub basis: Mat<f64>,
+    grams: Grams,
+    halves: [Grams; 2],
+    /// A in that basis.
+    pub operator: Mat<f64>,
+    /// Eigenvalues of A's symmetric part, ascending.
+    pub eigenvalues: Vec<f64>,
+    eigenvectors: Mat<f64>,
+    /// Wᵀ Q and Δᵀ Q, n × m, for the right vectors of directions chosen later.
+    p: Mat<f64>,
+    r: Mat<f64>,
+}
+
+/// Other coordinates are dealt to two halves in runs of this many, so that neighbours (heads, quantiser blocks) stay together.
+const HALF_RUN: usize = 64;
+
+impl Regression {
+    /// Regresses change on base in the span of `basis`; `product` holds Wᵀ·basis and Δᵀ·basis.
+    pub fn new(basis: Mat<f64>, p: Mat<f64>, r: Mat<f64>) -> Self {
+        let width = basis.ncols();
+        let mut halves = [Grams::zeros(width), Grams::zeros(width)];
+        let n = p.nrows();
+        // Few coordinates are dealt in shorter runs, or one half would stay empty.
+        let run = HALF_RUN.min((n / 8).max(1));
+        for (index, start) in (0..n).step_by(run).enumerate() {
+            let count = run.min(n - start);
+            halves[index % 2].add(p.as_ref().subrows(start, count), r.as_ref().subrows(start, count));
+        }
+        let mut grams = halves[0].clone();
+        grams.pp += &halves[1].pp;
+        grams.rr += &halves[1].rr;
+        grams.rp += &halves[1].rp;
+        let operator = grams.operator();
+        let (eigenvalues, eigenvectors) = spectrum::symmetric_eigen(operator.as_ref());
+        Self { basis, grams, halves, operator, eigenvalues, eigenvectors, p, r }
+    }
+
+    /// Base and change along a direction given in the basis.
+    pub fn along(&self, e: &[f64]) -> Along {
+        self.grams.along(e)
+    }
+
+    /// Every eigenvector with its eigenvalue, the one that catches most of the change first, of one sign: `removed`
+    /// takes negative eigenvalues, otherwise positive ones.
+    pub fn candidates(&self, removed: bool) -> Vec<(f64, Vec<f64>)> {
+        let mut found: Vec<(f64, Vec<f64>)> = self
+            .eigenvalues
+            .iter()
+            .enumerate()
+            .filter(|(_, value)| if removed { **value < 0.0 } else { **value > 0.0 })
+            .map(|(index, value)| (*value, self.eigenvectors.col(index).iter().copied().collect()))
+            .collect();
+        let caught = |e: &[f64]| {
+            let along = self.along(e);
+            if (along.pq < 0.0) == removed { along.caught() } else { 0.0 }
+        };
+        found.sort_by(|a, b| caught(&b.1).total_cmp(&caught(&a.1)));
+        found
+    }
+
+    /// Consistency on data that did not choose the direction: chosen on one half of the other coordinates, tested on the
+    /// other half, both ways, the mean.
+    pub fn cross_fit(&self) -> f64 {
+        let mut total = 0.0;
+        for (choose, test) in [(0, 1), (1, 0)] {
+            let (values, vectors) = spectrum::symmetric_eigen(self.halves[choose].operator().as_ref());
+            let best = (0..values.len())
+                .filter(|index| values[*index] < 0.0)
+                .map(|index| vectors.col(index).iter().copied().collect::<Vec<f64>>())
+                .max_by(|a, b| self.halves[choose].along(a).caught().total_cmp(&self.halves[choose].along(b).caught()));
+            total += best.map_or(0.0, |e| self.halves[test].along(&e).consistency());
+        }
+        total / 2.0
+    }
+
+    /// A direction of the basis in the residual stream, d numbers.
+    pub fn direction(&self, e: &[f64]) -> Vec<f64> {
+        combine(self.basis.as_ref(), e)
+    }
+
+    /// (Wᵀr, Δᵀr) of a direction given in the basis, n numbers each.
+    pub fn right(&self, e: &[f64]) -> (Vec<f64>, Vec<f64>) {
+        (combine(self.p.as_ref(), e), combine(self.r.as_ref(), e))
+    }
+
+    /// Forgets the long vectors, keeping what later stages need.
+    pub fn shrink(&mut self) {
+        self.p = Mat::zeros(0, 0);
+        self.r = Mat::zeros(0, 0);
+    }
+}
+
+/// Columns of `matrix` weighted by `e`.
+fn combine(matrix: MatRef<'_, f64>, e: &[f64]) -> Vec<f64> {
+    let mut out = vec![0.0; matrix.nrows()];
+    for (column, weight) in matrix.col_iter().zip(e) {
+        out.iter_mut().zip(column.iter()).for_each(|(out, value)| *out += weight * value);
+    }
+    out
+}
+
+/// λ̂ with what stands beside it, for one direction in one writer.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Fit {
+    /// λ̂, estimated together with a scale.
+    pub strength: f64,
+    /// Its heteroscedastic standard error.
+    pub stderr: f64,
+    /// Projection consistency c.
+    pub consistency: f64,
+    /// Share of the change beyond the scale that the removal explains.
+    pub explained: f64,
+    /// Energy left along r over the mean energy per direction left.
+    pub quietness: f64,
+    /// |cos(r, W v)| with v = Wᵀr normalised.
+    pub own_component: f64,
+    /// Which scale was estimated beside λ.
+    pub scale: ScaleModel,
+}
+
+/// The scale estimated beside the removal.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ScaleModel {
+    /// One factor for the matrix.
+    #[default]
+    Matrix,
+    /// One factor per row (row norms restored after the edit).
+    Rows,
+    /// One factor per column (column norms restored).
+    Columns,
+}
+
+/// A richer scale model must leave at most this share of what one factor for the matrix leaves. On noise alone d factors
+/// of d·n numbers take away a share of 1/n, so 0.8 is never reached by chance.
+const SCALE_GAIN: f64 = 0.8;
+
+/// Fits λ and a scale for the direction r in one writer.
+///
+/// * `r`: unit direction, d numbers, in the coordinates of the fit;
+/// * `(p, q)`: (Wᵀr, Δᵀr), n numbers each, same coordinates;
+/// * `(wp, dp)`: (W p, Δ p), d numbers each, in raw coordinates;
+/// * `norms`: the base's row norms when the coordinates are row-normalised.
+///
+/// The scale and λ are estimated together: a removal itself has ⟨Δ,W⟩ ≠ 0, so taking a scale out first would bias λ.
+pub fn fit(
+    oriented: &Oriented<'_>,
+    moments: &Moments,
+    r: &[f64],
+    (p, q): (&[f64], &[f64]),
+    (wp, dp): (&[f64], &[f64]),
+    norms: Option<&[f64]>,
+) -> Fit {
+    let d = r.len() as f64;
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let along = Along { pp: dot(p, p), qq: dot(q, q), pq: dot(p, q) };
+    if along.pp <= 0.0 || along.qq <= 0.0 {
+        return Fit::default();
+    }
+    // The moments are of the stored numbers, so what was taken with a scale divided out gets it back.
+    let (gauged_residual, factors) = oriented.gauge_factors();
+    let restore = |change: &[f64], base: &[f64]| -> Vec<f64> {
+        change.iter().zip(base).zip(factors).map(|((d, w), factor)| (d + w) / f64::from(*factor) - w).collect()
+    };
+    let (mut restored_q, mut restored_dp) = (None, None);
+    match gauged_residual {
+        Some(true) => restored_dp = Some(restore(dp, wp)),
+        Some(false) => restored_q = Some(restore(q, p)),
+        None => {}
+    }
+    let q = restored_q.as_deref().unwrap_or(q);
+    let dp = restored_dp.as_deref().unwrap_or(dp);
+    let (pp, pq) = (along.pp, dot(p, q));
+    // Rows in the coordinates of the fit: (Σw², ΣΔw, ΣΔ², w·p, Δ·p).
+    let residual = oriented.side(moments, true);
+    let rows: Vec<[f64; 5]> = residual
+        .ww()
+        .zip(residual.dw())
+        .zip(residual.dd())
+        .zip(wp.iter().zip(dp))
+        .enumerate()
+        .map(|(i, (((ww, dw), dd), (wp, dp)))| {
+            let s = norms.map_or(1.0, |norms| 1.0 / norms[i]);
+            [ww * s * s, dw * s * s, dd * s * s, wp * s, dp * s]
+        })
+        .collect();
+    let total = |column: usize| rows.iter().map(|row| row[column]).sum::<f64>();
+    let (ww, dw, dd) = (total(0), total(1), total(2));
+
+    // One factor α for the matrix: minimise ‖Δ - αW + λ r pᵀ‖².
+    let alpha = if ww - pp > 1e-9 * ww { (dw - pq) / (ww - pp) } else { 0.0 };
+    let lambda = alpha - pq / pp;
+    let left = |alpha: f64, lambda: f64| {
+        dd + alpha * alpha * ww + lambda * lambda * pp - 2.0 * alpha * dw + 2.0 * lambda * pq - 2.0 * alpha * lambda * pp
+    };
+    let matrix_left = left(alpha, lambda).max(0.0);
+    // Where a scale per row or column is known to be there, one factor for the matrix is no rival.
+    let start = if gauged_residual.is_some() { f64::MAX } else { matrix_left };
+    let mut best = (ScaleModel::Matrix, lambda, start, (dd - dw * dw / ww.max(f64::MIN_POSITIVE)).max(0.0));
+
+    // One factor per row: x ≈ s w - t p for each row, then λ from t = s λ r.
+    let (mut row_left, mut row_scale_left, mut top, mut bottom) = (0.0, 0.0, 0.0, 0.0);
+    for ([ww, dw, dd, wp, dp], r) in rows.iter().zip(r) {
+        let determinant = ww * pp - wp * wp;
+        row_scale_left += if *ww > 0.0 { dd - dw * dw / ww } else { *dd };
+        if determinant <= 1e-9 * ww * pp || *ww <= 0.0 {
+            row_left += if *ww > 0.0 { dd - dw * dw / ww } else { *dd };
+            continue;
+        }
+        let s = (dw * pp - dp * wp) / determinant;
+        let t = (dp * ww - dw * wp) / determinant;
+        row_left += dd - s * dw - t * dp;
+        let weight = 1.0 + s;
+        top -= t * weight * r;
+        bottom += weight * weight * r * r;
+    }
+    if row_left.max(0.0) < SCALE_GAIN * best.2 && bottom > 0.0 {
+        best = (ScaleModel::Rows, top / bottom, row_left.max(0.0), row_scale_left.max(0.0));
+    }
+
+    // One factor per column, in raw coordinates (no tool normalises both): x ≈ κ w - μ r for each column.
+    if norms.is_none() {
+        let other = oriented.side(moments, false);
+        let (mut column_left, mut column_scale_left, mut top, mut bottom) = (0.0, 0.0, 0.0, 0.0);
+        for (((ww, dw), dd), (p, q)) in other.ww().zip(other.dw()).zip(other.dd()).zip(p.iter().zip(q)) {
+            let determinant = ww - p * p;
+            column_scale_left += if ww > 0.0 { dd - dw * dw / ww } else { dd };
+            if determinant <= 1e-9 * ww || ww <= 0.0 {
+                column_left += if ww > 0.0 { dd - dw * dw / ww } else { dd };
+                continue;
+            }
+            let kappa = (dw - q * p) / determinant;
+            let mu = (q * ww - dw * p) / determinant;
+            column_left += dd - kappa * dw - mu * q;
+            let weight = (1.0 + kappa) * p;
+            top -= mu * weight;
+            bottom += weight * weight;
+        }
+        if column_left.max(0.0) < SCALE_GAIN * best.2 && bottom > 0.0 {
+            best = (ScaleModel::Columns, top / bottom, column_left.max(0.0), column_scale_left.max(0.0));
+        }
+    }
+
+    let (scale, strength, left, scale_left) = best;
+    // What is left along r: of the simple model, whose residual along r is q - αp + λp.
+    let along_left: f64 = p.iter().zip(q).map(|(p, q)| (q - alpha * p + lambda * p).powi(2)).sum();
+    let weighted: f64 = p.iter().zip(q).map(|(p, q)| (p * (q - alpha * p + lambda * p)).powi(2)).sum();
+    let own = dot(r, &rows.iter().map(|row| row[3]).collect::<Vec<_>>()).abs()
+        / rows.iter().map(|row| row[3] * row[3]).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
+    Fit {
+        strength,
+        stderr: weighted.sqrt() / pp,
+        consistency: along.consistency(),
+        explained: if scale_left > 0.0 { (1.0 - left / scale_left).clamp(0.0, 1.0) } else { 0.0 },
+        quietness: along_left / (matrix_left / d).max(f64::MIN_POSITIVE),
+        own_component: own.min(1.0),
+        scale,
+    }
+}

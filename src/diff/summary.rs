@@ -1,0 +1,657 @@
+//! From pairs to the model: which pairs fit a removed direction, given what the other layers show, and the named numbers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use faer::Mat;
+
+use super::spectrum;
+use super::stats::{Profile, Projection, Sameness, TensorMeasurement};
+use super::{Coordinates, Measured, Measurements, Sized};
+use crate::arch::Kind;
+use crate::pair::Pairing;
+
+/// Least consistency of a writer that fits, when other layers agree with its direction. Single matrices of honest
+/// fine-tunes of tiny models reached 0.76; see docs/detector.md for the controls.
+pub const CONSISTENCY: f64 = 0.85;
+/// Least consistency of a writer that fits by itself.
+pub const CONSISTENCY_ALONE: f64 = 0.95;
+/// Least agreement with the direction of another layer, or of the layer's other writer.
+pub const AGREEMENT: f64 = 0.8;
+/// Most energy left along the direction, over the mean energy per direction left. A removal under independent noise leaves 1.
+pub const QUIETNESS: f64 = 12.0;
+/// From here on the direction is the matrix's own singular vector: the edit drops a component of W.
+pub const OWN_COMPONENT: f64 = 0.999;
+/// Most of the largest positive over the largest negative eigenvalue.
+pub const BALANCE: f64 = 0.6;
+/// λ̂ must stand this many standard errors from zero.
+pub const SIGMAS: f64 = 5.0;
+/// |c| of the transposed test from which the other side counts as edited.
+const TRANSPOSED: f64 = 0.995;
+
+/// The model as a whole.
+pub struct Summary {
+    /// Named numbers and one row per pair.
+    pub profile: Profile,
+    /// The shared direction (global scope) in the coordinates that won, d numbers; empty when there is none.
+    pub direction: Vec<f64>,
+}
+
+/// The middle value; 0 of nothing.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.retain(|value| value.is_finite());
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => 0.0,
+        n if n % 2 == 1 => values[n / 2],
+        n => 0.5 * (values[n / 2 - 1] + values[n / 2]),
+    }
+}
+
+fn cosine(a: &[f64], b: &[f64]) -> f64 {
+    let (mut ab, mut aa, mut bb) = (0.0, 0.0, 0.0);
+    for (a, b) in a.iter().zip(b) {
+        ab += a * b;
+        aa += a * a;
+        bb += b * b;
+    }
+    if a.len() == b.len() && aa > 0.0 && bb > 0.0 { ab / (aa * bb).sqrt() } else { 0.0 }
+}
+
+/// Sums the measurements up.
+pub fn summarize(pairing: &Pairing, measured: &Measurements<'_>) -> Summary {
+    let coordinates = choose_coordinates(&measured.pairs);
+    let consensus = Consensus::new(&measured.pairs, coordinates, &measured.shared[coordinates]);
+    let directions: Vec<Option<&Coordinates>> =
+        measured.pairs.iter().map(|pair| fitted(pair, coordinates)).collect();
+    let tensors: Vec<TensorMeasurement> = measured
+        .pairs
+        .iter()
+        .enumerate()
+        .map(|(index, pair)| tensor_measurement(index, pair, measured, &directions, &consensus, coordinates))
+        .collect();
+    let mut model = BTreeMap::new();
+    footprint(&mut model, pairing, &tensors);
+    change(&mut model, &tensors, &measured.pairs);
+    let direction = projections(&mut model, measured, &tensors, &directions, &consensus, coordinates);
+    others(&mut model, measured, &tensors, &direction);
+    model.retain(|_, value| value.is_finite());
+    Summary { profile: Profile { model, tensors }, direction }
+}
+
+/// The fit that counts for a pair: writers in the coordinates that won, everything else as it is.
+fn fitted<'m>(pair: &'m Measured<'_>, coordinates: usize) -> Option<&'m Coordinates> {
+    let projected = pair.projected.as_ref()?;
+    let index = if pair.pair.role.kind == Kind::Writer { coordinates } else { 0 };
+    projected.sides[index].as_ref()
+}
+
+/// 0 for raw rows, 1 for normalised rows: whichever explains more of the writers' changes. Raw wins ties, since rows of
+/// equal norm fit both.
+fn choose_coordinates(pairs: &[Measured<'_>]) -> usize {
+    let score = |index: usize| -> f64 {
+        pairs
+            .iter()
+            .filter(|pair| pair.pair.role.kind == Kind::Writer)
+            .filter_map(|pair| pair.projected.as_ref()?.sides[index].as_ref())
+            .map(|side| side.fit.consistency.abs().powi(8) * side.fit.explained)
+            .sum()
+    };
+    usize::from(score(1) > 1.02 * score(0))
+}
+
+/// What the layers agree on: the edit as an operator on the shared directions, averaged over layers.
+struct Consensus {
+    /// Sum over writers of A in the shared basis, per layer, and the number of writers.
+    layers: BTreeMap<u32, (Mat<f64>, f64)>,
+    shared: Mat<f64>,
+}
+
+impl Consensus {
+    fn new(pairs: &[Measured<'_>], coordinates: usize, shared: &Mat<f64>) -> Self {
+        let mut layers: BTreeMap<u32, (Mat<f64>, f64)> = BTreeMap::new();
+        let width = shared.ncols();
+        for pair in pairs {
+            let (Kind::Writer, Some(layer), Some(side)) = (pair.pair.role.kind, pair.pair.role.layer, fitted(pair, coordinates))
+            else {
+                continue;
+            };
+            if side.shared.ncols() != width || width == 0 {
+                continue;
+            }
+            let inside = side.shared.transpose() * &side.regression.operator * &side.shared;
+            let entry = layers.entry(layer).or_insert_with(|| (Mat::zeros(width, width), 0.0));
+            entry.0 += inside;
+            entry.1 += 1.0;
+        }
+        Self { layers, shared: shared.clone() }
+    }
+
+    /// Eigenvalues and vectors of the average over all layers but one.
+    fn without(&self, layer: Option<u32>) -> (Vec<f64>, Mat<f64>) {
+        let width = self.shared.ncols();
+        let (mut total, mut count) = (Mat::<f64>::zeros(width, width), 0.0);
+        for (other, (operator, weight)) in &self.layers {
+            if Some(*other) != layer {
+                total += operator;
+                count += weight;
+            }
+        }
+        if count > 0.0 {
+            total *= faer::Scale(1.0 / count);
+        }
+        spectrum::symmetric_eigen(total.as_ref())
+    }
+
+    /// The direction (in the shared basis) that the other layers lost most of; `None` when no other layer changed.
+    fn direction_without(&self, layer: Option<u32>) -> Option<Vec<f64>> {
+        let has_others = self.layers.keys().any(|other| Some(*other) != layer);
+        let (values, vectors) = self.without(layer);
+        (has_others && values.first().is_some_and(|value| *value < 0.0))
+            .then(|| vectors.col(0).iter().copied().collect())
+    }
+
+    /// A direction of the shared basis in the residual stream.
+    fn lift(&self, e: &[f64]) -> Vec<f64> {
+        let mut out = vec![0.0; self.shared.nrows()];
+        for (column, weight) in self.shared.col_iter().zip(e) {
+            out.iter_mut().zip(column.iter()).for_each(|(out, value)| *out += weight * value);
+        }
+        out
+    }
+}
+
+fn tensor_measurement(
+    index: usize,
+    measured: &Measured<'_>,
+    all: &Measurements<'_>,
+    directions: &[Option<&Coordinates>],
+    consensus: &Consensus,
+    coordinates: usize,
+) -> TensorMeasurement {
+    let pair = measured.pair;
+    let mut tensor = TensorMeasurement {
+        name: pair.name.clone(),
+        role: pair.role.clone(),
+        shape: [pair.base.rows, pair.base.columns],
+        base_dtype: measured.dtypes[0].clone(),
+        candidate_dtype: measured.dtypes[1].clone(),
+        sameness: measured.sameness,
+        changed_fraction: 0.0,
+        zeroed_fraction: 0.0,
+        not_finite: [0, 0],
+        relative_norm: 0.0,
+        max_abs: 0.0,
+        cosine: 1.0,
+        scale: 0.0,
+        scale_explained: [0.0; 3],
+        norm_drift: [0.0; 2],
+        changed_rows: 0.0,
+        rounding: 0.0,
+        kurtosis: 0.0,
+        spectrum: Vec::new(),
+        effective_rank: 0.0,
+        above_noise: 0,
+        noise: 0.0,
+        projection: None,
+    };
+    let Some(sized) = &measured.moments else { return tensor };
+    let sums = &sized.total;
+    let elements = (sized.shape[0] * sized.shape[1]).max(1) as f64;
+    let xx = (sums.ww + 2.0 * sums.dw + sums.dd).max(0.0);
+    tensor.changed_fraction = sums.changed as f64 / elements;
+    tensor.zeroed_fraction = sums.zeroed as f64 / elements;
+    tensor.not_finite = sums.not_finite;
+    let relative = |energy: f64| if sums.ww > 0.0 { (energy / sums.ww).sqrt() } else { 0.0 };
+    tensor.relative_norm = relative(sums.dd);
+    tensor.max_abs = f64::from(sums.max);
+    tensor.cosine = if sums.ww > 0.0 && xx > 0.0 { (sums.ww + sums.dw) / (sums.ww * xx).sqrt() } else { 0.0 };
+    tensor.scale = if sums.ww > 0.0 { sums.dw / sums.ww } else { 0.0 };
+    tensor.scale_explained = sized.scale_explained;
+    tensor.norm_drift = sized.norm_drift;
+    tensor.changed_rows =
+        sized.changed_rows.iter().filter(|changed| **changed).count() as f64 / sized.changed_rows.len().max(1) as f64;
+    tensor.rounding = rounding(sized);
+    tensor.kurtosis = if sums.blocks > 0 { sums.kurtosis / sums.blocks as f64 } else { 0.0 };
+    let spectrum = Spectrum::of(sized);
+    tensor.spectrum = spectrum.shares.clone();
+    tensor.effective_rank = spectrum.effective_rank;
+    tensor.above_noise = spectrum.above;
+    tensor.noise = relative(spectrum.left);
+
+    let Some(side) = directions[index] else { return tensor };
+    let is_writer = pair.role.kind == Kind::Writer;
+    let peers = |same_layer: bool| {
+        let near = move |layer: Option<u32>| match (layer, pair.role.layer) {
+            (Some(a), Some(b)) => if same_layer { a == b } else { a.abs_diff(b) == 1 || a.abs_diff(b) == 2 },
+            _ => false,
+        };
+        all.pairs
+            .iter()
+            .zip(directions)
+            .enumerate()
+            .filter(move |(other, (measured, _))| {
+                *other != index && measured.pair.role.kind == pair.role.kind && near(measured.pair.role.layer)
+            })
+            // Among thousands of experts a few tell as much as all.
+            .filter(|(_, (measured, _))| measured.pair.role.expert.is_none_or(|expert| expert < 4))
+            .filter_map(|(_, (_, side))| side.as_ref())
+            .map(|other| cosine(&side.direction, &other.direction).abs())
+            .fold(None, |best: Option<f64>, cosine| Some(best.map_or(cosine, |best| best.max(cosine))))
+    };
+    let sibling = peers(true);
+    let neighbour = peers(false);
+    let elsewhere = if is_writer {
+        consensus.direction_without(pair.role.layer).map(|e| cosine(&side.direction, &consensus.lift(&e)).abs())
+    } else {
+        None
+    };
+    let agreement = elsewhere.into_iter().chain(neighbour).fold(0.0, f64::max);
+    let fit = &side.fit;
+    let c = fit.consistency;
+    let agrees = agreement.max(sibling.unwrap_or(0.0)) >= AGREEMENT;
+    let strong = c.abs() >= CONSISTENCY_ALONE || (c.abs() >= CONSISTENCY && agrees);
+    let own_component = fit.own_component >= OWN_COMPONENT && agreement < OWN_COMPONENT;
+    let fits = strong
+        && side.cross_fit.abs() >= CONSISTENCY.min(c.abs()) - 0.1
+        && fit.strength.abs() >= SIGMAS * fit.stderr
+        && fit.quietness <= QUIETNESS
+        && side.balance <= BALANCE
+        && !own_component;
+    let directions_here = side
+        .others
+        .iter()
+        .filter(|(strength, consistency)| {
+            consistency.abs() >= CONSISTENCY && strength.abs() >= 0.25 * fit.strength.abs() && (*strength > 0.0) == (fit.strength > 0.0)
+        })
+        .count() as u32;
+    let _ = coordinates;
+    tensor.projection = Some(Projection {
+        strength: fit.strength,
+        stderr: fit.stderr,
+        consistency: c,
+        cross_fit: side.cross_fit,
+        explained: fit.explained,
+        quietness: fit.quietness,
+        balance: side.balance,
+        own_component: fit.own_component,
+        agreement,
+        sibling_agreement: sibling,
+        directions: directions_here.max(1),
+        fits,
+    });
+    tensor
+}
+
+/// Relative rounding noise that storing the candidate in its own dtype explains: a uniform error of one last place.
+fn rounding(sized: &Sized) -> f64 {
+    if sized.precision == 0 || sized.total.ww <= 0.0 {
+        return 0.0;
+    }
+    let step = 2f64.powi(1 - sized.precision as i32);
+    (sized.total.exponent * step * step / 12.0 / sized.total.ww).sqrt()
+}
+
+/// The change's spectrum as far as it is known.
+struct Spectrum {
+    shares: Vec<f64>,
+    effective_rank: f64,
+    above: u32,
+    left: f64,
+}
+
+impl Spectrum {
+    fn of(sized: &Sized) -> Self {
+        let [rows, columns] = sized.shape;
+        let energy = sized.total.dd * (1.0 - sized.scale_explained[0]);
+        let squares: Vec<f64> = sized.values.iter().map(|value| value * value).collect();
+        let total = energy.max(squares.iter().sum());
+        if total <= 0.0 || squares.is_empty() {
+            return Self { shares: Vec::new(), effective_rank: 0.0, above: 0, left: total.max(0.0) };
+        }
+        let (mut left, mut above) = (total, 0u32);
+        for square in &squares {
+            let without = (left - square).max(0.0);
+            let scale = without / total;
+            let edge = spectrum::noise_edge(rows, columns, without, sized.peaks[0] * scale, sized.peaks[1] * scale);
+            if square.sqrt() <= edge {
+                break;
+            }
+            left = without;
+            above += 1;
+        }
+        // Σσ⁴ of the values known, and of the rest as if it were flat.
+        let known: f64 = squares.iter().map(|square| square * square).sum();
+        let rest = (total - squares.iter().sum::<f64>()).max(0.0);
+        let flat = rest * rest / (rows.min(columns).saturating_sub(squares.len()).max(1)) as f64;
+        Self {
+            shares: squares.iter().map(|square| square / total).collect(),
+            effective_rank: total * total / (known + flat).max(f64::MIN_POSITIVE),
+            above,
+            left,
+        }
+    }
+}
+
+/// Counts and shares of what changed at all.
+fn footprint(model: &mut BTreeMap<String, f64>, pairing: &Pairing, tensors: &[TensorMeasurement]) {
+    let mut put = |name: &str, value: f64| model.insert(name.to_owned(), value);
+    let changed = |tensor: &&TensorMeasurement| tensor.sameness == Sameness::Changed;
+    let share = |kinds: &[Kind]| -> Option<f64> {
+        let of: Vec<_> = tensors.iter().filter(|tensor| kinds.contains(&tensor.role.kind)).collect();
+        (!of.is_empty()).then(|| of.iter().copied().filter(changed).count() as f64 / of.len() as f64)
+    };
+    if !tensors.is_empty() {
+        put("tensors.changed_share", tensors.iter().filter(changed).count() as f64 / tensors.len() as f64);
+    }
+    let writers: Vec<_> = tensors.iter().filter(|tensor| tensor.role.kind == Kind::Writer).collect();
+    put("writers.total", writers.len() as f64);
+    put("writers.changed", writers.iter().copied().filter(changed).count() as f64);
+    for (name, kinds) in [
+        ("writers.changed_share", &[Kind::Writer][..]),
+        ("readers.changed_share", &[Kind::Reader]),
+        ("embeddings.changed_share", &[Kind::Embedding, Kind::Head]),
+        ("norms.changed_share", &[Kind::Norm]),
+        ("routers.changed_share", &[Kind::Router]),
+    ] {
+        if let Some(value) = share(kinds) {
+            put(name, value);
+        }
+    }
+    let layers: BTreeSet<u32> = writers.iter().filter_map(|tensor| tensor.role.layer).collect();
+    let touched: BTreeSet<u32> = writers.iter().copied().filter(changed).filter_map(|tensor| tensor.role.layer).collect();
+    put("layers.total", layers.len() as f64);
+    put("layers.changed", touched.len() as f64);
+    if !touched.is_empty() {
+        let (mut longest, mut run, mut last) = (0u32, 0u32, None);
+        for layer in &touched {
+            run = if last.is_some_and(|last| last + 1 == *layer) { run + 1 } else { 1 };
+            longest = longest.max(run);
+            last = Some(*layer);
+        }
+        put("layers.contiguous", f64::from(longest) / touched.len() as f64);
+    }
+    put("layout.lost_tensors", pairing.only_base.len() as f64);
+    put("layout.added_tensors", pairing.only_candidate.len() as f64);
+}
+
+/// Size, rank and noise of the changes.
+fn change(model: &mut BTreeMap<String, f64>, tensors: &[TensorMeasurement], pairs: &[Measured<'_>]) {
+    let matrices: Vec<&TensorMeasurement> =
+        tensors.iter().filter(|tensor| tensor.shape[0] > 1 && tensor.role.kind != Kind::Norm).collect();
+    let mut put = |name: &str, value: f64| {
+        model.insert(name.to_owned(), value);
+    };
+    put("delta.cosine", median(matrices.iter().map(|tensor| tensor.cosine).collect()));
+    let changed: Vec<&TensorMeasurement> =
+        matrices.iter().copied().filter(|tensor| tensor.sameness == Sameness::Changed).collect();
+    if changed.is_empty() {
+        return;
+    }
+    let middle = |of: &dyn Fn(&TensorMeasurement) -> f64| median(changed.iter().map(|tensor| of(tensor)).collect());
+    put("delta.relative", middle(&|tensor| tensor.relative_norm));
+    put("delta.relative_max", changed.iter().map(|tensor| tensor.relative_norm).fold(0.0, f64::max));
+    put("delta.changed_fraction", middle(&|tensor| tensor.changed_fraction));
+    put("delta.zeroed", middle(&|tensor| tensor.zeroed_fraction));
+    put("delta.scale_explained", middle(&|tensor| tensor.scale_explained[0]));
+    put("delta.row_scale_explained", middle(&|tensor| tensor.scale_explained[1]));
+    put("delta.column_scale_explained", middle(&|tensor| tensor.scale_explained[2]));
+    put("noise.kurtosis", middle(&|tensor| tensor.kurtosis));
+    put("rank.top1", middle(&|tensor| tensor.spectrum.first().copied().unwrap_or(0.0)));
+    put("rank.top3", middle(&|tensor| tensor.spectrum.iter().take(3).sum()));
+    put("rank.above_noise", middle(&|tensor| f64::from(tensor.above_noise)));
+    put(
+        "rank.explained",
+        middle(&|tensor| {
+            let low: f64 = tensor.spectrum.iter().take(tensor.above_noise as usize).sum();
+            let floor = if tensor.relative_norm > 0.0 { (tensor.rounding / tensor.relative_norm).powi(2) } else { 0.0 };
+            if floor < 1.0 { (low / (1.0 - floor)).min(1.0) } else { 0.0 }
+        }),
+    );
+    let noise: Vec<f64> = changed.iter().map(|tensor| tensor.noise).collect();
+    let mean = noise.iter().sum::<f64>() / noise.len() as f64;
+    let variance = noise.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / noise.len() as f64;
+    put("noise.relative", median(noise));
+    if mean > 0.0 {
+        put("noise.uniformity", variance.sqrt() / mean);
+    }
+    sparse_rows(&mut put, pairs);
+    // Dropped elements (DARE): the same share of untouched elements in every matrix, well away from none and all.
+    let kept: Vec<f64> = changed.iter().map(|tensor| 1.0 - tensor.changed_fraction).collect();
+    let mean = kept.iter().sum::<f64>() / kept.len() as f64;
+    let spread = (kept.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / kept.len() as f64).sqrt();
+    if kept.len() >= 4 && mean > 0.05 && mean < 0.999 && spread < 0.02 {
+        put("merge.drop_rate", mean);
+    }
+}
+
+fn sparse_rows(put: &mut dyn FnMut(&str, f64), pairs: &[Measured<'_>]) {
+    let sets: Vec<&Vec<bool>> = pairs
+        .iter()
+        .filter(|pair| pair.pair.role.kind == Kind::Writer)
+        .filter_map(|pair| pair.moments.as_ref().map(|sized| &sized.changed_rows))
+        .collect();
+    if sets.is_empty() {
+        return;
+    }
+    let share = |set: &Vec<bool>| set.iter().filter(|changed| **changed).count() as f64 / set.len().max(1) as f64;
+    put("sparse.rows", median(sets.iter().map(|set| share(set)).collect()));
+    let overlaps: Vec<f64> = sets
+        .windows(2)
+        .filter(|two| two[0].len() == two[1].len())
+        .map(|two| {
+            let both = two[0].iter().zip(two[1]).filter(|(a, b)| **a && **b).count() as f64;
+            let either = two[0].iter().zip(two[1]).filter(|(a, b)| **a || **b).count() as f64;
+            both / either.max(1.0)
+        })
+        .collect();
+    if !overlaps.is_empty() {
+        put("sparse.overlap", overlaps.iter().sum::<f64>() / overlaps.len() as f64);
+    }
+}
+
+fn layers_of<'m>(tensors: impl Iterator<Item = &'m TensorMeasurement>) -> f64 {
+    tensors.filter_map(|tensor| tensor.role.layer).collect::<BTreeSet<u32>>().len() as f64
+}
+
+/// The statistics that decide. Returns the direction that the fitting writers share, if they share one.
+fn projections(
+    model: &mut BTreeMap<String, f64>,
+    measured: &Measurements<'_>,
+    tensors: &[TensorMeasurement],
+    directions: &[Option<&Coordinates>],
+    consensus: &Consensus,
+    coordinates: usize,
+) -> Vec<f64> {
+    let mut put = |name: &str, value: f64| {
+        model.insert(name.to_owned(), value);
+    };
+    let writers: Vec<(&TensorMeasurement, &Projection)> = tensors
+        .iter()
+        .filter(|tensor| tensor.role.kind == Kind::Writer)
+        .filter_map(|tensor| Some((tensor, tensor.projection.as_ref()?)))
+        .collect();
+    if !writers.is_empty() {
+        put("projection.consistency_all", median(writers.iter().map(|(_, p)| p.consistency).collect()));
+    }
+    let fits: Vec<_> = writers.iter().filter(|(_, p)| p.fits && p.strength > 0.0).collect();
+    put("projection.tensors", fits.len() as f64);
+    put("projection.layers", layers_of(fits.iter().map(|(tensor, _)| *tensor)));
+    put("expert_projection.tensors", fits.iter().filter(|(tensor, _)| tensor.role.expert.is_some()).count() as f64);
+    let shown = if fits.is_empty() { writers.iter().collect() } else { fits.clone() };
+    if !shown.is_empty() {
+        let middle = |of: &dyn Fn(&Projection) -> f64| median(shown.iter().map(|(_, p)| of(p)).collect());
+        put("projection.share", fits.len() as f64 / writers.len() as f64);
+        put("projection.consistency", middle(&|p| p.consistency));
+        put("projection.explained", middle(&|p| p.explained));
+        put("projection.strength", middle(&|p| p.strength));
+        put("projection.strength_max", shown.iter().map(|(_, p)| p.strength).fold(f64::MIN, f64::max));
+        put("projection.strength_min", shown.iter().map(|(_, p)| p.strength).fold(f64::MAX, f64::min));
+        put("projection.quietness", middle(&|p| p.quietness));
+        put("projection.row_normalised", coordinates as f64);
+        put("projection.agreement", middle(&|p| p.agreement));
+        put("projection.cross_fit", middle(&|p| p.cross_fit));
+        put("projection.balance", middle(&|p| p.balance));
+        put("projection.own_component", middle(&|p| p.own_component));
+        put("projection.directions", middle(&|p| f64::from(p.directions)));
+        put("projection.row_norm_drift", median(shown.iter().map(|(tensor, _)| tensor.norm_drift[0]).collect()));
+        put("projection.column_norm_drift", median(shown.iter().map(|(tensor, _)| tensor.norm_drift[1]).collect()));
+        let siblings: Vec<f64> = shown.iter().filter_map(|(_, p)| p.sibling_agreement).collect();
+        if !siblings.is_empty() {
+            put("projection.sibling_agreement", median(siblings));
+        }
+    }
+    let (values, _) = consensus.without(None);
+    if let Some(lowest) = values.first() {
+        put("projection.pooled_strength", -lowest);
+        let next = values.get(1).copied().unwrap_or(0.0).min(0.0).abs().max(values.last().copied().unwrap_or(0.0).abs());
+        put("projection.pooled_gap", if next > 0.0 { (-lowest / next).max(0.0) } else { 1e6 });
+    }
+    let limits: Vec<f64> = tensors
+        .iter()
+        .filter(|tensor| tensor.role.kind == Kind::Writer)
+        .map(detection_limit)
+        .collect();
+    if !limits.is_empty() {
+        put("projection.detection_limit", median(limits));
+    }
+    let added: Vec<_> = writers.iter().filter(|(_, p)| p.fits && p.strength < 0.0).collect();
+    put("addition.tensors", added.len() as f64);
+    put("addition.layers", layers_of(added.iter().map(|(tensor, _)| *tensor)));
+    if !added.is_empty() {
+        put("addition.consistency", median(added.iter().map(|(_, p)| -p.consistency).collect()));
+    }
+
+    let readers: Vec<(&TensorMeasurement, &Projection)> = tensors
+        .iter()
+        .filter(|tensor| tensor.role.kind == Kind::Reader)
+        .filter_map(|tensor| Some((tensor, tensor.projection.as_ref()?)))
+        .filter(|(_, p)| p.fits && p.strength > 0.0)
+        .collect();
+    put("reader_projection.tensors", readers.len() as f64);
+    put("reader_projection.layers", layers_of(readers.iter().map(|(tensor, _)| *tensor)));
+    if !readers.is_empty() {
+        put("reader_projection.consistency", median(readers.iter().map(|(_, p)| p.consistency).collect()));
+        put("reader_projection.strength", median(readers.iter().map(|(_, p)| p.strength).collect()));
+        put("reader_projection.agreement", median(readers.iter().map(|(_, p)| p.agreement).collect()));
+    }
+
+    let direction = shared_direction(measured, tensors, directions);
+    if !direction.is_empty() {
+        put("projection.axis_weight", direction.iter().map(|value| value * value).fold(0.0, f64::max));
+    }
+    direction
+}
+
+/// The smallest λ at which this writer would have fitted by itself: 0 where it is bit-identical.
+///
+/// The noise is what is left of the change without its large values; where those are not an edit they can still hide one, so the
+/// limit is never below the λ whose energy would reach the last value the range finder saw.
+pub fn detection_limit(tensor: &TensorMeasurement) -> f64 {
+    if tensor.sameness != Sameness::Changed || tensor.relative_norm == 0.0 {
+        return 0.0;
+    }
+    let (d, n) = match tensor.role.residual {
+        Some(crate::arch::Axis::Columns) => (tensor.shape[1] as f64, tensor.shape[0] as f64),
+        _ => (tensor.shape[0] as f64, tensor.shape[1] as f64),
+    };
+    let blind = spectrum::detection_limit(tensor.noise.max(1e-9), d / n.max(1.0), CONSISTENCY);
+    let last = tensor.spectrum.last().copied().unwrap_or(0.0);
+    let hidden = if tensor.projection.as_ref().is_some_and(|p| p.fits) {
+        0.0
+    } else {
+        tensor.relative_norm * (last * d).sqrt()
+    };
+    blind.max(hidden)
+}
+
+/// Leading common direction of the fitting writers, signed arbitrarily; empty when none fits.
+fn shared_direction(
+    measured: &Measurements<'_>,
+    tensors: &[TensorMeasurement],
+    directions: &[Option<&Coordinates>],
+) -> Vec<f64> {
+    let chosen: Vec<&Vec<f64>> = tensors
+        .iter()
+        .zip(directions)
+        .zip(&measured.pairs)
+        .filter(|((tensor, _), _)| {
+            tensor.role.kind == Kind::Writer && tensor.projection.as_ref().is_some_and(|p| p.fits)
+        })
+        .filter_map(|((_, side), _)| side.as_ref().map(|side| &side.direction))
+        .take(256)
+        .collect();
+    let Some(first) = chosen.first() else { return Vec::new() };
+    let stack = Mat::from_fn(first.len(), chosen.len(), |i, j| chosen[j].get(i).copied().unwrap_or(0.0));
+    let Ok(svd) = stack.thin_svd() else { return Vec::new() };
+    svd.U().col(0).iter().copied().collect()
+}
+
+/// Embeddings, the other side, biases, routers: traces beside the writers' projection.
+fn others(
+    model: &mut BTreeMap<String, f64>,
+    measured: &Measurements<'_>,
+    tensors: &[TensorMeasurement],
+    direction: &[f64],
+) {
+    let mut put = |name: &str, value: f64| {
+        model.insert(name.to_owned(), value);
+    };
+    for (kind, strength, consistency) in [
+        (Kind::Embedding, "embedding.strength", "embedding.consistency"),
+        (Kind::Head, "head.strength", "head.consistency"),
+    ] {
+        let found = tensors.iter().find(|tensor| tensor.role.kind == kind).and_then(|tensor| tensor.projection.as_ref());
+        if let Some(projection) = found {
+            put(strength, projection.strength);
+            put(consistency, projection.consistency);
+        }
+    }
+    let wrong: Vec<(&TensorMeasurement, &Vec<f64>)> = tensors
+        .iter()
+        .zip(&measured.pairs)
+        .filter(|(tensor, _)| {
+            tensor.role.kind == Kind::Writer && tensor.projection.as_ref().is_some_and(|p| !p.fits && p.consistency < 0.9)
+        })
+        .filter_map(|(tensor, pair)| {
+            let projected = pair.projected.as_ref()?;
+            (projected.transposed >= TRANSPOSED && tensor.spectrum.first().is_some_and(|share| *share > 0.5))
+                .then_some((tensor, &projected.right))
+        })
+        .collect();
+    put("wrong_side.tensors", wrong.len() as f64);
+    put("wrong_side.layers", layers_of(wrong.iter().map(|(tensor, _)| *tensor)));
+    if wrong.len() >= 2 {
+        let agreements: Vec<f64> = wrong.windows(2).map(|two| cosine(two[0].1, two[1].1).abs()).collect();
+        put("wrong_side.agreement", median(agreements));
+    }
+    let uniform = measured
+        .pairs
+        .iter()
+        .zip(tensors)
+        .filter(|(pair, tensor)| {
+            tensor.role.kind == Kind::Writer
+                && tensor.spectrum.first().is_some_and(|share| *share > 0.5)
+                && pair.projected.as_ref().is_some_and(|projected| projected.uniform_right > 0.99)
+        })
+        .count();
+    put("steering.uniform_right", uniform as f64);
+    let rescaled: u64 = measured
+        .pairs
+        .iter()
+        .filter(|pair| pair.pair.role.kind == Kind::Router)
+        .filter_map(|pair| pair.moments.as_ref().map(|sized| sized.rescaled_rows))
+        .sum();
+    put("router.rows_scaled", rescaled as f64);
+
+    let biases: Vec<&Vec<f64>> = measured
+        .pairs
+        .iter()
+        .filter(|pair| pair.pair.role.kind == Kind::Bias && pair.pair.role.residual.is_some())
+        .filter_map(|pair| pair.moments.as_ref()?.vector.as_ref())
+        .collect();
+    if !biases.is_empty() {
+        let with_direction = biases.iter().map(|bias| cosine(bias, direction).abs()).fold(0.0, f64::max);
+        let with_one_another = biases.windows(2).map(|two| cosine(two[0], two[1]).abs()).fold(0.0, f64::max);
+        put("bias.alignment", with_direction.max(with_one_another));
+    }
+}
