@@ -3,6 +3,8 @@
 //! A header reader lists oddities as [`Anomaly`] values and reads on; only "cannot go on" is an error. Nothing in a
 //! checkpoint is ever executed or unpickled, and no name in it leads out of its folder.
 
+pub mod safetensors;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
