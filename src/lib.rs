@@ -9,6 +9,7 @@ pub mod examination;
 pub mod ids;
 pub mod limits;
 pub mod pair;
+pub mod relation;
 pub mod source;
 pub mod tensor;
 pub mod tiny;

@@ -53,6 +53,9 @@ pub fn svd_of_product(left: MatRef<'_, f64>, inner: MatRef<'_, f64>) -> Svd {
 
 /// Eigenvalues (ascending) and eigenvectors of the symmetric part of a square matrix.
 pub fn symmetric_eigen(matrix: MatRef<'_, f64>) -> (Vec<f64>, Mat<f64>) {
+    if matrix.nrows() == 0 {
+        return (Vec::new(), Mat::zeros(0, 0));
+    }
     let symmetric = (matrix + matrix.transpose()) * 0.5;
     match symmetric.self_adjoint_eigen(Side::Lower) {
         Ok(eigen) => (eigen.S().column_vector().iter().copied().collect(), eigen.U().to_owned()),

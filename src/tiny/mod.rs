@@ -9,12 +9,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use half::bf16;
-use rand::{Rng as _, SeedableRng as _};
+use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution as _, StandardNormal};
 
-use crate::checkpoint::safetensors::{self, Tensor};
+use crate::checkpoint::safetensors::{self, NewTensor};
 use crate::error::{Error, Result};
+use crate::tensor::DType;
 
 /// A matrix or vector of a tiny model, row-major.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,17 +24,6 @@ pub struct Weight {
     pub shape: Vec<usize>,
     /// Values, as exact `f32`.
     pub values: Vec<f32>,
-}
-
-/// A number format to write in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// bfloat16.
-    Bf16,
-    /// binary16.
-    F16,
-    /// binary32.
-    F32,
 }
 
 /// A model in memory.
@@ -176,26 +166,22 @@ impl Model {
         self.tensors.keys().filter(|name| name.contains("_proj")).cloned().collect()
     }
 
-    /// Writes the model as a folder: `shards` files with an index, or one file.
-    pub fn write(&self, folder: &Path, format: Format, shards: usize) -> Result<()> {
+    /// Writes the model as a folder in `F32`, `F16` or `BF16`: `shards` files with an index, or one file.
+    pub fn write(&self, folder: &Path, dtype: &'static DType, shards: usize) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(|e| Error::io(format!("creating {}", folder.display()), e))?;
         let config = serde_json::to_vec_pretty(&self.config).unwrap_or_default();
         let path = folder.join("config.json");
         std::fs::write(&path, config).map_err(|e| Error::io(format!("writing {}", path.display()), e))?;
-        let tensors: Vec<Tensor> = self
+        let stored: Vec<(&String, Vec<u64>, Vec<u8>)> = self
             .tensors
             .iter()
-            .map(|(name, weight)| Tensor {
-                name: name.clone(),
-                dtype: match format {
-                    Format::Bf16 => &crate::tensor::BF16,
-                    Format::F16 => &crate::tensor::F16,
-                    Format::F32 => &crate::tensor::F32,
-                },
-                shape: weight.shape.iter().map(|side| *side as u64).collect(),
-                bytes: encode(&weight.values, format),
+            .map(|(name, weight)| {
+                let shape = weight.shape.iter().map(|side| *side as u64).collect();
+                (name, shape, safetensors::encode_floats(dtype, &weight.values).unwrap_or_default())
             })
             .collect();
+        let tensors: Vec<NewTensor<'_>> =
+            stored.iter().map(|(name, shape, bytes)| NewTensor { name, dtype, shape, bytes }).collect();
         let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
         if shards <= 1 {
             safetensors::write(&folder.join("model.safetensors"), &tensors, &metadata)
@@ -207,18 +193,4 @@ impl Model {
 
 fn layer_of(name: &str) -> usize {
     name.split('.').find_map(|part| part.parse().ok()).unwrap_or(0)
-}
-
-/// Values as little-endian bytes of a format, rounded to nearest even.
-pub fn encode(values: &[f32], format: Format) -> Vec<u8> {
-    match format {
-        Format::Bf16 => values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect(),
-        Format::F16 => values.iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes()).collect(),
-        Format::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-    }
-}
-
-/// A uniform number, for edits that need one.
-pub fn uniform(random: &mut ChaCha8Rng) -> f32 {
-    random.random()
 }

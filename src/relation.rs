@@ -1,0 +1,144 @@
+//! What the candidate is to the base: identical, repackaged, recast, quantized, edited, trained further, or no kin at all.
+
+use std::collections::BTreeMap;
+
+use crate::checkpoint::Checkpoint;
+use crate::diff::stats::{Profile, Sameness, TensorMeasurement};
+use crate::examination::Relation;
+use crate::pair::Pairing;
+use crate::tensor::Family;
+
+/// Median cosine of matrices below this: no kinship. Independent matrices of n elements have |cosine| about 1/√n, trained
+/// ones of one architecture share a little more; derivatives by training stay above 0.9.
+const UNRELATED: f64 = 0.2;
+/// Blockwise kurtosis of Δ up to this is an error uniform on a grid (1.8) and not noise or training (3 and more).
+const GRID_KURTOSIS: f64 = 2.2;
+/// Relative size of what quantisers leave: from 8 bits with a scale per block to under 2 bits.
+const QUANTISER_NOISE: std::ops::Range<f64> = 0.001..0.7;
+/// A change counts as low-rank when its large values explain this share of it beyond rounding.
+const LOW_RANK: f64 = 0.9;
+/// Changed matrices up to this many are "a few tensors".
+const FEW: usize = 3;
+
+/// The relation, and the rank where it is a low-rank edit.
+pub fn relation(
+    base: &Checkpoint,
+    candidate: &Checkpoint,
+    pairing: &Pairing,
+    profile: &Profile,
+    adapter: bool,
+) -> (Relation, Option<u32>) {
+    if adapter {
+        return (Relation::Adapter, low_rank(&matrices(profile)));
+    }
+    if profile.tensors.is_empty() {
+        return (Relation::Incomparable, None);
+    }
+    let changed: Vec<&TensorMeasurement> =
+        profile.tensors.iter().filter(|tensor| tensor.sameness == Sameness::Changed).collect();
+    if changed.is_empty() {
+        let recast = profile.tensors.iter().any(|tensor| tensor.sameness == Sameness::Recast);
+        return (if recast { Relation::Recast } else { same(base, candidate, pairing) }, None);
+    }
+    let number = |name: &str| profile.model.get(name).copied();
+    if number("delta.cosine").is_some_and(|cosine| cosine < UNRELATED) {
+        return (Relation::Unrelated, None);
+    }
+    let all = matrices(profile);
+    if is_quantized(candidate, &all) {
+        return (Relation::Quantized, None);
+    }
+    if from_weights_themselves(&all) || all.len() <= FEW {
+        return (Relation::Edited, low_rank(&all));
+    }
+    if let Some(rank) = low_rank(&all) {
+        let layers: std::collections::BTreeSet<_> = all.iter().filter_map(|tensor| tensor.role.layer).collect();
+        return (if layers.len() >= 2 { Relation::LowRankEdit } else { Relation::Edited }, Some(rank));
+    }
+    if number("merge.drop_rate").is_some() {
+        return (Relation::Merged, None);
+    }
+    (Relation::FineTuned, None)
+}
+
+/// The changed matrices.
+fn matrices(profile: &Profile) -> Vec<&TensorMeasurement> {
+    profile
+        .tensors
+        .iter()
+        .filter(|tensor| tensor.sameness == Sameness::Changed && tensor.shape[0] > 1 && !tensor.spectrum.is_empty())
+        .collect()
+}
+
+/// Nothing changed: the same files, or the same tensors in others.
+fn same(base: &Checkpoint, candidate: &Checkpoint, pairing: &Pairing) -> Relation {
+    let layout = |checkpoint: &Checkpoint| -> BTreeMap<String, (String, u64, u64)> {
+        checkpoint
+            .tensors
+            .values()
+            .map(|entry| {
+                let file = checkpoint.files.get(entry.file).map(|file| file.name.clone()).unwrap_or_default();
+                (entry.name.clone(), (file, entry.range.start, entry.range.end))
+            })
+            .collect()
+    };
+    let lengths = |checkpoint: &Checkpoint| -> Vec<(String, u64)> {
+        checkpoint.files.iter().map(|file| (file.name.clone(), file.source.len())).collect()
+    };
+    let whole = pairing.only_base.is_empty() && pairing.only_candidate.is_empty() && pairing.renamed == 0;
+    if whole && lengths(base) == lengths(candidate) && layout(base) == layout(candidate) {
+        Relation::Identical
+    } else {
+        Relation::Repackaged
+    }
+}
+
+/// Stored in blocks of codes, or floats that carry the error of a grid in every matrix.
+fn is_quantized(candidate: &Checkpoint, changed: &[&TensorMeasurement]) -> bool {
+    let stored_in_blocks = candidate
+        .tensors
+        .values()
+        .filter(|entry| entry.dtype.family == Family::Block || matches!(entry.storage, crate::checkpoint::Storage::Packed(_)))
+        .count();
+    if stored_in_blocks > 0 {
+        return true;
+    }
+    let grid = |tensor: &&&TensorMeasurement| {
+        tensor.kurtosis > 0.0
+            && tensor.kurtosis <= GRID_KURTOSIS
+            && QUANTISER_NOISE.contains(&tensor.relative_norm)
+            && tensor.above_noise <= 2
+    };
+    !changed.is_empty() && changed.iter().filter(grid).count() * 10 >= changed.len() * 8
+}
+
+/// A change that the weights alone explain: a scale, zeros, a component of the matrix itself.
+fn from_weights_themselves(changed: &[&TensorMeasurement]) -> bool {
+    let most = |of: &dyn Fn(&TensorMeasurement) -> bool| {
+        !changed.is_empty() && changed.iter().filter(|tensor| of(tensor)).count() * 10 >= changed.len() * 8
+    };
+    most(&|tensor| tensor.scale_explained.iter().any(|share| *share > 0.9))
+        || most(&|tensor| tensor.zeroed_fraction > 0.0 && tensor.zeroed_fraction >= 0.99 * tensor.changed_fraction)
+        || most(&|tensor| {
+            tensor.projection.as_ref().is_some_and(|projection| {
+                projection.own_component >= crate::diff::summary::OWN_COMPONENT && projection.consistency > 0.9 && !projection.fits
+            })
+        })
+}
+
+/// The rank, where at least four fifths of the changed matrices are of low rank up to rounding.
+fn low_rank(changed: &[&TensorMeasurement]) -> Option<u32> {
+    let ranks: Vec<f64> = changed
+        .iter()
+        .filter(|tensor| {
+            let low: f64 = tensor.spectrum.iter().take(tensor.above_noise as usize).sum();
+            let floor = if tensor.relative_norm > 0.0 { (tensor.rounding / tensor.relative_norm).powi(2) } else { 0.0 };
+            tensor.above_noise > 0
+                && (tensor.above_noise as usize) * 3 <= tensor.shape[0].min(tensor.shape[1]) as usize
+                && low >= LOW_RANK * (1.0 - floor.min(1.0))
+        })
+        .map(|tensor| f64::from(tensor.above_noise))
+        .collect();
+    (!changed.is_empty() && ranks.len() * 5 >= changed.len() * 4)
+        .then(|| crate::diff::summary::median(ranks).round() as u32)
+}
