@@ -8,6 +8,13 @@ pub const MAX_SAFETENSORS_HEADER_BYTES: u64 = 100_000_000;
 /// `config.json`, shard indexes, adapter configs, model cards. A shard index of a 60,000-tensor mixture is about 6 MB.
 pub const MAX_JSON_BYTES: u64 = 64 << 20;
 
+/// `config.json` and its like, which are kept as parsed values (some twenty times their text). The largest seen lists
+/// every skipped module of a quantised mixture and has 2 MB.
+pub const MAX_CONFIG_BYTES: u64 = 8 << 20;
+
+/// Entries of a file's string metadata. Trainers write a few hundred at most.
+pub const MAX_METADATA_ENTRIES: usize = 10_000;
+
 /// Tensors in one checkpoint; DeepSeek-V3 quantised per expert has about 140,000.
 pub const MAX_TENSORS: usize = 2_000_000;
 

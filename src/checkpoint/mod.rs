@@ -3,10 +3,14 @@
 //! A header reader lists oddities as [`Anomaly`] values and reads on; only "cannot go on" is an error. Nothing in a
 //! checkpoint is ever executed or unpickled, and no name in it leads out of its folder.
 
+mod collect;
+pub mod folder;
 pub mod safetensors;
+mod shards;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -118,6 +122,13 @@ pub struct Checkpoint {
     pub anomalies: Vec<Anomaly>,
 }
 
+impl fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (files, tensors) = (self.files.len(), self.tensors.len());
+        write!(f, "{} ({}, {files} files, {tensors} tensors)", self.label, self.format)
+    }
+}
+
 impl Checkpoint {
     /// The stored bytes of a plainly stored tensor; `None` for packed and unreadable ones.
     pub fn raw(&self, entry: &TensorEntry) -> Result<Option<Cow<'_, [u8]>>> {
@@ -198,7 +209,7 @@ pub trait Format: Sync {
 }
 
 /// Every format, tried in this order.
-pub static FORMATS: &[&dyn Format] = &[];
+pub static FORMATS: &[&dyn Format] = &[&safetensors::Safetensors];
 
 /// Opens a set of files in the first format that recognises them.
 pub fn open(files: &FileSet) -> Result<Checkpoint> {
