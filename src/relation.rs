@@ -37,6 +37,9 @@ pub fn relation(
     let changed: Vec<&TensorMeasurement> =
         profile.tensors.iter().filter(|tensor| tensor.sameness == Sameness::Changed).collect();
     if changed.is_empty() {
+        if profile.tensors.iter().any(|tensor| tensor.sameness == Sameness::Requantized) {
+            return (Relation::Quantized, None);
+        }
         let recast = profile.tensors.iter().any(|tensor| tensor.sameness == Sameness::Recast);
         return (if recast { Relation::Recast } else { same(base, candidate, pairing) }, None);
     }
@@ -126,19 +129,20 @@ fn from_weights_themselves(changed: &[&TensorMeasurement]) -> bool {
         })
 }
 
-/// The rank, where at least four fifths of the changed matrices are of low rank up to rounding.
+/// The rank, where at least four fifths of the changed matrices whose spectrum is known far enough are of low rank up to
+/// rounding.
 fn low_rank(changed: &[&TensorMeasurement]) -> Option<u32> {
-    let ranks: Vec<f64> = changed
+    let known: Vec<&&TensorMeasurement> =
+        changed.iter().filter(|tensor| tensor.above_noise < tensor.values_known).collect();
+    let ranks: Vec<f64> = known
         .iter()
         .filter(|tensor| {
-            let low: f64 = tensor.spectrum.iter().take(tensor.above_noise as usize).sum();
             let floor = if tensor.relative_norm > 0.0 { (tensor.rounding / tensor.relative_norm).powi(2) } else { 0.0 };
             tensor.above_noise > 0
-                && (tensor.above_noise as usize) * 3 <= tensor.shape[0].min(tensor.shape[1]) as usize
-                && low >= LOW_RANK * (1.0 - floor.min(1.0))
+                && u64::from(tensor.above_noise) * 3 <= tensor.shape[0].min(tensor.shape[1])
+                && tensor.low_rank_share >= LOW_RANK * (1.0 - floor.min(1.0))
         })
         .map(|tensor| f64::from(tensor.above_noise))
         .collect();
-    (!changed.is_empty() && ranks.len() * 5 >= changed.len() * 4)
-        .then(|| crate::diff::summary::median(ranks).round() as u32)
+    (!known.is_empty() && ranks.len() * 5 >= known.len() * 4).then(|| crate::diff::summary::median(ranks).round() as u32)
 }

@@ -12,6 +12,8 @@
 pub mod kernel;
 pub mod operator;
 pub mod projection;
+pub mod rank;
+pub mod requantize;
 pub mod spectrum;
 pub mod stats;
 pub mod summary;
@@ -23,6 +25,7 @@ use faer::Mat;
 use rayon::prelude::*;
 
 use self::operator::{Gauge, Moments, Operator, Want};
+use self::requantize::Scheme;
 use self::projection::{Fit, Oriented, Regression, SKETCH, TopVectors};
 use self::stats::Sameness;
 use crate::arch::{Axis, Kind};
@@ -30,7 +33,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::NotExamined;
 use crate::pair::{Pair, Pairing};
-use crate::tensor::Family;
+use crate::tensor::{DType, Family};
 
 /// Own directions of a writer that are kept for pooling and for its regression.
 const OWN: usize = 4;
@@ -58,6 +61,7 @@ impl Observer for Unobserved {}
 /// What the first stage found of one pair.
 enum Surveyed<'a> {
     Same(Sameness),
+    Requantized(Scheme),
     NotExamined(String),
     Changed(Box<Changed<'a>>),
 }
@@ -70,6 +74,7 @@ struct Changed<'a> {
     scale_explained: [f64; 3],
     tops: Option<Tops>,
     values: Vec<f64>,
+    energy: f64,
 }
 
 /// The leading directions of a change in the residual stream, each scaled by the root of its energy share.
@@ -136,9 +141,11 @@ pub struct Sized {
     pub changed_rows: Vec<bool>,
     /// Share of ‖Δ‖² explained by one factor, one per row, one per column.
     pub scale_explained: [f64; 3],
-    /// Largest singular values of Δ.
+    /// ‖Δ‖² after the scale that was divided out, if one was.
+    pub energy: f64,
+    /// Largest singular values of that change.
     pub values: Vec<f64>,
-    /// Largest Σσ² over one row and one column, for the noise edge.
+    /// Largest share of ‖W‖² in one row and in one column, for the noise edge.
     pub peaks: [f64; 2],
     /// Significand bits of the candidate's dtype.
     pub precision: u32,
@@ -213,6 +220,7 @@ pub fn measure<'a>(
             Err(not_examined) => measurements.not_examined.push(not_examined),
         }
     }
+    rank::widen(base, candidate, &mut measurements.pairs)?;
     Ok(measurements)
 }
 
@@ -255,6 +263,14 @@ fn survey<'a>(pair: &'a Pair, base: &'a Checkpoint, candidate: &'a Checkpoint) -
     }
     if operator.is_rounded(&CASTS)? || operator.is_rounded(&[(24, -126)])? {
         return Ok(Surveyed::Same(Sameness::Recast));
+    }
+
+    let dtype = candidate.tensors.get(&pair.candidate.tensor).map(|entry| entry.dtype);
+    let own = dtype.and_then(|dtype| float_format(dtype));
+    if let Some(own) = own.filter(|_| pair.base.rows > 1 && operator.columns as u64 == pair.base.columns)
+        && let Some(scheme) = operator.requantized(own)?
+    {
+        return Ok(if scheme.is_cast() { Surveyed::Same(Sameness::Recast) } else { Surveyed::Requantized(scheme) });
     }
 
     let residual = pair.role.residual.unwrap_or(Axis::Rows);
@@ -302,7 +318,17 @@ fn survey<'a>(pair: &'a Pair, base: &'a Checkpoint, candidate: &'a Checkpoint) -
         values.clone_from(&vectors.raw.values);
         tops = Some(tops_of(&vectors, pair, energy));
     }
-    Ok(Surveyed::Changed(Box::new(Changed { oriented, moments, norms, scale_explained, tops, values })))
+    Ok(Surveyed::Changed(Box::new(Changed { oriented, moments, norms, scale_explained, tops, values, energy })))
+}
+
+/// Precision and smallest normal exponent of the ordinary float dtypes; `None` for everything else.
+fn float_format(dtype: &DType) -> Option<(u32, i32)> {
+    match dtype.name {
+        "F32" | "F64" => Some((24, -126)),
+        "BF16" => Some((8, -126)),
+        "F16" => Some((11, -14)),
+        _ => None,
+    }
 }
 
 /// Share of ‖Δ‖² explained by one factor for the matrix, one per row, one per column.
@@ -427,7 +453,7 @@ impl Surveyed<'_> {
     fn tops(&self) -> Option<&Tops> {
         match self {
             Self::Changed(changed) => changed.tops.as_ref(),
-            Self::Same(_) | Self::NotExamined(_) => None,
+            Self::Same(_) | Self::Requantized(_) | Self::NotExamined(_) => None,
         }
     }
 }
@@ -451,6 +477,10 @@ fn finish<'a>(
     let precision = candidate.tensors.get(&pair.candidate.tensor).map_or(0, |entry| entry.dtype.precision);
     let changed = match found {
         Surveyed::NotExamined(reason) => return Err(reason),
+        Surveyed::Requantized(scheme) => {
+            let dtypes = [dtypes[0].clone(), format!("{} as {}", scheme.name(), dtypes[1])];
+            return Ok(Measured { pair, dtypes, sameness: Sameness::Requantized, moments: None, projected: None });
+        }
         Surveyed::Same(sameness) => return Ok(Measured { pair, dtypes, sameness, moments: None, projected: None }),
         Surveyed::Changed(changed) => changed,
     };
@@ -626,10 +656,11 @@ fn sized(changed: &Changed<'_>, pair: &Pair, precision: u32) -> Result<Sized> {
         norm_drift: [summary::median(rows), summary::median(columns)],
         changed_rows: moments.rows.iter().map(|sums| sums.changed > 0).collect(),
         scale_explained: changed.scale_explained,
+        energy: changed.energy,
         values: changed.values.clone(),
         peaks: [
-            peak(&mut moments.rows.iter().map(|sums| sums.dd)),
-            peak(&mut moments.columns.dd.iter().copied()),
+            peak(&mut moments.rows.iter().map(|sums| sums.ww)) / moments.total.ww.max(f64::MIN_POSITIVE),
+            peak(&mut moments.columns.ww.iter().copied()) / moments.total.ww.max(f64::MIN_POSITIVE),
         ],
         precision,
         rescaled_rows,

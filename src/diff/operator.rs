@@ -11,6 +11,7 @@ use faer::{Accum, Mat, MatRef, Par};
 use rayon::prelude::*;
 
 use super::kernel::{self, ColumnSums, Scratch, Sums};
+use super::requantize::{self, Match, Scheme};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::TILE_ELEMENTS;
@@ -297,6 +298,59 @@ impl<'a> Operator<'a> {
         }
         let (Some(base), Some(candidate)) = (base.get(base_range), candidate.get(range)) else { return Ok(None) };
         Ok(Some(base == candidate))
+    }
+
+    /// The known quantiser whose round trip turns the base into the candidate, if one does: chosen on the first row,
+    /// then held against all of them. `own` is the candidate's dtype as (precision, smallest normal exponent).
+    pub fn requantized(&self, own: (u32, i32)) -> Result<Option<Scheme>> {
+        let mut w = vec![0f32; self.columns];
+        let mut x = w.clone();
+        self.decode(0, &mut w, &mut x)?;
+        // A scale for the whole tensor needs its largest value; it is looked for only when some scheme asks for it.
+        let mut largest = None;
+        for scheme in requantize::schemes(self.columns) {
+            let peak = match (scheme.needs_largest(), largest) {
+                (false, _) => 0.0,
+                (true, Some(peak)) => peak,
+                (true, None) => *largest.insert(self.largest()?),
+            };
+            // The first row rules nearly all of them out.
+            let mut head = Match::default();
+            let row = self.columns.min(w.len());
+            head.add(&scheme, &w[..row], &x[..row], self.columns, peak, own);
+            if !head.holds() {
+                continue;
+            }
+            let parts: Vec<Result<Match>> = self
+                .segments()
+                .into_par_iter()
+                .map(|rows| {
+                    let mut part = Match::default();
+                    self.tiles(rows, |_, w, x| {
+                        part.add(&scheme, w, x, self.columns, peak, own);
+                        Ok(())
+                    })?;
+                    Ok(part)
+                })
+                .collect();
+            let mut whole = Match::default();
+            for part in parts {
+                whole.merge(part?);
+            }
+            if whole.holds() {
+                return Ok(Some(scheme));
+            }
+        }
+        Ok(None)
+    }
+
+    fn largest(&self) -> Result<f32> {
+        let mut peak = 0f32;
+        self.tiles(0..self.rows, |_, w, _| {
+            peak = w.iter().fold(peak, |peak, value| peak.max(value.abs()));
+            Ok(())
+        })?;
+        Ok(peak)
     }
 
     /// Whether the candidate is the base rounded to one of `formats` (precision, smallest normal exponent), each element

@@ -65,15 +65,13 @@ pub fn symmetric_eigen(matrix: MatRef<'_, f64>) -> (Vec<f64>, Mat<f64>) {
 
 /// The largest singular value that noise of total energy `energy` would show in a `rows` × `columns` matrix.
 ///
-/// For independent entries of one variance σ² it tends to σ(√m + √n) (Marchenko-Pastur). Real rounding noise has a
-/// variance profile; the largest row and column energies then bound it (Bandeira and van Handel 2016), which for a flat
-/// profile is the same number. The factor 1.02 is what the largest of 120 rounded matrices stayed below.
+/// For independent entries of one variance σ² it tends to σ(√m + √n) (Marchenko-Pastur). Rounding noise is not flat: its
+/// size follows that of the weights, so `row_peak` and `column_peak`, the largest shares of ‖W‖² in one row and in one
+/// column, say where it is loudest, and √(loudest row) + √(loudest column) bounds it (Bandeira and van Handel 2016),
+/// which for a flat profile is the same number. The factor 1.02 is what the largest of 120 rounded matrices stayed below.
 pub fn noise_edge(rows: usize, columns: usize, energy: f64, row_peak: f64, column_peak: f64) -> f64 {
-    let (m, n) = (rows as f64, columns as f64);
-    let sigma = (energy / (m * n)).sqrt();
-    let flat = sigma * (m.sqrt() + n.sqrt());
-    let profile = row_peak.sqrt() + column_peak.sqrt();
-    1.02 * flat.max(profile.min(1.5 * flat))
+    let (m, n) = (rows.max(1) as f64, columns.max(1) as f64);
+    1.02 * energy.max(0.0).sqrt() * (row_peak.max(1.0 / m).sqrt() + column_peak.max(1.0 / n).sqrt())
 }
 
 /// Relative overlap of a planted direction with what a noisy matrix shows of it, squared: (left, right).

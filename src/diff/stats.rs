@@ -161,6 +161,8 @@ pub enum Sameness {
     Identical,
     /// The candidate is the base rounded to the candidate's dtype, or to a narrower one and back, bit for bit.
     Recast,
+    /// The candidate is the base through a known quantiser and back, bit for bit; the scheme stands as its dtype.
+    Requantized,
     /// Something else.
     Changed,
 }
@@ -239,6 +241,12 @@ pub struct TensorMeasurement {
     pub effective_rank: f64,
     /// Singular values above the noise edge.
     pub above_noise: u32,
+    /// How many singular values were computed.
+    pub values_known: u32,
+    /// Share of ‖Δ‖² in the values above the noise edge.
+    pub low_rank_share: f64,
+    /// Share of ‖Δ‖² in the last value computed: what could still be hidden behind the others.
+    pub last_share: f64,
     /// Relative size of Δ without them.
     pub noise: f64,
     /// The fit of a removed output direction (writers, embeddings) or input direction (readers, head), if one was made.

@@ -18,7 +18,8 @@ pub const CONSISTENCY_ALONE: f64 = 0.95;
 /// Least agreement with the direction of another layer, or of the layer's other writer.
 pub const AGREEMENT: f64 = 0.8;
 /// Most energy left along the direction, over the mean energy per direction left. A removal under independent noise leaves 1.
-pub const QUIETNESS: f64 = 12.0;
+/// Asked below [`CONSISTENCY_ALONE`] only: with c above it nothing much is left along the direction anyway, and what is left by rounding is not evenly loud.
+pub const QUIETNESS: f64 = 6.0;
 /// From here on the direction is the matrix's own singular vector: the edit drops a component of W.
 pub const OWN_COMPONENT: f64 = 0.999;
 /// Most of the largest positive over the largest negative eigenvalue.
@@ -191,6 +192,9 @@ fn tensor_measurement(
         spectrum: Vec::new(),
         effective_rank: 0.0,
         above_noise: 0,
+        values_known: 0,
+        low_rank_share: 0.0,
+        last_share: 0.0,
         noise: 0.0,
         projection: None,
     };
@@ -216,6 +220,9 @@ fn tensor_measurement(
     tensor.spectrum = spectrum.shares.clone();
     tensor.effective_rank = spectrum.effective_rank;
     tensor.above_noise = spectrum.above;
+    tensor.values_known = spectrum.known;
+    tensor.low_rank_share = spectrum.low_rank_share;
+    tensor.last_share = spectrum.last;
     tensor.noise = relative(spectrum.left);
 
     let Some(side) = directions[index] else { return tensor };
@@ -249,12 +256,12 @@ fn tensor_measurement(
     let fit = &side.fit;
     let c = fit.consistency;
     let agrees = agreement.max(sibling.unwrap_or(0.0)) >= AGREEMENT;
-    let strong = c.abs() >= CONSISTENCY_ALONE || (c.abs() >= CONSISTENCY && agrees);
+    let strong =
+        c.abs() >= CONSISTENCY_ALONE || (c.abs() >= CONSISTENCY && agrees && fit.quietness <= QUIETNESS);
     let own_component = fit.own_component >= OWN_COMPONENT && agreement < OWN_COMPONENT;
     let fits = strong
         && side.cross_fit.abs() >= CONSISTENCY.min(c.abs()) - 0.1
         && fit.strength.abs() >= SIGMAS * fit.stderr
-        && fit.quietness <= QUIETNESS
         && side.balance <= BALANCE
         && !own_component;
     let directions_here = side
@@ -291,9 +298,21 @@ fn rounding(sized: &Sized) -> f64 {
     (sized.total.exponent * step * step / 12.0 / sized.total.ww).sqrt()
 }
 
+/// Singular values of the change above the noise edge, as far as they are known.
+pub fn above_noise(sized: &Sized) -> u32 {
+    Spectrum::of(sized).above
+}
+
+/// Singular values whose shares are kept in the record.
+const KEPT_VALUES: usize = 16;
+
 /// The change's spectrum as far as it is known.
+#[derive(Default)]
 struct Spectrum {
     shares: Vec<f64>,
+    known: u32,
+    low_rank_share: f64,
+    last: f64,
     effective_rank: f64,
     above: u32,
     left: f64,
@@ -302,17 +321,15 @@ struct Spectrum {
 impl Spectrum {
     fn of(sized: &Sized) -> Self {
         let [rows, columns] = sized.shape;
-        let energy = sized.total.dd * (1.0 - sized.scale_explained[0]);
         let squares: Vec<f64> = sized.values.iter().map(|value| value * value).collect();
-        let total = energy.max(squares.iter().sum());
+        let total = sized.energy.max(squares.iter().sum());
         if total <= 0.0 || squares.is_empty() {
-            return Self { shares: Vec::new(), effective_rank: 0.0, above: 0, left: total.max(0.0) };
+            return Self { left: total.max(0.0), ..Self::default() };
         }
         let (mut left, mut above) = (total, 0u32);
         for square in &squares {
             let without = (left - square).max(0.0);
-            let scale = without / total;
-            let edge = spectrum::noise_edge(rows, columns, without, sized.peaks[0] * scale, sized.peaks[1] * scale);
+            let edge = spectrum::noise_edge(rows, columns, without, sized.peaks[0], sized.peaks[1]);
             if square.sqrt() <= edge {
                 break;
             }
@@ -324,7 +341,10 @@ impl Spectrum {
         let rest = (total - squares.iter().sum::<f64>()).max(0.0);
         let flat = rest * rest / (rows.min(columns).saturating_sub(squares.len()).max(1)) as f64;
         Self {
-            shares: squares.iter().map(|square| square / total).collect(),
+            shares: squares.iter().take(KEPT_VALUES).map(|square| square / total).collect(),
+            known: squares.len() as u32,
+            low_rank_share: 1.0 - left / total,
+            last: squares.last().copied().unwrap_or(0.0) / total,
             effective_rank: total * total / (known + flat).max(f64::MIN_POSITIVE),
             above,
             left,
@@ -402,9 +422,8 @@ fn change(model: &mut BTreeMap<String, f64>, tensors: &[TensorMeasurement], pair
     put(
         "rank.explained",
         middle(&|tensor| {
-            let low: f64 = tensor.spectrum.iter().take(tensor.above_noise as usize).sum();
             let floor = if tensor.relative_norm > 0.0 { (tensor.rounding / tensor.relative_norm).powi(2) } else { 0.0 };
-            if floor < 1.0 { (low / (1.0 - floor)).min(1.0) } else { 0.0 }
+            if floor < 1.0 { (tensor.low_rank_share / (1.0 - floor)).min(1.0) } else { 0.0 }
         }),
     );
     let noise: Vec<f64> = changed.iter().map(|tensor| tensor.noise).collect();
@@ -555,11 +574,10 @@ pub fn detection_limit(tensor: &TensorMeasurement) -> f64 {
         _ => (tensor.shape[0] as f64, tensor.shape[1] as f64),
     };
     let blind = spectrum::detection_limit(tensor.noise.max(1e-9), d / n.max(1.0), CONSISTENCY);
-    let last = tensor.spectrum.last().copied().unwrap_or(0.0);
     let hidden = if tensor.projection.as_ref().is_some_and(|p| p.fits) {
         0.0
     } else {
-        tensor.relative_norm * (last * d).sqrt()
+        tensor.relative_norm * (tensor.last_share * d).sqrt()
     };
     blind.max(hidden)
 }
