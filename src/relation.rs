@@ -17,6 +17,8 @@ const GRID_KURTOSIS: f64 = 2.2;
 const QUANTISER_NOISE: std::ops::Range<f64> = 0.001..0.7;
 /// A change counts as low-rank when its large values explain this share of it beyond rounding.
 const LOW_RANK: f64 = 0.9;
+/// The last large value over the first small one where a low rank ends.
+const CLIFF: f64 = 2.5;
 /// Changed matrices up to this many are "a few tensors".
 const FEW: usize = 3;
 
@@ -129,16 +131,19 @@ fn from_weights_themselves(changed: &[&TensorMeasurement]) -> bool {
         })
 }
 
-/// The rank, where at least four fifths of the changed matrices whose spectrum is known far enough are of low rank up to
-/// rounding.
+/// The rank, where at least four fifths of the changed matrices whose spectrum is known far enough are of low rank: large
+/// values, a cliff, and behind it noise alone. Training of all weights has large values too, but no cliff.
 fn low_rank(changed: &[&TensorMeasurement]) -> Option<u32> {
+    // A short list that nearly ran out says nothing: one faint value more and it would have.
     let known: Vec<&&TensorMeasurement> =
-        changed.iter().filter(|tensor| tensor.above_noise < tensor.values_known).collect();
+        changed.iter().filter(|tensor| tensor.above_noise + 2 < tensor.values_known).collect();
     let ranks: Vec<f64> = known
         .iter()
         .filter(|tensor| {
             let floor = if tensor.relative_norm > 0.0 { (tensor.rounding / tensor.relative_norm).powi(2) } else { 0.0 };
+            let ends = tensor.cliff >= CLIFF || tensor.noise <= 2.0 * tensor.rounding;
             tensor.above_noise > 0
+                && ends
                 && u64::from(tensor.above_noise) * 3 <= tensor.shape[0].min(tensor.shape[1])
                 && tensor.low_rank_share >= LOW_RANK * (1.0 - floor.min(1.0))
         })

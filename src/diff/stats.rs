@@ -245,6 +245,8 @@ pub struct TensorMeasurement {
     pub values_known: u32,
     /// Share of ‖Δ‖² in the values above the noise edge.
     pub low_rank_share: f64,
+    /// The last value above the noise edge over the first below it: large where a low rank ends, 0 where it is not known.
+    pub cliff: f64,
     /// Share of ‖Δ‖² in the last value computed: what could still be hidden behind the others.
     pub last_share: f64,
     /// Relative size of Δ without them.

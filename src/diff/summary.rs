@@ -194,6 +194,7 @@ fn tensor_measurement(
         above_noise: 0,
         values_known: 0,
         low_rank_share: 0.0,
+        cliff: 0.0,
         last_share: 0.0,
         noise: 0.0,
         projection: None,
@@ -222,6 +223,7 @@ fn tensor_measurement(
     tensor.above_noise = spectrum.above;
     tensor.values_known = spectrum.known;
     tensor.low_rank_share = spectrum.low_rank_share;
+    tensor.cliff = spectrum.cliff;
     tensor.last_share = spectrum.last;
     tensor.noise = relative(spectrum.left);
 
@@ -312,6 +314,7 @@ struct Spectrum {
     shares: Vec<f64>,
     known: u32,
     low_rank_share: f64,
+    cliff: f64,
     last: f64,
     effective_rank: f64,
     above: u32,
@@ -344,6 +347,10 @@ impl Spectrum {
             shares: squares.iter().take(KEPT_VALUES).map(|square| square / total).collect(),
             known: squares.len() as u32,
             low_rank_share: 1.0 - left / total,
+            cliff: match squares.get(above as usize) {
+                Some(next) if above > 0 => (squares[above as usize - 1] / next.max(1e-12 * total)).sqrt(),
+                _ => 0.0,
+            },
             last: squares.last().copied().unwrap_or(0.0) / total,
             effective_rank: total * total / (known + flat).max(f64::MIN_POSITIVE),
             above,
