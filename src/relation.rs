@@ -145,7 +145,7 @@ fn low_rank(changed: &[&TensorMeasurement]) -> Option<u32> {
             tensor.above_noise > 0
                 && ends
                 && u64::from(tensor.above_noise) * 3 <= tensor.shape[0].min(tensor.shape[1])
-                && tensor.low_rank_share >= LOW_RANK * (1.0 - floor.min(1.0))
+                && tensor.low_rank_share >= (LOW_RANK * (1.0 - floor)).max(0.3)
         })
         .map(|tensor| f64::from(tensor.above_noise))
         .collect();

@@ -115,6 +115,19 @@ pub struct Coordinates {
     pub balance: f64,
 }
 
+impl Coordinates {
+    /// λ along a direction given in the shared basis; `None` when the regression does not span it.
+    pub fn strength_along_shared(&self, e: &[f64]) -> Option<f64> {
+        if self.shared.ncols() != e.len() {
+            return None;
+        }
+        let inside: Vec<f64> = (0..self.shared.nrows())
+            .map(|i| e.iter().enumerate().map(|(j, weight)| weight * self.shared[(i, j)]).sum())
+            .collect();
+        Some(self.regression.along(&inside).strength())
+    }
+}
+
 /// Everything measured of one pair, before the model is looked at as a whole.
 pub struct Measured<'a> {
     /// The pair.

@@ -147,6 +147,7 @@ pub static MEASUREMENTS: &[Measurement] = &[
     measurement("sparse.rows", "share", "median share of rows that changed, over changed writers"),
     measurement("sparse.overlap", "share", "mean overlap (Jaccard) of the sets of changed rows of different writers"),
     measurement("merge.drop_rate", "share", "share of unchanged elements when it is the same in every changed matrix"),
+    measurement("code.on_load", "count", "imports that loading the candidate's pickles would run, outside the list that tensors need"),
     measurement("layout.identical_files", "count", "weight files that are the base's, bit for bit"),
     measurement("layout.metadata_dropped", "count", "changed files that lost the base's format metadata"),
     measurement("layout.lost_tensors", "count", "base tensors that the candidate lacks"),
@@ -192,6 +193,9 @@ pub struct Projection {
     pub sibling_agreement: Option<f64>,
     /// Directions that fit in this tensor.
     pub directions: u32,
+    /// λ along the direction that the other layers share, chosen without this layer; what a writer that does not fit by
+    /// itself is credited with.
+    pub shared_strength: Option<f64>,
     /// Whether it counts as a removed direction.
     pub fits: bool,
 }

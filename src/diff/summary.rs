@@ -68,7 +68,7 @@ pub fn summarize(pairing: &Pairing, measured: &Measurements<'_>) -> Summary {
         .pairs
         .iter()
         .enumerate()
-        .map(|(index, pair)| tensor_measurement(index, pair, measured, &directions, &consensus, coordinates))
+        .map(|(index, pair)| tensor_measurement(index, pair, measured, &directions, &consensus))
         .collect();
     let mut model = BTreeMap::new();
     footprint(&mut model, pairing, &tensors);
@@ -167,7 +167,6 @@ fn tensor_measurement(
     all: &Measurements<'_>,
     directions: &[Option<&Coordinates>],
     consensus: &Consensus,
-    coordinates: usize,
 ) -> TensorMeasurement {
     let pair = measured.pair;
     let mut tensor = TensorMeasurement {
@@ -249,11 +248,9 @@ fn tensor_measurement(
     };
     let sibling = peers(true);
     let neighbour = peers(false);
-    let elsewhere = if is_writer {
-        consensus.direction_without(pair.role.layer).map(|e| cosine(&side.direction, &consensus.lift(&e)).abs())
-    } else {
-        None
-    };
+    let others = if is_writer { consensus.direction_without(pair.role.layer) } else { None };
+    let elsewhere = others.as_ref().map(|e| cosine(&side.direction, &consensus.lift(e)).abs());
+    let shared_strength = others.as_ref().and_then(|e| side.strength_along_shared(e));
     let agreement = elsewhere.into_iter().chain(neighbour).fold(0.0, f64::max);
     let fit = &side.fit;
     let c = fit.consistency;
@@ -273,7 +270,6 @@ fn tensor_measurement(
             consistency.abs() >= CONSISTENCY && strength.abs() >= 0.25 * fit.strength.abs() && (*strength > 0.0) == (fit.strength > 0.0)
         })
         .count() as u32;
-    let _ = coordinates;
     tensor.projection = Some(Projection {
         strength: fit.strength,
         stderr: fit.stderr,
@@ -286,6 +282,7 @@ fn tensor_measurement(
         agreement,
         sibling_agreement: sibling,
         directions: directions_here.max(1),
+        shared_strength,
         fits,
     });
     tensor
@@ -441,12 +438,14 @@ fn change(model: &mut BTreeMap<String, f64>, tensors: &[TensorMeasurement], pair
         put("noise.uniformity", variance.sqrt() / mean);
     }
     sparse_rows(&mut put, pairs);
-    // Dropped elements (DARE): the same share of untouched elements in every matrix, well away from none and all.
+    // Dropped elements (DARE): the same share of untouched elements in every matrix, far more than changes too small for
+    // the dtype leave untouched.
     let kept: Vec<f64> = changed.iter().map(|tensor| 1.0 - tensor.changed_fraction).collect();
+    let too_small = middle(&|tensor| if tensor.relative_norm > 0.0 { 1.4 * tensor.rounding / tensor.relative_norm } else { 1.0 });
     let mean = kept.iter().sum::<f64>() / kept.len() as f64;
     let spread = (kept.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / kept.len() as f64).sqrt();
-    if kept.len() >= 4 && mean > 0.05 && mean < 0.999 && spread < 0.02 {
-        put("merge.drop_rate", mean);
+    if kept.len() >= 4 && mean > (8.0 * too_small).max(0.25) && mean < 0.999 && spread < 0.05 {
+        model.insert("merge.drop_rate".to_owned(), mean);
     }
 }
 

@@ -1,0 +1,271 @@
+//! One examination, from two opened checkpoints to its record: pair, diff, judge.
+//!
+//! This file is the map of the program. Nothing here measures or decides; each line hands a value to the next stage.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use rayon::prelude::*;
+
+use crate::checkpoint::{Anomaly, Checkpoint};
+use crate::diff::{self, Observer};
+use crate::error::{Error, ErrorKind, Result};
+use crate::examination::{
+    Claim, Coverage, Depth, Examination, FileDigest, NotExamined, Relation, SCHEMA, Side, Status, Tool, Verdict,
+};
+use crate::ids::Digest;
+use crate::pair::{self, Pairing};
+use crate::relation::relation;
+use crate::signature::Catalogue;
+use crate::verdict;
+
+/// Bytes hashed at a time.
+const HASH_BYTES: u64 = 4 << 20;
+
+/// What an examination needs beside the two checkpoints.
+pub struct Settings<'a> {
+    /// The signatures.
+    pub catalogue: &'a Catalogue,
+    /// Whether to hash files whose SHA-256 is not known.
+    pub digests: bool,
+    /// What the publisher says, where that was looked up.
+    pub claim: Option<Claim>,
+    /// Watches progress.
+    pub observer: &'a dyn Observer,
+}
+
+/// How the two sides are named in the record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// `hf:org/name` or a path.
+    pub source: String,
+    /// The commit, where there is one.
+    pub revision: Option<String>,
+}
+
+impl Named {
+    /// A local path.
+    pub fn local(path: impl Into<String>) -> Self {
+        Self { source: path.into(), revision: None }
+    }
+}
+
+/// Compares two opened checkpoints in full. A panic on the way is caught and becomes the outcome of this pair alone.
+pub fn compare(
+    (base, base_name): (&Checkpoint, &Named),
+    (candidate, candidate_name): (&Checkpoint, &Named),
+    settings: &Settings<'_>,
+) -> Examination {
+    let compared = catch_unwind(AssertUnwindSafe(|| {
+        examine((base, base_name), (candidate, candidate_name), settings)
+    }));
+    let error = match compared {
+        Ok(Ok(examination)) => return examination,
+        Ok(Err(error)) => error,
+        Err(panic) => Error::new(ErrorKind::Internal, format!("a defect of orthoscope: {}", panic_text(&*panic))),
+    };
+    failed(base_name, candidate_name, &error, settings)
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a message".to_owned())
+}
+
+fn examine(
+    (base, base_name): (&Checkpoint, &Named),
+    (candidate, candidate_name): (&Checkpoint, &Named),
+    settings: &Settings<'_>,
+) -> Result<Examination> {
+    let pairing = pair::pair(base, candidate);
+    let measured = diff::measure(base, candidate, &pairing, settings.observer)?;
+    let mut profile = diff::summary::summarize(&pairing, &measured).profile;
+    layout(&mut profile.model, base, candidate);
+    let (relation, rank) = relation(base, candidate, &pairing, &profile, candidate.format == "adapter");
+    let not_examined = not_examined(&pairing, &measured);
+    let coverage = Coverage {
+        tensors: (pairing.pairs.len() + pairing.only_base.len()) as u64,
+        compared: profile.tensors.len() as u64,
+        identical: profile
+            .tensors
+            .iter()
+            .filter(|tensor| tensor.sameness == diff::stats::Sameness::Identical)
+            .count() as u64,
+        bytes_read: measured.bytes_read,
+        not_examined,
+    };
+    let status = match (coverage.compared, measured.not_examined.len()) {
+        (0, _) => Status::Failed,
+        (_, 0) => Status::Complete,
+        _ => Status::Partial,
+    };
+    let reason = match status {
+        Status::Complete => None,
+        Status::Partial => Some(format!("{} tensors could not be read or measured", measured.not_examined.len())),
+        Status::Failed => Some("no tensor could be compared".to_owned()),
+    };
+    let mut anomalies: Vec<Anomaly> = base.anomalies.iter().chain(&candidate.anomalies).cloned().collect();
+    anomalies.sort();
+    let mut examination = Examination {
+        schema: SCHEMA.to_owned(),
+        tool: tool(settings.catalogue),
+        base: side(base, base_name, settings.digests)?,
+        candidate: side(candidate, candidate_name, settings.digests)?,
+        status,
+        reason,
+        depth: Depth::Full,
+        coverage,
+        relation,
+        rank,
+        verdict: Verdict::Inconclusive,
+        because: String::new(),
+        orthogonalization: None,
+        findings: Vec::new(),
+        anomalies,
+        claim: settings.claim.clone(),
+        profile: Some(profile),
+    };
+    judge(&mut examination, settings.catalogue);
+    Ok(examination)
+}
+
+/// Judges, or judges again, an examination by its stored profile.
+pub fn judge(examination: &mut Examination, catalogue: &Catalogue) {
+    examination.tool = tool(catalogue);
+    let Some(profile) = examination.profile.take() else { return };
+    let key = key(examination, &profile);
+    let conclusion = verdict::conclude(catalogue, &profile, examination.relation, &key);
+    examination.verdict = conclusion.verdict;
+    examination.because = conclusion.because;
+    examination.orthogonalization = conclusion.orthogonalization;
+    examination.findings = conclusion.findings;
+    if let Some(claim) = &mut examination.claim
+        && claim.base.is_some()
+    {
+        claim.holds = match examination.relation {
+            Relation::Unrelated => Some(false),
+            Relation::Incomparable => None,
+            _ => Some(true),
+        };
+    }
+    examination.profile = Some(profile);
+}
+
+/// What identifies an examination: what was compared and what was measured, not when or by which catalogue.
+fn key(examination: &Examination, profile: &diff::stats::Profile) -> Digest {
+    let identity = serde_json::json!({
+        "base": examination.base, "candidate": examination.candidate, "depth": examination.depth, "profile": profile,
+    });
+    Digest::of(identity.to_string().as_bytes())
+}
+
+/// The record of an examination that could not be made.
+pub fn failed(base: &Named, candidate: &Named, error: &Error, settings: &Settings<'_>) -> Examination {
+    let side = |named: &Named| Side { source: named.source.clone(), revision: named.revision.clone(), ..Side::default() };
+    Examination {
+        schema: SCHEMA.to_owned(),
+        tool: tool(settings.catalogue),
+        base: side(base),
+        candidate: side(candidate),
+        status: Status::Failed,
+        reason: Some(format!("{}: {}", error.kind.as_str(), error.one_line())),
+        depth: Depth::Full,
+        coverage: Coverage::default(),
+        relation: Relation::Incomparable,
+        rank: None,
+        verdict: Verdict::Inconclusive,
+        because: "the weights could not be examined, so nothing is said about them".to_owned(),
+        orthogonalization: None,
+        findings: Vec::new(),
+        anomalies: Vec::new(),
+        claim: settings.claim.clone(),
+        profile: None,
+    }
+}
+
+fn tool(catalogue: &Catalogue) -> Tool {
+    Tool { version: env!("CARGO_PKG_VERSION").to_owned(), catalogue: catalogue.hash().to_string() }
+}
+
+/// Everything that was not compared, and why; base tensors first.
+fn not_examined(pairing: &Pairing, measured: &diff::Measurements<'_>) -> Vec<NotExamined> {
+    let base = pairing.only_base.iter().map(|unpaired| (unpaired, "only in the base"));
+    let candidate = pairing.only_candidate.iter().map(|unpaired| (unpaired, "only in the candidate"));
+    let mut all: Vec<NotExamined> = base
+        .chain(candidate)
+        .map(|(unpaired, side)| NotExamined {
+            tensor: unpaired.tensor.clone(),
+            reason: format!("{side}: {}", unpaired.reason),
+        })
+        .chain(measured.not_examined.iter().cloned())
+        .collect();
+    all.sort();
+    all
+}
+
+/// One side of the record. Digests that are not known are computed when asked for, a file a thread.
+fn side(checkpoint: &Checkpoint, named: &Named, digests: bool) -> Result<Side> {
+    let files: Vec<FileDigest> = checkpoint
+        .files
+        .par_iter()
+        .map(|file| {
+            let sha256 = match file.sha256 {
+                Some(known) => Some(known),
+                None if digests => Some(digest_of(file)?),
+                None => None,
+            };
+            Ok(FileDigest {
+                name: file.name.clone(),
+                bytes: file.source.len(),
+                sha256: sha256.map(|digest| digest.to_string()),
+            })
+        })
+        .collect::<Result<_>>()?;
+    let lines: Option<String> = files
+        .iter()
+        .map(|file| file.sha256.as_ref().map(|digest| format!("{digest}  {}\n", file.name)))
+        .collect();
+    Ok(Side {
+        source: named.source.clone(),
+        revision: named.revision.clone(),
+        digest: lines.filter(|lines| !lines.is_empty()).map(|lines| Digest::of(lines.as_bytes()).to_string()),
+        files,
+        format: Some(checkpoint.format.to_owned()),
+    })
+}
+
+fn digest_of(file: &crate::checkpoint::CheckpointFile) -> Result<Digest> {
+    use sha2::Digest as _;
+    let mut hash = sha2::Sha256::new();
+    let length = file.source.len();
+    let mut at = 0;
+    while at < length {
+        let end = (at + HASH_BYTES).min(length);
+        hash.update(&file.source.read(at..end)?);
+        at = end;
+    }
+    Ok(Digest(hash.finalize().into()))
+}
+
+/// Traces of how the files were written, for signatures of packaging.
+fn layout(model: &mut std::collections::BTreeMap<String, f64>, base: &Checkpoint, candidate: &Checkpoint) {
+    let file = |name: &str| base.files.iter().find(|file| file.name == name);
+    let identical = candidate
+        .files
+        .iter()
+        .filter(|mine| {
+            file(&mine.name).is_some_and(|theirs| mine.sha256.is_some() && mine.sha256 == theirs.sha256)
+        })
+        .count();
+    let dropped = candidate
+        .files
+        .iter()
+        .filter(|mine| {
+            file(&mine.name)
+                .is_some_and(|theirs| theirs.metadata.contains_key("format") && !mine.metadata.contains_key("format"))
+        })
+        .count();
+    model.insert("layout.identical_files".to_owned(), identical as f64);
+    model.insert("layout.metadata_dropped".to_owned(), dropped as f64);
+    let code = candidate.anomalies.iter().filter(|anomaly| anomaly.kind == "code-on-load").count();
+    model.insert("code.on_load".to_owned(), code as f64);
+}

@@ -1,0 +1,165 @@
+//! From measurements to what is said: signatures that hold, the verdict, the evidence, the recovered recipe.
+//!
+//! The decision is the catalogue's: a verdict of `orthogonalized` needs a signature that implies it, `suspect` one that
+//! implies that. This file adds when nothing can be told, how sure it is, and the words. A stored profile can be judged
+//! again with another catalogue and gives the same answer as a fresh examination would.
+
+use std::collections::BTreeSet;
+
+use crate::arch::Kind;
+use crate::diff::stats::{Profile, Sameness, TensorMeasurement};
+use crate::diff::summary::{self, median};
+use crate::examination::{Finding, Orthogonalization, Relation, Strength, Verdict};
+use crate::ids::Digest;
+use crate::recipe;
+use crate::signature::{Catalogue, Implies};
+
+/// Honest derivatives that the detector was held against: none was called orthogonalized. `docs/detector.md` lists them.
+/// The smallest false-positive bound that so many controls allow is 1/(N + 1).
+pub const CONTROLS: u32 = 60;
+
+/// Above this detection limit "clear" would say nothing.
+const TESTABLE: f64 = 0.6;
+
+/// From here on the writers of all layers lost one and the same direction.
+const GLOBAL_AGREEMENT: f64 = 0.97;
+
+/// What is concluded from a profile.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Conclusion {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Why and how sure, one or two sentences.
+    pub because: String,
+    /// The evidence; `None` where there was nothing to measure.
+    pub orthogonalization: Option<Orthogonalization>,
+    /// Signatures that held.
+    pub findings: Vec<Finding>,
+}
+
+/// Judges a profile. `key` identifies the examination, so that finding ids are stable.
+pub fn conclude(catalogue: &Catalogue, profile: &Profile, relation: Relation, key: &Digest) -> Conclusion {
+    let comparable = !matches!(relation, Relation::Unrelated | Relation::Incomparable);
+    let assessed = catalogue.assess(profile);
+    let held: Vec<_> =
+        assessed.iter().filter(|assessment| assessment.holds && comparable).collect();
+    let findings: Vec<Finding> = held.iter().map(|assessment| assessment.finding(key)).collect();
+    let strongest = held.iter().map(|assessment| assessment.signature.front.implies).max().unwrap_or(Implies::None);
+    let evidence = comparable.then(|| evidence(profile)).flatten();
+    let writers = profile.model.get("writers.total").copied().unwrap_or(0.0);
+    let limit = profile.model.get("projection.detection_limit").copied().unwrap_or(0.0);
+    let titles = |implies: Implies| {
+        held.iter()
+            .filter(|assessment| assessment.signature.front.implies == implies)
+            .map(|assessment| assessment.signature.front.title.clone())
+            .collect::<Vec<_>>()
+            .join("; ")
+    };
+    let (verdict, because) = match (relation, strongest) {
+        (Relation::Incomparable, _) => {
+            (Verdict::Inconclusive, "nothing of the candidate could be compared with the base".to_owned())
+        }
+        (Relation::Unrelated, _) => (
+            Verdict::Inconclusive,
+            "the weights have nothing in common with this base, so an edit against it cannot be seen; the claimed base may be wrong"
+                .to_owned(),
+        ),
+        (_, Implies::Orthogonalized) => (Verdict::Orthogonalized, orthogonalized(profile, &titles(Implies::Orthogonalized))),
+        (_, Implies::Suspect) => (Verdict::Suspect, format!("some of the signs, not enough for a finding: {}", titles(Implies::Suspect))),
+        _ if writers == 0.0 => (
+            Verdict::Inconclusive,
+            "no matrix that writes to the residual stream could be compared".to_owned(),
+        ),
+        _ if limit > TESTABLE => (
+            Verdict::Inconclusive,
+            format!("the change is so large that an edit below λ = {limit:.2} would not be seen"),
+        ),
+        _ if limit == 0.0 => (
+            Verdict::Clear,
+            "at least half of the matrices that write to the residual stream are the base's, bit for bit or through a \
+             proven cast, and the others show no removed direction"
+                .to_owned(),
+        ),
+        _ => (Verdict::Clear, format!("no removed direction, down to λ = {limit:.3} (1 would remove all of one)")),
+    };
+    Conclusion { verdict, because, orthogonalization: evidence, findings }
+}
+
+fn orthogonalized(profile: &Profile, titles: &str) -> String {
+    let number = |name: &str| profile.model.get(name).copied().unwrap_or(0.0);
+    let writers = number("projection.tensors");
+    if writers >= 1.0 {
+        return format!(
+            "consistent with weight orthogonalization ({titles}): in {writers:.0} of {:.0} changed writers over {:.0} layers the change is \
+             what removing a direction from the base's own output gives (consistency {:.3}, λ {:.2} at the median)",
+            number("writers.changed"),
+            number("projection.layers"),
+            number("projection.consistency"),
+            number("projection.strength"),
+        );
+    }
+    format!("consistent with weight orthogonalization ({titles})")
+}
+
+/// The evidence on orthogonalization, whatever the verdict; `None` when no writer was compared.
+fn evidence(profile: &Profile) -> Option<Orthogonalization> {
+    let writers: Vec<&TensorMeasurement> =
+        profile.tensors.iter().filter(|tensor| tensor.role.kind == Kind::Writer).collect();
+    if writers.is_empty() {
+        return None;
+    }
+    let number = |name: &str| profile.model.get(name).copied().unwrap_or(0.0);
+    let fitting: Vec<&TensorMeasurement> =
+        writers.iter().copied().filter(|tensor| tensor.projection.as_ref().is_some_and(|p| p.fits)).collect();
+    let layers: BTreeSet<u32> = fitting.iter().filter_map(|tensor| tensor.role.layer).collect();
+    let global = number("projection.agreement") >= GLOBAL_AGREEMENT;
+    let strength: Vec<Strength> = writers
+        .iter()
+        .filter_map(|tensor| {
+            let layer = tensor.role.layer?;
+            let (lambda, stderr) = strength_of(tensor, global);
+            Some(Strength { layer, module: tensor.role.module.clone(), expert: tensor.role.expert, lambda, stderr })
+        })
+        .collect();
+    Some(Orthogonalization {
+        p_value: p_value(&fitting),
+        consistency: number("projection.consistency"),
+        explained: number("projection.explained"),
+        coordinates: if number("projection.row_normalised") > 0.5 { "row-normalised" } else { "raw" }.to_owned(),
+        directions: if fitting.is_empty() { 0 } else { number("projection.directions").round().max(1.0) as u32 },
+        scope: if global || fitting.is_empty() { "global" } else { "per-layer" }.to_owned(),
+        tensors: fitting.len() as u64,
+        layers: layers.into_iter().collect(),
+        recipe: if fitting.is_empty() { Vec::new() } else { recipe::describe(profile, &strength) },
+        strength,
+        detection_limit: number("projection.detection_limit"),
+    })
+}
+
+/// λ̂ of one writer: 0 where it is the base's own, its own fit where it has one, otherwise what the shared direction
+/// lost in it.
+fn strength_of(tensor: &TensorMeasurement, global: bool) -> (f64, f64) {
+    match (&tensor.projection, tensor.sameness) {
+        (_, Sameness::Identical | Sameness::Recast | Sameness::Requantized) | (None, _) => (0.0, 0.0),
+        (Some(projection), _) if projection.fits => (projection.strength, projection.stderr),
+        (Some(projection), _) => {
+            let shared = projection.shared_strength.filter(|_| global);
+            (shared.unwrap_or(0.0), projection.stderr.max(summary::detection_limit(tensor) / 3.0))
+        }
+    }
+}
+
+/// The largest p that is honest: against rounding alone the chance of the consistencies seen is astronomically small, but against
+/// honest training only controls speak, and N of them allow no less than 1/(N + 1).
+fn p_value(fitting: &[&TensorMeasurement]) -> f64 {
+    if fitting.is_empty() {
+        return 1.0;
+    }
+    let consistency = median(fitting.iter().filter_map(|tensor| tensor.projection.as_ref().map(|p| p.consistency.abs())).collect());
+    let n = median(fitting.iter().map(|tensor| tensor.shape[1].min(tensor.shape[0]) as f64).collect());
+    // c² of a uniformly random right vector is Beta(1/2, (n-1)/2).
+    use statrs::distribution::{Beta, ContinuousCDF as _};
+    let chance = Beta::new(0.5, ((n - 1.0) / 2.0).max(0.5)).map_or(1.0, |beta| beta.sf((consistency * consistency).min(1.0)));
+    let floor = 1.0 / (f64::from(CONTROLS) + 1.0);
+    chance.max(floor)
+}
