@@ -56,6 +56,15 @@ pub fn relation(
     if from_weights_themselves(&all) || all.len() <= FEW {
         return (Relation::Edited, low_rank(&all));
     }
+    // Norms brought back after an edit of low rank give it a long tail, but it is that edit all the same.
+    let explained = all
+        .iter()
+        .filter(|tensor| tensor.projection.as_ref().is_some_and(|p| p.fits && p.explained >= LOW_RANK))
+        .map(|tensor| f64::from(tensor.projection.as_ref().map_or(1, |p| p.directions)))
+        .collect::<Vec<_>>();
+    if explained.len() * 5 >= all.len() * 4 && low_rank(&all).is_none() {
+        return (Relation::LowRankEdit, Some(crate::diff::summary::median(explained).round() as u32));
+    }
     if let Some(rank) = low_rank(&all) {
         let layers: std::collections::BTreeSet<_> = all.iter().filter_map(|tensor| tensor.role.layer).collect();
         return (if layers.len() >= 2 { Relation::LowRankEdit } else { Relation::Edited }, Some(rank));

@@ -3,7 +3,7 @@
 //! Written once as plain loops over lanes; `pulp` picks the widest vector unit at run time. Sums run in `f32` over one
 //! row of at most a few ten thousand elements in [`LANES`] parallel chains (relative error below 1e-6) and are carried on in `f64`.
 
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 
 /// Independent accumulators per sum.
 const LANES: usize = 16;
@@ -98,17 +98,7 @@ pub fn moments(
     scratch: &mut Scratch,
 ) {
     scratch.reset(columns);
-    Arch::new().dispatch(|| {
-        let tile = base.chunks_exact_mut(columns).zip(candidate.chunks_exact_mut(columns));
-        for (row, (w, x)) in tile.enumerate() {
-            let mut sums = row_moments(w, x);
-            column_moments(w, x, scratch);
-            if (first_row + row as u64).is_multiple_of(KURTOSIS_STRIDE) {
-                (sums.kurtosis, sums.blocks) = kurtosis(x);
-            }
-            rows.push(sums);
-        }
-    });
+    Arch::new().dispatch(TileMoments { base, candidate, columns, first_row, rows, scratch: &mut *scratch });
     for (total, part) in
         [(&mut column_sums.ww, &scratch.ww), (&mut column_sums.dd, &scratch.dd), (&mut column_sums.dw, &scratch.dw)]
     {
@@ -133,57 +123,116 @@ impl Scratch {
     }
 }
 
+/// The loop of [`moments`] as a value, so that all of it is compiled for the vector unit found at run time (a closure
+/// would not be inlined there).
+struct TileMoments<'t> {
+    base: &'t mut [f32],
+    candidate: &'t mut [f32],
+    columns: usize,
+    first_row: u64,
+    rows: &'t mut Vec<Sums>,
+    scratch: &'t mut Scratch,
+}
+
+impl WithSimd for TileMoments<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let tile = self.base.chunks_exact_mut(self.columns).zip(self.candidate.chunks_exact_mut(self.columns));
+        for (row, (w, x)) in tile.enumerate() {
+            let mut sums = row_moments(w, x);
+            column_moments(w, x, self.scratch);
+            if (self.first_row + row as u64).is_multiple_of(KURTOSIS_STRIDE) {
+                (sums.kurtosis, sums.blocks) = kurtosis(x);
+            }
+            self.rows.push(sums);
+        }
+    }
+}
+
+const EXPONENT: u32 = 0x7f80_0000;
+
 #[inline(always)]
 fn finite(value: f32) -> bool {
-    value.to_bits() & 0x7f80_0000 != 0x7f80_0000
+    value.to_bits() & EXPONENT != EXPONENT
+}
+
+/// One accumulator per lane for every sum of a row.
+#[derive(Default)]
+struct Lanes {
+    ww: [f32; LANES],
+    dd: [f32; LANES],
+    dw: [f32; LANES],
+    exponent: [f32; LANES],
+    max: [f32; LANES],
+    changed: [u32; LANES],
+    zeroed: [u32; LANES],
+    bad_base: [u32; LANES],
+    bad_candidate: [u32; LANES],
+}
+
+impl Lanes {
+    /// Takes one element a lane; cleans the base and turns the candidate into the change.
+    #[inline(always)]
+    fn take(&mut self, w: &mut [f32; LANES], x: &mut [f32; LANES]) {
+        let (mut a, mut b) = ([0f32; LANES], [0f32; LANES]);
+        for l in 0..LANES {
+            let bad_w = u32::from(w[l].to_bits() & EXPONENT == EXPONENT);
+            let bad_x = u32::from(x[l].to_bits() & EXPONENT == EXPONENT);
+            self.bad_base[l] = self.bad_base[l].wrapping_add(bad_w);
+            self.bad_candidate[l] = self.bad_candidate[l].wrapping_add(bad_x);
+            self.changed[l] = self.changed[l].wrapping_add(u32::from(w[l].to_bits() != x[l].to_bits()));
+            // All ones where both are finite: an `and` with it keeps the number, and makes zero of it elsewhere.
+            let keep = (bad_w | bad_x).wrapping_sub(1);
+            a[l] = f32::from_bits(w[l].to_bits() & keep);
+            b[l] = f32::from_bits(x[l].to_bits() & keep);
+        }
+        for l in 0..LANES {
+            self.zeroed[l] = self.zeroed[l].wrapping_add(u32::from(a[l] != 0.0) & u32::from(b[l] == 0.0));
+            let step = f32::from_bits(b[l].to_bits() & EXPONENT);
+            self.exponent[l] += step * step;
+            let d = b[l] - a[l];
+            self.ww[l] += a[l] * a[l];
+            self.dd[l] += d * d;
+            self.dw[l] += d * a[l];
+            let size = d.abs();
+            self.max[l] = if size > self.max[l] { size } else { self.max[l] };
+            b[l] = d;
+        }
+        *w = a;
+        *x = b;
+    }
 }
 
 #[inline(always)]
 fn row_moments(w: &mut [f32], x: &mut [f32]) -> Sums {
-    let (mut ww, mut dd, mut dw) = ([0f32; LANES], [0f32; LANES], [0f32; LANES]);
-    let (mut exponent, mut max) = ([0f32; LANES], [0f32; LANES]);
-    let (mut changed, mut zeroed) = ([0u32; LANES], [0u32; LANES]);
-    let (mut bad_w, mut bad_x) = ([0u32; LANES], [0u32; LANES]);
-    let mut lane = |l: usize, w: &mut f32, x: &mut f32| {
-        let (fw, fx) = (finite(*w), finite(*x));
-        bad_w[l] += u32::from(!fw);
-        bad_x[l] += u32::from(!fx);
-        changed[l] += u32::from(w.to_bits() != x.to_bits());
-        let both = fw & fx;
-        let a = if both { *w } else { 0.0 };
-        let b = if both { *x } else { 0.0 };
-        zeroed[l] += u32::from((a != 0.0) & (b == 0.0));
-        let step = f32::from_bits(b.to_bits() & 0x7f80_0000);
-        let d = b - a;
-        ww[l] += a * a;
-        dd[l] += d * d;
-        dw[l] += d * a;
-        exponent[l] += step * step;
-        max[l] = max[l].max(d.abs());
-        *w = a;
-        *x = d;
-    };
+    let mut lanes = Lanes::default();
     let (w_body, w_tail) = w.as_chunks_mut::<LANES>();
     let (x_body, x_tail) = x.as_chunks_mut::<LANES>();
     for (w, x) in w_body.iter_mut().zip(x_body) {
-        for l in 0..LANES {
-            lane(l, &mut w[l], &mut x[l]);
-        }
+        lanes.take(w, x);
     }
-    for (l, (w, x)) in w_tail.iter_mut().zip(x_tail).enumerate() {
-        lane(l, w, x);
+    if !w_tail.is_empty() {
+        // Equal zeros add nothing to any sum.
+        let (mut w_last, mut x_last) = ([0f32; LANES], [0f32; LANES]);
+        w_last[..w_tail.len()].copy_from_slice(w_tail);
+        x_last[..x_tail.len()].copy_from_slice(x_tail);
+        lanes.take(&mut w_last, &mut x_last);
+        w_tail.copy_from_slice(&w_last[..w_tail.len()]);
+        x_tail.copy_from_slice(&x_last[..x_tail.len()]);
     }
     let sum = |lanes: &[f32; LANES]| lanes.iter().map(|value| f64::from(*value)).sum::<f64>();
     let count = |lanes: &[u32; LANES]| lanes.iter().map(|value| u64::from(*value)).sum::<u64>();
     Sums {
-        ww: sum(&ww),
-        dd: sum(&dd),
-        dw: sum(&dw),
-        max: max.iter().fold(0.0, |a, b| a.max(*b)),
-        changed: count(&changed),
-        zeroed: count(&zeroed),
-        not_finite: [count(&bad_w), count(&bad_x)],
-        exponent: sum(&exponent),
+        ww: sum(&lanes.ww),
+        dd: sum(&lanes.dd),
+        dw: sum(&lanes.dw),
+        max: lanes.max.iter().fold(0.0, |a, b| a.max(*b)),
+        changed: count(&lanes.changed),
+        zeroed: count(&lanes.zeroed),
+        not_finite: [count(&lanes.bad_base), count(&lanes.bad_candidate)],
+        exponent: sum(&lanes.exponent),
         kurtosis: 0.0,
         blocks: 0,
     }
@@ -231,23 +280,40 @@ pub fn change(
     row_factors: Option<&[f32]>,
     column_factors: Option<&[f32]>,
 ) {
-    Arch::new().dispatch(|| {
-        let tile = base.chunks_exact_mut(columns).zip(candidate.chunks_exact_mut(columns));
+    Arch::new().dispatch(TileChange { base, candidate, columns, row_factors, column_factors });
+}
+
+/// The loop of [`change`] as a value.
+struct TileChange<'t> {
+    base: &'t mut [f32],
+    candidate: &'t mut [f32],
+    columns: usize,
+    row_factors: Option<&'t [f32]>,
+    column_factors: Option<&'t [f32]>,
+}
+
+impl WithSimd for TileChange<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let tile = self.base.chunks_exact_mut(self.columns).zip(self.candidate.chunks_exact_mut(self.columns));
         for (row, (w, x)) in tile.enumerate() {
-            if let Some(factors) = column_factors {
+            if let Some(factors) = self.column_factors {
                 x.iter_mut().zip(factors).for_each(|(x, factor)| *x *= factor);
             }
-            if let Some(factor) = row_factors.and_then(|factors| factors.get(row)) {
+            if let Some(factor) = self.row_factors.and_then(|factors| factors.get(row)) {
                 x.iter_mut().for_each(|x| *x *= factor);
             }
             for (w, x) in w.iter_mut().zip(x) {
-                let both = finite(*w) & finite(*x);
-                let a = if both { *w } else { 0.0 };
-                *x = if both { *x - a } else { 0.0 };
+                let bad = u32::from(!finite(*w)) | u32::from(!finite(*x));
+                let keep = bad.wrapping_sub(1);
+                let a = f32::from_bits(w.to_bits() & keep);
+                *x = f32::from_bits(x.to_bits() & keep) - a;
                 *w = a;
             }
         }
-    });
+    }
 }
 
 /// `value` rounded to a binary float of `precision` significand bits whose smallest normal exponent is `min_exponent`, to
@@ -261,7 +327,7 @@ pub fn round_to(value: f32, precision: u32, min_exponent: i32) -> f32 {
     let quantum = exponent.max(min_exponent) - (precision as i32 - 1);
     // Near 1.5·2^52 quanta the spacing of f64 is one quantum, so adding that number rounds to whole quanta, nearest even;
     // taking it away again is exact.
-    let magic = 1.5 * 2f64.powi(52) * 2f64.powi(quantum);
+    let magic = 1.5 * f64::from_bits(((1023 + 52 + quantum) as u64) << 52);
     ((f64::from(value) + magic) - magic) as f32
 }
 

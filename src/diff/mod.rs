@@ -42,6 +42,12 @@ const OWN_EXPERT: usize = 1;
 /// Shared directions of the whole model, and of one layer, that enter every regression.
 const SHARED: usize = 8;
 const SHARED_LAYER: usize = 3;
+/// Power steps of a writer's range finder. Other matrices do without: a direction taken out of them is the loudest thing
+/// in their change or nothing that could be told from training.
+const POWER_STEPS: usize = 1;
+/// A matrix that does not write is asked for a removed direction only when its loudest one stands out of noise this far
+/// (energy over the mean energy of a direction).
+const LOUD: f64 = 12.0;
 /// A scale per row or column is divided out before anything else when it explains this share of the change.
 const GAUGE_SHARE: f64 = 0.5;
 /// Sides below this have no spectrum worth the name.
@@ -327,7 +333,8 @@ fn survey<'a>(pair: &'a Pair, base: &'a Checkpoint, candidate: &'a Checkpoint) -
     let norms = normalise.then(|| oriented.row_norms(&moments));
     let (mut tops, mut values) = (None, Vec::new());
     if let Some(start) = start {
-        let vectors = projection::top_vectors(&oriented, &start, energy, norms.as_deref())?;
+        let steps = if normalise { POWER_STEPS } else { 0 };
+        let vectors = projection::top_vectors(&oriented, &start, energy, norms.as_deref(), steps)?;
         values.clone_from(&vectors.raw.values);
         tops = Some(tops_of(&vectors, pair, energy));
     }
@@ -517,6 +524,12 @@ fn examine_projection(
     let Some(tops) = &changed.tops else { return Ok(None) };
     let oriented = &changed.oriented;
     let width = oriented.width();
+    let quiet = changed.values.first().is_none_or(|value| {
+        value * value * (width.min(oriented.other()) as f64) < LOUD * changed.energy
+    });
+    if pair.role.kind != Kind::Writer && quiet {
+        return Ok(None);
+    }
     let layer = pair.role.layer.and_then(|layer| layers.get(&layer));
     // A basis for each system of coordinates, then one pass for both.
     let basis_of = |normalised: usize| -> Mat<f64> {

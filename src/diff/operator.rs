@@ -314,10 +314,10 @@ impl<'a> Operator<'a> {
                 (true, Some(peak)) => peak,
                 (true, None) => *largest.insert(self.largest()?),
             };
-            // The first row rules nearly all of them out.
+            // The first group of the first row rules nearly all of them out.
+            let first = scheme.first_group(self.columns).min(w.len());
             let mut head = Match::default();
-            let row = self.columns.min(w.len());
-            head.add(&scheme, &w[..row], &x[..row], self.columns, peak, own);
+            head.add(&scheme, &w[..first], &x[..first], first, peak, own);
             if !head.holds() {
                 continue;
             }

@@ -120,9 +120,15 @@ pub struct TopVectors {
 
 /// Randomised range finder (Halko, Martinsson and Tropp 2011) for the top `width` singular triplets of the change.
 ///
-/// `start` is Δ times a sign matrix, as the first pass made it (stored orientation). One power step is made unless
+/// `start` is Δ times a sign matrix, as the first pass made it (stored orientation). `power_steps` sharpen it unless
 /// `energy` (‖Δ‖²) is caught already. `norms` asks for the row-normalised triplets beside the raw ones; both share every pass.
-pub fn top_vectors(oriented: &Oriented<'_>, start: &Mat<f32>, energy: f64, norms: Option<&[f64]>) -> Result<TopVectors> {
+pub fn top_vectors(
+    oriented: &Oriented<'_>,
+    start: &Mat<f32>,
+    energy: f64,
+    norms: Option<&[f64]>,
+    power_steps: usize,
+) -> Result<TopVectors> {
     let inverse: Option<Vec<f64>> = norms.map(|norms| norms.iter().map(|norm| 1.0 / norm).collect());
     let start = spectrum::widen(start);
     let mut sketch = match oriented.residual {
@@ -138,7 +144,7 @@ pub fn top_vectors(oriented: &Oriented<'_>, start: &Mat<f32>, energy: f64, norms
         copy
     });
     let mut result = None;
-    for step in 0..2 {
+    for step in 0..=power_steps {
         let basis = spectrum::orthonormal(sketch.as_ref());
         let normalised_basis = normalised_sketch.as_ref().map(|sketch| spectrum::orthonormal(sketch.as_ref()));
         let mut probes = vec![basis.as_ref()];
@@ -157,7 +163,7 @@ pub fn top_vectors(oriented: &Oriented<'_>, start: &Mat<f32>, energy: f64, norms
         });
         let caught: f64 = raw.values.iter().map(|value| value * value).sum();
         let vectors = TopVectors { raw, normalised };
-        if step == 1 || caught >= 0.98 * energy {
+        if step == power_steps || caught >= 0.98 * energy {
             result = Some(vectors);
             break;
         }

@@ -43,7 +43,7 @@ pub fn widen(base: &Checkpoint, candidate: &Checkpoint, pairs: &mut [Measured<'_
         let width = WIDE.min(operator.rows.min(operator.columns));
         let start = operator.times(&spectrum::signs(operator.columns, width, 2), Want::Change)?.change;
         let oriented = Oriented { operator, residual: Axis::Rows };
-        sized.values = top_vectors(&oriented, &start, sized.energy, None)?.raw.values;
+        sized.values = top_vectors(&oriented, &start, sized.energy, None, 1)?.raw.values;
     }
     Ok(())
 }

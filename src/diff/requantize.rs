@@ -108,6 +108,14 @@ impl Scheme {
         self.group == Group::Tensor
     }
 
+    /// Length of the first group in a row of `columns`; a scale per tensor is tried on a short run.
+    pub fn first_group(&self, columns: usize) -> usize {
+        match self.group {
+            Group::Tensor => columns.min(64),
+            Group::Run(length) => length,
+        }
+    }
+
     /// Quantises whole rows of the base and back, in place; `largest` is the largest magnitude of the whole tensor.
     fn apply(&self, rows: &mut [f32], columns: usize, largest: f32) {
         for row in rows.chunks_mut(columns) {

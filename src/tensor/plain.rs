@@ -1,5 +1,7 @@
 //! Numbers one by one: IEEE floats, the 8-, 6- and 4-bit floats of the OCP formats, integers.
 
+use pulp::{Arch, Simd, WithSimd};
+
 use super::{DType, Family};
 
 fn each<const N: usize>(input: &[u8], output: &mut [f32], decode: impl Fn([u8; N]) -> f32) {
@@ -24,9 +26,29 @@ macro_rules! plain {
 
 plain!(F64, "F64", Float, 8, 53, "IEEE 754 binary64, rounded to `f32` when decoded.", |b| f64::from_le_bytes(b) as f32);
 plain!(F32, "F32", Float, 4, 24, "IEEE 754 binary32.", f32::from_le_bytes);
-plain!(BF16, "BF16", Float, 2, 8, "bfloat16: the upper half of binary32.", |b: [u8; 2]| f32::from_bits(
-    u32::from(u16::from_le_bytes(b)) << 16
-));
+/// bfloat16: the upper half of binary32.
+pub static BF16: DType =
+    DType { name: "BF16", family: Family::Float, block: 1, bytes: 2, precision: 8, decode: |input, output| {
+        Arch::new().dispatch(WidenBf16 { input, output });
+    } };
+
+/// The loop that reads most published weights, compiled for the vector unit found at run time.
+struct WidenBf16<'a> {
+    input: &'a [u8],
+    output: &'a mut [f32],
+}
+
+impl WithSimd for WidenBf16<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for (bytes, out) in self.input.as_chunks::<2>().0.iter().zip(self.output) {
+            *out = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
+        }
+    }
+}
+
 plain!(I64, "I64", Integer, 8, 0, "Signed 64-bit integer.", |b| i64::from_le_bytes(b) as f32);
 plain!(I32, "I32", Integer, 4, 0, "Signed 32-bit integer.", |b| i32::from_le_bytes(b) as f32);
 plain!(I16, "I16", Integer, 2, 0, "Signed 16-bit integer.", |b| f32::from(i16::from_le_bytes(b)));
