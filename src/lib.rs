@@ -3,11 +3,13 @@
 
 pub mod arch;
 pub mod checkpoint;
+pub mod cli;
 pub mod diff;
 pub mod error;
 pub mod examination;
 pub mod ids;
 pub mod limits;
 pub mod pair;
+pub mod signature;
 pub mod source;
 pub mod tensor;
