@@ -3,13 +3,18 @@
 
 pub mod arch;
 pub mod checkpoint;
+pub mod cli;
 pub mod diff;
 pub mod error;
 pub mod examination;
 pub mod ids;
 pub mod limits;
 pub mod pair;
+pub mod pipeline;
+pub mod recipe;
 pub mod relation;
+pub mod signature;
 pub mod source;
 pub mod tensor;
 pub mod tiny;
+pub mod verdict;

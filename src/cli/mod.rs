@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, its arguments beside it.
 
 pub mod compare;
+pub mod signatures;
 
 use std::io::{IsTerminal as _, Write};
 use std::path::PathBuf;
@@ -132,6 +133,7 @@ impl FailOn {
 #[derive(Subcommand)]
 enum Command {
     Compare(compare::Arguments),
+    Signatures(signatures::Arguments),
 }
 
 impl Global {
@@ -204,6 +206,7 @@ impl Command {
     fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         match self {
             Self::Compare(arguments) => arguments.run(global, out),
+            Self::Signatures(arguments) => arguments.run(global, out),
         }
     }
 }
