@@ -9,5 +9,6 @@ pub mod examination;
 pub mod ids;
 pub mod limits;
 pub mod pair;
+pub mod report;
 pub mod source;
 pub mod tensor;
