@@ -14,6 +14,7 @@ pub mod pipeline;
 pub mod recipe;
 pub mod relation;
 pub mod signature;
+pub mod report;
 pub mod source;
 pub mod tensor;
 pub mod tiny;

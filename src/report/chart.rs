@@ -1,0 +1,475 @@
+//! Pictures as SVG: no script, no style attribute (a page's policy may forbid both), colours by class from the page.
+//!
+//! Every picture has a title and a description for screen readers, and the page puts the numbers in a table beside it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use maud::{Markup, html};
+
+use crate::arch::{Axis, Kind};
+use crate::diff::stats::{Profile, Sameness};
+use crate::examination::Orthogonalization;
+use crate::report::plot::{self, Series};
+use crate::report::sanitise;
+use crate::report::words::{number, strength};
+
+/// Series drawn in one picture; more would share colours.
+const SERIES: usize = 6;
+
+/// Layers drawn; the deepest published models have under 200.
+const LAYERS: usize = 256;
+
+/// Room for the axis on the left, the legend above, the axis below, and at the right.
+const LEFT: f64 = 54.0;
+const TOP: f64 = 34.0;
+const BOTTOM: f64 = 40.0;
+const RIGHT: f64 = 14.0;
+const WIDTH: f64 = 720.0;
+
+/// A coordinate with one decimal: enough for a screen, and the same bytes everywhere.
+fn at(value: f64) -> String {
+    format!("{value:.1}")
+}
+
+/// Round numbers from `low` to `high` for an axis, about `wanted` of them.
+fn ticks(low: f64, high: f64, wanted: usize) -> Vec<f64> {
+    let span = high - low;
+    if !span.is_finite() || span <= 0.0 {
+        return vec![low];
+    }
+    let raw = span / wanted.max(1) as f64;
+    let magnitude = 10f64.powf(raw.log10().floor());
+    let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * magnitude).find(|s| *s >= raw).unwrap_or(raw);
+    let first = (low / step).ceil() as i64;
+    let last = (high / step + 1e-9).floor() as i64;
+    (first..=last.min(first + 50)).map(|k| k as f64 * step).collect()
+}
+
+/// The layers of several series, lowest first, at most [`LAYERS`].
+fn layers<'a>(series: impl Iterator<Item = &'a Series>) -> Vec<u32> {
+    let set: BTreeSet<u32> = series.flat_map(|s| s.points.keys().copied()).collect();
+    set.into_iter().take(LAYERS).collect()
+}
+
+/// λ̂ over layers with 95 % error bars, one mark shape and colour per module.
+pub fn strengths(orthogonalization: &Orthogonalization, id: &str) -> Option<Markup> {
+    let series = plot::series(orthogonalization);
+    let values = series.iter().flat_map(|s| s.points.values());
+    let high = values.clone().map(|(l, e)| l + 1.96 * e).filter(|v| *v < 50.0).fold(0.0, f64::max);
+    let low = values.map(|(l, e)| l - 1.96 * e).filter(|v| *v > -50.0).fold(0.0, f64::min);
+    let description = series
+        .iter()
+        .take(SERIES)
+        .map(|s| {
+            let peak = s.points.iter().max_by(|a, b| a.1.0.total_cmp(&b.1.0));
+            match peak {
+                Some((layer, (lambda, _))) if *lambda != 0.0 => {
+                    format!("{}: highest λ {} at layer {layer}", s.module, strength(*lambda))
+                }
+                _ => format!("{}: unchanged", s.module),
+            }
+        })
+        .collect::<Vec<_>>()
+        .join("; ");
+    Some(points(
+        &series,
+        &Frame {
+            id,
+            title: "Strength λ over layers",
+            description: &description,
+            axis: "λ (1 removes the direction wholly)",
+            low,
+            // Room above the highest point, and the line of a whole removal in sight where it is near.
+            high: if high > 0.3 { (high * 1.05).max(1.1) } else { (high * 1.1).max(0.01) },
+            guides: &[(1.0, "λ = 1")],
+            joined: true,
+        },
+    ))
+    .filter(|_| !series.is_empty())
+}
+
+/// How well each writer's direction agrees with that of the other layers. `None` when no writer was fitted.
+pub fn agreement(profile: &Profile, id: &str) -> Option<Markup> {
+    let series = agreements(profile);
+    if series.is_empty() {
+        return None;
+    }
+    // |cos| of two random directions of this width: mean √(2/πd).
+    let width = profile
+        .tensors
+        .iter()
+        .filter(|t| t.role.kind == Kind::Writer && t.projection.is_some())
+        .filter_map(|t| {
+            t.role.residual.map(|axis| match axis {
+                Axis::Rows => t.shape[0],
+                Axis::Columns => t.shape[1],
+            })
+        })
+        .max()
+        .unwrap_or(0);
+    let chance = if width > 0 { (2.0 / (std::f64::consts::PI * width as f64)).sqrt() } else { 0.0 };
+    let label = format!("chance: {chance:.3}");
+    let lowest = series.iter().flat_map(|s| s.points.values()).map(|p| p.0).fold(1.0, f64::min);
+    let description = format!("Lowest agreement {lowest:.3}; random directions of this width agree at {chance:.3}.");
+    let guides: &[(f64, &str)] = if width > 0 { &[(chance, &label)] } else { &[] };
+    Some(points(
+        &series,
+        &Frame {
+            id,
+            title: "Agreement of the direction across layers",
+            description: &description,
+            axis: "|cos| with the other layers' direction",
+            low: 0.0,
+            high: 1.0,
+            guides,
+            joined: false,
+        },
+    ))
+}
+
+/// The numbers of [`agreement`]: module to layer to |cos|, for writers that fit.
+pub fn agreements(profile: &Profile) -> Vec<Series> {
+    let mut modules: BTreeMap<String, BTreeMap<u32, (f64, f64)>> = BTreeMap::new();
+    for tensor in &profile.tensors {
+        let (Some(projection), Some(layer), Kind::Writer) = (&tensor.projection, tensor.role.layer, tensor.role.kind)
+        else {
+            continue;
+        };
+        if projection.fits && projection.agreement.is_finite() {
+            let module = modules.entry(sanitise::name(&tensor.role.module)).or_default();
+            // Experts of a layer share a point: the lowest of them.
+            let point = module.entry(layer).or_insert((1.0, 0.0));
+            point.0 = point.0.min(projection.agreement.clamp(0.0, 1.0));
+        }
+    }
+    modules.into_iter().map(|(module, points)| Series { module, points }).collect()
+}
+
+struct Frame<'a> {
+    id: &'a str,
+    title: &'a str,
+    description: &'a str,
+    axis: &'a str,
+    low: f64,
+    high: f64,
+    guides: &'a [(f64, &'a str)],
+    joined: bool,
+}
+
+fn points(all: &[Series], frame: &Frame<'_>) -> Markup {
+    const HEIGHT: f64 = 300.0;
+    let shown = &all[..all.len().min(SERIES)];
+    let layers = layers(shown.iter());
+    let index: BTreeMap<u32, usize> = layers.iter().enumerate().map(|(i, l)| (*l, i)).collect();
+    let step = (WIDTH - LEFT - RIGHT) / layers.len().max(1) as f64;
+    let x = |layer: u32, series: usize| {
+        // Modules of a layer stand beside each other, so that equal values do not hide one another.
+        let dodge = (series as f64 - (shown.len() as f64 - 1.0) / 2.0) * (step * 0.18).min(5.0);
+        LEFT + (index.get(&layer).copied().unwrap_or(0) as f64 + 0.5) * step + dodge
+    };
+    let span = (frame.high - frame.low).max(1e-9);
+    let y = |value: f64| {
+        let share = ((value - frame.low) / span).clamp(0.0, 1.0);
+        HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
+    };
+    let (title, desc) = (format!("{}-title", frame.id), format!("{}-desc", frame.id));
+    let every = layers.len().div_ceil(24).max(1);
+    html! {
+        svg class="chart" role="img" aria-labelledby={ (title) " " (desc) } viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } {
+            title id=(title) { (frame.title) }
+            desc id=(desc) { (frame.description) }
+            (legend(shown, all.len()))
+            @for tick in ticks(frame.low, frame.high, 6) {
+                line class="grid" x1=(at(LEFT)) x2=(at(WIDTH - RIGHT)) y1=(at(y(tick))) y2=(at(y(tick))) {}
+                text class="tick end" x=(at(LEFT - 6.0)) y=(at(y(tick) + 4.0)) { (axis_number(tick)) }
+            }
+            @for (value, label) in frame.guides.iter().filter(|g| g.0 >= frame.low && g.0 <= frame.high) {
+                line class="guide" x1=(at(LEFT)) x2=(at(WIDTH - RIGHT)) y1=(at(y(*value))) y2=(at(y(*value))) {}
+                text class="guide-label end" x=(at(WIDTH - RIGHT)) y=(at(y(*value) - 4.0)) { (label) }
+            }
+            @for layer in layers.iter().step_by(every) {
+                text class="tick middle" x=(at(LEFT + (index[layer] as f64 + 0.5) * step)) y=(at(HEIGHT - BOTTOM + 16.0)) {
+                    (layer)
+                }
+            }
+            text class="axis middle" x=(at((LEFT + WIDTH - RIGHT) / 2.0)) y=(at(HEIGHT - 6.0)) { "layer" }
+            text class="axis middle" transform={ "translate(13 " (at((TOP + HEIGHT - BOTTOM) / 2.0)) ") rotate(-90)" } {
+                (frame.axis)
+            }
+            @for (s, series) in shown.iter().enumerate() {
+                @if frame.joined {
+                    polyline class={ "line s" (s) } points=(path(series, &index, |l, v| (x(l, s), y(v)))) {}
+                }
+                @for (layer, (value, stderr)) in series.points.iter().filter(|(l, _)| index.contains_key(l)) {
+                    @if *stderr > 0.0 {
+                        line class={ "bar s" (s) } x1=(at(x(*layer, s))) x2=(at(x(*layer, s)))
+                            y1=(at(y(value - 1.96 * stderr))) y2=(at(y(value + 1.96 * stderr))) {}
+                    }
+                    (mark(s, x(*layer, s), y(*value), *value == 0.0))
+                }
+            }
+        }
+    }
+}
+
+fn axis_number(value: f64) -> String {
+    let text = format!("{value:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+fn path(series: &Series, index: &BTreeMap<u32, usize>, place: impl Fn(u32, f64) -> (f64, f64)) -> String {
+    series
+        .points
+        .iter()
+        .filter(|(layer, _)| index.contains_key(layer))
+        .map(|(layer, (value, _))| {
+            let (x, y) = place(*layer, *value);
+            format!("{},{}", at(x), at(y))
+        })
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// A mark of the series' own shape; hollow for an unchanged writer.
+fn mark(series: usize, x: f64, y: f64, hollow: bool) -> Markup {
+    let class = format!("mark s{series}{}", if hollow { " hollow" } else { "" });
+    html! {
+        @match series % 3 {
+            0 => circle class=(class) cx=(at(x)) cy=(at(y)) r="3.4" {},
+            1 => rect class=(class) x=(at(x - 3.1)) y=(at(y - 3.1)) width="6.2" height="6.2" {},
+            _ => path class=(class) d={ "M" (at(x)) " " (at(y - 4.2)) "L" (at(x + 4.0)) " " (at(y + 3.0)) "L" (at(x - 4.0)) " " (at(y + 3.0)) "Z" } {},
+        }
+    }
+}
+
+fn legend(shown: &[Series], all: usize) -> Markup {
+    let mut x = LEFT + 6.0;
+    let mut items = Vec::new();
+    for (s, series) in shown.iter().enumerate() {
+        let label = sanitise::fit(&series.module, 22, "…");
+        let width = 22.0 + 7.2 * sanitise::width(&label) as f64;
+        items.push((s, x, label));
+        x += width;
+    }
+    html! {
+        @for (s, x, label) in items {
+            (mark(s, x, 14.0, false))
+            text class="legend" x=(at(x + 9.0)) y="18" { (label) }
+        }
+        @if all > shown.len() {
+            text class="legend" x=(at(x)) y="18" { "and " (all - shown.len()) " more in the table" }
+        }
+    }
+}
+
+/// One cell of the heat map: the largest relative change among a module's tensors in a layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Heat {
+    /// ‖Δ‖/‖W‖; 0 when all are bit-identical.
+    pub relative: f64,
+    /// Whether any is a recast of the base (different bits, same numbers).
+    pub recast: bool,
+}
+
+/// A row of the heat map.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeatRow {
+    /// The module.
+    pub module: String,
+    /// What it does.
+    pub kind: Kind,
+    /// Layer to cell; `None` is for tensors outside the layers.
+    pub cells: BTreeMap<Option<u32>, Heat>,
+}
+
+/// Relative change by module and layer: writers first, then readers, then the rest.
+pub fn heat(profile: &Profile) -> Vec<HeatRow> {
+    let order = |kind: Kind| match kind {
+        Kind::Writer => 0,
+        Kind::Reader => 1,
+        Kind::Embedding | Kind::Head => 2,
+        Kind::Router => 3,
+        Kind::Norm => 4,
+        Kind::Bias => 5,
+        Kind::Other => 6,
+    };
+    let mut rows: BTreeMap<(usize, String), HeatRow> = BTreeMap::new();
+    for tensor in &profile.tensors {
+        let module = sanitise::name(&tensor.role.module);
+        let kind = tensor.role.kind;
+        let row = rows.entry((order(kind), module.clone())).or_insert_with(|| HeatRow {
+            module,
+            kind,
+            cells: BTreeMap::new(),
+        });
+        let relative = match tensor.sameness {
+            Sameness::Changed if tensor.relative_norm.is_finite() => tensor.relative_norm,
+            Sameness::Changed => f64::INFINITY,
+            Sameness::Identical | Sameness::Recast => 0.0,
+        };
+        let cell = row.cells.entry(tensor.role.layer).or_insert(Heat { relative: 0.0, recast: false });
+        cell.relative = cell.relative.max(relative);
+        cell.recast |= tensor.sameness == Sameness::Recast;
+    }
+    rows.into_values().collect()
+}
+
+/// Upper ends of the colour steps of relative change.
+const STEPS: [f64; 6] = [0.001, 0.003, 0.01, 0.03, 0.1, f64::INFINITY];
+
+fn step(relative: f64) -> usize {
+    STEPS.iter().position(|end| relative <= *end).unwrap_or(STEPS.len() - 1) + 1
+}
+
+/// The heat map. `None` when no tensor of a layer was measured.
+pub fn heat_map(profile: &Profile, id: &str) -> Option<Markup> {
+    const ROWS: usize = 40;
+    const LABEL: f64 = 150.0;
+    const CELL_HEIGHT: f64 = 20.0;
+    let rows: Vec<HeatRow> =
+        heat(profile).into_iter().filter(|row| row.cells.keys().any(Option::is_some)).take(ROWS).collect();
+    let layers: BTreeSet<u32> = rows.iter().flat_map(|row| row.cells.keys().flatten().copied()).collect();
+    let layers: Vec<u32> = layers.into_iter().take(LAYERS).collect();
+    if layers.is_empty() {
+        return None;
+    }
+    let width = ((WIDTH - LABEL - RIGHT) / layers.len() as f64).min(40.0);
+    let height = 44.0 + rows.len() as f64 * CELL_HEIGHT + BOTTOM;
+    let changed: usize = rows.iter().filter(|row| row.cells.values().any(|cell| cell.relative > 0.0)).count();
+    let description =
+        format!("{} of {} modules changed in some layer; writers are marked with W.", changed, rows.len());
+    let every = layers.len().div_ceil(24).max(1);
+    let (title, desc) = (format!("{id}-title"), format!("{id}-desc"));
+    Some(html! {
+        svg class="chart" role="img" aria-labelledby={ (title) " " (desc) } viewBox={ "0 0 " (WIDTH) " " (at(height)) } {
+            title id=(title) { "Relative change by module and layer" }
+            desc id=(desc) { (description) }
+            text class="legend" x=(at(LABEL)) y="16" { "‖Δ‖/‖W‖:" }
+            @for (k, label) in ["same", "≤ 0.1 %", "≤ 0.3 %", "≤ 1 %", "≤ 3 %", "≤ 10 %", "more"].iter().enumerate() {
+                rect class={ "cell h" (k) } x=(at(LABEL + 68.0 + k as f64 * 70.0)) y="6" width="12" height="12" {}
+                text class="legend" x=(at(LABEL + 84.0 + k as f64 * 70.0)) y="16" { (label) }
+            }
+            @for (r, row) in rows.iter().enumerate() {
+                @let y = 34.0 + r as f64 * CELL_HEIGHT;
+                text class="tick end" x=(at(LABEL - 26.0)) y=(at(y + 14.0)) { (sanitise::fit(&row.module, 18, "…")) }
+                @if row.kind == Kind::Writer {
+                    text class="writer middle" x=(at(LABEL - 13.0)) y=(at(y + 14.0)) { "W" }
+                }
+                @for (column, layer) in layers.iter().enumerate() {
+                    @if let Some(cell) = row.cells.get(&Some(*layer)) {
+                        rect class={ "cell h" (if cell.relative > 0.0 { step(cell.relative) } else { 0 }) }
+                            x=(at(LABEL + column as f64 * width)) y=(at(y)) width=(at((width - 1.0).max(0.8))) height="18" {
+                            title {
+                                (row.module) ", layer " (layer) ": "
+                                (if cell.relative > 0.0 { number(cell.relative) } else { "unchanged".to_owned() })
+                            }
+                        }
+                    }
+                }
+            }
+            @for (column, layer) in layers.iter().enumerate().step_by(every) {
+                text class="tick middle" x=(at(LABEL + (column as f64 + 0.5) * width)) y=(at(height - BOTTOM + 8.0)) { (layer) }
+            }
+            text class="axis middle" x=(at(LABEL + layers.len() as f64 * width / 2.0)) y=(at(height - 8.0)) { "layer" }
+        }
+    })
+}
+
+/// One bar of [`bars`]: a share with its interval.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Share {
+    /// What it is a share of.
+    pub label: String,
+    /// The share, 0 to 1.
+    pub share: f64,
+    /// Its interval.
+    pub interval: (f64, f64),
+    /// Counts in words, at the end of the row.
+    pub counts: String,
+}
+
+/// Horizontal bars of shares with intervals.
+pub fn bars(shares: &[Share], id: &str, title: &str) -> Option<Markup> {
+    const ROWS: usize = 30;
+    const LABEL: f64 = 230.0;
+    const COUNTS: f64 = 96.0;
+    const ROW: f64 = 24.0;
+    let shown = &shares[..shares.len().min(ROWS)];
+    if shown.is_empty() {
+        return None;
+    }
+    let highest = shown.iter().map(|s| s.interval.1).filter(|v| v.is_finite()).fold(0.0, f64::max);
+    let high =
+        ticks(0.0, highest.clamp(0.01, 1.0) * 1.25, 5).last().copied().unwrap_or(1.0).clamp(highest.min(1.0), 1.0);
+    let height = 12.0 + shown.len() as f64 * ROW + BOTTOM;
+    let x = |share: f64| LABEL + (share / high).clamp(0.0, 1.0) * (WIDTH - LABEL - COUNTS);
+    let (heading, desc) = (format!("{id}-title"), format!("{id}-desc"));
+    Some(html! {
+        svg class="chart" role="img" aria-labelledby={ (heading) " " (desc) } viewBox={ "0 0 " (WIDTH) " " (at(height)) } {
+            title id=(heading) { (title) }
+            desc id=(desc) { (shown.len()) " rows; the numbers are in the table beside the picture." }
+            @for tick in ticks(0.0, high, 5) {
+                line class="grid" x1=(at(x(tick))) x2=(at(x(tick))) y1="8" y2=(at(height - BOTTOM)) {}
+                text class="tick middle" x=(at(x(tick))) y=(at(height - BOTTOM + 16.0)) { (axis_number(tick * 100.0)) " %" }
+            }
+            @for (row, share) in shown.iter().enumerate() {
+                @let y = 12.0 + row as f64 * ROW;
+                text class="tick end" x=(at(LABEL - 8.0)) y=(at(y + 13.0)) { (sanitise::fit(&sanitise::name(&share.label), 32, "…")) }
+                rect class="share" x=(at(LABEL)) y=(at(y + 2.0)) width=(at(x(share.share) - LABEL)) height=(at(ROW - 8.0)) {}
+                line class="interval" x1=(at(x(share.interval.0))) x2=(at(x(share.interval.1))) y1=(at(y + 10.0)) y2=(at(y + 10.0)) {}
+                @for end in [share.interval.0, share.interval.1] {
+                    line class="interval" x1=(at(x(end))) x2=(at(x(end))) y1=(at(y + 6.0)) y2=(at(y + 14.0)) {}
+                }
+                text class="tick" x=(at(WIDTH - COUNTS + 8.0)) y=(at(y + 13.0)) { (share.counts) }
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample;
+
+    #[test]
+    fn pictures_have_no_style_and_no_script() {
+        for examination in sample::everything().examinations {
+            let mut all = Vec::new();
+            if let Some(o) = &examination.orthogonalization {
+                all.extend(strengths(o, "a"));
+            }
+            if let Some(profile) = &examination.profile {
+                all.extend(heat_map(profile, "b"));
+                all.extend(agreement(profile, "c"));
+            }
+            for picture in all {
+                let text = picture.into_string();
+                assert!(!text.contains("style=") && !text.contains("<script"), "{text}");
+                assert!(!text.contains("NaN") && !text.contains("inf"), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn axis_ticks_are_round() {
+        assert_eq!(ticks(0.0, 1.05, 5), [0.0, 0.5, 1.0]);
+        assert_eq!(ticks(0.0, f64::NAN, 5), [0.0]);
+        assert_eq!(axis_number(0.25), "0.25");
+        assert_eq!(axis_number(10.0), "10");
+    }
+
+    #[test]
+    fn steps_cover_every_change() {
+        assert_eq!(step(1e-9), 1);
+        assert_eq!(step(0.02), 4);
+        assert_eq!(step(f64::INFINITY), 6);
+    }
+
+    #[test]
+    fn bars_are_drawn_for_any_share() {
+        let share = |share: f64, interval| Share { label: "<b>".into(), share, interval, counts: "1 of 2".into() };
+        let text = bars(&[share(0.5, (0.1, 0.9)), share(0.0, (0.0, 0.0))], "x", "Shares").map(Markup::into_string);
+        assert!(text.is_some_and(|t| t.contains("&lt;b&gt;") && !t.contains("NaN")));
+        assert!(bars(&[], "x", "Shares").is_none());
+    }
+}

@@ -1,0 +1,186 @@
+//! The flat form of an examination: one row with stable column names, for CSV and Parquet alike.
+
+use crate::examination::{Depth, Examination, Status};
+use crate::report::table::severity_name;
+use crate::report::words::{relation_name, verdict_name};
+
+/// One cell.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Cell {
+    /// Text.
+    Text(Option<String>),
+    /// A whole number.
+    Count(Option<u64>),
+    /// A number; absent where it was not measured or is not finite.
+    Number(Option<f64>),
+    /// Yes or no.
+    Flag(Option<bool>),
+}
+
+/// The type of a column's cells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Type {
+    /// [`Cell::Text`].
+    Text,
+    /// [`Cell::Count`].
+    Count,
+    /// [`Cell::Number`].
+    Number,
+    /// [`Cell::Flag`].
+    Flag,
+}
+
+/// One column.
+pub struct Column {
+    /// Its name; never reused for something else.
+    pub name: &'static str,
+    /// What it holds.
+    pub what: &'static str,
+    /// The type of its cells.
+    pub kind: Type,
+    /// Its value for an examination.
+    pub value: fn(&Examination) -> Cell,
+}
+
+const fn column(name: &'static str, kind: Type, what: &'static str, value: fn(&Examination) -> Cell) -> Column {
+    Column { name, what, kind, value }
+}
+
+fn text(value: impl Into<String>) -> Cell {
+    Cell::Text(Some(value.into()))
+}
+
+/// A number of the orthogonalization evidence.
+fn measured(examination: &Examination, value: fn(&crate::examination::Orthogonalization) -> f64) -> Cell {
+    Cell::Number(examination.orthogonalization.as_ref().map(value).filter(|v| v.is_finite()))
+}
+
+/// λ̂ of the changed writers, lowest first.
+fn strengths(examination: &Examination) -> Vec<f64> {
+    let all = examination.orthogonalization.iter().flat_map(|o| &o.strength);
+    let mut values: Vec<f64> = all.map(|s| s.lambda).filter(|l| l.is_finite() && *l != 0.0).collect();
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+/// Every column, in order. New ones are added at the end.
+pub static COLUMNS: &[Column] = &[
+    column("candidate", Type::Text, "the examined repository, folder or file", |e| text(&e.candidate.source)),
+    column("candidate_revision", Type::Text, "its commit", |e| Cell::Text(e.candidate.revision.clone())),
+    column("candidate_digest", Type::Text, "SHA-256 over its files' digests", |e| {
+        Cell::Text(e.candidate.digest.clone())
+    }),
+    column("candidate_format", Type::Text, "its format", |e| Cell::Text(e.candidate.format.clone())),
+    column("base", Type::Text, "what it was compared with", |e| text(&e.base.source)),
+    column("base_revision", Type::Text, "the base's commit", |e| Cell::Text(e.base.revision.clone())),
+    column("base_digest", Type::Text, "SHA-256 over the base's files' digests", |e| Cell::Text(e.base.digest.clone())),
+    column("status", Type::Text, "complete, partial or failed", |e| {
+        text(match e.status {
+            Status::Complete => "complete",
+            Status::Partial => "partial",
+            Status::Failed => "failed",
+        })
+    }),
+    column("reason", Type::Text, "why not complete", |e| Cell::Text(e.reason.clone())),
+    column("depth", Type::Text, "hashes, screen or full", |e| {
+        text(match e.depth {
+            Depth::Hashes => "hashes",
+            Depth::Screen => "screen",
+            Depth::Full => "full",
+        })
+    }),
+    column("relation", Type::Text, "what the candidate is to the base", |e| text(relation_name(e.relation))),
+    column("rank", Type::Count, "rank of a low-rank edit", |e| Cell::Count(e.rank.map(u64::from))),
+    column("verdict", Type::Text, "orthogonalized, suspect, clear or inconclusive", |e| text(verdict_name(e.verdict))),
+    column("p_value", Type::Number, "false-positive bound by the calibration's controls", |e| {
+        measured(e, |o| o.p_value)
+    }),
+    column("consistency", Type::Number, "median projection consistency", |e| measured(e, |o| o.consistency)),
+    column("explained", Type::Number, "median share of the change explained", |e| measured(e, |o| o.explained)),
+    column("coordinates", Type::Text, "raw or row-normalised", |e| {
+        Cell::Text(e.orthogonalization.as_ref().map(|o| o.coordinates.clone()))
+    }),
+    column("directions", Type::Count, "directions removed together", |e| {
+        Cell::Count(e.orthogonalization.as_ref().map(|o| u64::from(o.directions)))
+    }),
+    column("scope", Type::Text, "global or per-layer", |e| {
+        Cell::Text(e.orthogonalization.as_ref().map(|o| o.scope.clone()))
+    }),
+    column("tensors_fit", Type::Count, "writers that fit", |e| {
+        Cell::Count(e.orthogonalization.as_ref().map(|o| o.tensors))
+    }),
+    column("layers_fit", Type::Count, "layers with such a writer", |e| {
+        Cell::Count(e.orthogonalization.as_ref().map(|o| o.layers.len() as u64))
+    }),
+    column("lambda_min", Type::Number, "smallest strength of a changed writer", |e| {
+        Cell::Number(strengths(e).first().copied())
+    }),
+    column("lambda_median", Type::Number, "median strength of the changed writers", |e| {
+        let all = strengths(e);
+        Cell::Number(all.get(all.len() / 2).copied())
+    }),
+    column("lambda_max", Type::Number, "largest strength of a changed writer", |e| {
+        Cell::Number(strengths(e).last().copied())
+    }),
+    column("detection_limit", Type::Number, "smallest strength that would have been seen", |e| {
+        measured(e, |o| o.detection_limit)
+    }),
+    column("tensors", Type::Count, "tensors of the base", |e| Cell::Count(Some(e.coverage.tensors))),
+    column("tensors_compared", Type::Count, "of them, compared", |e| Cell::Count(Some(e.coverage.compared))),
+    column("tensors_identical", Type::Count, "of these, bit-identical", |e| Cell::Count(Some(e.coverage.identical))),
+    column("tensors_not_examined", Type::Count, "tensors not compared", |e| {
+        Cell::Count(Some(e.coverage.not_examined.len() as u64))
+    }),
+    column("bytes_read", Type::Count, "bytes of weights read", |e| Cell::Count(Some(e.coverage.bytes_read))),
+    column("findings", Type::Text, "ids of the findings, space between", |e| {
+        text(e.findings.iter().map(|f| f.id.as_str()).collect::<Vec<_>>().join(" "))
+    }),
+    column("signatures", Type::Text, "signatures that held, space between", |e| {
+        text(e.findings.iter().map(|f| f.signature.as_str()).collect::<Vec<_>>().join(" "))
+    }),
+    column("severity", Type::Text, "highest severity of a finding", |e| {
+        Cell::Text(e.findings.iter().map(|f| f.severity).max().map(|s| severity_name(s).to_owned()))
+    }),
+    column("anomalies", Type::Count, "oddities of the files", |e| Cell::Count(Some(e.anomalies.len() as u64))),
+    column("claim_base", Type::Text, "the base that the publisher names", |e| {
+        Cell::Text(e.claim.as_ref().and_then(|c| c.base.clone()))
+    }),
+    column("claim_relation", Type::Text, "the relation that the publisher names", |e| {
+        Cell::Text(e.claim.as_ref().and_then(|c| c.relation.clone()))
+    }),
+    column("claim_holds", Type::Flag, "whether the weights bear the claim out", |e| {
+        Cell::Flag(e.claim.as_ref().and_then(|c| c.holds))
+    }),
+    column("tool_version", Type::Text, "orthoscope's version", |e| text(&e.tool.version)),
+    column("catalogue", Type::Text, "hash of the signature catalogue", |e| text(&e.tool.catalogue)),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample;
+
+    #[test]
+    fn names_are_unique_snake_case() {
+        let mut names: Vec<_> = COLUMNS.iter().map(|c| c.name).collect();
+        assert!(names.iter().all(|n| n.chars().all(|c| c.is_ascii_lowercase() || c == '_')));
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), COLUMNS.len());
+    }
+
+    #[test]
+    fn cells_have_their_columns_type() {
+        for examination in sample::everything().examinations {
+            for column in COLUMNS {
+                let kind = match (column.value)(&examination) {
+                    Cell::Text(_) => Type::Text,
+                    Cell::Count(_) => Type::Count,
+                    Cell::Number(_) => Type::Number,
+                    Cell::Flag(_) => Type::Flag,
+                };
+                assert_eq!(kind, column.kind, "{}", column.name);
+            }
+        }
+    }
+}

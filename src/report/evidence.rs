@@ -1,0 +1,188 @@
+//! The numbers behind a finding, and the benign explanations that were weighed against them.
+
+use crate::examination::{Examination, Finding};
+use crate::report::sanitise;
+use crate::report::words::{BENIGN_CONSISTENCY, number, percent};
+
+/// One clause of a signature that held.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Clause {
+    /// The measurement's name.
+    pub measurement: String,
+    /// Its value, where the evidence holds one.
+    pub value: Option<f64>,
+    /// The smallest value that the clause allows.
+    pub minimum: Option<f64>,
+    /// The largest.
+    pub maximum: Option<f64>,
+}
+
+impl Clause {
+    /// The clause in words: `projection.consistency = 0.998 (at least 0.900)`.
+    pub fn told(&self) -> String {
+        let value = self.value.map_or_else(|| "not measured".to_owned(), number);
+        match self.bounds() {
+            Some(bounds) => format!("{} = {value} ({bounds})", self.measurement),
+            None => format!("{} = {value}", self.measurement),
+        }
+    }
+
+    /// The bounds in words.
+    pub fn bounds(&self) -> Option<String> {
+        match (self.minimum, self.maximum) {
+            (Some(low), Some(high)) => Some(format!("{} to {}", number(low), number(high))),
+            (Some(low), None) => Some(format!("at least {}", number(low))),
+            (None, Some(high)) => Some(format!("at most {}", number(high))),
+            (None, None) => None,
+        }
+    }
+}
+
+/// The clauses stored with a finding: an object of measurement name to a number or to `{value, min, max}`. Anything
+/// else in it is passed over; the JSON output has it whole.
+pub fn clauses(finding: &Finding) -> Vec<Clause> {
+    let Some(object) = finding.evidence.as_object() else { return Vec::new() };
+    object
+        .iter()
+        .filter_map(|(name, entry)| {
+            let field = |key: &str| entry.get(key).and_then(serde_json::Value::as_f64);
+            let value = entry.as_f64().or_else(|| field("value"));
+            (value.is_some() || entry.is_object()).then(|| Clause {
+                measurement: sanitise::name(name),
+                value,
+                minimum: field("min"),
+                maximum: field("max"),
+            })
+        })
+        .collect()
+}
+
+/// A benign change that can look similar, and how the measurements bear on it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LookAlike {
+    /// What it is.
+    pub name: &'static str,
+    /// Whether its mark is there; `None` when the measurement is missing.
+    pub fits: Option<bool>,
+    /// The number and what it would be.
+    pub told: String,
+}
+
+struct Rule {
+    name: &'static str,
+    measurement: &'static str,
+    /// Whether this value is that change's mark.
+    fits: fn(f64) -> bool,
+    tell: fn(f64) -> String,
+}
+
+/// The look-alikes of `docs/detector.md`, each with the one number that sets it apart. The numbers here are for
+/// explaining; what decides is the signature catalogue.
+const RULES: &[Rule] = &[
+    Rule {
+        name: "fine-tune or merged LoRA",
+        measurement: "projection.consistency",
+        fits: |c| c <= BENIGN_CONSISTENCY,
+        tell: |c| format!("consistency {c:.3}; honest training reached {BENIGN_CONSISTENCY} at most in the controls"),
+    },
+    Rule {
+        name: "rank-1 adapter or steering vector with one output direction",
+        measurement: "projection.cross_fit",
+        fits: |c| c <= BENIGN_CONSISTENCY,
+        tell: |c| format!("consistency {c:.3} on data that did not choose the direction; an adapter's stays at chance"),
+    },
+    Rule {
+        name: "rounding or quantisation",
+        measurement: "rank.top1",
+        fits: |share| share < 0.05,
+        tell: |share| {
+            format!("the largest component holds {} of the change; rounding spreads it over all", percent(share))
+        },
+    },
+    Rule {
+        name: "uniform rescale or weight decay",
+        measurement: "delta.scale_explained",
+        fits: |share| share > 0.9,
+        tell: |share| format!("one factor per matrix explains {} of the change; a rescale, nearly all", percent(share)),
+    },
+    Rule {
+        name: "norm gains folded into rows",
+        measurement: "delta.row_scale_explained",
+        fits: |share| share > 0.9,
+        tell: |share| format!("one factor per row explains {}; folding, nearly all", percent(share)),
+    },
+    Rule {
+        name: "norm gains folded into columns",
+        measurement: "delta.column_scale_explained",
+        fits: |share| share > 0.9,
+        tell: |share| format!("one factor per column explains {}; folding, nearly all", percent(share)),
+    },
+    Rule {
+        name: "dropped singular component (rank reduction)",
+        measurement: "projection.own_component",
+        fits: |cosine| cosine > 0.95,
+        tell: |cosine| {
+            format!("|cos| of the direction with the matrix's own component {cosine:.3}; dropping one gives 1")
+        },
+    },
+    Rule {
+        name: "knowledge edit of a few layers",
+        measurement: "projection.layers",
+        fits: |layers| layers <= 3.0,
+        tell: |layers| format!("{layers:.0} layers; such edits touch one to three, with consistency at chance"),
+    },
+    Rule {
+        name: "one residual channel silenced",
+        measurement: "projection.axis_weight",
+        fits: |share| share > 0.9,
+        tell: |share| format!("one channel holds {} of the direction; silencing one, all", percent(share)),
+    },
+    Rule {
+        name: "pruning",
+        measurement: "delta.zeroed",
+        fits: |share| share > 0.05,
+        tell: |share| format!("{} of the elements became zero", percent(share)),
+    },
+];
+
+/// The benign look-alikes considered. Empty when no change of a writer was measured.
+pub fn look_alikes(examination: &Examination) -> Vec<LookAlike> {
+    let Some(orthogonalization) = &examination.orthogonalization else { return Vec::new() };
+    let measured = |name: &str| {
+        let stored = examination.profile.as_ref().and_then(|profile| profile.model.get(name).copied());
+        let own = (name == "projection.consistency").then_some(orthogonalization.consistency);
+        stored.or(own).filter(|value| value.is_finite())
+    };
+    RULES
+        .iter()
+        .map(|rule| match measured(rule.measurement) {
+            Some(value) => LookAlike { name: rule.name, fits: Some((rule.fits)(value)), told: (rule.tell)(value) },
+            None => LookAlike { name: rule.name, fits: None, told: format!("{} is not recorded", rule.measurement) },
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diff::stats::MEASUREMENTS;
+
+    #[test]
+    fn rules_speak_of_known_measurements() {
+        for rule in RULES {
+            assert!(MEASUREMENTS.iter().any(|m| m.name == rule.measurement), "{}", rule.measurement);
+        }
+    }
+
+    #[test]
+    fn evidence_of_any_shape_is_read_or_passed_over() {
+        let mut finding = crate::report::sample::finding();
+        finding.evidence = serde_json::json!({
+            "a": 0.5, "b": {"value": 2, "min": 1}, "c": {"value": 3.0, "min": 1, "max": 4}, "d": "text", "e": null
+        });
+        let told: Vec<String> = clauses(&finding).iter().map(Clause::told).collect();
+        assert_eq!(told, ["a = 0.500", "b = 2 (at least 1)", "c = 3 (1 to 4)"]);
+        finding.evidence = serde_json::json!(["x"]);
+        assert!(clauses(&finding).is_empty());
+    }
+}

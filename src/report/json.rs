@@ -1,0 +1,212 @@
+//! The examinations as JSON, exactly the record of [`examination`](crate::examination): indented, or one line each.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+use serde_json::ser::{CharEscape, CompactFormatter, Formatter, PrettyFormatter};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::examination::Examination;
+use crate::report::{Renderer, Report, Style, sanitise, writing};
+
+/// One examination as one document; several as an array. One line (or several lines, see [`Style::lines`]).
+pub struct Json;
+
+/// One examination a line.
+pub struct JsonLines;
+
+impl Renderer for Json {
+    fn name(&self) -> &'static str {
+        "json"
+    }
+
+    fn purpose(&self) -> &'static str {
+        "the stable record, for programs"
+    }
+
+    fn extension(&self) -> &'static str {
+        "json"
+    }
+
+    fn media_type(&self) -> &'static str {
+        "application/json"
+    }
+
+    fn render(&self, report: &Report, style: &Style, out: &mut dyn Write) -> Result<()> {
+        let shown: Vec<Examination> = report.examinations.iter().map(|e| trimmed(e, style)).collect();
+        match shown.as_slice() {
+            [one] => write_value(one, style, out)?,
+            several => write_value(several, style, out)?,
+        }
+        out.write_all(b"\n").map_err(writing)
+    }
+}
+
+impl Renderer for JsonLines {
+    fn name(&self) -> &'static str {
+        "jsonl"
+    }
+
+    fn purpose(&self) -> &'static str {
+        "the stable record, one examination a line"
+    }
+
+    fn extension(&self) -> &'static str {
+        "jsonl"
+    }
+
+    fn media_type(&self) -> &'static str {
+        "application/jsonl"
+    }
+
+    fn render(&self, report: &Report, style: &Style, out: &mut dyn Write) -> Result<()> {
+        let style = Style { lines: true, ..*style };
+        for examination in &report.examinations {
+            write_value(&trimmed(examination, &style), &style, out)?;
+            out.write_all(b"\n").map_err(writing)?;
+        }
+        Ok(())
+    }
+}
+
+fn trimmed(examination: &Examination, style: &Style) -> Examination {
+    if style.profile {
+        examination.clone()
+    } else {
+        // Not cloned with the profile first: one of a large model is megabytes.
+        let Examination { schema, tool, base, candidate, status, reason, depth, coverage, .. } = examination;
+        Examination {
+            schema: schema.clone(),
+            tool: tool.clone(),
+            base: base.clone(),
+            candidate: candidate.clone(),
+            status: *status,
+            reason: reason.clone(),
+            depth: *depth,
+            coverage: coverage.clone(),
+            relation: examination.relation,
+            rank: examination.rank,
+            verdict: examination.verdict,
+            because: examination.because.clone(),
+            orthogonalization: examination.orthogonalization.clone(),
+            findings: examination.findings.clone(),
+            anomalies: examination.anomalies.clone(),
+            claim: examination.claim.clone(),
+            profile: None,
+        }
+    }
+}
+
+/// Writes any value as JSON whose text is harmless in a terminal: what [`sanitise::is_unsafe`] names is written as
+/// `\uXXXX`, which every reader turns back into the same string.
+pub fn write_value<T: Serialize + ?Sized>(value: &T, style: &Style, out: &mut dyn Write) -> Result<()> {
+    let result = if style.lines {
+        value.serialize(&mut serde_json::Serializer::with_formatter(&mut *out, Visible(CompactFormatter)))
+    } else {
+        value.serialize(&mut serde_json::Serializer::with_formatter(&mut *out, Visible(PrettyFormatter::new())))
+    };
+    result.map_err(|error| match error.io_error_kind() {
+        Some(kind) => Error::io("writing the report", io::Error::from(kind)),
+        None => Error::because(ErrorKind::Internal, "writing the report as JSON", error),
+    })
+}
+
+/// A formatter that escapes what must not reach a terminal and leaves layout to another.
+struct Visible<F>(F);
+
+impl<F: Formatter> Formatter for Visible<F> {
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        let mut rest = fragment;
+        while let Some(at) = rest.find(sanitise::is_unsafe) {
+            let (before, after) = rest.split_at(at);
+            writer.write_all(before.as_bytes())?;
+            let mut characters = after.chars();
+            if let Some(character) = characters.next() {
+                for unit in character.encode_utf16(&mut [0; 2]) {
+                    write!(writer, "\\u{unit:04x}")?;
+                }
+            }
+            rest = characters.as_str();
+        }
+        writer.write_all(rest.as_bytes())
+    }
+
+    fn write_char_escape<W: ?Sized + Write>(&mut self, writer: &mut W, escape: CharEscape) -> io::Result<()> {
+        self.0.write_char_escape(writer, escape)
+    }
+
+    fn begin_array<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.0.begin_array(writer)
+    }
+
+    fn end_array<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.0.end_array(writer)
+    }
+
+    fn begin_array_value<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        self.0.begin_array_value(writer, first)
+    }
+
+    fn end_array_value<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.0.end_array_value(writer)
+    }
+
+    fn begin_object<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.0.begin_object(writer)
+    }
+
+    fn end_object<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.0.end_object(writer)
+    }
+
+    fn begin_object_key<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        self.0.begin_object_key(writer, first)
+    }
+
+    fn begin_object_value<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.0.begin_object_value(writer)
+    }
+
+    fn end_object_value<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.0.end_object_value(writer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample;
+
+    fn rendered(renderer: &dyn Renderer, report: &Report, style: &Style) -> String {
+        let mut out = Vec::new();
+        renderer.render(report, style, &mut out).expect("renders");
+        String::from_utf8(out).expect("UTF-8")
+    }
+
+    #[test]
+    fn the_record_comes_back_as_it_went_in() {
+        for examination in sample::everything().examinations {
+            let style = Style { profile: true, ..Style::default() };
+            let text = rendered(&Json, &Report::of(examination.clone()), &style);
+            let back: Examination = serde_json::from_str(&text).expect("reads back");
+            assert_eq!(back, examination);
+            let without = rendered(&Json, &Report::of(examination.clone()), &Style::default());
+            let back: Examination = serde_json::from_str(&without).expect("reads back");
+            assert_eq!(back, Examination { profile: None, ..examination });
+        }
+    }
+
+    #[test]
+    fn a_line_each_and_nothing_that_moves_a_cursor() {
+        let text = rendered(&JsonLines, &sample::everything(), &Style::default());
+        assert_eq!(text.lines().count(), sample::everything().examinations.len());
+        assert!(text.contains("\\u202e"));
+        assert!(!text.contains('\u{202e}'));
+        assert!(!text.contains('\u{9b}'));
+    }
+
+    #[test]
+    fn shape() {
+        insta::assert_snapshot!(rendered(&Json, &Report::of(sample::orthogonalized_short()), &Style::default()));
+    }
+}

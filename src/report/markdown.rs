@@ -1,0 +1,221 @@
+//! The dossier as Markdown, short enough to be pasted into a ticket.
+
+use std::io::Write;
+
+use crate::error::Result;
+use crate::examination::{Examination, Status, Verdict};
+use crate::report::table::{severity_name, word};
+use crate::report::{Renderer, Report, Style, evidence, plot, sanitise, words, writing};
+
+/// The renderer.
+pub struct Markdown;
+
+impl Renderer for Markdown {
+    fn name(&self) -> &'static str {
+        "markdown"
+    }
+
+    fn purpose(&self) -> &'static str {
+        "the dossier for a ticket"
+    }
+
+    fn extension(&self) -> &'static str {
+        "md"
+    }
+
+    fn media_type(&self) -> &'static str {
+        "text/markdown; charset=utf-8"
+    }
+
+    fn render(&self, report: &Report, _: &Style, out: &mut dyn Write) -> Result<()> {
+        for (index, examination) in report.examinations.iter().enumerate() {
+            let separator = if index > 0 { "\n---\n\n" } else { "" };
+            write!(out, "{separator}{}", dossier(examination, report)).map_err(writing)?;
+        }
+        Ok(())
+    }
+}
+
+/// Text that Markdown shows as itself within a line: everything with a meaning to it, to HTML, or to a ticket system
+/// (mentions, issue numbers, links made of bare addresses) as a character reference.
+pub fn inline(text: &str) -> String {
+    const MEANING: &str = "\\`*_[]<>&|~#!$@";
+    let mut out = String::with_capacity(text.len());
+    for (index, character) in text.char_indices() {
+        let starts_link = character == ':' && text[index..].starts_with("://")
+            || character == '.' && text[..index].to_ascii_lowercase().ends_with("www");
+        if MEANING.contains(character) || starts_link {
+            out.push_str(&format!("&#{};", character as u32));
+        } else {
+            out.push(character);
+        }
+    }
+    out
+}
+
+/// The same at the start of a line, where it must not begin a list, a heading's underline or a table either. `1 of 3`
+/// may stay; `1. ` may not.
+pub fn escape(text: &str) -> String {
+    let number = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    let list = number.len() < text.len() && number.starts_with(['.', ')']);
+    match text.chars().next() {
+        Some(first) if list || "-+=:".contains(first) => format!("&#{};{}", first as u32, inline(&text[1..])),
+        _ => inline(text),
+    }
+}
+
+/// A code span that no backtick inside can end.
+fn code(text: &str) -> String {
+    let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+    let fence = "`".repeat(longest + 1);
+    let pad = if text.starts_with('`') || text.ends_with('`') { " " } else { "" };
+    // A bar would end a table's cell even inside code.
+    format!("{fence}{pad}{}{pad}{fence}", text.replace('|', "¦"))
+}
+
+fn list(heading: &str, lines: &[String]) -> String {
+    if lines.is_empty() {
+        return String::new();
+    }
+    let items: String = lines.iter().map(|line| format!("- {}\n", escape(line))).collect();
+    format!("\n**{heading}**\n\n{items}")
+}
+
+fn dossier(examination: &Examination, report: &Report) -> String {
+    let told = words::tell(examination);
+    let mut out = format!(
+        "## {}: {}\n\n{}\n",
+        escape(&sanitise::name(&examination.candidate.source)),
+        word(examination),
+        escape(&told.headline)
+    );
+    out.push_str(&list("How sure", &told.sure));
+    out.push_str(&list("Why", &told.why));
+    out.push_str(&list("What it means", &told.means));
+    out.push_str(&list("What it does not say", &told.limits));
+    out.push_str("\n**What was compared**\n\n| | repository | commit | digest |\n|---|---|---|---|\n");
+    for (label, side) in [("candidate", &examination.candidate), ("base", &examination.base)] {
+        let optional =
+            |text: &Option<String>| text.as_deref().map_or("not known".to_owned(), |t| code(&sanitise::name(t)));
+        let source = if side.source.is_empty() { "none".to_owned() } else { code(&sanitise::name(&side.source)) };
+        out.push_str(&format!("| {label} | {source} | {} | {} |\n", optional(&side.revision), optional(&side.digest)));
+    }
+    out.push_str(&format!(
+        "\nBy orthoscope {}, catalogue {}.\n",
+        inline(&sanitise::name(&examination.tool.version)),
+        code(&sanitise::name(&examination.tool.catalogue))
+    ));
+    out.push_str(&format!("\n**Relation**: {}.\n\n", inline(&told.relation)));
+    out.extend(told.claim.iter().map(|line| format!("- {}\n", escape(line))));
+    out.push_str(&format!("\n**Looked at**: {}.\n", inline(&told.coverage)));
+    for (reason, number, names) in told.not_examined.iter().take(8) {
+        out.push_str(&format!("\n- not examined: {number} because {} ({})", escape(reason), escape(&names.join(", "))));
+    }
+    if !told.not_examined.is_empty() {
+        out.push('\n');
+    }
+    if let Some(o) = &examination.orthogonalization {
+        // A fence longer than any run of backticks that a module's name could hold.
+        let picture = plot::lines(o, 90, true);
+        if !picture.is_empty() && examination.status != Status::Failed {
+            let fence = "`".repeat(picture.iter().map(|l| l.matches('`').count()).max().unwrap_or(0) + 3);
+            let legend = plot::legend(o, true);
+            out.push_str(&format!("\n{fence}text\n{}\n{legend}\n{fence}\n", picture.join("\n")));
+        }
+        let recipe: Vec<String> = o.recipe.iter().map(|line| sanitise::sentence(line)).collect();
+        out.push_str(&list("Recipe", &recipe));
+    }
+    for finding in &examination.findings {
+        let title = report
+            .catalogue
+            .get(&finding.signature)
+            .map_or_else(|| sanitise::name(&finding.signature), |text| sanitise::sentence(&text.title));
+        out.push_str(&format!(
+            "\n**Finding {}: {}** (severity {}, signature {})\n\n",
+            escape(&sanitise::name(&finding.id)),
+            escape(&title),
+            severity_name(finding.severity),
+            code(&sanitise::name(&finding.signature))
+        ));
+        let clauses = evidence::clauses(finding);
+        if !clauses.is_empty() {
+            out.push_str("| measurement | value | demanded |\n|---|---:|---|\n");
+        }
+        for clause in clauses {
+            out.push_str(&format!(
+                "| {} | {} | {} |\n",
+                code(&clause.measurement),
+                clause.value.map_or("–".to_owned(), words::number),
+                clause.bounds().unwrap_or_default()
+            ));
+        }
+    }
+    if matches!(examination.verdict, Verdict::Orthogonalized | Verdict::Suspect) {
+        let looks: Vec<String> = evidence::look_alikes(examination)
+            .into_iter()
+            .filter_map(|look| {
+                let fits = if look.fits? { "not excluded by this" } else { "does not fit" };
+                Some(format!("{}: {fits}; {}", look.name, look.told))
+            })
+            .collect();
+        out.push_str(&list("Benign look-alikes considered", &looks));
+    }
+    if !examination.anomalies.is_empty() {
+        out.push_str(&format!("\n**Oddities of the files** ({})\n\n", examination.anomalies.len()));
+        for anomaly in examination.anomalies.iter().take(8) {
+            out.push_str(&format!(
+                "- {} in {}: {}\n",
+                escape(&sanitise::name(&anomaly.kind)),
+                escape(&sanitise::name(&anomaly.file)),
+                escape(&sanitise::sentence(&anomaly.detail))
+            ));
+        }
+    }
+    if !told.reproduce.is_empty() {
+        out.push_str("\n**To check or appeal this**, make it again:\n\n");
+        out.extend(told.reproduce.iter().map(|command| format!("    {command}\n")));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample;
+
+    fn shown(examination: Examination) -> String {
+        let mut report = Report::of(examination);
+        report.catalogue = sample::catalogue();
+        let mut out = Vec::new();
+        Markdown.render(&report, &Style::default(), &mut out).expect("renders");
+        String::from_utf8(out).expect("UTF-8")
+    }
+
+    #[test]
+    fn ticket() {
+        insta::assert_snapshot!(shown(sample::orthogonalized()));
+    }
+
+    #[test]
+    fn hostile_text_stays_text() {
+        let text = shown(sample::hostile());
+        // Outside of code, no angle bracket, no link, no mention.
+        let unfenced = text.split("```").step_by(2).collect::<String>();
+        let outside: String =
+            unfenced.lines().filter(|line| !line.starts_with("    ") && !line.contains('`')).collect();
+        assert!(!outside.contains("<script"), "{outside}");
+        assert!(!outside.contains("[x](y)"), "{outside}");
+        assert!(!outside.contains('@'), "{outside}");
+    }
+
+    #[test]
+    fn bare_addresses_and_blocks_do_not_come_alive() {
+        assert_eq!(escape("see https://x.example"), "see https&#58;//x.example");
+        assert_eq!(escape("www.x.example"), "www&#46;x.example");
+        assert_eq!(escape("- item"), "&#45; item");
+        assert_eq!(escape("1. item"), "&#49;. item");
+        assert_eq!(escape("1 of 2"), "1 of 2");
+        assert_eq!(code("a`b"), "``a`b``");
+        assert_eq!(code("a|b"), "`a¦b`");
+    }
+}

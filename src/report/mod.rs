@@ -1,0 +1,182 @@
+//! Shows examinations: one [`Report`], and every way to write it out in [`RENDERERS`].
+//!
+//! A renderer reads a report and nothing else: no files, no clock, no network. The same report gives the same bytes.
+
+pub mod chart;
+pub mod columns;
+pub mod csv;
+pub mod evidence;
+pub mod html;
+pub mod intoto;
+pub mod json;
+pub mod markdown;
+pub mod parquet;
+pub mod plot;
+pub mod sanitise;
+pub mod sarif;
+pub mod table;
+pub mod text;
+pub mod words;
+
+#[cfg(test)]
+pub(crate) mod sample;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use crate::error::{Error, Result};
+use crate::examination::Examination;
+
+/// What is to be shown.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// The examinations, in the order they are to be shown in.
+    pub examinations: Vec<Examination>,
+    /// The catalogue's prose, by signature id; a signature that is missing here is shown by its id alone.
+    pub catalogue: BTreeMap<String, SignatureText>,
+    /// The decision history of people, by candidate (`hf:org/name`), oldest first.
+    pub notes: BTreeMap<String, Vec<Note>>,
+}
+
+impl Report {
+    /// A report of one examination, without catalogue prose.
+    pub fn of(examination: Examination) -> Self {
+        Self { examinations: vec![examination], ..Self::default() }
+    }
+}
+
+/// A signature's prose.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SignatureText {
+    /// What it is, in one line.
+    pub title: String,
+    /// “What was seen”.
+    pub seen: String,
+    /// “What else looks like this”.
+    pub look_alikes: String,
+    /// “What to do”.
+    pub advice: String,
+}
+
+/// A decision somebody took on an examination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// When, RFC 3339.
+    pub when: String,
+    /// Who.
+    pub who: String,
+    /// What was decided.
+    pub decision: String,
+    /// Why.
+    pub note: String,
+}
+
+/// When to use colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Color {
+    /// Always.
+    Always,
+    /// Never.
+    #[default]
+    Never,
+}
+
+/// How to show it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Style {
+    /// Colour (terminal text only). Whether the output is a terminal is the caller's to know.
+    pub color: Color,
+    /// Columns of the terminal.
+    pub width: usize,
+    /// Block characters in plots; ASCII otherwise.
+    pub unicode: bool,
+    /// JSON on one line each instead of indented.
+    pub lines: bool,
+    /// All measurements in JSON.
+    pub profile: bool,
+    /// Every anomaly and every unexamined tensor in text.
+    pub verbose: bool,
+}
+
+impl Default for Style {
+    fn default() -> Self {
+        Self { color: Color::Never, width: 100, unicode: true, lines: false, profile: false, verbose: false }
+    }
+}
+
+/// One way to write a report out.
+pub trait Renderer: Sync {
+    /// Its name for `--format`.
+    fn name(&self) -> &'static str;
+
+    /// What it is for, in one line, for `--help`.
+    fn purpose(&self) -> &'static str;
+
+    /// Extension of a file with it.
+    fn extension(&self) -> &'static str;
+
+    /// Its media type.
+    fn media_type(&self) -> &'static str;
+
+    /// Writes the report.
+    fn render(&self, report: &Report, style: &Style, out: &mut dyn Write) -> Result<()>;
+}
+
+/// Every renderer.
+pub static RENDERERS: &[&dyn Renderer] = &[
+    &text::Text,
+    &table::List,
+    &json::Json,
+    &json::JsonLines,
+    &html::Html,
+    &markdown::Markdown,
+    &csv::Csv,
+    &parquet::Parquet,
+    &sarif::Sarif,
+    &intoto::InToto,
+];
+
+/// The renderer of a name.
+pub fn renderer(name: &str) -> Option<&'static dyn Renderer> {
+    RENDERERS.iter().copied().find(|renderer| renderer.name() == name)
+}
+
+/// An error of writing the output.
+pub(crate) fn writing(error: std::io::Error) -> Error {
+    Error::io("writing the report", error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renderers_have_distinct_lower_case_names() {
+        let mut names: Vec<_> = RENDERERS.iter().map(|r| r.name()).collect();
+        assert!(names.iter().all(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '-')));
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), RENDERERS.len());
+    }
+
+    #[test]
+    fn every_renderer_is_deterministic_and_survives_hostile_input() {
+        for renderer in RENDERERS {
+            let mut report = sample::everything();
+            if renderer.name() == "in-toto" {
+                // A statement needs a digest to name; the hostile sample has none, which is an error of its own.
+                report.examinations.retain(|e| e.candidate.revision.as_deref().is_some_and(|r| r.len() == 40));
+            }
+            let render = || {
+                let mut out = Vec::new();
+                renderer.render(&report, &Style::default(), &mut out).expect(renderer.name());
+                out
+            };
+            let bytes = render();
+            assert_eq!(bytes, render(), "{}", renderer.name());
+            let Ok(text) = std::str::from_utf8(&bytes) else { continue };
+            let unsafe_character = text.chars().find(|c| *c != '\n' && sanitise::is_unsafe(*c));
+            assert_eq!(unsafe_character, None, "{}", renderer.name());
+        }
+    }
+}

@@ -1,0 +1,442 @@
+//! What an examination says, in sentences: written once, laid out by every renderer.
+//!
+//! The wording is “consistent with …”, with its limits beside it, and never about a person. Every string made here
+//! is harmless to show (see [`sanitise`]); escaping for HTML or Markdown is the renderer's.
+
+use std::collections::BTreeMap;
+
+use crate::examination::{Depth, Examination, Orthogonalization, Relation, Side, Status, Verdict};
+use crate::report::sanitise;
+
+/// Largest projection consistency of an honest derivative among the controls of `docs/detector.md` (a full fine-tune
+/// of a very small model; at a real model's width it was 0.11).
+pub const BENIGN_CONSISTENCY: f64 = 0.52;
+
+/// An examination told in sentences.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// The verdict in one sentence.
+    pub headline: String,
+    /// Why: the measurements that decide.
+    pub why: Vec<String>,
+    /// How sure: false-positive bound and detection limit.
+    pub sure: Vec<String>,
+    /// What the verdict means.
+    pub means: Vec<String>,
+    /// What it does not say.
+    pub limits: Vec<String>,
+    /// What the candidate is to the base.
+    pub relation: String,
+    /// What the publisher says, and whether the weights bear it out.
+    pub claim: Vec<String>,
+    /// What was looked at.
+    pub coverage: String,
+    /// What was not, by reason: the reason, how many tensors, the first of their names.
+    pub not_examined: Vec<(String, usize, Vec<String>)>,
+    /// Command lines that make the examination again.
+    pub reproduce: Vec<String>,
+}
+
+/// Tells an examination.
+pub fn tell(examination: &Examination) -> Told {
+    Told {
+        headline: headline(examination),
+        why: why(examination),
+        sure: sure(examination),
+        means: means(examination),
+        limits: limits(examination),
+        relation: relation(examination),
+        claim: claim(examination),
+        coverage: coverage(examination),
+        not_examined: not_examined(examination),
+        reproduce: reproduce(examination),
+    }
+}
+
+/// The verdict's name for people.
+pub const fn verdict_name(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Orthogonalized => "orthogonalized",
+        Verdict::Suspect => "suspect",
+        Verdict::Clear => "clear",
+        Verdict::Inconclusive => "inconclusive",
+    }
+}
+
+/// A λ, in as many digits as it can bear.
+pub fn strength(lambda: f64) -> String {
+    match lambda.abs() {
+        size if !size.is_finite() => "unknown".to_owned(),
+        0.0 => "0".to_owned(),
+        size if size < 0.001 => format!("{lambda:.1e}"),
+        size if size < 0.1 => format!("{lambda:.3}"),
+        _ => format!("{lambda:.2}"),
+    }
+}
+
+/// Any measurement with four significant digits at most.
+pub fn number(value: f64) -> String {
+    let size = value.abs();
+    if !value.is_finite() {
+        return "not measured".to_owned();
+    }
+    if value == 0.0 {
+        return "0".to_owned();
+    }
+    if size >= 1000.0 && size < 1e9 || value.fract() == 0.0 && size < 1e9 {
+        return format!("{value:.0}");
+    }
+    if !(0.001..1e9).contains(&size) {
+        return format!("{value:.2e}");
+    }
+    format!("{value:.3}")
+}
+
+/// A share as percent.
+pub fn percent(share: f64) -> String {
+    if !share.is_finite() {
+        return "an unknown share".to_owned();
+    }
+    let percent = share * 100.0;
+    if percent != 0.0 && percent.abs() < 10.0 { format!("{percent:.1} %") } else { format!("{percent:.0} %") }
+}
+
+/// A byte count with a binary unit.
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+/// `1 tensor`, `2 tensors`.
+pub fn count(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
+/// A source with its commit, as one word.
+pub fn side(side: &Side) -> String {
+    let source = sanitise::name(&side.source);
+    match &side.revision {
+        Some(revision) => format!("{source}@{}", sanitise::name(revision)),
+        None => source,
+    }
+}
+
+fn headline(examination: &Examination) -> String {
+    if examination.status == Status::Failed {
+        let reason = examination.reason.as_deref().unwrap_or("no reason was recorded");
+        return format!("Not examined: {}. Nothing is said about these weights.", end(&sanitise::sentence(reason)));
+    }
+    let sentence = match (examination.verdict, &examination.orthogonalization) {
+        (Verdict::Orthogonalized, Some(o)) => format!(
+            "Consistent with weight orthogonalization: {} removed from {} that {} to the residual stream, in {}.",
+            directions(o),
+            count(o.tensors, "matrix", "matrices"),
+            if o.tensors == 1 { "writes" } else { "write" },
+            count(o.layers.len() as u64, "layer", "layers"),
+        ),
+        (Verdict::Orthogonalized, None) => "Consistent with weight orthogonalization.".to_owned(),
+        (Verdict::Suspect, _) => {
+            "Some signs of weight orthogonalization, not enough of them to call it consistent.".to_owned()
+        }
+        (Verdict::Clear, _) if same_weights(examination.relation) => {
+            "No sign of weight orthogonalization: the weights are the base's own.".to_owned()
+        }
+        (Verdict::Clear, Some(o)) if known_limit(o) => {
+            format!("No sign of weight orthogonalization, clear down to λ = {}.", strength(o.detection_limit))
+        }
+        (Verdict::Clear, _) => "No sign of weight orthogonalization.".to_owned(),
+        (Verdict::Inconclusive, _) => {
+            "It could not be told whether the weights are consistent with orthogonalization.".to_owned()
+        }
+    };
+    if examination.status == Status::Partial { format!("{sentence} Some tensors were not examined.") } else { sentence }
+}
+
+fn directions(o: &Orthogonalization) -> String {
+    let scope = if o.scope == "per-layer" { " (another one in each layer)" } else { "" };
+    match o.directions {
+        0 | 1 => format!("one direction{scope}"),
+        several => format!("{several} directions{scope}"),
+    }
+}
+
+/// Whether the relation means that no weight differs beyond the dtype.
+fn same_weights(relation: Relation) -> bool {
+    matches!(relation, Relation::Identical | Relation::Repackaged | Relation::Recast)
+}
+
+fn known_limit(o: &Orthogonalization) -> bool {
+    o.detection_limit.is_finite() && o.detection_limit > 0.0
+}
+
+fn why(examination: &Examination) -> Vec<String> {
+    let mut lines = Vec::new();
+    if !examination.because.is_empty() {
+        lines.push(sanitise::sentence(&examination.because));
+    }
+    if examination.status == Status::Failed {
+        return lines;
+    }
+    let Some(o) = &examination.orthogonalization else { return lines };
+    lines.push(format!(
+        "Projection consistency c = {:.3} (1: the change is built from the base's own weights along the direction; \
+         honest fine-tunes and merges measured so far reached {BENIGN_CONSISTENCY} at most).",
+        o.consistency
+    ));
+    if o.tensors > 0 {
+        lines.push(format!(
+            "The removal explains {} of the change in those matrices, in {} coordinates.",
+            percent(o.explained),
+            sanitise::name(&o.coordinates)
+        ));
+    }
+    if let Some((low, high)) = range(o) {
+        lines.push(format!(
+            "Recovered strength λ {} (1 removes a direction wholly, 2 reflects it).",
+            if strength(low) == strength(high) {
+                format!("= {}", strength(low))
+            } else {
+                format!("from {} to {}", strength(low), strength(high))
+            }
+        ));
+    }
+    lines
+}
+
+/// Smallest and largest λ̂ of the writers that changed.
+pub fn range(o: &Orthogonalization) -> Option<(f64, f64)> {
+    let mut changed = o.strength.iter().map(|s| s.lambda).filter(|lambda| lambda.is_finite() && *lambda != 0.0);
+    let first = changed.next()?;
+    Some(changed.fold((first, first), |(low, high), lambda| (low.min(lambda), high.max(lambda))))
+}
+
+fn sure(examination: &Examination) -> Vec<String> {
+    let mut lines = Vec::new();
+    if examination.status == Status::Failed {
+        return lines;
+    }
+    let Some(o) = &examination.orthogonalization else {
+        if examination.verdict == Verdict::Clear && same_weights(examination.relation) {
+            lines.push("No writer differs from the base, so nothing was removed at any strength.".to_owned());
+        } else {
+            lines.push("No false-positive bound and no detection limit: writers were not measured.".to_owned());
+        }
+        return lines;
+    };
+    if matches!(examination.verdict, Verdict::Orthogonalized | Verdict::Suspect) {
+        if o.p_value > 0.0 && o.p_value <= 1.0 {
+            // No calibration has a million controls; a smaller p than that is only ever a broken record.
+            let one_in = (1.0 / o.p_value).floor().min(1e6);
+            lines.push(format!(
+                "False-positive bound p ≤ {}: by the benign controls of the calibration, at most about 1 honest \
+                 derivative in {one_in:.0} would score this high.",
+                number(o.p_value)
+            ));
+        } else {
+            lines.push("False-positive bound: not known (no calibration applies).".to_owned());
+        }
+    }
+    lines.push(match (known_limit(o), examination.verdict) {
+        (true, Verdict::Clear) => format!(
+            "Detection limit: clear down to λ = {}. A weaker removal would not have been seen.",
+            strength(o.detection_limit)
+        ),
+        (true, _) => {
+            format!("Detection limit: a removal weaker than λ = {} would not be seen.", strength(o.detection_limit))
+        }
+        (false, Verdict::Clear) if same_weights(examination.relation) => {
+            "Detection limit: none needed, no writer differs from the base.".to_owned()
+        }
+        (false, _) => "Detection limit: not known.".to_owned(),
+    });
+    lines
+}
+
+fn means(examination: &Examination) -> Vec<String> {
+    if examination.status == Status::Failed {
+        return vec!["Unreadable is not clean: the upload should count as not examined, not as passed.".to_owned()];
+    }
+    let line = match examination.verdict {
+        Verdict::Orthogonalized => {
+            "Compared with this base, the model can no longer write (or writes less) along the recovered direction. \
+             Published edits of this form usually take out a direction found to go with refusals (“abliteration”)."
+        }
+        Verdict::Suspect => "Worth a second look by a person; by itself no ground for action.",
+        Verdict::Clear => "No direction was found removed from the matrices that were compared.",
+        Verdict::Inconclusive => "Neither a finding nor an all-clear.",
+    };
+    vec![line.to_owned()]
+}
+
+fn limits(examination: &Examination) -> Vec<String> {
+    let mut lines: Vec<&str> = Vec::new();
+    if examination.status == Status::Failed {
+        return vec!["Not being able to read an upload is no sign against it either.".to_owned()];
+    }
+    match examination.verdict {
+        Verdict::Orthogonalized | Verdict::Suspect => {
+            lines.push(
+                "A removed direction need not be refusal: weights show that something was removed, not what it meant.",
+            );
+            lines.push("It says nothing about who made the edit or why; such edits are often declared openly.");
+        }
+        Verdict::Clear => lines.push(
+            "Clear never means safe: training can remove refusals without any projection, and this looks for \
+             projections only.",
+        ),
+        Verdict::Inconclusive => lines.push("Not being able to tell is not a sign in either direction."),
+    }
+    lines.push(
+        "The base was taken as given: had it been edited in the same way itself, this comparison would not show it.",
+    );
+    match examination.depth {
+        Depth::Hashes => lines.push("Only file digests were compared; no weight was read."),
+        Depth::Screen => lines.push("Only headers and a few rows were read; a full comparison may say more."),
+        Depth::Full => {}
+    }
+    lines.into_iter().map(str::to_owned).collect()
+}
+
+/// The relation's kebab-case word.
+pub const fn relation_name(relation: Relation) -> &'static str {
+    match relation {
+        Relation::Identical => "identical",
+        Relation::Repackaged => "repackaged",
+        Relation::Recast => "recast",
+        Relation::Quantized => "quantized",
+        Relation::LowRankEdit => "low-rank-edit",
+        Relation::Edited => "edited",
+        Relation::FineTuned => "fine-tuned",
+        Relation::Merged => "merged",
+        Relation::Adapter => "adapter",
+        Relation::Unrelated => "unrelated",
+        Relation::Incomparable => "incomparable",
+    }
+}
+
+fn relation(examination: &Examination) -> String {
+    let explanation = match examination.relation {
+        Relation::Identical => "same tensors, same bits, same files",
+        Relation::Repackaged => "the base's tensors in other files or under other names",
+        Relation::Recast => "the base in another float type, bit for bit",
+        Relation::Quantized => "the base through a quantiser",
+        Relation::LowRankEdit => "a change of low rank in several matrices",
+        Relation::Edited => "few tensors changed, or a change made from the weights themselves",
+        Relation::FineTuned => "trained further from the base",
+        Relation::Merged => "built from several models",
+        Relation::Adapter => "an adapter to the base, not whole weights",
+        Relation::Unrelated => "same shapes, no kinship with the base",
+        Relation::Incomparable => "nothing to compare",
+    };
+    let rank = examination.rank.map(|rank| format!(", rank {rank}")).unwrap_or_default();
+    format!("{}: {explanation}{rank}", relation_name(examination.relation))
+}
+
+fn claim(examination: &Examination) -> Vec<String> {
+    let Some(claim) = &examination.claim else {
+        return vec!["The publisher claims no base.".to_owned()];
+    };
+    let mut lines = Vec::new();
+    let claimed = match (&claim.base, &claim.relation) {
+        (Some(base), Some(relation)) => {
+            format!("The publisher claims a {} of {}", sanitise::name(relation), sanitise::name(base))
+        }
+        (Some(base), None) => format!("The publisher claims the base {}", sanitise::name(base)),
+        (None, _) => "The publisher claims no base".to_owned(),
+    };
+    lines.push(match claim.holds {
+        Some(true) => format!("{claimed}; the weights bear it out."),
+        Some(false) => format!("{claimed}; the weights do not bear it out."),
+        None if claim.base.is_some() => format!("{claimed}; the weights could not settle it."),
+        None => format!("{claimed}."),
+    });
+    for evidence in claim.evidence.iter().take(8) {
+        lines.push(format!("{}: {}", sanitise::name(&evidence.from), sanitise::name(&evidence.says)));
+    }
+    if claim.evidence.len() > 8 {
+        lines.push(format!("and {} more", claim.evidence.len() - 8));
+    }
+    lines
+}
+
+fn coverage(examination: &Examination) -> String {
+    let c = &examination.coverage;
+    if c.tensors == 0 && c.compared == 0 {
+        return format!("No tensor was compared; {} of weights read", bytes(c.bytes_read));
+    }
+    let depth = match examination.depth {
+        Depth::Hashes => "file digests only",
+        Depth::Screen => "headers and some rows",
+        Depth::Full => "every tensor",
+    };
+    let missing = c.not_examined.len();
+    let not_examined = if missing == 0 { String::new() } else { format!(", {missing} not examined") };
+    format!(
+        "{} of {} compared, {} of them bit-identical{not_examined}; {} of weights read (depth: {depth})",
+        c.compared,
+        count(c.tensors, "tensor", "tensors"),
+        c.identical,
+        bytes(c.bytes_read)
+    )
+}
+
+fn not_examined(examination: &Examination) -> Vec<(String, usize, Vec<String>)> {
+    let mut reasons: BTreeMap<String, (usize, Vec<String>)> = BTreeMap::new();
+    for missing in &examination.coverage.not_examined {
+        let (number, names) = reasons.entry(sanitise::sentence(&missing.reason)).or_default();
+        *number += 1;
+        if names.len() < 3 {
+            names.push(sanitise::name(&missing.tensor));
+        }
+    }
+    let mut list: Vec<_> = reasons.into_iter().map(|(reason, (number, names))| (reason, number, names)).collect();
+    // The commonest reason first; equal ones stay in the order of their words.
+    list.sort_by_key(|(_, number, _)| std::cmp::Reverse(*number));
+    list
+}
+
+fn reproduce(examination: &Examination) -> Vec<String> {
+    let (base, candidate) = (&examination.base, &examination.candidate);
+    let on_hub = |side: &Side| crate::ids::HUB_PREFIXES.iter().any(|hub| side.source.starts_with(&format!("{hub}:")));
+    if candidate.source.is_empty() {
+        return Vec::new();
+    }
+    let depth = match examination.depth {
+        Depth::Hashes => "hashes",
+        Depth::Screen => "screen",
+        Depth::Full => "full",
+    };
+    let command = if on_hub(candidate) {
+        let base = if base.source.is_empty() { String::new() } else { format!(" --base {}", quoted(&located(base))) };
+        format!("orthoscope scan {}{base} --depth {depth}", quoted(&located(candidate)))
+    } else {
+        format!("orthoscope compare {} {}", quoted(&base.source), quoted(&candidate.source))
+    };
+    vec![format!("cargo install orthoscope@{}", sanitise::name(&examination.tool.version)), command]
+}
+
+fn located(side: &Side) -> String {
+    match &side.revision {
+        Some(revision) => format!("{}@{revision}", side.source),
+        None => side.source.clone(),
+    }
+}
+
+/// One word for a POSIX shell, harmless to show. A name that had to be changed to be shown cannot be copied, so it is
+/// quoted as shown and will simply not be found.
+pub fn quoted(text: &str) -> String {
+    let text = sanitise::clean(text, 400);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@+=,".contains(c);
+    if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+/// A sentence without its closing full stop, to be put into another.
+fn end(text: &str) -> &str {
+    text.strip_suffix('.').unwrap_or(text)
+}
