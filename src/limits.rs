@@ -15,6 +15,18 @@ pub const MAX_CONFIG_BYTES: u64 = 8 << 20;
 /// Entries of a file's string metadata. Trainers write a few hundred at most.
 pub const MAX_METADATA_ENTRIES: usize = 10_000;
 
+/// One pickle without the storages beside it. That of a mixture with 100,000 tensors has about 25 MB.
+pub const MAX_PICKLE_BYTES: u64 = 64 << 20;
+
+/// Values that one pickle describes; a tensor takes about twenty.
+pub const MAX_PICKLE_NODES: usize = 8_000_000;
+
+/// Entries of a zip archive: one per storage.
+pub const MAX_ZIP_ENTRIES: u64 = 1_000_000;
+
+/// Bytes of a zip archive's directory.
+pub const MAX_ZIP_DIRECTORY_BYTES: u64 = 128 << 20;
+
 /// Tensors in one checkpoint; DeepSeek-V3 quantised per expert has about 140,000.
 pub const MAX_TENSORS: usize = 2_000_000;
 

@@ -48,17 +48,6 @@ impl Anomalies {
         self.kept.iter().any(|anomaly| anomaly.kind == kind)
     }
 
-    /// Takes over anomalies that another reader listed.
-    pub fn extend(&mut self, others: Vec<Anomaly>) {
-        for other in others {
-            if self.kept.len() < MAX_ANOMALIES {
-                self.kept.push(other);
-            } else {
-                self.dropped += 1;
-            }
-        }
-    }
-
     /// The sorted list; a last line tells how many more there were.
     pub fn finish(mut self) -> Vec<Anomaly> {
         self.kept.sort();

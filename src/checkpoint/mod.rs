@@ -3,8 +3,12 @@
 //! A header reader lists oddities as [`Anomaly`] values and reads on; only "cannot go on" is an error. Nothing in a
 //! checkpoint is ever executed or unpickled, and no name in it leads out of its folder.
 
+mod assembly;
 mod collect;
 pub mod folder;
+#[cfg(test)]
+mod oracle;
+pub mod pickle;
 pub mod safetensors;
 mod shards;
 
@@ -209,7 +213,7 @@ pub trait Format: Sync {
 }
 
 /// Every format, tried in this order.
-pub static FORMATS: &[&dyn Format] = &[&safetensors::Safetensors];
+pub static FORMATS: &[&dyn Format] = &[&safetensors::Safetensors, &pickle::PyTorch];
 
 /// Opens a set of files in the first format that recognises them.
 pub fn open(files: &FileSet) -> Result<Checkpoint> {

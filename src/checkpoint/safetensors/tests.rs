@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::checkpoint::Anomaly;
-use crate::source::Bytes;
+use crate::source::{ByteSource, Bytes};
 use crate::tensor::{BF16, F32};
 
 /// A file with this header text and this many zero bytes of data.

@@ -1,0 +1,160 @@
+//! Puts the tensors of several files together into one checkpoint: what every format with shards has in common.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::collect::{Anomalies, config_json, shown};
+use super::shards::{Selection, ShardIndex};
+use super::{Checkpoint, CheckpointFile, FileSet, Storage, TensorEntry, unknown_dtype};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Digest;
+use crate::limits::{MAX_TENSOR_NAME_BYTES, MAX_TENSORS};
+use crate::source::ByteSource;
+
+/// Enough for the header of 97 of 100 published files, so that a remote source needs one request.
+const FIRST_READ: u64 = 100_000;
+
+/// Kinds of anomalies that are the answer when a file has them: such a checkpoint opens even without a tensor.
+const TELLING: &[&str] = &["code-on-load", "pickle-in-safetensors"];
+
+/// What has been read so far.
+#[derive(Default)]
+pub(crate) struct Assembly {
+    /// Files whose header was read.
+    pub files: Vec<CheckpointFile>,
+    /// Tensors by name.
+    pub tensors: BTreeMap<String, TensorEntry>,
+    /// Oddities.
+    pub anomalies: Anomalies,
+    /// Files whose header could not be read, and why.
+    unread: BTreeMap<String, String>,
+}
+
+/// One file of a selection as it is read.
+pub(crate) struct Part<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its bytes.
+    pub source: &'a Arc<dyn ByteSource>,
+    /// Its digest where known.
+    pub sha256: Option<Digest>,
+}
+
+impl Assembly {
+    /// An empty one with the anomalies of the selection.
+    pub fn new(anomalies: Anomalies) -> Self {
+        Self { anomalies, ..Self::default() }
+    }
+
+    /// Reads every file of the selection with `read_one`, compares with the shard index, and makes the checkpoint.
+    pub fn read(
+        mut self,
+        files: &FileSet,
+        selection: &Selection,
+        format: &'static str,
+        read_one: impl Fn(&mut Self, &Part<'_>) -> Result<()>,
+    ) -> Result<Checkpoint> {
+        let mut first_error = None;
+        for name in &selection.files {
+            let Some(source) = files.files.get(name) else { continue };
+            source.prefetch(&[0..source.len().min(FIRST_READ)]);
+            let part = Part { name, source, sha256: files.digests.get(name).copied() };
+            if let Err(error) = read_one(&mut self, &part) {
+                self.unread.insert(name.clone(), error.one_line());
+                self.anomalies.file("unreadable-file", name, error.one_line());
+                first_error = first_error.or(Some(error));
+            }
+        }
+        if let Some(index) = &selection.index {
+            self.compare_with(index);
+        }
+        let nothing = self.tensors.is_empty() || self.files.is_empty();
+        if nothing && !TELLING.iter().any(|kind| self.anomalies.has(kind)) {
+            return Err(first_error.unwrap_or_else(|| {
+                let named = selection.files.join(", ");
+                Error::new(ErrorKind::Malformed, format!("opening {}: no tensor in {named}", files.label))
+            }));
+        }
+        let config = config_json(files, &selection.folder, &mut self.anomalies);
+        Ok(Checkpoint {
+            label: files.label.clone(),
+            format,
+            files: self.files,
+            tensors: self.tensors,
+            config,
+            metadata: BTreeMap::new(),
+            anomalies: self.anomalies.finish(),
+        })
+    }
+
+    /// Puts a file on the list, before its tensors: should one of them fail, the others still name the right file.
+    pub fn push_file(&mut self, part: &Part<'_>, metadata: BTreeMap<String, String>) {
+        let source = Arc::clone(part.source);
+        self.files.push(CheckpointFile { name: part.name.to_owned(), source, sha256: part.sha256, metadata });
+    }
+
+    /// Puts a tensor on the list. Of two with one name the later is what loaders take; the earlier stays listed.
+    pub fn insert(&mut self, file: &str, tensor: &str, mut entry: TensorEntry) -> Result<()> {
+        if self.tensors.len() >= MAX_TENSORS {
+            return Err(Error::new(ErrorKind::TooLarge, format!("reading {file}: more than {MAX_TENSORS} tensors")));
+        }
+        if tensor.len() > MAX_TENSOR_NAME_BYTES {
+            self.anomalies.tensor("odd-name", file, tensor, format!("its name has {} bytes", tensor.len()));
+            entry.storage = Storage::Unreadable("its name is too long".to_owned());
+        }
+        let Some(mut before) = self.tensors.insert(entry.name.clone(), entry) else { return Ok(()) };
+        let elsewhere = self.files.get(before.file).map_or(file, |file| file.name.as_str()).to_owned();
+        let detail =
+            format!("also in {elsewhere} at {}..{}; loaders take the later", before.range.start, before.range.end);
+        self.anomalies.tensor("duplicate-tensor", file, tensor, detail);
+        // A few are listed by name; the anomalies speak for the rest.
+        let spare = (1..=8).map(|number| format!("{} (duplicate {number})", before.name));
+        if let Some(name) = spare.into_iter().find(|name| !self.tensors.contains_key(name)) {
+            before.name = name;
+            before.storage = Storage::Unreadable("another tensor of the same name is what loaders take".to_owned());
+            self.tensors.insert(before.name.clone(), before);
+        }
+        Ok(())
+    }
+
+    /// Compares what the shards hold with what their index says.
+    fn compare_with(&mut self, index: &ShardIndex) {
+        for (tensor, file) in &index.map {
+            if let Some(entry) = self.tensors.get(tensor) {
+                let real = self.files.get(entry.file).map_or("", |file| file.name.as_str());
+                if real != file {
+                    let detail = format!("{} says {}, it is in {real}", index.name, shown(file));
+                    self.anomalies.tensor("wrong-shard", real, tensor, detail);
+                }
+                continue;
+            }
+            let reason = match index.absent.get(file).or_else(|| self.unread.get(file)) {
+                Some(reason) => reason.clone(),
+                None => {
+                    let detail = format!("{} says it is in this file", index.name);
+                    self.anomalies.tensor("not-in-shard", file, tensor, detail);
+                    format!("it is not in {file}, where {} says it is", index.name)
+                }
+            };
+            self.tensors.insert(
+                tensor.clone(),
+                TensorEntry {
+                    name: tensor.clone(),
+                    dtype: unknown_dtype(),
+                    shape: vec![0],
+                    file: 0,
+                    range: 0..0,
+                    storage: Storage::Unreadable(reason),
+                },
+            );
+        }
+        let unlisted: Vec<(String, usize)> = (self.tensors.values())
+            .filter(|entry| !index.map.contains_key(&entry.name) && !entry.name.contains(" (duplicate "))
+            .map(|entry| (entry.name.clone(), entry.file))
+            .collect();
+        for (tensor, file) in unlisted {
+            let file = self.files.get(file).map_or("", |file| file.name.as_str()).to_owned();
+            self.anomalies.tensor("not-in-index", &file, &tensor, format!("{} does not list it", index.name));
+        }
+    }
+}

@@ -1,0 +1,423 @@
+//! Finds the tensors that a pickle describes, and where in the file their numbers lie.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::machine::{Id, Node, Pickle};
+use super::strided::Strided;
+use crate::checkpoint::assembly::{Assembly, Part};
+use crate::checkpoint::collect::{kept_name, shown};
+use crate::checkpoint::{Storage, TensorEntry, unknown_dtype};
+use crate::error::{Error, ErrorKind, Result};
+use crate::limits::{MAX_DEPTH, MAX_DIMENSIONS, MAX_PICKLE_NODES, MAX_TENSOR_NAME_BYTES};
+use crate::tensor::{self, DType};
+
+/// Where the storages of one file lie.
+#[derive(Default)]
+pub(crate) struct Storages {
+    /// Key to bytes in the file, or why they cannot be read as they are.
+    pub by_key: BTreeMap<String, Result<Range<u64>, String>>,
+    /// Why none of them can be read, if so.
+    pub unreadable: Option<String>,
+}
+
+/// Names that loading a plain state dict imports. All of them only build tensors and containers.
+const REBUILDING: &[(&str, &[&str])] = &[
+    (
+        "torch._utils",
+        &[
+            "_rebuild_tensor",
+            "_rebuild_tensor_v2",
+            "_rebuild_tensor_v3",
+            "_rebuild_parameter",
+            "_rebuild_parameter_with_state",
+            "_rebuild_qtensor",
+            "_rebuild_sparse_tensor",
+            "_rebuild_meta_tensor_no_storage",
+        ],
+    ),
+    ("torch._tensor", &["_rebuild_from_type_v2"]),
+    ("torch.nn.parameter", &["Parameter", "Buffer"]),
+    ("torch.storage", &["TypedStorage", "UntypedStorage"]),
+    ("torch.serialization", &["_get_layout"]),
+    ("torch", &["Tensor", "Size", "device", "dtype"]),
+    ("collections", &["OrderedDict", "Counter", "defaultdict"]),
+    ("_codecs", &["encode"]),
+    ("builtins", &["set", "frozenset", "bytearray", "complex", "dict", "list", "tuple", "int", "float", "str", "bool"]),
+    (
+        "__builtin__",
+        &["set", "frozenset", "bytearray", "complex", "dict", "list", "tuple", "int", "float", "str", "bool"],
+    ),
+];
+
+/// Whether an import belongs to rebuilding tensors. (`torch.storage._load_from_bytes` does not: it unpickles again.)
+pub(crate) fn rebuilds_tensors(module: &str, name: &str) -> bool {
+    let listed = REBUILDING.iter().any(|(known, names)| *known == module && names.contains(&name));
+    let torch =
+        module == "torch" && (storage_dtype(name).is_some() || torch_dtype(name).is_some() || other_torch(name));
+    listed || torch
+}
+
+/// Storage types and dtypes of `torch` whose numbers are not read.
+fn other_torch(name: &str) -> bool {
+    matches!(
+        name,
+        "ComplexFloatStorage"
+            | "ComplexDoubleStorage"
+            | "QInt8Storage"
+            | "QUInt8Storage"
+            | "QInt32Storage"
+            | "QUInt4x2Storage"
+            | "QUInt2x4Storage"
+            | "UntypedStorage"
+            | "complex32"
+            | "complex64"
+            | "complex128"
+            | "qint8"
+            | "quint8"
+            | "qint32"
+            | "strided"
+            | "per_tensor_affine"
+            | "per_channel_affine"
+    )
+}
+
+/// The dtype of a typed storage.
+fn storage_dtype(name: &str) -> Option<&'static DType> {
+    Some(match name {
+        "FloatStorage" => &tensor::F32,
+        "DoubleStorage" => &tensor::F64,
+        "HalfStorage" => &tensor::F16,
+        "BFloat16Storage" => &tensor::BF16,
+        "LongStorage" => &tensor::I64,
+        "IntStorage" => &tensor::I32,
+        "ShortStorage" => &tensor::I16,
+        "CharStorage" => &tensor::I8,
+        "ByteStorage" => &tensor::U8,
+        "BoolStorage" => &tensor::BOOL,
+        _ => return None,
+    })
+}
+
+/// The dtype of a `torch.NAME` as newer files give it beside an untyped storage.
+fn torch_dtype(name: &str) -> Option<&'static DType> {
+    Some(match name {
+        "float32" | "float" => &tensor::F32,
+        "float64" | "double" => &tensor::F64,
+        "float16" | "half" => &tensor::F16,
+        "bfloat16" => &tensor::BF16,
+        "float8_e4m3fn" => &tensor::F8_E4M3,
+        "float8_e5m2" => &tensor::F8_E5M2,
+        "float8_e4m3fnuz" => &tensor::F8_E4M3FNUZ,
+        "float8_e5m2fnuz" => &tensor::F8_E5M2FNUZ,
+        "float8_e8m0fnu" => &tensor::F8_E8M0,
+        "int64" | "long" => &tensor::I64,
+        "int32" | "int" => &tensor::I32,
+        "int16" | "short" => &tensor::I16,
+        "int8" => &tensor::I8,
+        "uint64" => &tensor::U64,
+        "uint32" => &tensor::U32,
+        "uint16" => &tensor::U16,
+        "uint8" => &tensor::U8,
+        "bool" => &tensor::BOOL,
+        _ => return None,
+    })
+}
+
+/// The value of a text key in the root dictionary.
+pub(crate) fn field(pickle: &Pickle, name: &str) -> Option<Id> {
+    let Node::Dict(pairs) = pickle.node(pickle.root?) else { return None };
+    pairs.iter().rev().find(|(key, _)| pickle.text(*key) == Some(name)).map(|(_, value)| *value)
+}
+
+/// The texts in the root list.
+pub(crate) fn texts(pickle: &Pickle) -> Vec<String> {
+    match pickle.root.map(|root| pickle.node(root)) {
+        Some(Node::List(items)) => items.iter().filter_map(|id| pickle.text(*id).map(str::to_owned)).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// A storage as a pickle refers to it: `('storage', type, key, location, count, …)`.
+struct Reference<'a> {
+    key: &'a str,
+    dtype: Option<&'static DType>,
+    type_name: &'a str,
+    count: u64,
+    /// Where a legacy view begins in its storage, in elements.
+    view_offset: u64,
+}
+
+fn reference(pickle: &Pickle, id: Id) -> Option<Reference<'_>> {
+    let Node::Persistent(inner) = pickle.node(id) else { return None };
+    let items = pickle.tuple(*inner)?;
+    if pickle.text(*items.first()?) != Some("storage") {
+        return None;
+    }
+    let import = pickle.import(*items.get(1)?)?;
+    let key = pickle.text(*items.get(2)?)?;
+    let count = u64::try_from(pickle.number(*items.get(4)?)?).ok()?;
+    let view = items.get(5).and_then(|view| pickle.tuple(*view)).and_then(|view| view.get(1).copied());
+    let view_offset = view.and_then(|view| pickle.number(view)).and_then(|offset| u64::try_from(offset).ok());
+    Some(Reference {
+        key,
+        dtype: storage_dtype(&import.name),
+        type_name: &import.name,
+        count,
+        view_offset: view_offset.unwrap_or(0),
+    })
+}
+
+/// Bytes of one element of every storage that the pickle refers to.
+pub(crate) fn storage_element_bytes(pickle: &Pickle) -> BTreeMap<String, u64> {
+    let references = (0..pickle.nodes.len()).filter_map(|id| reference(pickle, id));
+    references
+        .filter_map(|found| {
+            let bytes = match found.type_name {
+                "UntypedStorage" => 1,
+                "ComplexFloatStorage" => 8,
+                "ComplexDoubleStorage" => 16,
+                "QInt8Storage" | "QUInt8Storage" => 1,
+                "QInt32Storage" => 4,
+                _ => found.dtype?.bytes as u64,
+            };
+            Some((found.key.to_owned(), bytes))
+        })
+        .collect()
+}
+
+/// How often a view may repeat its storage: tied or expanded biases do a few times.
+const MAX_REPEATS: u64 = 1024;
+
+/// Dictionaries that hold the weights of a training checkpoint, beside the optimizer's state and the like.
+const INNER: &[&str] = &["state_dict", "model_state_dict", "model", "module", "weights", "params"];
+
+/// Puts every tensor that the pickle describes on the list.
+pub(crate) fn add(assembly: &mut Assembly, part: &Part<'_>, pickle: &Pickle, storages: &Storages) -> Result<()> {
+    // A broken pickle returned nothing, but the largest dictionary it built is what a reader wants to see.
+    let root = pickle.root.or_else(|| {
+        let length = |id: &Id| if let Node::Dict(pairs) = pickle.node(*id) { pairs.len() } else { 0 };
+        (0..pickle.nodes.len()).max_by_key(length).filter(|id| length(id) > 0)
+    });
+    let Some(mut root) = root else { return Ok(()) };
+    for _ in 0..4 {
+        let Node::Dict(pairs) = pickle.node(root) else { break };
+        let inner = INNER.iter().find_map(|name| {
+            let found = pairs.iter().rev().find(|(key, _)| pickle.text(*key) == Some(name))?.1;
+            matches!(pickle.node(found), Node::Dict(_)).then_some(found)
+        });
+        match inner {
+            Some(inner) => root = inner,
+            None => break,
+        }
+    }
+    let mut walk = Walk { assembly, part, pickle, storages, file: 0, visited: 0, open: BTreeSet::new() };
+    walk.file = walk.assembly.files.len().saturating_sub(1);
+    walk.visit(root, "", 0)
+}
+
+struct Walk<'a, 'b> {
+    assembly: &'a mut Assembly,
+    part: &'a Part<'b>,
+    pickle: &'a Pickle,
+    storages: &'a Storages,
+    file: usize,
+    visited: usize,
+    /// Containers on the way down, so that a cycle ends.
+    open: BTreeSet<Id>,
+}
+
+impl Walk<'_, '_> {
+    fn visit(&mut self, id: Id, name: &str, depth: usize) -> Result<()> {
+        self.visited += 1;
+        if self.visited > MAX_PICKLE_NODES {
+            let what = "its containers hold one another too many times over";
+            return Err(Error::new(ErrorKind::TooLarge, format!("reading the pickle in {}: {what}", self.part.name)));
+        }
+        let children: Vec<(Id, String)> = match self.pickle.node(id) {
+            Node::Call(..) => return self.tensor(id, name),
+            Node::Dict(pairs) => {
+                let named = pairs.iter().filter_map(|(key, value)| {
+                    let key = match self.pickle.node(*key) {
+                        Node::Text(text) => text.clone(),
+                        Node::Number(number) => number.to_string(),
+                        _ => return None,
+                    };
+                    Some((*value, if name.is_empty() { key } else { format!("{name}.{key}") }))
+                });
+                named.filter(|(child, _)| self.may_hold_tensors(*child)).collect()
+            }
+            Node::List(items) | Node::Tuple(items) => {
+                let named = items.iter().enumerate().filter(|(_, child)| self.may_hold_tensors(**child));
+                named.map(|(number, child)| (*child, format!("{name}.{number}"))).collect()
+            }
+            _ => return Ok(()),
+        };
+        if depth >= MAX_DEPTH || !self.open.insert(id) {
+            self.assembly.anomalies.tensor(
+                "deep-nesting",
+                self.part.name,
+                name,
+                "containers nested too deep or in a circle",
+            );
+            return Ok(());
+        }
+        for (child, child_name) in children {
+            if child_name.len() > 2 * MAX_TENSOR_NAME_BYTES {
+                self.assembly.anomalies.tensor("odd-name", self.part.name, &child_name, "its name is too long");
+                continue;
+            }
+            self.visit(child, &child_name, depth + 1)?;
+        }
+        self.open.remove(&id);
+        Ok(())
+    }
+
+    fn may_hold_tensors(&self, id: Id) -> bool {
+        matches!(self.pickle.node(id), Node::Call(..) | Node::Dict(_) | Node::List(_) | Node::Tuple(_))
+    }
+
+    /// Lists one call if it is one that makes a tensor.
+    fn tensor(&mut self, id: Id, name: &str) -> Result<()> {
+        let Some(call) = self.unwrapped(id) else { return Ok(()) };
+        let mut entry = TensorEntry {
+            name: kept_name(name),
+            dtype: unknown_dtype(),
+            shape: vec![0],
+            file: self.file,
+            range: 0..0,
+            storage: Storage::Plain,
+        };
+        if let Err((kind, reason)) = self.fill(&call, &mut entry) {
+            self.assembly.anomalies.tensor(kind, self.part.name, name, reason.clone());
+            entry.storage = Storage::Unreadable(reason);
+        }
+        self.assembly.insert(self.part.name, name, entry)
+    }
+
+    /// The function's name and arguments of a call that makes a tensor, without parameter and subclass wrappers.
+    fn unwrapped(&self, mut id: Id) -> Option<(String, Vec<Id>)> {
+        for _ in 0..8 {
+            let Node::Call(function, arguments) = self.pickle.node(id) else { return None };
+            let import = self.pickle.import(*function)?;
+            let arguments = self.pickle.tuple(*arguments)?;
+            match (import.module.as_str(), import.name.as_str()) {
+                ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state")
+                | ("torch.nn.parameter", "Parameter" | "Buffer") => id = *arguments.first()?,
+                ("torch._tensor", "_rebuild_from_type_v2") => {
+                    let inner = self.pickle.import(*arguments.first()?)?;
+                    let inner_arguments = self.pickle.tuple(*arguments.get(2)?)?;
+                    return Some((inner.name.clone(), inner_arguments.to_vec()));
+                }
+                ("torch._utils", name) if name.starts_with("_rebuild_") => {
+                    return Some((name.to_owned(), arguments.to_vec()));
+                }
+                _ => return None,
+            }
+        }
+        None
+    }
+
+    fn fill(
+        &self,
+        (function, arguments): &(String, Vec<Id>),
+        entry: &mut TensorEntry,
+    ) -> Result<(), (&'static str, String)> {
+        const BAD: &str = "bad-description";
+        if !matches!(function.as_str(), "_rebuild_tensor" | "_rebuild_tensor_v2" | "_rebuild_tensor_v3") {
+            return Err(("unknown-layout", format!("it is made by {}, which is not read", shown(function))));
+        }
+        let argument = |at: usize| arguments.get(at).copied();
+        let missing = |what: &str| (BAD, format!("its {what} is missing or no number"));
+        let numbers = |at: usize, what: &str| -> Result<Vec<u64>, (&'static str, String)> {
+            let items = argument(at).and_then(|id| self.pickle.tuple(id)).ok_or_else(|| missing(what))?;
+            if items.len() > MAX_DIMENSIONS {
+                return Err((BAD, format!("it has {} dimensions", items.len())));
+            }
+            let number = |id: &Id| self.pickle.number(*id).and_then(|number| u64::try_from(number).ok());
+            items.iter().map(number).collect::<Option<_>>().ok_or_else(|| missing(what))
+        };
+        let (shape, strides) = (numbers(2, "shape")?, numbers(3, "strides")?);
+        let elements = shape.iter().filter(|size| **size > 0).try_fold(1u64, |p, size| p.checked_mul(*size));
+        if elements.is_none() || strides.len() != shape.len() {
+            return Err(("shape-overflow", format!("its shape {shape:?} and strides {strides:?} cannot be")));
+        }
+        entry.shape = shape;
+        let found = argument(0).and_then(|id| reference(self.pickle, id)).ok_or_else(|| missing("storage"))?;
+        let dtype = if function == "_rebuild_tensor_v3" {
+            let import = argument(6).and_then(|id| self.pickle.import(id));
+            import.filter(|import| import.module == "torch").and_then(|import| torch_dtype(&import.name))
+        } else {
+            found.dtype
+        };
+        let dtype = dtype.ok_or_else(|| ("unknown-dtype", format!("its storage is {}", shown(found.type_name))))?;
+        entry.dtype = dtype;
+        let offset = argument(1).and_then(|id| self.pickle.number(id)).and_then(|offset| u64::try_from(offset).ok());
+        let offset = offset.ok_or_else(|| missing("offset"))?.checked_add(found.view_offset);
+        if let Some(reason) = &self.storages.unreadable {
+            return Err(("unreadable-storage", reason.clone()));
+        }
+        let storage = match self.storages.by_key.get(found.key) {
+            Some(Ok(range)) => range.clone(),
+            Some(Err(reason)) => return Err(("unreadable-storage", reason.clone())),
+            None => return Err(("missing-storage", format!("its storage {} is not in the file", shown(found.key)))),
+        };
+        if entry.shape.contains(&0) {
+            entry.range = storage.start..storage.start;
+            return Ok(());
+        }
+        let outside = || {
+            let (offset, shape) = (offset.unwrap_or(u64::MAX), &entry.shape);
+            let what =
+                format!("shape {shape:?} and strides {strides:?} from element {offset} on pass the end of its storage");
+            ("outside-storage", what)
+        };
+        // The last element's place, counted from the first one's.
+        let span = entry
+            .shape
+            .iter()
+            .zip(&strides)
+            .try_fold(0u64, |sum, (size, stride)| sum.checked_add((size - 1).checked_mul(*stride)?));
+        let bytes = dtype.bytes as u64;
+        let place = |elements: u64| elements.checked_mul(bytes)?.checked_add(storage.start);
+        let start = offset.and_then(place).ok_or_else(outside)?;
+        let end = offset.zip(span).and_then(|(offset, span)| place(offset.checked_add(span)?.checked_add(1)?));
+        let end = end.filter(|end| *end <= storage.end).ok_or_else(outside)?;
+        // Legacy files count the whole storage, newer ones may count bytes: too few of either is a lie.
+        if found.count == 0 {
+            return Err(outside());
+        }
+        entry.range = start..end;
+        if !in_a_row(&entry.shape, &strides) {
+            // A view that repeats its storage (stride 0) may claim any size.
+            let stored = (storage.end - storage.start) / bytes;
+            if elements.is_some_and(|elements| elements > stored.saturating_mul(MAX_REPEATS)) {
+                return Err((
+                    "repeated-storage",
+                    format!("it repeats {stored} stored numbers to shape {:?}", entry.shape),
+                ));
+            }
+            entry.storage = Storage::Packed(Arc::new(Strided {
+                source: Arc::clone(self.part.source),
+                range: start..end,
+                dtype,
+                shape: entry.shape.clone(),
+                strides,
+            }));
+        }
+        Ok(())
+    }
+}
+
+/// Whether the strides are those of a row-major tensor without gaps.
+fn in_a_row(shape: &[u64], strides: &[u64]) -> bool {
+    let mut expected = 1u64;
+    for (size, stride) in shape.iter().zip(strides).rev() {
+        if *size != 1 && *stride != expected {
+            return false;
+        }
+        expected = expected.saturating_mul(*size);
+    }
+    true
+}
