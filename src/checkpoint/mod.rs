@@ -3,6 +3,11 @@
 //! A header reader lists oddities as [`Anomaly`] values and reads on; only "cannot go on" is an error. Nothing in a
 //! checkpoint is ever executed or unpickled, and no name in it leads out of its folder.
 
+pub mod gguf;
+mod gguf_config;
+mod gguf_header;
+mod gguf_names;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -173,7 +178,8 @@ impl Checkpoint {
 
     /// Total bytes of the tensors.
     pub fn bytes(&self) -> u64 {
-        self.tensors.values().map(|entry| entry.range.end.saturating_sub(entry.range.start)).sum()
+        let sizes = self.tensors.values().map(|entry| entry.range.end.saturating_sub(entry.range.start));
+        sizes.fold(0, u64::saturating_add)
     }
 
     fn file(&self, entry: &TensorEntry) -> Result<&CheckpointFile> {
@@ -196,7 +202,7 @@ pub trait Format: Sync {
 }
 
 /// Every format, tried in this order.
-pub static FORMATS: &[&dyn Format] = &[];
+pub static FORMATS: &[&dyn Format] = &[&gguf::Gguf];
 
 /// Opens a set of files in the first format that recognises them.
 pub fn open(files: &FileSet) -> Result<Checkpoint> {
