@@ -291,10 +291,10 @@ fn entries(header: &Header, file: usize, length: u64, oddities: &mut Oddities) -
                 if let Some(kind) = kind {
                     oddities.add(kind, Some(&listed.name), reason.clone());
                 }
-                // Nothing tells the size of an unknown type; it may reach to the next tensor, so nothing before that
-                // counts as a gap.
+                // Nothing tells where such a tensor ends; it may reach to the next one, so nothing before that counts as
+                // a gap.
                 let range = match start {
-                    Some(start) if dtype.is_none() && start < length => {
+                    Some(start) if start < length => {
                         let next = starts.get(starts.partition_point(|&other| other <= start));
                         start..next.map_or(length, |&next| next.min(length))
                     }

@@ -7,6 +7,8 @@ pub mod gguf;
 mod gguf_config;
 mod gguf_header;
 mod gguf_names;
+#[cfg(test)]
+mod gguf_tests;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -28,6 +28,10 @@ import subprocess
 import sys
 import tempfile
 
+# This script has the package's name; without this, Python would import the script in its place.
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path[:] = [entry for entry in sys.path if pathlib.Path(entry or ".").resolve() != HERE]
+
 import gguf
 import numpy as np
 from gguf import GGMLQuantizationType
@@ -69,7 +73,8 @@ TYPES = {
 }
 
 FILE_TYPES = ["F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q4_1", "Q4_0", "Q3_K_M", "Q2_K",
-              "IQ4_XS", "IQ4_NL", "IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S", "TQ1_0", "TQ2_0"]
+              "IQ4_XS", "IQ4_NL", "IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S", "TQ1_0", "TQ2_0",
+              "MXFP4_MOE"]
 
 
 class Traits(ctypes.Structure):
@@ -307,7 +312,7 @@ def main():
         folder = pathlib.Path(folder)
         compare_blocks(arguments.program, folder, arguments.blocks, ggml, tally)
         if ggml:
-            sys.path.insert(0, str(pathlib.Path(__file__).parent))
+            sys.path.append(str(HERE))
             import quantize
             source = folder / "tiny-F32.gguf"
             tiny_model(source)
@@ -317,7 +322,7 @@ def main():
             for kind in FILE_TYPES:
                 target = folder / f"tiny-{kind}.gguf"
                 os.dup2(quiet, 2)
-                status = quantize.quantize(str(source), str(target), kind, pure=kind.startswith(("TQ", "IQ")))
+                status = quantize.quantize(str(source), str(target), kind, pure=kind.startswith(("TQ", "IQ", "MX")))
                 os.dup2(kept, 2)
                 if status:
                     tally.fail(f"llama.cpp did not write {kind} (status {status})")

@@ -6,7 +6,7 @@
 
 TYPE is a llama.cpp file type: F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q4_0, Q3_K_M, Q2_K, IQ4_XS, MXFP4_MOE, …
 (`--list` prints them all). A quantised INPUT is dequantised first, so `TYPE` F32 opens a quantised file up. Types below
-about 2.5 bits per weight (IQ1_*, IQ2_XXS, IQ2_XS) need an importance matrix in llama.cpp; here every column gets the
+about 2.5 bits per weight (IQ1_*, IQ2_*) and IQ3_XXS need an importance matrix in llama.cpp; here every column gets the
 same importance. `--pure` uses the one type for all matrices instead of llama.cpp's mixture.
 
 Exit status: 0 written, 1 the quantiser refused, 64 bad usage.
@@ -59,7 +59,7 @@ def quantize(source, target, kind, pure=False, threads=0):
     parameters.allow_requantize = True
     parameters.pure = pure
     kept = None
-    if kind.startswith(("IQ1", "IQ2")) or kind == "Q2_K_S":
+    if kind.startswith(("IQ1", "IQ2", "IQ3_XXS")) or kind == "Q2_K_S":
         array, kept = uniform_importance(source)
         parameters.imatrix = array
     status = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(parameters))
