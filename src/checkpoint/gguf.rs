@@ -11,6 +11,7 @@
 //! tensors cannot be named without it: what was not read must not look as if it were not there.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -179,10 +180,10 @@ impl Assembly {
         let file = self.files.len();
         for entry in entries(&header, file, source.len(), oddities) {
             match self.tensors.entry(entry.name.clone()) {
-                std::collections::btree_map::Entry::Vacant(vacant) => {
+                Entry::Vacant(vacant) => {
                     vacant.insert(entry);
                 }
-                std::collections::btree_map::Entry::Occupied(first) => {
+                Entry::Occupied(first) => {
                     let first = first.get();
                     let detail = format!(
                         "listed again at bytes {}..{} of {name}; the first one, at {}..{} of {}, counts",

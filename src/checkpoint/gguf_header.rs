@@ -6,6 +6,7 @@
 //! Every count and length is checked against the bytes that follow before anything is allocated for it.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use super::gguf::Oddities;
 use crate::error::{Error, ErrorKind, Result};
@@ -251,12 +252,16 @@ impl Reader<'_> {
             // Vocabularies are long, and nothing here needs more of them than their length.
             let keep = if key.starts_with("tokenizer.") { 0 } else { MAX_METADATA_ARRAY };
             let value = self.value(kind, &doing, keep, 0)?;
-            if values.len() >= MAX_METADATA_KEYS {
-                left_out += 1;
-            } else if values.contains_key(&key) {
-                oddities.add("duplicate-key", None, format!("the key {key:?} is there twice; the first one counts"));
-            } else {
-                values.insert(key, value);
+            let full = values.len() >= MAX_METADATA_KEYS;
+            match values.entry(key) {
+                Entry::Occupied(entry) => {
+                    let detail = format!("the key {:?} is there twice; the first one counts", entry.key());
+                    oddities.add("duplicate-key", None, detail);
+                }
+                Entry::Vacant(_) if full => left_out += 1,
+                Entry::Vacant(entry) => {
+                    entry.insert(value);
+                }
             }
         }
         if left_out > 0 {
