@@ -63,8 +63,8 @@ fn even_signs(seven: u32) -> u8 {
 /// A codebook row under a scale, with a minus sign where a bit of `signs` is set (from its lowest bit on).
 #[inline(always)]
 fn signed<const N: usize>(row: &[i8; N], signs: u8, scale: f32, out: &mut [f32; N]) {
-    for (i, (&level, out)) in row.iter().zip(out).enumerate() {
-        let sign = (u32::from(signs) >> i) << 31;
+    for (i, (&level, out)) in (0u32..).zip(row.iter().zip(out)) {
+        let sign = u32::from(signs) << (31 - i) & 0x8000_0000;
         *out = f32::from_bits((scale * f32::from(level)).to_bits() ^ sign);
     }
 }

@@ -45,13 +45,13 @@ fn q3_k(block: &[u8; 110], out: &mut [f32; 256]) {
     for (half, out) in out.as_chunks_mut::<128>().0.iter_mut().enumerate() {
         let codes = &block[32 + 32 * half..64 + 32 * half];
         for (pair, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-            let bit = 4 * half + pair;
+            let bit = (4 * half + pair) as u32;
             for (side, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
                 let scale = scales[8 * half + 2 * pair + side];
                 let (codes, tops) = (&codes[16 * side..16 * side + 16], &block[16 * side..16 * side + 16]);
                 for ((&byte, &top), out) in codes.iter().zip(tops).zip(out) {
-                    let code = i32::from((byte >> (2 * pair)) & 3) - 4 * i32::from(!(top >> bit) & 1);
-                    *out = scale * code as f32;
+                    let code = u32::from(byte) >> (2 * pair) & 3 | (u32::from(top) >> bit & 1) << 2;
+                    *out = scale * (code as i32 - 4) as f32;
                 }
             }
         }
@@ -119,17 +119,17 @@ fn q6_k(block: &[u8; 210], out: &mut [f32; 256]) {
     }
     for (half, out) in out.as_chunks_mut::<128>().0.iter_mut().enumerate() {
         let (lows, tops) = (&block[64 * half..64 * half + 64], &block[128 + 32 * half..160 + 32 * half]);
-        for (quarter, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-            // Quarters 0 and 1 are the low nibbles of the two runs of 32 bytes, 2 and 3 the high ones.
-            let (run, shift) = (32 * (quarter % 2), 4 * (quarter / 2));
-            for (side, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-                let scale = scales[8 * half + 2 * quarter + side];
-                let lows = &lows[run + 16 * side..run + 16 * side + 16];
-                let tops = &tops[16 * side..16 * side + 16];
-                for ((&low, &top), out) in lows.iter().zip(tops).zip(out) {
-                    let code = (low >> shift) & 15 | ((top >> (2 * quarter)) & 3) << 4;
-                    *out = scale * (i32::from(code) - 32) as f32;
-                }
+        let [first, second, third, fourth] = out.as_chunks_mut::<32>().0 else { continue };
+        for side in 0..2 {
+            let scale = |quarter: usize| scales[8 * half + 2 * quarter + side];
+            let scales = [scale(0), scale(1), scale(2), scale(3)];
+            // The shifts are written out: as numbers known to the compiler they cost nothing.
+            for i in 16 * side..16 * side + 16 {
+                let (low, next, top) = (i32::from(lows[i]), i32::from(lows[i + 32]), i32::from(tops[i]));
+                first[i] = scales[0] * ((low & 15 | (top & 3) << 4) - 32) as f32;
+                second[i] = scales[1] * ((next & 15 | (top & 12) << 2) - 32) as f32;
+                third[i] = scales[2] * ((low >> 4 | (top & 48)) - 32) as f32;
+                fourth[i] = scales[3] * ((next >> 4 | (top & 192) >> 2) - 32) as f32;
             }
         }
     }

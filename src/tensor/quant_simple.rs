@@ -58,10 +58,11 @@ fn q4_1(block: &[u8; 20], out: &mut [f32; 32]) {
 fn five_bits(top: [u8; 4], low: &[u8], out: &mut [f32; 32], value: impl Fn(i32) -> f32) {
     let top = u32::from_le_bytes(top);
     let (first, second) = out.split_at_mut(16);
-    for (i, ((&byte, first), second)) in low.iter().zip(first).zip(second).enumerate() {
+    // A 32-bit counter, so that the shifts are done in the lanes the codes are in.
+    for (i, ((&byte, first), second)) in (0u32..).zip(low.iter().zip(first).zip(second)) {
         let (low, high) = nibbles(byte);
-        *first = value(low | (((top >> i) & 1) << 4) as i32);
-        *second = value(high | (((top >> (i + 16)) & 1) << 4) as i32);
+        *first = value(low | ((top >> i) << 4 & 16) as i32);
+        *second = value(high | (top >> (i + 12) & 16) as i32);
     }
 }
 
