@@ -228,7 +228,7 @@ def compare_blocks(program, folder, count, ggml, tally):
                 written = f"{error:.4f}"
         print(f"{name:8} {blocks.shape[0]:6} random blocks equal to {' and '.join(references) or 'nothing':14} "
               f"relative error when ggml writes it: {written}")
-        if not references:
+        if ggml and not references:
             tally.fail(f"{name}: nothing to compare with")
 
 
