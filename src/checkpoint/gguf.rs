@@ -6,6 +6,9 @@
 //! are the tensors `X.lora_a` (rank × input) and `X.lora_b` (output × rank), its scale is `adapter.lora.alpha` in the
 //! metadata over the rank.
 //!
+//! Types that leave part of a matrix's scale to a tensor of its own (`X.scale`) are decoded with that scale, and are
+//! [`Storage::Packed`] then.
+//!
 //! Tensors that cannot be decoded (unknown type, outside of the file, impossible shape, big-endian file) are listed as
 //! [`Storage::Unreadable`]. So is every missing part of a split file, under the part's own file name, since a part's
 //! tensors cannot be named without it: what was not read must not look as if it were not there.
@@ -249,6 +252,7 @@ impl Assembly {
                 storage: Storage::Unreadable(reason),
             });
         }
+        super::gguf_scale::attach(&self.files, &mut self.tensors);
         self.anomalies.sort();
         let config = super::gguf_config::config(&self.values, |name| self.tensors.contains_key(name));
         Checkpoint {

@@ -165,6 +165,45 @@ fn adapters_keep_their_keys_and_factors() {
 }
 
 #[test]
+fn scales_beside_a_matrix_are_applied_where_the_type_needs_them() {
+    const NVFP4: u32 = 40;
+    // A block of 64: scales 1 (0x38 in E4M3), all codes 2 (1.0).
+    let ones = [&[0x38; 4][..], &[0x22; 32]].concat();
+    let experts = [&ones[..], &ones[..]].concat();
+    let tensors = [
+        tensor("up.weight", &[64], NVFP4, 0),
+        tensor("up.scale", &[1], F32, 64),
+        tensor("experts.weight", &[64, 1, 2], NVFP4, 96),
+        tensor("experts.weight.scale", &[2], F32, 192),
+        tensor("bare.weight", &[64], NVFP4, 224),
+        tensor("other.weight", &[8], F32, 288),
+        tensor("other.scale", &[1], F32, 320),
+    ];
+    let mut data = vec![0; 352];
+    let mut put = |at: usize, bytes: &[u8]| data[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, &ones);
+    put(64, &3f32.to_le_bytes());
+    put(96, &experts);
+    put(192, &[5f32.to_le_bytes(), 7f32.to_le_bytes()].concat());
+    put(224, &ones);
+    put(288, &floats(8));
+    put(320, &9f32.to_le_bytes());
+    let checkpoint = odd(&file(&[], &tensors, &data), &[]);
+    let numbers = |name: &str, first: u64, count: usize| {
+        let mut numbers = vec![0.0; count];
+        checkpoint.decode(&checkpoint.tensors[name], first, &mut numbers).expect("decodes");
+        numbers
+    };
+    assert_eq!(numbers("up.weight", 0, 64), [3.0; 64]);
+    assert_eq!(numbers("experts.weight", 62, 4), [5.0, 5.0, 7.0, 7.0]);
+    assert_eq!(numbers("bare.weight", 0, 64), [1.0; 64]);
+    assert_eq!(numbers("other.weight", 1, 1), [1.0]);
+    assert!(
+        matches!(&checkpoint.tensors["up.weight"].storage, Storage::Packed(packed) if packed.scheme() == "nvfp4-scaled")
+    );
+}
+
+#[test]
 fn only_gguf_is_recognised() {
     let model = model();
     assert!(Gguf.recognizes(&set(&[("m.GGUF", b""), ("config.json", b"{}")])));

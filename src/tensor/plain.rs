@@ -1,6 +1,5 @@
 //! Numbers one by one: IEEE floats, the 8-, 6- and 4-bit floats of the OCP formats, integers.
 
-use super::quant::half_from_bits;
 use super::{DType, Family};
 
 fn each<const N: usize>(input: &[u8], output: &mut [f32], decode: impl Fn([u8; N]) -> f32) {
@@ -25,7 +24,7 @@ macro_rules! plain {
 
 plain!(F64, "F64", Float, 8, 53, "IEEE 754 binary64, rounded to `f32` when decoded.", |b| f64::from_le_bytes(b) as f32);
 plain!(F32, "F32", Float, 4, 24, "IEEE 754 binary32.", f32::from_le_bytes);
-plain!(F16, "F16", Float, 2, 11, "IEEE 754 binary16.", |b| half_from_bits(u16::from_le_bytes(b)));
+plain!(F16, "F16", Float, 2, 11, "IEEE 754 binary16.", |b| half::f16::from_le_bytes(b).to_f32());
 plain!(BF16, "BF16", Float, 2, 8, "bfloat16: the upper half of binary32.", |b: [u8; 2]| f32::from_bits(
     u32::from(u16::from_le_bytes(b)) << 16
 ));
