@@ -54,3 +54,18 @@ pub const MAX_SIGNATURE_BYTES: u64 = 1 << 20;
 
 /// Signature files in a user's folder.
 pub const MAX_SIGNATURES: usize = 10_000;
+/// The part of a GGUF file before its tensors. A vocabulary of 262,144 tokens with merges takes about 15 MB, a
+/// `tokenizer.json` embedded beside it about 30 MB more.
+pub const MAX_GGUF_HEADER_BYTES: u64 = 256 << 20;
+
+/// Metadata keys kept of one GGUF file; honest ones have under 100. More are read over.
+pub const MAX_METADATA_KEYS: usize = 16 * 1024;
+
+/// Bytes kept of one metadata text; chat templates reach about 20 KB.
+pub const MAX_METADATA_TEXT_BYTES: usize = 64 * 1024;
+
+/// Elements kept of one metadata array. Per-layer arrays (head counts, feed-forward widths) have at most a few hundred.
+pub const MAX_METADATA_ARRAY: usize = 1024;
+
+/// Elements kept of all metadata arrays of a file together: a byte in a file becomes some 40 in memory.
+pub const MAX_METADATA_ELEMENTS: usize = 256 * 1024;

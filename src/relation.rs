@@ -19,8 +19,9 @@ const QUANTISER_NOISE: std::ops::Range<f64> = 0.001..0.7;
 const LOW_RANK: f64 = 0.9;
 /// The last large value over the first small one where a low rank ends.
 const CLIFF: f64 = 2.5;
-/// Changed matrices up to this many are "a few tensors".
-const FEW: usize = 3;
+/// Changed matrices up to this many, and up to this share of all, are "a few tensors".
+const FEW: usize = 5;
+const FEW_SHARE: f64 = 0.15;
 
 /// The relation, and the rank where it is a low-rank edit.
 pub fn relation(
@@ -45,6 +46,9 @@ pub fn relation(
         let recast = profile.tensors.iter().any(|tensor| tensor.sameness == Sameness::Recast);
         return (if recast { Relation::Recast } else { same(base, candidate, pairing) }, None);
     }
+    if all_noise(&matrices(profile)) {
+        return (Relation::Edited, None);
+    }
     let number = |name: &str| profile.model.get(name).copied();
     if number("delta.cosine").is_some_and(|cosine| cosine < UNRELATED) {
         return (Relation::Unrelated, None);
@@ -53,7 +57,7 @@ pub fn relation(
     if is_quantized(candidate, &all) {
         return (Relation::Quantized, None);
     }
-    if from_weights_themselves(&all) || all.len() <= FEW {
+    if from_weights_themselves(&all) || is_few(profile, &all) {
         return (Relation::Edited, low_rank(&all));
     }
     // Norms brought back after an edit of low rank give it a long tail, but it is that edit all the same.
@@ -75,6 +79,11 @@ pub fn relation(
     (Relation::FineTuned, None)
 }
 
+fn is_few(profile: &Profile, changed: &[&TensorMeasurement]) -> bool {
+    let matrices = profile.tensors.iter().filter(|tensor| tensor.shape[0] > 1).count();
+    changed.len() <= FEW && changed.len() as f64 <= (FEW_SHARE * matrices as f64).max(1.0)
+}
+
 /// The changed matrices.
 fn matrices(profile: &Profile) -> Vec<&TensorMeasurement> {
     profile
@@ -82,6 +91,17 @@ fn matrices(profile: &Profile) -> Vec<&TensorMeasurement> {
         .iter()
         .filter(|tensor| tensor.sameness == Sameness::Changed && tensor.shape[0] > 1 && !tensor.spectrum.is_empty())
         .collect()
+}
+
+/// White noise of one relative size in every matrix: neither training nor a quantiser leaves that.
+fn all_noise(changed: &[&TensorMeasurement]) -> bool {
+    let sizes: Vec<f64> = changed.iter().map(|tensor| tensor.relative_norm).collect();
+    let middle = crate::diff::summary::median(sizes.clone());
+    changed.len() >= 4
+        && changed.iter().all(|tensor| {
+            tensor.above_noise == 0 && tensor.kurtosis > GRID_KURTOSIS && tensor.kurtosis < 4.0 && tensor.noise > 1.5 * tensor.rounding
+        })
+        && sizes.iter().all(|size| (size / middle - 1.0).abs() < 0.1)
 }
 
 /// Nothing changed: the same files, or the same tensors in others.
@@ -99,7 +119,11 @@ fn same(base: &Checkpoint, candidate: &Checkpoint, pairing: &Pairing) -> Relatio
     let lengths = |checkpoint: &Checkpoint| -> Vec<(String, u64)> {
         checkpoint.files.iter().map(|file| (file.name.clone(), file.source.len())).collect()
     };
-    let whole = pairing.only_base.is_empty() && pairing.only_candidate.is_empty() && pairing.renamed == 0;
+    // A tensor that the base has no place for, and that is not its own under another name, is an addition.
+    if !pairing.only_candidate.is_empty() {
+        return Relation::Edited;
+    }
+    let whole = pairing.only_base.is_empty() && pairing.renamed == 0;
     if whole && lengths(base) == lengths(candidate) && layout(base) == layout(candidate) {
         Relation::Identical
     } else {
@@ -121,7 +145,7 @@ fn is_quantized(candidate: &Checkpoint, changed: &[&TensorMeasurement]) -> bool 
         tensor.kurtosis > 0.0
             && tensor.kurtosis <= GRID_KURTOSIS
             && QUANTISER_NOISE.contains(&tensor.relative_norm)
-            && tensor.above_noise <= 2
+            && tensor.low_rank_share < 0.5
     };
     !changed.is_empty() && changed.iter().filter(grid).count() * 10 >= changed.len() * 8
 }

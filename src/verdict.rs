@@ -40,18 +40,16 @@ pub struct Conclusion {
 /// Judges a profile. `key` identifies the examination, so that finding ids are stable.
 pub fn conclude(catalogue: &Catalogue, profile: &Profile, relation: Relation, key: &Digest) -> Conclusion {
     let comparable = !matches!(relation, Relation::Unrelated | Relation::Incomparable);
-    let assessed = catalogue.assess(profile);
-    let held: Vec<_> =
-        assessed.iter().filter(|assessment| assessment.holds && comparable).collect();
-    let findings: Vec<Finding> = held.iter().map(|assessment| assessment.finding(key)).collect();
-    let strongest = held.iter().map(|assessment| assessment.signature.front.implies).max().unwrap_or(Implies::None);
+    let held = if comparable { catalogue.judge(profile) } else { Vec::new() };
+    let findings: Vec<Finding> = held.iter().map(|held| held.finding(key)).collect();
+    let strongest = held.iter().map(|held| held.signature.front.implies).max().unwrap_or(Implies::None);
     let evidence = comparable.then(|| evidence(profile)).flatten();
     let writers = profile.model.get("writers.total").copied().unwrap_or(0.0);
     let limit = profile.model.get("projection.detection_limit").copied().unwrap_or(0.0);
     let titles = |implies: Implies| {
         held.iter()
-            .filter(|assessment| assessment.signature.front.implies == implies)
-            .map(|assessment| assessment.signature.front.title.clone())
+            .filter(|held| held.signature.front.implies == implies)
+            .map(|held| held.signature.front.title.clone())
             .collect::<Vec<_>>()
             .join("; ")
     };
@@ -113,8 +111,14 @@ fn evidence(profile: &Profile) -> Option<Orthogonalization> {
         writers.iter().copied().filter(|tensor| tensor.projection.as_ref().is_some_and(|p| p.fits)).collect();
     let layers: BTreeSet<u32> = fitting.iter().filter_map(|tensor| tensor.role.layer).collect();
     let global = number("projection.agreement") >= GLOBAL_AGREEMENT;
+    // Readers are listed too where a direction was taken out of what they read.
+    let readers = profile.tensors.iter().filter(|tensor| {
+        tensor.role.kind == Kind::Reader && tensor.projection.as_ref().is_some_and(|p| p.fits)
+    });
     let strength: Vec<Strength> = writers
         .iter()
+        .copied()
+        .chain(readers)
         .filter_map(|tensor| {
             let layer = tensor.role.layer?;
             let (lambda, stderr) = strength_of(tensor, global);

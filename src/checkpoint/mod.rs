@@ -11,6 +11,13 @@ mod oracle;
 pub mod pickle;
 pub mod safetensors;
 mod shards;
+pub mod gguf;
+mod gguf_config;
+mod gguf_header;
+mod gguf_names;
+mod gguf_scale;
+#[cfg(test)]
+mod gguf_tests;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -150,47 +157,14 @@ impl Checkpoint {
                 ErrorKind::Unsupported,
                 format!("reading tensor {} of {}: {reason}", entry.name, self.label),
             )),
-            Storage::Plain => {
-                let source = &self.file(entry)?.source;
-                let (block, bytes) = (entry.dtype.block as u64, entry.dtype.bytes as u64);
-                let end = first.saturating_add(out.len() as u64);
-                if end > entry.elements() {
-                    return Err(Error::new(
-                        ErrorKind::Internal,
-                        format!(
-                            "reading elements {first}..{end} of tensor {}, which has {}",
-                            entry.name,
-                            entry.elements()
-                        ),
-                    ));
-                }
-                // Whole blocks around the wanted elements; for plain numbers this is the range itself.
-                let (from, to) = (first / block, end.div_ceil(block));
-                let start = entry.range.start.saturating_add(from.saturating_mul(bytes));
-                let stop = entry.range.start.saturating_add(to.saturating_mul(bytes));
-                if stop > entry.range.end {
-                    return Err(Error::new(
-                        ErrorKind::Malformed,
-                        format!("tensor {} of {} is shorter than its shape says", entry.name, source.name()),
-                    ));
-                }
-                let input = source.read(start..stop)?;
-                if from * block == first && to * block == end {
-                    (entry.dtype.decode)(&input, out);
-                } else {
-                    let mut whole = vec![0.0; ((to - from) * block) as usize];
-                    (entry.dtype.decode)(&input, &mut whole);
-                    let skip = (first - from * block) as usize;
-                    out.copy_from_slice(&whole[skip..skip + out.len()]);
-                }
-                Ok(())
-            }
+            Storage::Plain => decode_plain(self.file(entry)?.source.as_ref(), entry, first, out),
         }
     }
 
     /// Total bytes of the tensors.
     pub fn bytes(&self) -> u64 {
-        self.tensors.values().map(|entry| entry.range.end.saturating_sub(entry.range.start)).sum()
+        let sizes = self.tensors.values().map(|entry| entry.range.end.saturating_sub(entry.range.start));
+        sizes.fold(0, u64::saturating_add)
     }
 
     fn file(&self, entry: &TensorEntry) -> Result<&CheckpointFile> {
@@ -198,6 +172,38 @@ impl Checkpoint {
             Error::new(ErrorKind::Internal, format!("tensor {} names a file that is not listed", entry.name))
         })
     }
+}
+
+/// Elements `first .. first + out.len()` of a plainly stored tensor of the file behind `source`.
+pub(crate) fn decode_plain(source: &dyn ByteSource, entry: &TensorEntry, first: u64, out: &mut [f32]) -> Result<()> {
+    let (block, bytes) = (entry.dtype.block as u64, entry.dtype.bytes as u64);
+    let end = first.saturating_add(out.len() as u64);
+    if end > entry.elements() {
+        return Err(Error::new(
+            ErrorKind::Internal,
+            format!("reading elements {first}..{end} of tensor {}, which has {}", entry.name, entry.elements()),
+        ));
+    }
+    // Whole blocks around the wanted elements; for plain numbers this is the range itself.
+    let (from, to) = (first / block, end.div_ceil(block));
+    let start = entry.range.start.saturating_add(from.saturating_mul(bytes));
+    let stop = entry.range.start.saturating_add(to.saturating_mul(bytes));
+    if stop > entry.range.end {
+        return Err(Error::new(
+            ErrorKind::Malformed,
+            format!("tensor {} of {} is shorter than its shape says", entry.name, source.name()),
+        ));
+    }
+    let input = source.read(start..stop)?;
+    if from * block == first && to * block == end {
+        (entry.dtype.decode)(&input, out);
+    } else {
+        let mut whole = vec![0.0; ((to - from) * block) as usize];
+        (entry.dtype.decode)(&input, &mut whole);
+        let skip = (first - from * block) as usize;
+        out.copy_from_slice(&whole[skip..skip + out.len()]);
+    }
+    Ok(())
 }
 
 /// One format a checkpoint may come in.
@@ -213,7 +219,7 @@ pub trait Format: Sync {
 }
 
 /// Every format, tried in this order.
-pub static FORMATS: &[&dyn Format] = &[&safetensors::Safetensors, &pickle::PyTorch];
+pub static FORMATS: &[&dyn Format] = &[&safetensors::Safetensors, &gguf::Gguf, &pickle::PyTorch];
 
 /// Opens a set of files in the first format that recognises them.
 pub fn open(files: &FileSet) -> Result<Checkpoint> {

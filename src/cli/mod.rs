@@ -218,11 +218,11 @@ fn is_broken_pipe(error: &Error) -> bool {
 
 /// One error on standard error, causes below it.
 fn complain(error: &Error) {
-    let mut text = format!("orthoscope: {}", crate::report::sanitise::line(&error.doing));
+    let mut text = format!("orthoscope: {}", crate::report::sanitise::sentence(&error.doing));
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
         text.push_str("\n  because: ");
-        text.push_str(&crate::report::sanitise::line(&error.to_string()));
+        text.push_str(&crate::report::sanitise::sentence(&error.to_string()));
         cause = error.source();
     }
     let _ = writeln!(std::io::stderr(), "{text}");

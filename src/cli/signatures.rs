@@ -141,7 +141,7 @@ fn as_json(signature: &Signature) -> serde_json::Value {
     })
 }
 
-fn check(args: &SignaturesArgs, deny_warnings: bool, out: &mut dyn Write) -> Result<ExitStatus> {
+fn check(folder: Option<&Path>, deny_warnings: bool, out: &mut dyn Write) -> Result<ExitStatus> {
     let mut files = builtin_files();
     if let Some(folder) = folder {
         files.extend(folder_files(folder)?);

@@ -10,29 +10,30 @@ use crate::error::Result;
 
 /// Directions looked for: LoRA ranks in use go up to 128.
 const WIDE: usize = 160;
-/// A side below this leaves no room for the ranks looked for.
-const NARROW: usize = 96;
+/// A shorter side of this much is room enough for the ranks looked for; with less, more is better.
+const ROOM: usize = 384;
 /// Matrices looked at.
 const SAMPLE: usize = 6;
 
 /// Replaces the singular values of up to [`SAMPLE`] matrices, the smallest that ran out, by longer lists.
 pub fn widen(base: &Checkpoint, candidate: &Checkpoint, pairs: &mut [Measured<'_>]) -> Result<()> {
-    let mut short: Vec<(bool, usize, usize)> = pairs
+    let mut short: Vec<(std::cmp::Reverse<usize>, usize, usize)> = pairs
         .iter()
         .enumerate()
         .filter_map(|(index, pair)| {
             let sized = pair.moments.as_ref()?;
             let ran_out = sized.values.len() >= SKETCH && super::summary::above_noise(sized) >= SKETCH as u32;
             // A narrow matrix has no room for a low rank to show in.
-            ran_out.then_some((sized.shape[0].min(sized.shape[1]) < NARROW, sized.shape[0] * sized.shape[1], index))
+            let room = sized.shape[0].min(sized.shape[1]).min(ROOM);
+            ran_out.then_some((std::cmp::Reverse(room), sized.shape[0] * sized.shape[1], index))
         })
         .collect();
     short.sort_unstable();
     // The smallest size class is spread over the depth of the model.
-    let Some((narrow, smallest, _)) = short.first().copied() else { return Ok(()) };
+    let Some((room, smallest, _)) = short.first().copied() else { return Ok(()) };
     let mut chosen: Vec<usize> = short
         .iter()
-        .filter(|(is_narrow, size, _)| *is_narrow == narrow && *size <= smallest.saturating_mul(2))
+          .filter(|(other, size, _)| *other == room && *size <= smallest.saturating_mul(2))
         .map(|(.., index)| *index)
         .collect();
     chosen.sort_unstable();

@@ -61,6 +61,7 @@ pub static MEASUREMENTS: &[Measurement] = &[
     // Projection of writers: the statistic that decides.
     measurement("projection.tensors", "count", "writers that fit a removed direction (see docs/detector.md)"),
     measurement("projection.layers", "count", "layers with such a writer"),
+    measurement("projection.alone", "count", "writers that fit a removed direction by themselves, with which no other layer or writer agrees"),
     measurement("projection.share", "share", "such writers among the changed ones"),
     measurement(
         "projection.consistency",
@@ -196,7 +197,9 @@ pub struct Projection {
     /// λ along the direction that the other layers share, chosen without this layer; what a writer that does not fit by
     /// itself is credited with.
     pub shared_strength: Option<f64>,
-    /// Whether it counts as a removed direction.
+    /// Whether it is a removed direction by itself that no other layer and no other writer of its layer agrees with.
+    pub alone: bool,
+    /// Whether it counts as a removed direction: a removal by itself, and others agree.
     pub fits: bool,
 }
 

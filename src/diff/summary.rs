@@ -13,10 +13,10 @@ use crate::pair::Pairing;
 /// Least consistency of a writer that fits, when other layers agree with its direction. Single matrices of honest
 /// fine-tunes of tiny models reached 0.76; see docs/detector.md for the controls.
 pub const CONSISTENCY: f64 = 0.85;
-/// Least consistency of a writer that fits by itself.
+/// Least consistency of a writer whose change is a removal whatever else is left along the direction.
 pub const CONSISTENCY_ALONE: f64 = 0.95;
 /// Least agreement with the direction of another layer, or of the layer's other writer.
-pub const AGREEMENT: f64 = 0.8;
+pub const AGREEMENT: f64 = 0.75;
 /// Most energy left along the direction, over the mean energy per direction left. A removal under independent noise leaves 1.
 /// Asked below [`CONSISTENCY_ALONE`] only: with c above it nothing much is left along the direction anyway, and what is left by rounding is not evenly loud.
 pub const QUIETNESS: f64 = 6.0;
@@ -151,6 +151,22 @@ impl Consensus {
             .then(|| vectors.col(0).iter().copied().collect())
     }
 
+    /// How much of a direction lies in what the other layers lost: the length of its projection on the directions whose
+    /// eigenvalue is at least half the lowest one. `None` when no other layer changed.
+    fn agreement_without(&self, layer: Option<u32>, direction: &[f64]) -> Option<f64> {
+        if !self.layers.keys().any(|other| Some(*other) != layer) || self.shared.nrows() != direction.len() {
+            return None;
+        }
+        let (values, vectors) = self.without(layer);
+        let lowest = values.first().copied().filter(|lowest| *lowest < 0.0)?;
+        let mut inside = 0.0;
+        for (index, _) in values.iter().enumerate().take_while(|(_, value)| **value <= 0.5 * lowest) {
+            let e: Vec<f64> = vectors.col(index).iter().copied().collect();
+            inside += cosine(direction, &self.lift(&e)).powi(2);
+        }
+        Some(inside.sqrt().min(1.0))
+    }
+
     /// A direction of the shared basis in the residual stream.
     fn lift(&self, e: &[f64]) -> Vec<f64> {
         let mut out = vec![0.0; self.shared.nrows()];
@@ -249,7 +265,7 @@ fn tensor_measurement(
     let sibling = peers(true);
     let neighbour = peers(false);
     let others = if is_writer { consensus.direction_without(pair.role.layer) } else { None };
-    let elsewhere = others.as_ref().map(|e| cosine(&side.direction, &consensus.lift(e)).abs());
+    let elsewhere = if is_writer { consensus.agreement_without(pair.role.layer, &side.direction) } else { None };
     let shared_strength = others.as_ref().and_then(|e| side.strength_along_shared(e));
     let agreement = elsewhere.into_iter().chain(neighbour).fold(0.0, f64::max);
     let fit = &side.fit;
@@ -258,11 +274,12 @@ fn tensor_measurement(
     let strong =
         c.abs() >= CONSISTENCY_ALONE || (c.abs() >= CONSISTENCY && agrees && fit.quietness <= QUIETNESS);
     let own_component = fit.own_component >= OWN_COMPONENT && agreement < OWN_COMPONENT;
-    let fits = strong
+    let removal_alone = strong
         && side.cross_fit.abs() >= CONSISTENCY.min(c.abs()) - 0.1
         && fit.strength.abs() >= SIGMAS * fit.stderr
         && side.balance <= BALANCE
         && !own_component;
+    let fits = removal_alone && agrees;
     let directions_here = side
         .others
         .iter()
@@ -276,13 +293,14 @@ fn tensor_measurement(
         consistency: c,
         cross_fit: side.cross_fit,
         explained: fit.explained,
-        quietness: fit.quietness,
+        quietness: fit.quietness.min(1e6),
         balance: side.balance,
         own_component: fit.own_component,
         agreement,
         sibling_agreement: sibling,
         directions: directions_here.max(1),
         shared_strength,
+        alone: removal_alone && !agrees,
         fits,
     });
     tensor
@@ -501,6 +519,7 @@ fn projections(
     let fits: Vec<_> = writers.iter().filter(|(_, p)| p.fits && p.strength > 0.0).collect();
     put("projection.tensors", fits.len() as f64);
     put("projection.layers", layers_of(fits.iter().map(|(tensor, _)| *tensor)));
+    put("projection.alone", writers.iter().filter(|(_, p)| p.alone && p.strength > 0.0).count() as f64);
     put("expert_projection.tensors", fits.iter().filter(|(tensor, _)| tensor.role.expert.is_some()).count() as f64);
     let shown = if fits.is_empty() { writers.iter().collect() } else { fits.clone() };
     if !shown.is_empty() {

@@ -305,11 +305,11 @@ pub fn heat(profile: &Profile) -> Vec<HeatRow> {
         let relative = match tensor.sameness {
             Sameness::Changed if tensor.relative_norm.is_finite() => tensor.relative_norm,
             Sameness::Changed => f64::INFINITY,
-            Sameness::Identical | Sameness::Recast => 0.0,
+            Sameness::Identical | Sameness::Recast | Sameness::Requantized => 0.0,
         };
         let cell = row.cells.entry(tensor.role.layer).or_insert(Heat { relative: 0.0, recast: false });
         cell.relative = cell.relative.max(relative);
-        cell.recast |= tensor.sameness == Sameness::Recast;
+        cell.recast |= matches!(tensor.sameness, Sameness::Recast | Sameness::Requantized);
     }
     rows.into_values().collect()
 }

@@ -26,6 +26,7 @@ use std::io::Write;
 
 use crate::error::{Error, Result};
 use crate::examination::Examination;
+use crate::signature::Catalogue;
 
 /// What is to be shown.
 #[derive(Debug, Clone, Default)]
@@ -42,6 +43,15 @@ impl Report {
     /// A report of one examination, without catalogue prose.
     pub fn of(examination: Examination) -> Self {
         Self { examinations: vec![examination], ..Self::default() }
+    }
+
+    /// A report of examinations with the prose of a catalogue.
+    pub fn with_catalogue(examinations: Vec<Examination>, catalogue: &Catalogue) -> Self {
+        let texts = catalogue.signatures().iter().map(|signature| {
+            let [seen, look_alikes, advice] = signature.prose.clone();
+            (signature.id().to_owned(), SignatureText { title: signature.front.title.clone(), seen, look_alikes, advice })
+        });
+        Self { examinations, catalogue: texts.collect(), notes: BTreeMap::new() }
     }
 }
 

@@ -14,6 +14,7 @@ pub static BUILTIN: &[(&str, &str)] = &[
     ("fine-tune", include_str!("../../signatures/fine-tune.md")),
     ("hidden-under-training", include_str!("../../signatures/hidden-under-training.md")),
     ("knowledge-edit", include_str!("../../signatures/knowledge-edit.md")),
+    ("lone-projection", include_str!("../../signatures/lone-projection.md")),
     ("low-rank-lora", include_str!("../../signatures/low-rank-lora.md")),
     ("norm-folding", include_str!("../../signatures/norm-folding.md")),
     ("optimised-low-rank", include_str!("../../signatures/optimised-low-rank.md")),

@@ -4,6 +4,12 @@
 //! takes any bytes: it never fails and never panics, so a hostile file can make numbers wrong but not the program.
 
 mod plain;
+mod quant;
+mod quant_grids;
+mod quant_iq;
+mod quant_k;
+mod quant_simple;
+mod quant_small;
 
 use std::fmt;
 
@@ -47,9 +53,10 @@ impl DType {
         (elements / self.block as u64).checked_mul(self.bytes as u64)
     }
 
-    /// The dtype of that name in safetensors spelling, if it is one of [`DTYPES`].
+    /// The dtype of that name in safetensors spelling, if it is one of [`DTYPES`]. ggml's block types are in that list
+    /// but not in safetensors, so a header naming one is naming an unknown dtype.
     pub fn named(name: &str) -> Option<&'static DType> {
-        DTYPES.iter().copied().find(|dtype| dtype.name == name)
+        DTYPES.iter().copied().find(|dtype| dtype.name == name && dtype.family != Family::Block)
     }
 }
 
@@ -78,6 +85,12 @@ pub use plain::{
     I64, U8, U16, U32, U64, UNKNOWN,
 };
 
+pub use quant::{GGML_TYPES, ggml_type};
+pub use quant_iq::{IQ1_M, IQ1_S, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS, IQ4_NL, IQ4_XS};
+pub use quant_k::{Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, Q8_K};
+pub use quant_simple::{Q1_0, Q2_0, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q8_1};
+pub use quant_small::{MXFP4, NVFP4, TQ1_0, TQ2_0};
+
 /// Every dtype, in the order of documentation. A new one is a `DType` constant in a file of this folder and a line here.
 pub static DTYPES: &[&DType] = &[
     &F64,
@@ -101,5 +114,32 @@ pub static DTYPES: &[&DType] = &[
     &U16,
     &U8,
     &BOOL,
+    &Q1_0,
+    &Q2_0,
+    &Q4_0,
+    &Q4_1,
+    &Q5_0,
+    &Q5_1,
+    &Q8_0,
+    &Q8_1,
+    &Q2_K,
+    &Q3_K,
+    &Q4_K,
+    &Q5_K,
+    &Q6_K,
+    &Q8_K,
+    &IQ1_S,
+    &IQ1_M,
+    &IQ2_XXS,
+    &IQ2_XS,
+    &IQ2_S,
+    &IQ3_XXS,
+    &IQ3_S,
+    &IQ4_NL,
+    &IQ4_XS,
+    &TQ1_0,
+    &TQ2_0,
+    &MXFP4,
+    &NVFP4,
     &UNKNOWN,
 ];
