@@ -24,7 +24,10 @@ pub fn sample(checkpoint: &Checkpoint, view: &View) -> Option<Vec<f32>> {
     // A view that is stored across its rows is read column by column: keep those samples short.
     let keep = NUMBERS / usize::try_from(count).ok()?;
     for at in 0..count {
-        view.decode_rows(checkpoint, at * view.rows / count, &mut row).ok()?;
+        // Not the first row of each stretch: stretches start where heads do, and a head's first row stays in place
+        // whatever the order of its rotary pairs.
+        let start = view.rows / count * at + (1 + 7 * at) % (view.rows / count);
+        view.decode_rows(checkpoint, start, &mut row).ok()?;
         let step = (row.len() / keep.max(1)).max(1);
         numbers.extend(
             row.iter().step_by(step).take(keep.max(1)).map(|value| if value.is_finite() { *value } else { 0.0 }),
