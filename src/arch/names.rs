@@ -114,7 +114,9 @@ impl Parsed {
         let mut segments: Vec<&str> = stripped.split('.').filter(|segment| *segment != "base_layer").collect();
         let block = segments.windows(2).position(|pair| BLOCKS.contains(&pair[0]) && pair[1].parse::<u32>().is_ok());
         let before = block.unwrap_or(segments.len());
-        let outside = segments[..before].iter().any(|segment| OUTSIDE.contains(segment));
+        // T5 names the blocks of its two halves alike; BERT's relatives have no decoder at all.
+        let t5 = stripped.starts_with("decoder.block.");
+        let outside = t5 || segments[..before].iter().any(|segment| OUTSIDE.contains(segment));
         let layer = block.and_then(|at| segments[at + 1].parse().ok());
         let parameter = match segments.last() {
             Some(&"bias") if segments.len() > 1 => Parameter::Bias,

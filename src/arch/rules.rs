@@ -48,8 +48,8 @@ pub const TOP: &[Rule] = &[
     Rule { path: "^embeddings", slot: "embed_tokens", kind: Kind::Embedding },
     Rule { path: "^token_embeddings", slot: "embed_tokens", kind: Kind::Embedding },
     Rule { path: "^in_out_embed", slot: "embed_tokens", kind: Kind::Embedding },
-    Rule { path: "^wpe", slot: "embed_positions", kind: Kind::Embedding },
-    Rule { path: "^embed_positions", slot: "embed_positions", kind: Kind::Embedding },
+    other("^wpe", "embed_positions"),
+    other("^embed_positions", "embed_positions"),
     Rule { path: "^lm_head", slot: "lm_head", kind: Kind::Head },
     Rule { path: "^lm_head.linear", slot: "lm_head", kind: Kind::Head },
     Rule { path: "^embed_out", slot: "lm_head", kind: Kind::Head },
@@ -340,7 +340,6 @@ pub const CLASSIC: &[Rule] = &[
     writer("self_attention.dense", "o_proj"),
     reader("fc1", "up_proj"),
     writer("fc2", "down_proj"),
-    reader("mixer.Wqkv", "qkv_proj"),
     reader("attn.attention.q_proj", "q_proj"),
     reader("attn.attention.k_proj", "k_proj"),
     reader("attn.attention.v_proj", "v_proj"),
@@ -355,9 +354,13 @@ pub const CLASSIC: &[Rule] = &[
     norm("self_attn_layer_norm", "pre_attention_norm"),
     norm("final_layer_norm", "pre_mlp_norm"),
     norm("ln", "pre_attention_norm"),
-    norm("ln_attn", "pre_attention_norm"),
-    norm("ln_mlp", "pre_mlp_norm"),
 ];
+
+/// Phi's first names, where the mixer is attention.
+pub const PHI_MIXER: &[Rule] = &[reader("mixer.Wqkv", "qkv_proj"), writer("mixer.out_proj", "o_proj")];
+
+/// Falcon with two norms before its parallel halves; GGUF calls that of the MLP the first.
+pub const FALCON_NORMS: &[Rule] = &[norm("ln_mlp", "pre_attention_norm"), norm("ln_attn", "pre_attention_norm_2")];
 
 /// Qwen 1: `w1` is the up projection and `w2` the gate.
 pub const QWEN1_MLP: &[Rule] = &[reader("mlp.w1", "up_proj"), reader("mlp.w2", "gate_proj")];
@@ -406,7 +409,7 @@ pub const NEMOTRON_H: &[Rule] = &[
 /// Names of GGUF files.
 pub const GGUF: &[Rule] = &[
     Rule { path: "^token_embd", slot: "embed_tokens", kind: Kind::Embedding },
-    Rule { path: "^position_embd", slot: "embed_positions", kind: Kind::Embedding },
+    other("^position_embd", "embed_positions"),
     Rule { path: "^output", slot: "lm_head", kind: Kind::Head },
     norm("^output_norm", "final_norm"),
     norm("^token_embd_norm", "embedding_norm"),

@@ -3,8 +3,9 @@
 //! To add a family: one row and one line in [`ARCHITECTURES`]; names that no group of `rules.rs` has go into a new group.
 
 use super::rules::{
-    ATTENTION, CLASSIC, EXPERTS, GEMMA_EXTRAS, GGUF_FUSED_UP, GGUF_GEMMA4, GGUF_LINEAR, GGUF_LLAMA_NORM, GLM4_NORMS,
-    GRANITE, LATENT_ATTENTION, META, MIXERS, MLP, NEMOTRON_H, NORMS, QWEN1_MLP, Rule, SANDWICH_NORMS, TOP,
+    ATTENTION, CLASSIC, EXPERTS, FALCON_NORMS, GEMMA_EXTRAS, GGUF_FUSED_UP, GGUF_GEMMA4, GGUF_LINEAR, GGUF_LLAMA_NORM,
+    GLM4_NORMS, GRANITE, LATENT_ATTENTION, META, MIXERS, MLP, NEMOTRON_H, NORMS, PHI_MIXER, QWEN1_MLP, Rule,
+    SANDWICH_NORMS, TOP,
 };
 
 /// How query, key and value rows lie in a fused projection.
@@ -199,6 +200,7 @@ static PHI: Architecture = Architecture {
     family: "phi",
     types: &["phi", "phi-msft", "mixformer-sequential", "phi2"],
     marks: &["self_attn.dense", "mlp.fc1"],
+    rules: &[PHI_MIXER, TOP, ATTENTION, MLP, NORMS, CLASSIC],
     ..PLAIN
 };
 static PHI3: Architecture = Architecture {
@@ -250,6 +252,7 @@ static FALCON: Architecture = Architecture {
     family: "falcon",
     types: &["falcon", "refinedweb", "refinedwebmodel"],
     marks: &["self_attention.query_key_value", "mlp.dense_4h_to_h", "ln_attn"],
+    rules: &[FALCON_NORMS, TOP, MLP, NORMS, CLASSIC],
     qkv: FusedQkv::Falcon,
     ..PLAIN
 };
@@ -323,6 +326,7 @@ static GRANITE_HYBRID: Architecture = Architecture {
     family: "granite-hybrid",
     types: &["granitemoehybrid", "granitehybrid"],
     marks: &["shared_mlp.output_linear", "mamba.out_proj"],
+    gguf: PERMUTED,
     ..PLAIN
 };
 static LFM2: Architecture =
@@ -366,7 +370,7 @@ static MINIMAX: Architecture = Architecture {
 };
 static HUNYUAN: Architecture = Architecture { family: "hunyuan", types: &["hunyuan*"], ..PLAIN };
 static ERNIE: Architecture = Architecture { family: "ernie", types: &["ernie4_5*"], ..PLAIN };
-static SEED: Architecture = Architecture {
+static LLAMA_LIKE: Architecture = Architecture {
     family: "plain-llama-names",
     types: &["seed_oss", "seed-oss", "internlm3", "apertus", "smallthinker", "dots1", "bailing*", "afmoe"],
     ..PLAIN
@@ -426,7 +430,7 @@ pub static ARCHITECTURES: &[&Architecture] = &[
     &MINIMAX,
     &HUNYUAN,
     &ERNIE,
-    &SEED,
+    &LLAMA_LIKE,
 ];
 
 /// The row of a `model_type` or `general.architecture` value.

@@ -245,7 +245,7 @@ fn gpt_two_stores_input_first() {
         json!({"model_type": "gpt2", "n_embd": D, "n_head": 4}),
         &[
             ("transformer.wte.weight", &[500, D], "embedding embed_tokens columns"),
-            ("transformer.wpe.weight", &[100, D], "embedding embed_positions columns"),
+            ("transformer.wpe.weight", &[100, D], "other embed_positions -"),
             ("transformer.h.0.attn.c_attn.weight", &[D, 192], "reader qkv_proj rows"),
             ("transformer.h.0.attn.c_proj.weight", &[D, D], "writer o_proj columns"),
             ("transformer.h.0.attn.c_proj.bias", &[D], "bias o_proj columns"),
@@ -513,6 +513,7 @@ fn encoders_are_outside() {
         &[
             ("encoder.block.0.layer.0.SelfAttention.o.weight", &[D, D], "other o -"),
             ("encoder.block.0.layer.1.DenseReluDense.wo.weight", &[D, 96], "other wo -"),
+            ("decoder.block.0.layer.2.DenseReluDense.wo.weight", &[D, 96], "other wo -"),
         ],
     );
 }

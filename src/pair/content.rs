@@ -11,7 +11,7 @@ const ROWS: u64 = 4;
 const NUMBERS: usize = 2048;
 
 /// The longest row that is read for a sample.
-const LONGEST_ROW: u64 = 1 << 20;
+const LONGEST_ROW: u64 = 1 << 18;
 
 /// Evenly spaced rows of a view, or `None` when they cannot be read or are all zero.
 pub fn sample(checkpoint: &Checkpoint, view: &View) -> Option<Vec<f32>> {

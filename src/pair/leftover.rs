@@ -17,6 +17,9 @@ const MOST: usize = 1024;
 /// Fewer numbers than this have no content to go by.
 const LEAST: u64 = 32;
 
+/// Numbers that are read in search of content: a hostile header may list a million tensors over the same bytes.
+const BUDGET: u64 = 1 << 30;
+
 type Groups = BTreeMap<(u64, u64), Vec<usize>>;
 
 fn groups(side: &Side<'_>) -> Groups {
@@ -32,11 +35,14 @@ fn groups(side: &Side<'_>) -> Groups {
 pub fn by_content(state: &mut State<'_>) {
     let (bases, mut candidates) = (groups(&state.base), groups(&state.candidate));
     let mut found = Vec::new();
+    let mut budget = BUDGET;
     for (shape, base) in bases {
         let Some(candidate) = candidates.remove(&shape) else { continue };
-        if shape.0.saturating_mul(shape.1) < LEAST || base.len() > MOST || candidate.len() > MOST {
+        let cost = shape.0.max(shape.1).saturating_mul(4).saturating_mul((base.len() + candidate.len()) as u64);
+        if cost > budget || shape.0.saturating_mul(shape.1) < LEAST || base.len() > MOST || candidate.len() > MOST {
             continue;
         }
+        budget -= cost;
         let samples = |side: &Side<'_>, list: &[usize]| -> Vec<(usize, Vec<f32>)> {
             let of = |at: &usize| Some((*at, content::sample(side.checkpoint, &side.pieces[*at].view())?));
             list.iter().filter_map(of).collect()

@@ -95,12 +95,12 @@ impl State<'_> {
         let mut second = second.clone();
         let same = first.rows == second.rows && first.columns == second.columns;
         let vocabulary = matches!(first.role.kind, Kind::Embedding | Kind::Head)
-            && first.role.module != "embed_positions"
             && first.key.parameter == Parameter::Weight
             && first.columns == second.columns
             && !first.vector;
         let count = |piece: &Piece| piece.rows.checked_mul(piece.columns);
         let thin = |piece: &Piece| piece.vector || piece.rows == 1 || piece.columns == 1;
+        let flat = |piece: &Piece| piece.order.is_none() && piece.column_order.is_none() && piece.stride.is_none();
         let mut rows = first.rows;
         if same {
             second.vector = first.vector;
@@ -122,8 +122,8 @@ impl State<'_> {
             second.transposed = !second.transposed;
             (second.rows, second.columns) = (first.rows, first.columns);
             self.notes.push(format!("{}: the candidate stores the transpose", first.name));
-        } else if thin(first) && thin(&second) && count(first) == count(&second) && first.order.is_none() {
-            second = Piece { order: None, vector: first.vector, rows: first.rows, columns: first.columns, ..second };
+        } else if thin(first) && thin(&second) && count(first) == count(&second) && flat(first) && flat(&second) {
+            second = Piece { vector: first.vector, rows: first.rows, columns: first.columns, ..second };
             second.transposed = first.transposed;
         } else {
             let reason =
@@ -275,10 +275,12 @@ fn explain(state: &mut State<'_>) {
         let slot = piece.key.slot.as_str();
         if slot.ends_with("negative_exponential_of_A_log") {
             Some("GGUF keeps -exp(A_log), which is no copy of A_log")
-        } else if slot.starts_with("rope_") || slot.ends_with("rotary_frequencies") {
+        } else if slot.starts_with("rope_") || slot.ends_with("rotary_frequencies") || slot.ends_with("inv_freq") {
             Some("computed from the configuration, not trained")
         } else if slot.ends_with("causal_mask") || slot.ends_with("causal_mask_value") {
             Some("a constant mask, not trained")
+        } else if matches!(slot, "k_b_proj" | "v_b_proj") {
+            Some("GGUF keeps the key and value halves of kv_b_proj apart, the keys transposed head by head")
         } else {
             None
         }

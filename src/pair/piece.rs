@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::order::{self, Order, Relative};
 use super::{Pair, Unpaired, View};
 use crate::arch::{Axis, FusedGate, FusedQkv, Key, Kind, Parameter, Resolved, Role, Scheme};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Storage};
 
 /// Experts in one stack that are taken apart. The largest published mixtures have 512.
 const MOST_EXPERTS: u32 = 4096;
@@ -83,25 +83,36 @@ impl Piece {
         Some(part)
     }
 
-    /// The piece alone as a view in common orientation.
-    pub fn view(&self) -> View {
+    /// The piece as a view in common orientation; a vector stands upright.
+    fn upright(&self) -> View {
         let mut view = View::whole(self.tensor.clone(), self.rows, self.columns);
         view.offset = self.offset;
         view.transposed = self.transposed;
         view.stride = self.stride;
         view.row_order = self.order.clone();
         view.shift = self.shift;
-        if self.vector && view.row_order.is_none() && view.stride.is_none() {
+        view
+    }
+
+    /// The piece alone as a view in common orientation, a plain vector as one row.
+    pub fn view(&self) -> View {
+        let mut view = self.upright();
+        if self.vector && self.is_plain() {
             (view.rows, view.columns) = (1, self.rows);
         }
         view
+    }
+
+    /// Whether its numbers follow on one another.
+    fn is_plain(&self) -> bool {
+        self.order.is_none() && self.stride.is_none() && !self.transposed
     }
 }
 
 /// Two pieces as a pair over their first `rows` rows; `None` when their layouts cannot be brought together.
 pub fn join(base: &Piece, candidate: &Piece, rows: u64) -> Option<Pair> {
     let whole = base.rows == rows && candidate.rows == rows;
-    let (mut base_view, mut candidate_view) = (base.view(), candidate.view());
+    let (mut base_view, mut candidate_view) = (base.upright(), candidate.upright());
     let mut residual = base.role.residual;
     let flip = |view: &mut View| {
         view.transposed = !view.transposed;
@@ -140,16 +151,6 @@ pub fn join(base: &Piece, candidate: &Piece, rows: u64) -> Option<Pair> {
                 Relative::Order(order) => Some(order),
             };
         }
-        let straight = |view: &View| view.row_order.is_none() && view.stride.is_none();
-        if base.vector && straight(&base_view) && straight(&candidate_view) {
-            for view in [&mut base_view, &mut candidate_view] {
-                (view.rows, view.columns) = (1, rows);
-            }
-        } else if base.vector {
-            for view in [&mut base_view, &mut candidate_view] {
-                (view.rows, view.columns) = (rows, 1);
-            }
-        }
     }
     let as_stored = base_view.transposed && base_view.row_order.is_none() && candidate_view.row_order.is_none();
     if as_stored && whole {
@@ -157,15 +158,19 @@ pub fn join(base: &Piece, candidate: &Piece, rows: u64) -> Option<Pair> {
         flip(&mut candidate_view);
         residual = flipped(residual);
     }
-    if base.vector && !permuted {
-        (base_view.columns, candidate_view.columns) = (rows, rows);
-    } else if !whole {
+    if !whole {
         // The common leading rows of a resized embedding; a transposed one keeps its stored row length as stride.
         for (view, piece) in [(&mut base_view, base), (&mut candidate_view, candidate)] {
             if view.transposed {
                 view.stride = view.stride.or(Some(piece.rows));
             }
             view.rows = rows;
+        }
+    }
+    let lies_flat = |view: &View| view.row_order.is_none() && view.stride.is_none() && !view.transposed;
+    if base.vector && lies_flat(&base_view) && lies_flat(&candidate_view) {
+        for view in [&mut base_view, &mut candidate_view] {
+            (view.rows, view.columns) = (1, rows);
         }
     }
     for view in [&mut base_view, &mut candidate_view] {
@@ -202,10 +207,12 @@ pub fn pieces(checkpoint: &Checkpoint, resolved: &Resolved) -> (Vec<Piece>, Vec<
             [length] => (*length, 1, true),
             [rows, rest @ ..] => (*rows, rest.iter().product(), false),
         };
-        let transposed = part.input_first && !vector;
+        // gpt-oss publishes its experts in MXFP4 output first, and only unpacked ones input first.
+        let packed = matches!(&entry.storage, Storage::Packed(packed) if packed.scheme().starts_with("mxfp4"));
+        let transposed = part.input_first && !vector && !(packed && stack.is_some());
         let (rows, columns) = if transposed { (columns, rows) } else { (rows, columns) };
         let mut role = part.role;
-        if transposed {
+        if part.input_first {
             role.residual = role.residual.map(|axis| if axis == Axis::Rows { Axis::Columns } else { Axis::Rows });
         }
         let mut piece = Piece {

@@ -106,14 +106,16 @@ fn heads_that_are_tied_or_dropped() {
     let pairing = check(&base, &checkpoint(json!({"tie_word_embeddings": true}), headless));
     assert_eq!(
         pairing.only_base,
-        [Unpaired { tensor: "lm_head.weight".into(), reason: "tied to model.embed_tokens.weight in the candidate".into() }]
+        [Unpaired {
+            tensor: "lm_head.weight".into(),
+            reason: "tied to model.embed_tokens.weight in the candidate".into()
+        }]
     );
 
     // The base ties: a candidate's head is compared with the base's embedding.
     let headless = llama_named(1).into_iter().filter(|tensor| tensor.0 != "lm_head.weight").collect();
     let base = checkpoint(llama_config(), headless);
-    let mut tensors: Vec<Tensor> =
-        llama_named(1).into_iter().filter(|tensor| tensor.0 != "lm_head.weight").collect();
+    let mut tensors: Vec<Tensor> = llama_named(1).into_iter().filter(|tensor| tensor.0 != "lm_head.weight").collect();
     let Tensor(_, shape, values) = tensor("model.embed_tokens.weight", &[40, D]);
     tensors.push(Tensor("lm_head.weight".into(), shape, values));
     let pairing = check(&base, &checkpoint(llama_config(), tensors));
@@ -134,7 +136,10 @@ fn a_resized_vocabulary_is_compared_where_it_is_common() {
     let embedding = by_name(&pairing)["model.embed_tokens.weight"];
     assert_eq!((embedding.base.rows, embedding.candidate.rows), (40, 40));
     assert!(embedding.candidate.is_contiguous());
-    assert_eq!(pairing.notes, ["model.embed_tokens.weight: vocabulary grown from 40 to 43 rows; the first 40 are compared"]);
+    assert_eq!(
+        pairing.notes,
+        ["model.embed_tokens.weight: vocabulary grown from 40 to 43 rows; the first 40 are compared"]
+    );
 }
 
 #[test]
@@ -179,9 +184,7 @@ fn experts_config(model_type: &str) -> Value {
 fn single_experts(inner: u64) -> Vec<Tensor> {
     let mut tensors = vec![tensor("model.embed_tokens.weight", &[40, D])];
     for expert in 0..3 {
-        for (module, shape) in
-            [("gate_proj", [inner, D]), ("up_proj", [inner, D]), ("down_proj", [D, inner])]
-        {
+        for (module, shape) in [("gate_proj", [inner, D]), ("up_proj", [inner, D]), ("down_proj", [D, inner])] {
             tensors.push(tensor(&format!("model.layers.0.mlp.experts.{expert}.{module}.weight"), &shape));
         }
     }
@@ -257,9 +260,7 @@ fn stacked_experts_meet_single_ones() {
 #[test]
 fn fused_projections_meet_split_ones() {
     // Two key-value groups of two heads, heads of four rows.
-    let config = |model_type: &str| {
-        json!({"model_type": model_type, "hidden_size": D, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4})
-    };
+    let config = |model_type: &str| json!({"model_type": model_type, "hidden_size": D, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4});
     let width = D as usize;
     let split = |prefix: &str| {
         ["q_proj", "k_proj", "v_proj"]
@@ -273,7 +274,9 @@ fn fused_projections_meet_split_ones() {
     let (q, k, v) = (rows_of(0), rows_of(1), rows_of(2));
     let concatenated = [q.clone(), k.clone(), v.clone()].concat();
     let grouped: Vec<Vec<f32>> = (0..2)
-        .flat_map(|group| [&q[group * 8..group * 8 + 8], &k[group * 4..group * 4 + 4], &v[group * 4..group * 4 + 4]].concat())
+        .flat_map(|group| {
+            [&q[group * 8..group * 8 + 8], &k[group * 4..group * 4 + 4], &v[group * 4..group * 4 + 4]].concat()
+        })
         .collect();
     for (model_type, name, rows) in [
         ("phi3", "model.layers.0.self_attn.qkv_proj.weight", concatenated),
@@ -301,7 +304,9 @@ fn fused_biases_and_heads_of_neox() {
     let config = json!({"model_type": "gpt_neox", "hidden_size": 8, "num_attention_heads": 2});
     // Per head: query, key, value of four rows each.
     let pick = |values: &[f32], part: usize, width: usize| -> Vec<f32> {
-        (0..2).flat_map(|head| values[(head * 3 + part) * 4 * width..(head * 3 + part + 1) * 4 * width].to_vec()).collect()
+        (0..2)
+            .flat_map(|head| values[(head * 3 + part) * 4 * width..(head * 3 + part + 1) * 4 * width].to_vec())
+            .collect()
     };
     let weight = tensor("gpt_neox.layers.0.attention.query_key_value.weight", &[24, 8]);
     let bias = tensor("gpt_neox.layers.0.attention.query_key_value.bias", &[24]);
@@ -412,7 +417,12 @@ fn translated(tensors: Vec<Tensor>, names: &[(&str, &str)], permute: bool) -> Ve
 
 fn gguf(architecture: &str, tensors: Vec<Tensor>) -> Checkpoint {
     let mut checkpoint = checkpoint(Value::Null, tensors);
-    let keys = [("embedding_length", "16"), ("attention.head_count", "4"), ("attention.head_count_kv", "2"), ("block_count", "2")];
+    let keys = [
+        ("embedding_length", "16"),
+        ("attention.head_count", "4"),
+        ("attention.head_count_kv", "2"),
+        ("block_count", "2"),
+    ];
     checkpoint.metadata.insert("general.architecture".into(), architecture.into());
     for (key, value) in keys {
         checkpoint.metadata.insert(format!("{architecture}.{key}"), value.into());
@@ -426,9 +436,14 @@ fn consolidated_and_gguf_names_with_rotary_rows() {
     let meta_config = json!({"dim": D, "n_heads": 4, "n_kv_heads": 2, "n_layers": 2});
     let meta = checkpoint(meta_config, translated(llama_named(2), TO_META, true));
     let quantised = gguf("llama", translated(llama_named(2), TO_GGUF, true));
-    for (base, candidate) in
-        [(&modules, &meta), (&meta, &modules), (&modules, &quantised), (&quantised, &modules), (&meta, &quantised), (&quantised, &meta)]
-    {
+    for (base, candidate) in [
+        (&modules, &meta),
+        (&meta, &modules),
+        (&modules, &quantised),
+        (&quantised, &modules),
+        (&meta, &quantised),
+        (&quantised, &meta),
+    ] {
         let pairing = check(base, candidate);
         assert_eq!(pairing.pairs.len(), base.tensors.len(), "{pairing:#?}");
         assert!(pairing.only_base.is_empty() && pairing.only_candidate.is_empty() && pairing.notes.is_empty());
@@ -456,7 +471,8 @@ fn a_row_order_against_the_table_is_found_by_content() {
 
 #[test]
 fn gemma_gains_are_shifted_in_gguf() {
-    let config = json!({"model_type": "gemma3_text", "hidden_size": D, "num_attention_heads": 4, "num_key_value_heads": 2});
+    let config =
+        json!({"model_type": "gemma3_text", "hidden_size": D, "num_attention_heads": 4, "num_key_value_heads": 2});
     let module = vec![
         tensor("model.embed_tokens.weight", &[40, D]),
         Tensor("model.layers.0.input_layernorm.weight".into(), vec![D], vec![0.5; D as usize]),
@@ -549,7 +565,9 @@ fn gpt_oss_in_gguf() {
     let biases = modules[3].2.clone();
     let single = single_experts(inner);
     let stack = |module: &str| -> Vec<f32> {
-        (0..3).flat_map(|expert| values_of(&single, &format!("model.layers.0.mlp.experts.{expert}.{module}.weight"))).collect()
+        (0..3)
+            .flat_map(|expert| values_of(&single, &format!("model.layers.0.mlp.experts.{expert}.{module}.weight")))
+            .collect()
     };
     let every_other = |from: usize| -> Vec<f32> { biases.iter().skip(from).step_by(2).copied().collect() };
     let mut quantised = vec![tensor("token_embd.weight", &[40, D])];
@@ -581,9 +599,11 @@ fn dropped_and_repeated_blocks_are_found_by_content() {
     let renumbered = |kept: &[u32]| -> Vec<Tensor> {
         let mut tensors: Vec<Tensor> = llama_named(0);
         for (place, from) in kept.iter().enumerate() {
-            let layer = llama_named(6).into_iter().filter(|tensor| tensor.0.starts_with(&format!("model.layers.{from}.")));
+            let layer =
+                llama_named(6).into_iter().filter(|tensor| tensor.0.starts_with(&format!("model.layers.{from}.")));
             let layer = layer.collect::<Vec<Tensor>>();
-            tensors.extend(renamed(layer, |name| name.replace(&format!("layers.{from}."), &format!("layers.{place}."))));
+            tensors
+                .extend(renamed(layer, |name| name.replace(&format!("layers.{from}."), &format!("layers.{place}."))));
         }
         tensors
     };
@@ -654,11 +674,35 @@ mod properties {
         let prefix = prop::sample::select(vec!["", "model.", "language_model.model.", "transformer.", "_orig_mod."]);
         let middle = prop::sample::select(vec!["layers.0.", "layers.1.", "h.0.", "blk.0.", "layers.4000000000.", ""]);
         let path = prop::sample::select(vec![
-            "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.qkv_proj", "self_attn.o_proj",
-            "mlp.experts.down_proj", "mlp.experts.1.down_proj", "mlp.experts.gate_up_proj", "mlp.experts.0.up_proj",
-            "mlp.gate_up_proj", "mlp.gate_proj", "attn_q", "attn_output", "ffn_down_exps", "attn.c_attn", "attn.c_proj",
-            "linear_attn.in_proj_qkvz", "linear_attn.in_proj_z", "linear_attn.out_proj", "ssm_out", "embed_tokens",
-            "lm_head", "token_embd", "output", "norm", "input_layernorm", "visual.blocks.0.x", "x", "",
+            "self_attn.q_proj",
+            "self_attn.k_proj",
+            "self_attn.v_proj",
+            "self_attn.qkv_proj",
+            "self_attn.o_proj",
+            "mlp.experts.down_proj",
+            "mlp.experts.1.down_proj",
+            "mlp.experts.gate_up_proj",
+            "mlp.experts.0.up_proj",
+            "mlp.gate_up_proj",
+            "mlp.gate_proj",
+            "attn_q",
+            "attn_output",
+            "ffn_down_exps",
+            "attn.c_attn",
+            "attn.c_proj",
+            "linear_attn.in_proj_qkvz",
+            "linear_attn.in_proj_z",
+            "linear_attn.out_proj",
+            "ssm_out",
+            "embed_tokens",
+            "lm_head",
+            "token_embd",
+            "output",
+            "norm",
+            "input_layernorm",
+            "visual.blocks.0.x",
+            "x",
+            "",
         ]);
         let end = prop::sample::select(vec![".weight", ".bias", "", "_bias"]);
         (prefix, middle, path, end).prop_map(|(a, b, c, d)| format!("{a}{b}{c}{d}"))
@@ -675,7 +719,8 @@ mod properties {
     }
 
     fn side() -> impl Strategy<Value = Side> {
-        let kinds = vec!["llama", "gpt2", "gpt_oss", "gpt_neox", "internlm2", "qwen3_5", "qwen3_next", "falcon", "odd", ""];
+        let kinds =
+            vec!["llama", "gpt2", "gpt_oss", "gpt_neox", "internlm2", "qwen3_5", "qwen3_next", "falcon", "odd", ""];
         let config = (prop::sample::select(kinds), 0u64..9, 0u64..5, 0u64..5).prop_map(|(kind, hidden, heads, groups)| {
             json!({"model_type": kind, "hidden_size": hidden, "num_attention_heads": heads, "num_key_value_heads": groups,
                    "linear_num_key_heads": groups, "linear_num_value_heads": heads, "linear_key_head_dim": 1,
