@@ -2,7 +2,23 @@
 //!
 //! Orientation comes from the table of architectures, never from a shape: `o_proj` is often square.
 
+pub mod config;
+pub mod fallback;
+pub mod names;
+pub mod rules;
+pub mod table;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::Checkpoint;
+use crate::limits::MAX_TENSORS;
+pub use config::Facts;
+pub use names::{Parameter, Parsed};
+pub use table::{ARCHITECTURES, Architecture, FusedGate, FusedQkv};
 
 /// What a tensor does in the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -51,4 +67,281 @@ pub struct Role {
     pub expert: Option<u32>,
     /// Which axis of the stored matrix is the residual stream.
     pub residual: Option<Axis>,
+}
+
+/// What a tensor is, the same in every naming scheme: two tensors with one key correspond.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// The block.
+    pub layer: Option<u32>,
+    /// The slot of the rule that holds, or the path as it is.
+    pub slot: String,
+    /// Weight or bias.
+    pub parameter: Parameter,
+    /// The expert.
+    pub expert: Option<u32>,
+}
+
+/// What the table knows of one tensor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Its role; for stacked experts that of every slice, with the residual axis as each slice is stored.
+    pub role: Role,
+    /// Its identity across naming schemes.
+    pub key: Key,
+    /// Experts on the first axis, if they are stacked: slice `e` is elements `e·a·b .. (e+1)·a·b` of (E, a, b).
+    pub stack: Option<u32>,
+    /// Whether the matrix is stored input first (`Conv1D`): its rows are input channels.
+    pub input_first: bool,
+    /// Whether a rule of the table named it (else it was the fallback, or it lies outside the text decoder).
+    pub known: bool,
+}
+
+/// How a checkpoint's tensors are named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scheme {
+    /// Names of a module tree (transformers and relatives).
+    Modules,
+    /// Meta's and Mistral's consolidated files: q and k rows in rotary pairs.
+    Consolidated,
+    /// GGUF.
+    Gguf,
+}
+
+/// An architecture applied to one checkpoint's names.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// The row of the table.
+    pub architecture: &'static Architecture,
+    /// Its family, or `fallback` when neither the configuration nor the names tell a row.
+    pub family: String,
+    /// The naming scheme.
+    pub scheme: Scheme,
+    /// What the configuration says.
+    pub facts: Facts,
+    /// Width of the residual stream.
+    pub width: Option<u64>,
+    rules: BTreeMap<&'static str, rules::Rule>,
+    /// Blocks of draft heads (multi-token prediction), which have a stream of their own.
+    draft_layers: BTreeSet<u32>,
+}
+
+/// Resolves a checkpoint by its configuration, metadata and tensor names.
+pub fn resolve_checkpoint(checkpoint: &Checkpoint) -> Resolved {
+    let facts = Facts::read(&checkpoint.config, &checkpoint.metadata);
+    let names = checkpoint.tensors.iter().map(|(name, entry)| (name.as_str(), entry.shape.as_slice()));
+    resolve_facts(facts, names, None)
+}
+
+/// Finds the architecture of a configuration (or `Null`) and a list of names and shapes.
+pub fn resolve<'a>(config: &serde_json::Value, names: impl Iterator<Item = (&'a str, &'a [u64])>) -> Resolved {
+    resolve_facts(Facts::read(config, &BTreeMap::new()), names, None)
+}
+
+/// Resolves a checkpoint as one of a row that is already known, with what another configuration says where its own
+/// says nothing. A candidate is read like its base: its own configuration is the publisher's word.
+pub fn resolve_as(checkpoint: &Checkpoint, like: &Resolved) -> Resolved {
+    let names = checkpoint.tensors.iter().map(|(name, entry)| (name.as_str(), entry.shape.as_slice()));
+    let facts = like.facts.or(&Facts::read(&checkpoint.config, &checkpoint.metadata));
+    let row = (like.family != "fallback").then_some(like.architecture);
+    resolve_facts(facts, names, row)
+}
+
+fn resolve_facts<'a>(
+    facts: Facts,
+    names: impl Iterator<Item = (&'a str, &'a [u64])>,
+    row: Option<&'static Architecture>,
+) -> Resolved {
+    let names: Vec<(&str, &[u64])> = names.take(MAX_TENSORS).collect();
+    let has = |name: &str| names.iter().any(|(other, _)| *other == name);
+    let scheme = if names.iter().any(|(name, _)| name.starts_with("blk.")) || has("token_embd.weight") {
+        Scheme::Gguf
+    } else if names.iter().any(|(name, _)| name.starts_with("layers.") && name.contains(".attention.w")) {
+        Scheme::Consolidated
+    } else {
+        Scheme::Modules
+    };
+    let paths: BTreeSet<String> = names
+        .iter()
+        .map(|(name, _)| Parsed::new(name, &[]))
+        .filter(|parsed| !parsed.outside || parsed.stripped.starts_with("encoder.layers."))
+        .map(|parsed| if parsed.outside { Parsed::new(&parsed.stripped, &["encoder."]).path } else { parsed.path })
+        .collect();
+    let typed = table::of_type(&facts.model_type).or_else(|| table::of_type(&facts.outer_type));
+    let row = row.or(typed).or_else(|| table::of_marks(|mark| paths.contains(mark)));
+    let llama_names = ["self_attn.o_proj", "attention.wo", "attn_output"].iter().any(|path| paths.contains(*path));
+    let (architecture, family) = match row {
+        Some(row) => (row, row.family.to_owned()),
+        None if llama_names => (table::llama(), table::llama().family.to_owned()),
+        None => (table::llama(), "fallback".to_owned()),
+    };
+    let gguf: &[&[rules::Rule]] = if scheme == Scheme::Gguf { &[architecture.gguf.rules, rules::GGUF] } else { &[] };
+    let mut by_path = BTreeMap::new();
+    for rule in gguf.iter().chain(architecture.rules).copied().flatten() {
+        by_path.entry(rule.path).or_insert(*rule);
+    }
+    let mut draft_layers = BTreeSet::new();
+    let mut embedding = None;
+    let mut shapes = Vec::new();
+    for (name, shape) in &names {
+        let parsed = Parsed::new(name, architecture.prefixes);
+        if parsed.outside {
+            continue;
+        }
+        match parsed.layer {
+            Some(layer) => {
+                if matches!(parsed.path.as_str(), "eh_proj" | "nextn.eh_proj" | "enorm" | "hnorm") {
+                    draft_layers.insert(layer);
+                }
+                shapes.push(*shape);
+            }
+            None => {
+                let top = format!("^{}", parsed.path);
+                let embeds = by_path.get(top.as_str()).is_some_and(|rule| rule.slot == "embed_tokens");
+                if let ([_, columns], true) = (shape, embeds) {
+                    embedding = Some(*columns);
+                }
+            }
+        }
+    }
+    let width = fallback::width(facts.hidden, embedding, shapes.into_iter());
+    Resolved { architecture, family, scheme, facts, width, rules: by_path, draft_layers }
+}
+
+impl Resolved {
+    /// The role of a tensor; see [`Resolved::part`] for stacks.
+    pub fn role(&self, name: &str, shape: &[u64]) -> Role {
+        self.part(name, shape).role
+    }
+
+    /// Everything the table knows of a tensor.
+    pub fn part(&self, name: &str, shape: &[u64]) -> Part {
+        let parsed = Parsed::new(name, self.architecture.prefixes);
+        if parsed.outside {
+            return outside(&parsed);
+        }
+        let looked_up = match parsed.layer {
+            Some(_) => self.rules.get(parsed.path.as_str()),
+            None => self.rules.get(format!("^{}", parsed.path).as_str()),
+        };
+        let mut part = match looked_up {
+            Some(rule) => self.by_rule(rule, &parsed, shape),
+            None => self.by_fallback(&parsed, shape),
+        };
+        if parsed.layer.is_some_and(|layer| self.draft_layers.contains(&layer)) {
+            part.role.kind = Kind::Other;
+            part.role.residual = None;
+        }
+        part
+    }
+
+    fn by_rule(&self, rule: &rules::Rule, parsed: &Parsed, shape: &[u64]) -> Part {
+        let mut parameter = parsed.parameter;
+        let mut slot = rule.slot.to_owned();
+        // Mamba 2 and gated delta nets keep the step bias as a bare parameter, others as the bias of a projection.
+        if let Some(stem) = slot.strip_suffix("dt_bias") {
+            slot = format!("{stem}dt_proj");
+            parameter = Parameter::Bias;
+        } else if slot == "router_correction" {
+            parameter = Parameter::Weight;
+        }
+        let module = slot.rsplit('.').next().unwrap_or(&slot).to_owned();
+        let expert_path =
+            parsed.path.contains("experts") || parsed.path.ends_with("_exps") || is_granite_stack(&parsed.path);
+        let stacked = expert_path && parsed.expert.is_none() && parameter == Parameter::Weight && shape.len() == 3;
+        let stacked_bias = expert_path && parsed.expert.is_none() && parameter == Parameter::Bias && shape.len() == 2;
+        let stack =
+            if stacked || stacked_bias { shape.first().and_then(|count| u32::try_from(*count).ok()) } else { None };
+        let output_residual = rule.kind == Kind::Writer;
+        let projects = matches!(rule.kind, Kind::Writer | Kind::Reader | Kind::Router);
+        let matrix = match shape {
+            [rows, columns] if !stacked_bias => Some((*rows, *columns)),
+            [_, rows, columns] if stacked => Some((*rows, *columns)),
+            _ => None,
+        };
+        let by_table = match rule.kind {
+            Kind::Router => false,
+            _ if self.scheme == Scheme::Gguf => false,
+            _ if stacked => self.architecture.experts_input_first,
+            _ => self.architecture.input_first && parsed.layer.is_some() && projects,
+        };
+        // A shape speaks against the table only where one axis alone has the residual width.
+        let input_first = match (matrix, self.width, projects) {
+            (Some((rows, columns)), Some(width), true) if (rows == width) != (columns == width) => {
+                (rows == width) != output_residual
+            }
+            _ => by_table,
+        };
+        let kind = match parameter {
+            Parameter::Bias if rule.kind == Kind::Norm => Kind::Norm,
+            Parameter::Bias => Kind::Bias,
+            Parameter::Weight => rule.kind,
+        };
+        let residual = match (parameter, rule.kind) {
+            (Parameter::Bias, Kind::Writer) => Some(Axis::Columns),
+            (Parameter::Bias, _) => None,
+            (Parameter::Weight, Kind::Writer) => Some(if input_first { Axis::Columns } else { Axis::Rows }),
+            (Parameter::Weight, Kind::Reader | Kind::Router) => {
+                Some(if input_first { Axis::Rows } else { Axis::Columns })
+            }
+            (Parameter::Weight, Kind::Embedding | Kind::Head) => Some(Axis::Columns),
+            (Parameter::Weight, Kind::Norm | Kind::Bias | Kind::Other) => None,
+        };
+        let residual = residual.filter(|_| matrix.is_some() || parameter == Parameter::Bias);
+        // A writer or reader without the residual width on either axis works in a space of its own.
+        let foreign = projects
+            && parameter == Parameter::Weight
+            && matches!((matrix, self.width), (Some((rows, columns)), Some(width)) if rows != width && columns != width);
+        let (kind, residual) = if foreign { (Kind::Other, None) } else { (kind, residual) };
+        Part {
+            role: Role { kind, module, layer: parsed.layer, expert: parsed.expert, residual },
+            key: Key { layer: parsed.layer, slot, parameter, expert: parsed.expert },
+            stack,
+            input_first: input_first && matrix.is_some(),
+            known: true,
+        }
+    }
+
+    fn by_fallback(&self, parsed: &Parsed, shape: &[u64]) -> Part {
+        let (mut kind, module, mut residual) = fallback::part(&parsed.path, parsed.layer.is_some(), shape, self.width);
+        if parsed.parameter == Parameter::Bias && kind != Kind::Norm {
+            let writes = parsed.layer.is_some() && matches!(module.as_str(), "o_proj" | "down_proj" | "out_proj");
+            kind = Kind::Bias;
+            residual = writes.then_some(Axis::Columns);
+        }
+        let stack = match shape {
+            [count, _, _] if parsed.path.contains("expert") && parsed.expert.is_none() => u32::try_from(*count).ok(),
+            _ => None,
+        };
+        let input_first =
+            matches!((kind, residual), (Kind::Writer, Some(Axis::Columns)) | (Kind::Reader, Some(Axis::Rows)));
+        Part {
+            role: Role { kind, module, layer: parsed.layer, expert: parsed.expert, residual },
+            key: Key {
+                layer: parsed.layer,
+                slot: if parsed.layer.is_some() { parsed.path.clone() } else { format!("^{}", parsed.path) },
+                parameter: parsed.parameter,
+                expert: parsed.expert,
+            },
+            stack,
+            input_first,
+            known: false,
+        }
+    }
+}
+
+/// Granite keeps its stacks without the word "experts" in the name.
+fn is_granite_stack(path: &str) -> bool {
+    matches!(path, "block_sparse_moe.input_linear" | "block_sparse_moe.output_linear")
+}
+
+fn outside(parsed: &Parsed) -> Part {
+    let module = parsed.path.rsplit('.').next().unwrap_or_default().to_owned();
+    Part {
+        role: Role { kind: Kind::Other, module, layer: None, expert: None, residual: None },
+        key: Key { layer: None, slot: parsed.stripped.clone(), parameter: parsed.parameter, expert: None },
+        stack: None,
+        input_first: false,
+        known: false,
+    }
 }

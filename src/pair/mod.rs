@@ -1,5 +1,18 @@
 //! Which tensor of the candidate corresponds to which of the base, and through which view.
 
+mod content;
+mod fused;
+mod layers;
+mod leftover;
+mod matching;
+mod order;
+mod piece;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod verify;
+
 use std::sync::Arc;
 
 use crate::arch::Role;
@@ -13,14 +26,17 @@ pub struct View {
     pub tensor: String,
     /// The first element of the slice in the stored tensor (row-major).
     pub offset: u64,
-    /// Rows of the matrix as the base stores it.
+    /// Rows of the matrix, on both sides of a pair: as the base stores it, unless only the other way round it can be
+    /// described (the role's residual axis is always that of the view).
     pub rows: u64,
-    /// Columns of the matrix as the base stores it.
+    /// Columns of the matrix.
     pub columns: u64,
     /// Stored row for each row, where the order differs (llama.cpp permutes the rows of q and k).
     pub row_order: Option<Arc<[u32]>>,
     /// Whether the stored slice is the transpose: `columns` × `rows` in memory.
     pub transposed: bool,
+    /// Elements from one stored row to the next, where the slice is a range of wider rows; `None`: they follow on.
+    pub stride: Option<u64>,
     /// Added to every element after decoding (GGUF stores Gemma's norm gains with one added: -1 here).
     pub shift: f32,
 }
@@ -28,12 +44,21 @@ pub struct View {
 impl View {
     /// The whole of a stored tensor as `rows` × `columns`.
     pub fn whole(tensor: impl Into<String>, rows: u64, columns: u64) -> Self {
-        Self { tensor: tensor.into(), offset: 0, rows, columns, row_order: None, transposed: false, shift: 0.0 }
+        Self {
+            tensor: tensor.into(),
+            offset: 0,
+            rows,
+            columns,
+            row_order: None,
+            transposed: false,
+            stride: None,
+            shift: 0.0,
+        }
     }
 
     /// Whether the view is a contiguous run of the stored tensor in its own order, so that bytes may be compared.
     pub fn is_contiguous(&self) -> bool {
-        self.row_order.is_none() && !self.transposed && self.shift == 0.0
+        self.row_order.is_none() && !self.transposed && self.stride.is_none() && self.shift == 0.0
     }
 
     /// Elements in the view.
@@ -50,22 +75,35 @@ impl View {
         if columns == 0 {
             return Ok(());
         }
-        if self.transposed {
-            // Stored (columns, rows): one strided run per stored row. Slow path, met only where Conv1D meets Linear.
-            let count = out.len() / columns;
-            let mut run = vec![0.0f32; count];
-            for column in 0..columns {
-                checkpoint.decode(entry, self.offset + column as u64 * self.rows + first, &mut run)?;
-                for (row, value) in run.iter().enumerate() {
-                    out[row * columns + column] = *value;
+        let row_of = |row: usize| -> Result<u64> {
+            let row = first + row as u64;
+            match &self.row_order {
+                None => Ok(row),
+                Some(order) => {
+                    usize::try_from(row).ok().and_then(|row| order.get(row)).map(|row| u64::from(*row)).ok_or_else(
+                        || Error::new(ErrorKind::Internal, format!("row order of {} is too short", self.tensor)),
+                    )
                 }
             }
-        } else if let Some(order) = &self.row_order {
+        };
+        if self.transposed {
+            // Stored (columns, rows): one strided run per stored row. Slow path, met only where Conv1D meets Linear.
+            let stride = self.stride.unwrap_or(self.rows);
+            let rows = (0..out.len() / columns).map(row_of).collect::<Result<Vec<u64>>>()?;
+            let (Some(low), Some(high)) = (rows.iter().min().copied(), rows.iter().max().copied()) else {
+                return Ok(());
+            };
+            let mut run = vec![0.0f32; (high - low + 1) as usize];
+            for column in 0..columns {
+                checkpoint.decode(entry, self.offset + column as u64 * stride + low, &mut run)?;
+                for (row, stored) in rows.iter().enumerate() {
+                    out[row * columns + column] = run[(stored - low) as usize];
+                }
+            }
+        } else if self.row_order.is_some() || self.stride.is_some() {
+            let stride = self.stride.unwrap_or(self.columns);
             for (row, out) in out.chunks_exact_mut(columns).enumerate() {
-                let stored = order.get(first as usize + row).copied().ok_or_else(|| {
-                    Error::new(ErrorKind::Internal, format!("row order of {} is too short", self.tensor))
-                })?;
-                checkpoint.decode(entry, self.offset + u64::from(stored) * self.columns, out)?;
+                checkpoint.decode(entry, self.offset + row_of(row)? * stride, out)?;
             }
         } else {
             checkpoint.decode(entry, self.offset + first * self.columns, out)?;
@@ -114,4 +152,16 @@ pub struct Pairing {
     pub residual_width: Option<u64>,
     /// Family name of the architecture table's row that was used, `fallback` for the rule by shape and position.
     pub architecture: String,
+    /// What had to be assumed or was found on the way, one sentence each: resized vocabulary, layers left out, …
+    pub notes: Vec<String>,
+}
+
+/// Pairs the tensors of a candidate with those of its base.
+///
+/// By key first (see [`crate::arch::Key`]): names without wrapper prefixes, and the parts that other naming schemes give
+/// other names; stacked experts one by one; fused projections in pieces where the other side is split. Then what is left
+/// by sampled content, then by shape and order. Every tensor ends in a pair or in one of the two lists of unpaired ones.
+/// The base's row of the architecture table is used for both sides.
+pub fn pair(base: &Checkpoint, candidate: &Checkpoint) -> Pairing {
+    matching::pair(base, candidate)
 }
