@@ -3,11 +3,13 @@
 //! A header reader lists oddities as [`Anomaly`] values and reads on; only "cannot go on" is an error. Nothing in a
 //! checkpoint is ever executed or unpickled, and no name in it leads out of its folder.
 
+pub mod adapter;
 mod assembly;
 mod collect;
 pub mod folder;
 #[cfg(test)]
 mod oracle;
+mod overlay;
 pub mod pickle;
 pub mod safetensors;
 mod shards;
@@ -18,6 +20,8 @@ mod gguf_names;
 mod gguf_scale;
 #[cfg(test)]
 mod gguf_tests;
+
+pub use overlay::overlay;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -219,7 +223,7 @@ pub trait Format: Sync {
 }
 
 /// Every format, tried in this order.
-pub static FORMATS: &[&dyn Format] = &[&safetensors::Safetensors, &gguf::Gguf, &pickle::PyTorch];
+pub static FORMATS: &[&dyn Format] = &[&adapter::Peft, &safetensors::Safetensors, &gguf::Gguf, &pickle::PyTorch];
 
 /// Opens a set of files in the first format that recognises them.
 pub fn open(files: &FileSet) -> Result<Checkpoint> {

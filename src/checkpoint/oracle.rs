@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::Checkpoint;
 use super::folder::open_path;
+use super::{Checkpoint, overlay};
 
 /// Every tensor as numbers.
 fn numbers(checkpoint: &Checkpoint, name: &str) -> Vec<f32> {
@@ -18,8 +18,8 @@ fn numbers(checkpoint: &Checkpoint, name: &str) -> Vec<f32> {
     out
 }
 
-/// Each folder of `ORTHOSCOPE_ORACLES` holds a checkpoint, and in `expected` every tensor of it as `F32`. The
-/// metadata of that file may allow a relative `tolerance`, and say with `exactly` that there is no other tensor.
+/// Each folder of `ORTHOSCOPE_ORACLES` holds a checkpoint (an adapter with its `base`), and in `expected` every tensor of it as `F32`. The
+/// metadata of that file may allow a `relative` or `absolute` difference, and say with `exactly` that there is no other tensor.
 #[test]
 #[ignore = "needs the folders that tests/oracles/checkpoints.py writes"]
 fn other_tools_read_the_same_numbers() {
@@ -33,13 +33,19 @@ fn other_tools_read_the_same_numbers() {
 }
 
 fn check(case: &Path) -> Vec<String> {
-    let checkpoint = match open_path(case) {
+    let base = case.join("base");
+    let opened = open_path(case).and_then(|opened| match base.is_dir() {
+        true => overlay(&open_path(&base)?, &opened),
+        false => Ok(opened),
+    });
+    let checkpoint = match opened {
         Ok(checkpoint) => checkpoint,
         Err(e) => return vec![format!("{}: {}", case.display(), e.one_line())],
     };
     let expected = open_path(&case.join("expected")).unwrap_or_else(|e| panic!("{}", e.one_line()));
     let metadata = &expected.files[0].metadata;
-    let tolerance: f32 = metadata.get("tolerance").map_or(0.0, |text| text.parse().unwrap());
+    let allowed = |key: &str| metadata.get(key).map_or(0.0f32, |text| text.parse().unwrap());
+    let (relative, absolute) = (allowed("relative"), allowed("absolute"));
     let mut failures = Vec::new();
     for (name, entry) in &expected.tensors {
         let Some(found) = checkpoint.tensors.get(name) else {
@@ -51,7 +57,8 @@ fn check(case: &Path) -> Vec<String> {
             continue;
         }
         let (ours, theirs) = (numbers(&checkpoint, name), numbers(&expected, name));
-        let close = |a: f32, b: f32| a == b || a.is_nan() && b.is_nan() || (a - b).abs() <= tolerance * b.abs();
+        let close =
+            |a: f32, b: f32| a == b || a.is_nan() && b.is_nan() || (a - b).abs() <= absolute + relative * b.abs();
         let wrong = ours.iter().zip(&theirs).filter(|(a, b)| !close(**a, **b)).count();
         if let Some((at, (a, b))) = ours.iter().zip(&theirs).enumerate().find(|(_, (a, b))| !close(**a, **b)) {
             let of = ours.len();

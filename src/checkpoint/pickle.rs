@@ -28,6 +28,11 @@ pub struct PyTorch;
 const NAMING: Naming =
     Naming { extensions: &["bin", "pt", "pth", "ckpt"], stems: &["pytorch_model", "model", "diffusion_pytorch_model"] };
 
+/// Whether a file of the set is one of a model in this format, by its name.
+pub(crate) fn is_model(files: &FileSet, name: &str) -> bool {
+    NAMING.is_model(files, name)
+}
+
 impl Format for PyTorch {
     fn name(&self) -> &'static str {
         "pytorch"

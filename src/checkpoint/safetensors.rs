@@ -21,6 +21,11 @@ pub struct Safetensors;
 
 const NAMING: Naming = Naming { extensions: &["safetensors", "sft"], stems: &["model", "diffusion_pytorch_model"] };
 
+/// Whether a file of the set is one of a model in this format, by its name.
+pub(crate) fn is_model(files: &FileSet, name: &str) -> bool {
+    NAMING.is_model(files, name)
+}
+
 impl Format for Safetensors {
     fn name(&self) -> &'static str {
         "safetensors"
@@ -47,7 +52,7 @@ enum Place {
 }
 
 /// Reads one file's header.
-fn read_file(assembly: &mut Assembly, part: &Part<'_>) -> Result<()> {
+pub(crate) fn read_file(assembly: &mut Assembly, part: &Part<'_>) -> Result<()> {
     let (name, source) = (part.name, part.source);
     let first = source.read(0..source.len().min(64))?;
     if let Some(other) = disguise(&first) {

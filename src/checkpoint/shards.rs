@@ -91,7 +91,8 @@ impl Naming {
         self.best_folder(files).is_some()
     }
 
-    fn is_model(&self, files: &FileSet, name: &str) -> bool {
+    /// Whether a file is one of a model, by its name (a set of one file holds what it is said to hold).
+    pub fn is_model(&self, files: &FileSet, name: &str) -> bool {
         let base = split_folder(name).1;
         self.stem(base).is_some()
             && (files.files.len() == 1 || !NOT_A_MODEL.iter().any(|prefix| base.starts_with(prefix)))
@@ -185,6 +186,12 @@ impl Naming {
                 _ => ("set-aside", format!("not examined: the model is taken from {stem}")),
             };
             anomalies.file(kind, name, why);
+        }
+        for name in files.files.keys().filter(here) {
+            let base = split_folder(name).1;
+            if base.starts_with("adapter_") && self.stem(base).is_some() {
+                anomalies.file("adapter-beside-model", name, "not examined: the model beside it is");
+            }
         }
         Ok(Some(selection))
     }
@@ -296,7 +303,7 @@ mod tests {
             ("text_encoder/model.safetensors", ""),
         ]);
         assert_eq!(files, ["model.safetensors"]);
-        assert_eq!(kinds, ["set-aside"]);
+        assert_eq!(kinds, ["adapter-beside-model", "set-aside"]);
     }
 
     #[test]

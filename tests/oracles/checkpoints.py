@@ -93,6 +93,59 @@ def small_floats(folder):
     expected(folder, {name: torch.from_numpy(value) for name, value in values.items()}, exactly=True)
 
 
+def tiny_llama():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            vocab_size=64,
+            tie_word_embeddings=False,
+        )
+    )
+
+
+@case
+def adapters(folder):
+    """PEFT's own merge of each kind of adapter."""
+    import peft
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    writers = ["o_proj", "down_proj"]
+    every = writers + ["q_proj", "gate_proj"]
+    pattern = {"rank_pattern": {"layers.1.self_attn.o_proj": 2, "down_proj": 6}}
+    pattern["alpha_pattern"] = {"^model.layers.0.mlp.down_proj": 3, "o_proj": 5}
+    kinds = {
+        "lora": dict(r=4, lora_alpha=10, target_modules=every),
+        "patterns": dict(r=4, lora_alpha=7, target_modules=every, **pattern),
+        "rslora": dict(r=4, lora_alpha=7, target_modules=every, use_rslora=True, **pattern),
+        "dora": dict(r=3, lora_alpha=6, target_modules=every, use_dora=True),
+        "saved": dict(r=2, lora_alpha=2, target_modules=writers, modules_to_save=["lm_head", "embed_tokens"]),
+        "embedding": dict(r=2, lora_alpha=4, target_modules=["embed_tokens", "lm_head"]),
+        "transposed": dict(r=2, lora_alpha=4, target_modules=["c_proj", "c_attn"], fan_in_fan_out=True),
+    }
+    for kind, settings in kinds.items():
+        inner = f"{folder}-{kind}"
+        if kind == "transposed":
+            model = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=32, n_positions=8))
+        else:
+            model = tiny_llama()
+        model.save_pretrained(os.path.join(inner, "base"))
+        adapted = peft.get_peft_model(model, peft.LoraConfig(init_lora_weights=False, task_type="CAUSAL_LM", **settings))
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name or "modules_to_save" in name:
+                parameter.data += 0.1 * torch.randn_like(parameter)
+        adapted.save_pretrained(inner)
+        merged = adapted.merge_and_unload().state_dict()
+        if kind == "transposed":
+            merged = {name: value for name, value in merged.items() if name != "lm_head.weight"}
+        expected(inner, merged, absolute=1e-6, relative=1e-6, exactly=True)
+
+
 def main():
     folder, *wanted = sys.argv[1:]
     shutil.rmtree(folder, ignore_errors=True)
