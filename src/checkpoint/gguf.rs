@@ -4,7 +4,7 @@
 //! kept as text under their own keys, so that lineage (`general.base_model.*`, `general.source.*`, `general.name`) can be
 //! read as claims. An adapter (`general.type` = `adapter`, `adapter.type` = `lora`) is opened like a model: its factors
 //! are the tensors `X.lora_a` (rank × input) and `X.lora_b` (output × rank), its scale is `adapter.lora.alpha` in the
-//! metadata over the rank.
+//! metadata over the rank, or by 1 where that is 0.
 //!
 //! Types that leave part of a matrix's scale to a tensor of its own (`X.scale`) are decoded with that scale, and are
 //! [`Storage::Packed`] then.

@@ -370,7 +370,7 @@ impl Reader<'_> {
                 let shift = 64 - 8 * bytes as u32;
                 Value::Signed((self.integer(bytes, what)? << shift) as i64 >> shift)
             }
-            Kind::Float(4) => Value::Float(f64::from(f32::from_bits(self.word(what)?))),
+            Kind::Float(4) => Value::Float(shortest(f32::from_bits(self.word(what)?))),
             Kind::Float(_) => Value::Float(f64::from_bits(self.integer(8, what)?)),
             Kind::Bool => Value::Bool(self.integer(1, what)? != 0),
             // Oddities of strings inside values are no news: tokens are often not UTF-8.
@@ -461,6 +461,11 @@ impl Reader<'_> {
         let offset = self.number::<8>(&name)?;
         Ok(Listed { name, extents, kind, offset })
     }
+}
+
+/// The decimal that was meant: an `f32` of 0.00001 is 0.00001, not 0.000009999999747378752.
+fn shortest(number: f32) -> f64 {
+    number.to_string().parse().unwrap_or(f64::from(number))
 }
 
 /// What tensor offsets must be multiples of.

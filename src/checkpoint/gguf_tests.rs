@@ -152,14 +152,14 @@ fn adapters_keep_their_keys_and_factors() {
     let keys = [
         key("general.type", TEXT, string("adapter")),
         key("adapter.type", TEXT, string("lora")),
-        key("adapter.lora.alpha", 6, 16f32.to_le_bytes()),
+        key("adapter.lora.alpha", 6, 0.1f32.to_le_bytes()),
     ];
     let tensors = [
         tensor("blk.0.ffn_down.weight.lora_a", &[8, 1], F32, 0),
         tensor("blk.0.ffn_down.weight.lora_b", &[1, 8], F32, 32),
     ];
     let checkpoint = odd(&file(&keys, &tensors, &floats(16)), &[]);
-    assert_eq!(checkpoint.metadata["adapter.lora.alpha"], "16");
+    assert_eq!(checkpoint.metadata["adapter.lora.alpha"], "0.1");
     assert_eq!(checkpoint.tensors["blk.0.ffn_down.weight.lora_a"].shape, [1, 8]);
     assert_eq!(checkpoint.tensors["blk.0.ffn_down.weight.lora_b"].shape, [8, 1]);
 }
