@@ -55,9 +55,7 @@ pub fn compare(
     (candidate, candidate_name): (&Checkpoint, &Named),
     settings: &Settings<'_>,
 ) -> Examination {
-    let compared = catch_unwind(AssertUnwindSafe(|| {
-        examine((base, base_name), (candidate, candidate_name), settings)
-    }));
+    let compared = catch_unwind(AssertUnwindSafe(|| examine((base, base_name), (candidate, candidate_name), settings)));
     let error = match compared {
         Ok(Ok(examination)) => return examination,
         Ok(Err(error)) => error,
@@ -85,11 +83,8 @@ fn examine(
     let coverage = Coverage {
         tensors: (pairing.pairs.len() + pairing.only_base.len()) as u64,
         compared: profile.tensors.len() as u64,
-        identical: profile
-            .tensors
-            .iter()
-            .filter(|tensor| tensor.sameness == diff::stats::Sameness::Identical)
-            .count() as u64,
+        identical: profile.tensors.iter().filter(|tensor| tensor.sameness == diff::stats::Sameness::Identical).count()
+            as u64,
         bytes_read: measured.bytes_read,
         not_examined,
     };
@@ -160,7 +155,8 @@ fn key(examination: &Examination, profile: &diff::stats::Profile) -> Digest {
 
 /// The record of an examination that could not be made.
 pub fn failed(base: &Named, candidate: &Named, error: &Error, settings: &Settings<'_>) -> Examination {
-    let side = |named: &Named| Side { source: named.source.clone(), revision: named.revision.clone(), ..Side::default() };
+    let side =
+        |named: &Named| Side { source: named.source.clone(), revision: named.revision.clone(), ..Side::default() };
     Examination {
         schema: SCHEMA.to_owned(),
         tool: tool(settings.catalogue),
@@ -220,10 +216,8 @@ fn side(checkpoint: &Checkpoint, named: &Named, digests: bool) -> Result<Side> {
             })
         })
         .collect::<Result<_>>()?;
-    let lines: Option<String> = files
-        .iter()
-        .map(|file| file.sha256.as_ref().map(|digest| format!("{digest}  {}\n", file.name)))
-        .collect();
+    let lines: Option<String> =
+        files.iter().map(|file| file.sha256.as_ref().map(|digest| format!("{digest}  {}\n", file.name))).collect();
     Ok(Side {
         source: named.source.clone(),
         revision: named.revision.clone(),
@@ -252,9 +246,7 @@ fn layout(model: &mut std::collections::BTreeMap<String, f64>, base: &Checkpoint
     let identical = candidate
         .files
         .iter()
-        .filter(|mine| {
-            file(&mine.name).is_some_and(|theirs| mine.sha256.is_some() && mine.sha256 == theirs.sha256)
-        })
+        .filter(|mine| file(&mine.name).is_some_and(|theirs| mine.sha256.is_some() && mine.sha256 == theirs.sha256))
         .count();
     let dropped = candidate
         .files

@@ -33,7 +33,9 @@ pub fn describe(profile: &Profile, strengths: &[Strength]) -> Vec<String> {
     let (rows, columns) = (number("projection.row_norm_drift"), number("projection.column_norm_drift"));
     match (rows, columns) {
         (Some(rows), _) if rows < NORM_KEPT => facts.push(format!("row norms kept (median drift {rows:.1e})")),
-        (_, Some(columns)) if columns < NORM_KEPT => facts.push(format!("column norms kept (median drift {columns:.1e})")),
+        (_, Some(columns)) if columns < NORM_KEPT => {
+            facts.push(format!("column norms kept (median drift {columns:.1e})"))
+        }
         _ => {}
     }
     let mut modules: BTreeMap<&str, BTreeMap<u32, Vec<f64>>> = BTreeMap::new();
@@ -76,7 +78,11 @@ fn untouched(profile: &Profile) -> Option<String> {
 pub fn shape(series: &[(f64, f64)]) -> String {
     let touched: Vec<(f64, f64)> = series.iter().copied().filter(|(_, lambda)| lambda.abs() > 1e-3).collect();
     let (Some(first), Some(last)) = (touched.first(), touched.last()) else { return "untouched".to_owned() };
-    let span = if first.0 == last.0 { format!("layer {:.0}", first.0) } else { format!("layers {:.0} to {:.0}", first.0, last.0) };
+    let span = if first.0 == last.0 {
+        format!("layer {:.0}", first.0)
+    } else {
+        format!("layers {:.0} to {:.0}", first.0, last.0)
+    };
     let inside = series.iter().filter(|(layer, _)| (first.0..=last.0).contains(layer)).count();
     let gaps = if inside > touched.len() { format!(" ({} of {inside})", touched.len()) } else { String::new() };
     let values: Vec<f64> = touched.iter().map(|(_, lambda)| *lambda).collect();

@@ -99,7 +99,10 @@ fn all_noise(changed: &[&TensorMeasurement]) -> bool {
     let middle = crate::diff::summary::median(sizes.clone());
     changed.len() >= 4
         && changed.iter().all(|tensor| {
-            tensor.above_noise == 0 && tensor.kurtosis > GRID_KURTOSIS && tensor.kurtosis < 4.0 && tensor.noise > 1.5 * tensor.rounding
+            tensor.above_noise == 0
+                && tensor.kurtosis > GRID_KURTOSIS
+                && tensor.kurtosis < 4.0
+                && tensor.noise > 1.5 * tensor.rounding
         })
         && sizes.iter().all(|size| (size / middle - 1.0).abs() < 0.1)
 }
@@ -136,7 +139,9 @@ fn is_quantized(candidate: &Checkpoint, changed: &[&TensorMeasurement]) -> bool 
     let stored_in_blocks = candidate
         .tensors
         .values()
-        .filter(|entry| entry.dtype.family == Family::Block || matches!(entry.storage, crate::checkpoint::Storage::Packed(_)))
+        .filter(|entry| {
+            entry.dtype.family == Family::Block || matches!(entry.storage, crate::checkpoint::Storage::Packed(_))
+        })
         .count();
     if stored_in_blocks > 0 {
         return true;
@@ -159,7 +164,9 @@ fn from_weights_themselves(changed: &[&TensorMeasurement]) -> bool {
         || most(&|tensor| tensor.zeroed_fraction > 0.0 && tensor.zeroed_fraction >= 0.99 * tensor.changed_fraction)
         || most(&|tensor| {
             tensor.projection.as_ref().is_some_and(|projection| {
-                projection.own_component >= crate::diff::summary::OWN_COMPONENT && projection.consistency > 0.9 && !projection.fits
+                projection.own_component >= crate::diff::summary::OWN_COMPONENT
+                    && projection.consistency > 0.9
+                    && !projection.fits
             })
         })
 }
@@ -182,5 +189,6 @@ fn low_rank(changed: &[&TensorMeasurement]) -> Option<u32> {
         })
         .map(|tensor| f64::from(tensor.above_noise))
         .collect();
-    (!known.is_empty() && ranks.len() * 5 >= known.len() * 4).then(|| crate::diff::summary::median(ranks).round() as u32)
+    (!known.is_empty() && ranks.len() * 5 >= known.len() * 4)
+        .then(|| crate::diff::summary::median(ranks).round() as u32)
 }

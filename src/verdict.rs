@@ -112,9 +112,10 @@ fn evidence(profile: &Profile) -> Option<Orthogonalization> {
     let layers: BTreeSet<u32> = fitting.iter().filter_map(|tensor| tensor.role.layer).collect();
     let global = number("projection.agreement") >= GLOBAL_AGREEMENT;
     // Readers are listed too where a direction was taken out of what they read.
-    let readers = profile.tensors.iter().filter(|tensor| {
-        tensor.role.kind == Kind::Reader && tensor.projection.as_ref().is_some_and(|p| p.fits)
-    });
+    let readers = profile
+        .tensors
+        .iter()
+        .filter(|tensor| tensor.role.kind == Kind::Reader && tensor.projection.as_ref().is_some_and(|p| p.fits));
     let strength: Vec<Strength> = writers
         .iter()
         .copied()
@@ -159,11 +160,13 @@ fn p_value(fitting: &[&TensorMeasurement]) -> f64 {
     if fitting.is_empty() {
         return 1.0;
     }
-    let consistency = median(fitting.iter().filter_map(|tensor| tensor.projection.as_ref().map(|p| p.consistency.abs())).collect());
+    let consistency =
+        median(fitting.iter().filter_map(|tensor| tensor.projection.as_ref().map(|p| p.consistency.abs())).collect());
     let n = median(fitting.iter().map(|tensor| tensor.shape[1].min(tensor.shape[0]) as f64).collect());
     // c² of a uniformly random right vector is Beta(1/2, (n-1)/2).
     use statrs::distribution::{Beta, ContinuousCDF as _};
-    let chance = Beta::new(0.5, ((n - 1.0) / 2.0).max(0.5)).map_or(1.0, |beta| beta.sf((consistency * consistency).min(1.0)));
+    let chance =
+        Beta::new(0.5, ((n - 1.0) / 2.0).max(0.5)).map_or(1.0, |beta| beta.sf((consistency * consistency).min(1.0)));
     let floor = 1.0 / (f64::from(CONTROLS) + 1.0);
     chance.max(floor)
 }

@@ -7,12 +7,6 @@ pub mod adapter;
 mod assembly;
 mod collect;
 pub mod folder;
-#[cfg(test)]
-mod oracle;
-mod overlay;
-pub mod pickle;
-pub mod safetensors;
-mod shards;
 pub mod gguf;
 mod gguf_config;
 mod gguf_header;
@@ -20,6 +14,12 @@ mod gguf_names;
 mod gguf_scale;
 #[cfg(test)]
 mod gguf_tests;
+#[cfg(test)]
+mod oracle;
+mod overlay;
+pub mod pickle;
+pub mod safetensors;
+mod shards;
 
 pub use overlay::overlay;
 

@@ -50,9 +50,7 @@ impl Arguments {
         let named = |path: &Path| Named::local(path.display().to_string());
         let (base_name, candidate_name) = (named(&self.base), named(&self.candidate));
         let examination = match open_both(&self.base, &self.candidate) {
-            Ok((base, candidate)) => {
-                pipeline::compare((&base, &base_name), (&candidate, &candidate_name), &settings)
-            }
+            Ok((base, candidate)) => pipeline::compare((&base, &base_name), (&candidate, &candidate_name), &settings),
             Err(error) => {
                 // Unreadable is an outcome with a record, not just a message.
                 pipeline::failed(&base_name, &candidate_name, &error, &settings)

@@ -153,7 +153,8 @@ impl Global {
             ColorChoice::Always => true,
             ColorChoice::Never => false,
         };
-        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(|name| std::env::var(name).ok()).unwrap_or_default();
+        let locale =
+            ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(|name| std::env::var(name).ok()).unwrap_or_default();
         Style {
             color: if colored { Color::Always } else { Color::Never },
             unicode: locale.is_empty() || locale.to_ascii_lowercase().contains("utf"),

@@ -75,9 +75,7 @@ impl ColumnSums {
 
     /// Adds another segment's sums.
     pub fn add(&mut self, other: &ColumnSums) {
-        for (mine, theirs) in
-            [(&mut self.ww, &other.ww), (&mut self.dd, &other.dd), (&mut self.dw, &other.dw)]
-        {
+        for (mine, theirs) in [(&mut self.ww, &other.ww), (&mut self.dd, &other.dd), (&mut self.dw, &other.dw)] {
             mine.iter_mut().zip(theirs).for_each(|(a, b)| *a += b);
         }
     }
@@ -357,7 +355,8 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(7);
         let (rows, columns) = (5usize, 83usize);
         let base: Vec<f32> = (0..rows * columns).map(|_| random.f32() - 0.5).collect();
-        let mut candidate: Vec<f32> = base.iter().map(|w| w + if random.bool() { 0.1 * random.f32() } else { 0.0 }).collect();
+        let mut candidate: Vec<f32> =
+            base.iter().map(|w| w + if random.bool() { 0.1 * random.f32() } else { 0.0 }).collect();
         candidate[3] = 0.0;
         candidate[7] = f32::NAN;
         let (mut w, mut x) = (base.clone(), candidate.clone());
@@ -365,14 +364,18 @@ mod tests {
         moments(&mut w, &mut x, columns, 0, &mut sums, &mut column_sums, &mut Scratch::default());
         let mut total = Sums::default();
         sums.iter().for_each(|row| total.add(row));
-        let finite_pairs =
-            || base.iter().zip(&candidate).filter(|(_, x)| x.is_finite()).map(|(w, x)| (f64::from(*w), f64::from(x - w)));
+        let finite_pairs = || {
+            base.iter().zip(&candidate).filter(|(_, x)| x.is_finite()).map(|(w, x)| (f64::from(*w), f64::from(x - w)))
+        };
         let dd: f64 = finite_pairs().map(|(_, d)| d * d).sum();
         let dw: f64 = finite_pairs().map(|(w, d)| d * w).sum();
         assert!((total.dd - dd).abs() < 1e-6 * dd);
         assert!((total.dw - dw).abs() < 1e-6 * dd.sqrt());
         assert!((column_sums.dd.iter().sum::<f64>() - dd).abs() < 1e-6 * dd);
-        assert_eq!(total.changed, base.iter().zip(&candidate).filter(|(w, x)| w.to_bits() != x.to_bits()).count() as u64);
+        assert_eq!(
+            total.changed,
+            base.iter().zip(&candidate).filter(|(w, x)| w.to_bits() != x.to_bits()).count() as u64
+        );
         assert_eq!((total.zeroed, total.not_finite), (1, [0, 1]));
         assert_eq!(x[7], 0.0);
     }

@@ -25,8 +25,8 @@ use faer::Mat;
 use rayon::prelude::*;
 
 use self::operator::{Gauge, Moments, Operator, Want};
-use self::requantize::Scheme;
 use self::projection::{Fit, Oriented, Regression, SKETCH, TopVectors};
+use self::requantize::Scheme;
 use self::stats::Sameness;
 use crate::arch::{Axis, Kind};
 use crate::checkpoint::Checkpoint;
@@ -524,9 +524,10 @@ fn examine_projection(
     let Some(tops) = &changed.tops else { return Ok(None) };
     let oriented = &changed.oriented;
     let width = oriented.width();
-    let quiet = changed.values.first().is_none_or(|value| {
-        value * value * (width.min(oriented.other()) as f64) < LOUD * changed.energy
-    });
+    let quiet = changed
+        .values
+        .first()
+        .is_none_or(|value| value * value * (width.min(oriented.other()) as f64) < LOUD * changed.energy);
     if pair.role.kind != Kind::Writer && quiet {
         return Ok(None);
     }
@@ -590,13 +591,17 @@ fn examine_projection(
     let count = backs.len();
     backs.push(tops.right.clone());
     let n = oriented.other();
-    let columns: Vec<Vec<f64>> = backs.into_iter().map(|mut back| {
-        back.resize(n, 0.0);
-        back
-    }).collect();
+    let columns: Vec<Vec<f64>> = backs
+        .into_iter()
+        .map(|mut back| {
+            back.resize(n, 0.0);
+            back
+        })
+        .collect();
     let back = Mat::from_fn(n, columns.len(), |i, j| columns[j][i]);
     let returned = oriented.to_residual(back.as_ref(), Want::Both)?;
-    let column = |matrix: &Mat<f32>, j: usize| -> Vec<f64> { matrix.col(j).iter().map(|value| f64::from(*value)).collect() };
+    let column =
+        |matrix: &Mat<f32>, j: usize| -> Vec<f64> { matrix.col(j).iter().map(|value| f64::from(*value)).collect() };
 
     let mut sides = [None, None];
     for (index, (mut regression, e)) in regressions.into_iter().enumerate() {
@@ -653,9 +658,8 @@ fn examine_projection(
 
 fn sized(changed: &Changed<'_>, pair: &Pair, precision: u32) -> Result<Sized> {
     let moments = &changed.moments;
-    let ratio = |ww: f64, dd: f64, dw: f64| {
-        (ww > 0.0).then(|| (((ww + 2.0 * dw + dd).max(0.0) / ww).sqrt() - 1.0).abs())
-    };
+    let ratio =
+        |ww: f64, dd: f64, dw: f64| (ww > 0.0).then(|| (((ww + 2.0 * dw + dd).max(0.0) / ww).sqrt() - 1.0).abs());
     let rows: Vec<f64> = moments.rows.iter().filter_map(|sums| ratio(sums.ww, sums.dd, sums.dw)).collect();
     let columns: Vec<f64> = moments
         .columns

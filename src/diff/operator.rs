@@ -131,9 +131,10 @@ impl<'a> Operator<'a> {
         for (view, checkpoint, out) in
             [(&self.pair.base, self.base, &mut *w), (&self.pair.candidate, self.candidate, &mut *x)]
         {
-            let entry = checkpoint.tensors.get(&view.tensor).filter(|_| view.is_contiguous()).ok_or_else(|| {
-                Error::new(ErrorKind::Unsupported, format!("reading {} as a vector", view.tensor))
-            })?;
+            let entry =
+                checkpoint.tensors.get(&view.tensor).filter(|_| view.is_contiguous()).ok_or_else(|| {
+                    Error::new(ErrorKind::Unsupported, format!("reading {} as a vector", view.tensor))
+                })?;
             checkpoint.decode(entry, view.offset + start, out)?;
         }
         Ok(())
@@ -164,8 +165,11 @@ impl<'a> Operator<'a> {
                 Ok((sums, column_sums, sketch))
             })
             .collect();
-        let mut moments =
-            Moments { total: Sums::default(), rows: Vec::with_capacity(self.rows), columns: ColumnSums::zeros(self.columns) };
+        let mut moments = Moments {
+            total: Sums::default(),
+            rows: Vec::with_capacity(self.rows),
+            columns: ColumnSums::zeros(self.columns),
+        };
         let mut product = Mat::zeros(self.rows, width);
         let mut row = 0;
         for part in parts {
@@ -284,11 +288,10 @@ impl<'a> Operator<'a> {
                 return Ok(None);
             };
             let Some(bytes) = checkpoint.raw(entry)? else { return Ok(None) };
-            let range = entry
-                .dtype
-                .bytes_of(view.offset)
-                .zip(entry.dtype.bytes_of(view.elements()))
-                .and_then(|(start, length)| Some(usize::try_from(start).ok()?..usize::try_from(start + length).ok()?));
+            let range =
+                entry.dtype.bytes_of(view.offset).zip(entry.dtype.bytes_of(view.elements())).and_then(
+                    |(start, length)| Some(usize::try_from(start).ok()?..usize::try_from(start + length).ok()?),
+                );
             Ok(range.map(|range| (entry.dtype, bytes, range)))
         };
         let Some((base_dtype, base, base_range)) = raw(self.base, &self.pair.base)? else { return Ok(None) };

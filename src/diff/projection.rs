@@ -180,7 +180,10 @@ pub fn top_vectors(
         result = Some(vectors);
     }
     Ok(result.unwrap_or_else(|| TopVectors {
-        raw: spectrum::svd_of_product(Mat::zeros(oriented.width(), 0).as_ref(), Mat::zeros(oriented.other(), 0).as_ref()),
+        raw: spectrum::svd_of_product(
+            Mat::zeros(oriented.width(), 0).as_ref(),
+            Mat::zeros(oriented.other(), 0).as_ref(),
+        ),
         normalised: None,
     }))
 }
@@ -461,7 +464,8 @@ pub fn fit(
     let alpha = if ww - pp > 1e-9 * ww { (dw - pq) / (ww - pp) } else { 0.0 };
     let lambda = alpha - pq / pp;
     let left = |alpha: f64, lambda: f64| {
-        dd + alpha * alpha * ww + lambda * lambda * pp - 2.0 * alpha * dw + 2.0 * lambda * pq - 2.0 * alpha * lambda * pp
+        dd + alpha * alpha * ww + lambda * lambda * pp - 2.0 * alpha * dw + 2.0 * lambda * pq
+            - 2.0 * alpha * lambda * pp
     };
     let matrix_left = left(alpha, lambda).max(0.0);
     // Where a scale per row or column is known to be there, one factor for the matrix is no rival.

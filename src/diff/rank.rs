@@ -33,7 +33,7 @@ pub fn widen(base: &Checkpoint, candidate: &Checkpoint, pairs: &mut [Measured<'_
     let Some((room, smallest, _)) = short.first().copied() else { return Ok(()) };
     let mut chosen: Vec<usize> = short
         .iter()
-          .filter(|(other, size, _)| *other == room && *size <= smallest.saturating_mul(2))
+        .filter(|(other, size, _)| *other == room && *size <= smallest.saturating_mul(2))
         .map(|(.., index)| *index)
         .collect();
     chosen.sort_unstable();

@@ -89,7 +89,13 @@ impl Scheme {
             (Grid::Integer(_), true) => return "Q8_0".to_owned(),
             (Grid::Float(4, ..), _) => "F8_E4M3",
             (Grid::Float(..), _) => "F8_E5M2",
-            (Grid::Integer(top), _) => if top > 7.0 { "int8" } else { "int4" },
+            (Grid::Integer(top), _) => {
+                if top > 7.0 {
+                    "int8"
+                } else {
+                    "int4"
+                }
+            }
             (Grid::Nf4, _) => "NF4",
         };
         match self.group {

@@ -44,11 +44,7 @@ pub fn svd_of_product(left: MatRef<'_, f64>, inner: MatRef<'_, f64>) -> Svd {
         return empty();
     }
     let Ok(svd) = inner.thin_svd() else { return empty() };
-    Svd {
-        left: left * svd.V(),
-        values: svd.S().column_vector().iter().copied().collect(),
-        right: svd.U().to_owned(),
-    }
+    Svd { left: left * svd.V(), values: svd.S().column_vector().iter().copied().collect(), right: svd.U().to_owned() }
 }
 
 /// Eigenvalues (ascending) and eigenvectors of the symmetric part of a square matrix.

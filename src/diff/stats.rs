@@ -61,7 +61,11 @@ pub static MEASUREMENTS: &[Measurement] = &[
     // Projection of writers: the statistic that decides.
     measurement("projection.tensors", "count", "writers that fit a removed direction (see docs/detector.md)"),
     measurement("projection.layers", "count", "layers with such a writer"),
-    measurement("projection.alone", "count", "writers that fit a removed direction by themselves, with which no other layer or writer agrees"),
+    measurement(
+        "projection.alone",
+        "count",
+        "writers that fit a removed direction by themselves, with which no other layer or writer agrees",
+    ),
     measurement("projection.share", "share", "such writers among the changed ones"),
     measurement(
         "projection.consistency",
@@ -148,7 +152,11 @@ pub static MEASUREMENTS: &[Measurement] = &[
     measurement("sparse.rows", "share", "median share of rows that changed, over changed writers"),
     measurement("sparse.overlap", "share", "mean overlap (Jaccard) of the sets of changed rows of different writers"),
     measurement("merge.drop_rate", "share", "share of unchanged elements when it is the same in every changed matrix"),
-    measurement("code.on_load", "count", "imports that loading the candidate's pickles would run, outside the list that tensors need"),
+    measurement(
+        "code.on_load",
+        "count",
+        "imports that loading the candidate's pickles would run, outside the list that tensors need",
+    ),
     measurement("layout.identical_files", "count", "weight files that are the base's, bit for bit"),
     measurement("layout.metadata_dropped", "count", "changed files that lost the base's format metadata"),
     measurement("layout.lost_tensors", "count", "base tensors that the candidate lacks"),

@@ -62,8 +62,7 @@ fn cosine(a: &[f64], b: &[f64]) -> f64 {
 pub fn summarize(pairing: &Pairing, measured: &Measurements<'_>) -> Summary {
     let coordinates = choose_coordinates(&measured.pairs);
     let consensus = Consensus::new(&measured.pairs, coordinates, &measured.shared[coordinates]);
-    let directions: Vec<Option<&Coordinates>> =
-        measured.pairs.iter().map(|pair| fitted(pair, coordinates)).collect();
+    let directions: Vec<Option<&Coordinates>> = measured.pairs.iter().map(|pair| fitted(pair, coordinates)).collect();
     let tensors: Vec<TensorMeasurement> = measured
         .pairs
         .iter()
@@ -112,7 +111,8 @@ impl Consensus {
         let mut layers: BTreeMap<u32, (Mat<f64>, f64)> = BTreeMap::new();
         let width = shared.ncols();
         for pair in pairs {
-            let (Kind::Writer, Some(layer), Some(side)) = (pair.pair.role.kind, pair.pair.role.layer, fitted(pair, coordinates))
+            let (Kind::Writer, Some(layer), Some(side)) =
+                (pair.pair.role.kind, pair.pair.role.layer, fitted(pair, coordinates))
             else {
                 continue;
             };
@@ -246,7 +246,13 @@ fn tensor_measurement(
     let is_writer = pair.role.kind == Kind::Writer;
     let peers = |same_layer: bool| {
         let near = move |layer: Option<u32>| match (layer, pair.role.layer) {
-            (Some(a), Some(b)) => if same_layer { a == b } else { a.abs_diff(b) == 1 || a.abs_diff(b) == 2 },
+            (Some(a), Some(b)) => {
+                if same_layer {
+                    a == b
+                } else {
+                    a.abs_diff(b) == 1 || a.abs_diff(b) == 2
+                }
+            }
             _ => false,
         };
         all.pairs
@@ -271,8 +277,7 @@ fn tensor_measurement(
     let fit = &side.fit;
     let c = fit.consistency;
     let agrees = agreement.max(sibling.unwrap_or(0.0)) >= AGREEMENT;
-    let strong =
-        c.abs() >= CONSISTENCY_ALONE || (c.abs() >= CONSISTENCY && agrees && fit.quietness <= QUIETNESS);
+    let strong = c.abs() >= CONSISTENCY_ALONE || (c.abs() >= CONSISTENCY && agrees && fit.quietness <= QUIETNESS);
     let own_component = fit.own_component >= OWN_COMPONENT && agreement < OWN_COMPONENT;
     let removal_alone = strong
         && side.cross_fit.abs() >= CONSISTENCY.min(c.abs()) - 0.1
@@ -284,7 +289,9 @@ fn tensor_measurement(
         .others
         .iter()
         .filter(|(strength, consistency)| {
-            consistency.abs() >= CONSISTENCY && strength.abs() >= 0.25 * fit.strength.abs() && (*strength > 0.0) == (fit.strength > 0.0)
+            consistency.abs() >= CONSISTENCY
+                && strength.abs() >= 0.25 * fit.strength.abs()
+                && (*strength > 0.0) == (fit.strength > 0.0)
         })
         .count() as u32;
     tensor.projection = Some(Projection {
@@ -400,7 +407,8 @@ fn footprint(model: &mut BTreeMap<String, f64>, pairing: &Pairing, tensors: &[Te
         }
     }
     let layers: BTreeSet<u32> = writers.iter().filter_map(|tensor| tensor.role.layer).collect();
-    let touched: BTreeSet<u32> = writers.iter().copied().filter(changed).filter_map(|tensor| tensor.role.layer).collect();
+    let touched: BTreeSet<u32> =
+        writers.iter().copied().filter(changed).filter_map(|tensor| tensor.role.layer).collect();
     put("layers.total", layers.len() as f64);
     put("layers.changed", touched.len() as f64);
     if !touched.is_empty() {
@@ -459,7 +467,8 @@ fn change(model: &mut BTreeMap<String, f64>, tensors: &[TensorMeasurement], pair
     // Dropped elements (DARE): the same share of untouched elements in every matrix, far more than changes too small for
     // the dtype leave untouched.
     let kept: Vec<f64> = changed.iter().map(|tensor| 1.0 - tensor.changed_fraction).collect();
-    let too_small = middle(&|tensor| if tensor.relative_norm > 0.0 { 1.4 * tensor.rounding / tensor.relative_norm } else { 1.0 });
+    let too_small =
+        middle(&|tensor| if tensor.relative_norm > 0.0 { 1.4 * tensor.rounding / tensor.relative_norm } else { 1.0 });
     let mean = kept.iter().sum::<f64>() / kept.len() as f64;
     let spread = (kept.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / kept.len() as f64).sqrt();
     if kept.len() >= 4 && mean > (8.0 * too_small).max(0.25) && mean < 0.999 && spread < 0.05 {
@@ -547,14 +556,12 @@ fn projections(
     let (values, _) = consensus.without(None);
     if let Some(lowest) = values.first() {
         put("projection.pooled_strength", -lowest);
-        let next = values.get(1).copied().unwrap_or(0.0).min(0.0).abs().max(values.last().copied().unwrap_or(0.0).abs());
+        let next =
+            values.get(1).copied().unwrap_or(0.0).min(0.0).abs().max(values.last().copied().unwrap_or(0.0).abs());
         put("projection.pooled_gap", if next > 0.0 { (-lowest / next).max(0.0) } else { 1e6 });
     }
-    let limits: Vec<f64> = tensors
-        .iter()
-        .filter(|tensor| tensor.role.kind == Kind::Writer)
-        .map(detection_limit)
-        .collect();
+    let limits: Vec<f64> =
+        tensors.iter().filter(|tensor| tensor.role.kind == Kind::Writer).map(detection_limit).collect();
     if !limits.is_empty() {
         put("projection.detection_limit", median(limits));
     }
@@ -643,7 +650,8 @@ fn others(
         (Kind::Embedding, "embedding.strength", "embedding.consistency"),
         (Kind::Head, "head.strength", "head.consistency"),
     ] {
-        let found = tensors.iter().find(|tensor| tensor.role.kind == kind).and_then(|tensor| tensor.projection.as_ref());
+        let found =
+            tensors.iter().find(|tensor| tensor.role.kind == kind).and_then(|tensor| tensor.projection.as_ref());
         if let Some(projection) = found {
             put(strength, projection.strength);
             put(consistency, projection.consistency);
@@ -653,7 +661,8 @@ fn others(
         .iter()
         .zip(&measured.pairs)
         .filter(|(tensor, _)| {
-            tensor.role.kind == Kind::Writer && tensor.projection.as_ref().is_some_and(|p| !p.fits && p.consistency < 0.9)
+            tensor.role.kind == Kind::Writer
+                && tensor.projection.as_ref().is_some_and(|p| !p.fits && p.consistency < 0.9)
         })
         .filter_map(|(tensor, pair)| {
             let projected = pair.projected.as_ref()?;

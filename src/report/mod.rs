@@ -49,7 +49,10 @@ impl Report {
     pub fn with_catalogue(examinations: Vec<Examination>, catalogue: &Catalogue) -> Self {
         let texts = catalogue.signatures().iter().map(|signature| {
             let [seen, look_alikes, advice] = signature.prose.clone();
-            (signature.id().to_owned(), SignatureText { title: signature.front.title.clone(), seen, look_alikes, advice })
+            (
+                signature.id().to_owned(),
+                SignatureText { title: signature.front.title.clone(), seen, look_alikes, advice },
+            )
         });
         Self { examinations, catalogue: texts.collect(), notes: BTreeMap::new() }
     }

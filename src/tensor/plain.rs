@@ -27,10 +27,16 @@ macro_rules! plain {
 plain!(F64, "F64", Float, 8, 53, "IEEE 754 binary64, rounded to `f32` when decoded.", |b| f64::from_le_bytes(b) as f32);
 plain!(F32, "F32", Float, 4, 24, "IEEE 754 binary32.", f32::from_le_bytes);
 /// bfloat16: the upper half of binary32.
-pub static BF16: DType =
-    DType { name: "BF16", family: Family::Float, block: 1, bytes: 2, precision: 8, decode: |input, output| {
+pub static BF16: DType = DType {
+    name: "BF16",
+    family: Family::Float,
+    block: 1,
+    bytes: 2,
+    precision: 8,
+    decode: |input, output| {
         Arch::new().dispatch(WidenBf16 { input, output });
-    } };
+    },
+};
 
 /// The loop that reads most published weights, compiled for the vector unit found at run time.
 struct WidenBf16<'a> {

@@ -103,7 +103,9 @@ pub fn orthogonalize(weight: &mut Weight, r: &[f32], lambda: f64, form: Form) {
             rows.add_outer(-lambda, &r, &p);
             let after = rows.column_norms();
             for row in rows.rows_mut() {
-                row.iter_mut().zip(before.iter().zip(&after)).for_each(|(value, (before, after))| *value *= before / after);
+                row.iter_mut()
+                    .zip(before.iter().zip(&after))
+                    .for_each(|(value, (before, after))| *value *= before / after);
             }
         }
     }
