@@ -8,6 +8,7 @@ pub mod diff;
 pub mod error;
 pub mod examination;
 pub mod ids;
+pub mod index;
 pub mod limits;
 pub mod pair;
 pub mod pipeline;
