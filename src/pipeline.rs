@@ -126,8 +126,8 @@ fn examine(
 /// Judges, or judges again, an examination by its stored profile.
 pub fn judge(examination: &mut Examination, catalogue: &Catalogue) {
     examination.tool = tool(catalogue);
+    let key = examination.id();
     let Some(profile) = examination.profile.take() else { return };
-    let key = key(examination, &profile);
     let conclusion = verdict::conclude(catalogue, &profile, examination.relation, &key);
     examination.verdict = conclusion.verdict;
     examination.because = conclusion.because;
@@ -143,14 +143,6 @@ pub fn judge(examination: &mut Examination, catalogue: &Catalogue) {
         };
     }
     examination.profile = Some(profile);
-}
-
-/// What identifies an examination: what was compared and what was measured, not when or by which catalogue.
-fn key(examination: &Examination, profile: &diff::stats::Profile) -> Digest {
-    let identity = serde_json::json!({
-        "base": examination.base, "candidate": examination.candidate, "depth": examination.depth, "profile": profile,
-    });
-    Digest::of(identity.to_string().as_bytes())
 }
 
 /// The record of an examination that could not be made.

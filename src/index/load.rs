@@ -264,6 +264,8 @@ fn tensor_row(row: &Row<'_>) -> rusqlite::Result<TensorMeasurement> {
             agreement: real(row, "agreement")?,
             sibling_agreement: row.get("sibling_agreement")?,
             directions: row.get("directions")?,
+            shared_strength: row.get("shared_strength")?,
+            alone: row.get("alone")?,
             fits,
         }),
     };
@@ -301,6 +303,10 @@ fn tensor_row(row: &Row<'_>) -> rusqlite::Result<TensorMeasurement> {
         spectrum: shares.iter().map(|share| share.as_f64().unwrap_or(f64::NAN)).collect(),
         effective_rank: real(row, "effective_rank")?,
         above_noise: row.get("above_noise")?,
+        values_known: row.get("values_known")?,
+        low_rank_share: real(row, "low_rank_share")?,
+        cliff: real(row, "cliff")?,
+        last_share: real(row, "last_share")?,
         noise: real(row, "noise")?,
         projection,
     })

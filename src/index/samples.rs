@@ -149,6 +149,8 @@ impl Maker {
             agreement: self.number(),
             sibling_agreement: self.maybe(Self::number),
             directions: self.rng.u32(..),
+            shared_strength: self.maybe(Self::number),
+            alone: self.rng.bool(),
             fits: self.rng.bool(),
         }
     }
@@ -166,7 +168,7 @@ impl Maker {
             shape: [self.count(), self.count()],
             base_dtype: self.text(),
             candidate_dtype: self.text(),
-            sameness: self.one(&[Sameness::Identical, Sameness::Recast, Sameness::Changed]),
+            sameness: self.one(&[Sameness::Identical, Sameness::Recast, Sameness::Requantized, Sameness::Changed]),
             changed_fraction: self.number(),
             zeroed_fraction: self.number(),
             not_finite: [self.count(), self.count()],
@@ -182,17 +184,22 @@ impl Maker {
             spectrum: self.many(8, Self::finite),
             effective_rank: self.number(),
             above_noise: self.rng.u32(..),
+            values_known: self.rng.u32(..),
+            low_rank_share: self.number(),
+            cliff: self.number(),
+            last_share: self.number(),
             noise: self.number(),
             projection: self.maybe(Self::projection),
         }
     }
 
     fn profile(&mut self) -> Profile {
-        let model: BTreeMap<String, f64> = MEASUREMENTS
-            .iter()
-            .filter(|_| self.rng.bool())
-            .map(|measurement| (measurement.name.to_owned(), f64::from(self.rng.f32())))
-            .collect();
+        let mut model: BTreeMap<String, f64> = BTreeMap::new();
+        for measurement in MEASUREMENTS {
+            if self.rng.bool() {
+                model.insert(measurement.name.to_owned(), f64::from(self.rng.f32()));
+            }
+        }
         Profile { model, tensors: self.many(6, Self::tensor) }
     }
 }

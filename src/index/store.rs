@@ -282,10 +282,13 @@ fn tensor(connection: &Connection, key: i64, ordinal: i64, tensor: &TensorMeasur
         "INSERT INTO tensor_measurement (examination, ordinal, name, kind, module, layer, expert, residual, rows, columns,
          base_dtype, candidate_dtype, sameness, changed_fraction, zeroed_fraction, base_not_finite, candidate_not_finite,
          relative_norm, max_abs, cosine, scale, scale_explained, row_scale_explained, column_scale_explained, row_norm_drift,
-         column_norm_drift, changed_rows, rounding, kurtosis, spectrum, effective_rank, above_noise, noise, fits, strength,
-         stderr, consistency, cross_fit, explained, quietness, balance, own_component, agreement, sibling_agreement, directions)
+         column_norm_drift, changed_rows, rounding, kurtosis, spectrum, effective_rank, above_noise, values_known, low_rank_share, cliff, last_share,
+         noise, fits, strength,
+         stderr, consistency, cross_fit, explained, quietness, balance, own_component, agreement, sibling_agreement, directions,
+         shared_strength, alone)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24,
-         ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33, ?34, ?35, ?36, ?37, ?38, ?39, ?40, ?41, ?42, ?43, ?44, ?45)",
+         ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33, ?34, ?35, ?36, ?37, ?38, ?39, ?40, ?41, ?42, ?43, ?44, ?45,
+         ?46, ?47, ?48, ?49, ?50, ?51)",
         params![
             key,
             ordinal,
@@ -319,6 +322,10 @@ fn tensor(connection: &Connection, key: i64, ordinal: i64, tensor: &TensorMeasur
             spectrum,
             tensor.effective_rank,
             tensor.above_noise,
+            tensor.values_known,
+            tensor.low_rank_share,
+            tensor.cliff,
+            tensor.last_share,
             tensor.noise,
             fit.map(|fit| fit.fits),
             fit.map(|fit| fit.strength),
@@ -332,6 +339,8 @@ fn tensor(connection: &Connection, key: i64, ordinal: i64, tensor: &TensorMeasur
             fit.map(|fit| fit.agreement),
             fit.and_then(|fit| fit.sibling_agreement),
             fit.map(|fit| fit.directions),
+            fit.and_then(|fit| fit.shared_strength),
+            fit.map(|fit| fit.alone),
         ],
     )?;
     Ok(())

@@ -73,6 +73,10 @@ fn tensor(layer: u32, module: &str, kind: Kind, relative: f64, lambda: Option<f6
         spectrum: if changed { vec![0.98, 0.001] } else { Vec::new() },
         effective_rank: 1.02,
         above_noise: u32::from(changed),
+        values_known: 12,
+        low_rank_share: 0.99,
+        cliff: 20.0,
+        last_share: 0.0001,
         noise: 0.001,
         projection: lambda.map(|strength| Projection {
             strength,
@@ -86,6 +90,8 @@ fn tensor(layer: u32, module: &str, kind: Kind, relative: f64, lambda: Option<f6
             agreement: (990.0 - 2.0 * f64::from(layer)).round() / 1000.0,
             sibling_agreement: Some(0.998),
             directions: 1,
+            shared_strength: None,
+            alone: false,
             fits: true,
         }),
     }

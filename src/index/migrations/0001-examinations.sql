@@ -299,7 +299,7 @@ CREATE TABLE tensor_measurement (
     candidate_dtype   INTEGER NOT NULL     -- the candidate's dtype or scheme
                       REFERENCES word (key),
     sameness          TEXT NOT NULL        -- how the two compare before any statistics
-                      CHECK (sameness IN ('identical', 'recast', 'changed')),
+                      CHECK (sameness IN ('identical', 'recast', 'requantized', 'changed')),
     changed_fraction  REAL,                -- share of elements whose value changed
     zeroed_fraction   REAL,                -- share of elements that were not zero and are now
     base_not_finite   INTEGER NOT NULL,    -- elements of the base that are not finite
@@ -320,6 +320,10 @@ CREATE TABLE tensor_measurement (
                       CHECK (json_valid(spectrum)),
     effective_rank    REAL,                -- participation ratio of Δ
     above_noise       INTEGER NOT NULL,    -- singular values above the noise edge
+    values_known      INTEGER NOT NULL,    -- singular values computed
+    low_rank_share    REAL,                -- share of ‖Δ‖² in the values above the noise edge
+    cliff             REAL,                -- last value above the edge over the first below it
+    last_share        REAL,                -- share of ‖Δ‖² in the last value computed
     noise             REAL,                -- relative size of Δ without them
     fits              INTEGER              -- 1 when it fits a removed direction, 0 when not, NULL when not tried
                       CHECK (fits IN (0, 1)),
@@ -334,6 +338,9 @@ CREATE TABLE tensor_measurement (
     agreement         REAL,                -- |cosine| with the direction of the other layers
     sibling_agreement REAL,                -- |cosine| with the other writers of the layer
     directions        INTEGER,             -- directions that fit in this tensor
+    shared_strength   REAL,                -- λ along the direction that the other layers share
+    alone             INTEGER              -- 1 when it is a removal by itself that nothing agrees with
+                      CHECK (alone IN (0, 1)),
     PRIMARY KEY (examination, ordinal)
 ) STRICT, WITHOUT ROWID;
 
@@ -343,8 +350,10 @@ SELECT t.examination, t.ordinal, n.text AS name, t.kind, m.text AS module, t.lay
        b.text AS base_dtype, c.text AS candidate_dtype, t.sameness, t.changed_fraction, t.zeroed_fraction,
        t.base_not_finite, t.candidate_not_finite, t.relative_norm, t.max_abs, t.cosine, t.scale, t.scale_explained,
        t.row_scale_explained, t.column_scale_explained, t.row_norm_drift, t.column_norm_drift, t.changed_rows, t.rounding,
-       t.kurtosis, t.spectrum, t.effective_rank, t.above_noise, t.noise, t.fits, t.strength, t.stderr, t.consistency,
-       t.cross_fit, t.explained, t.quietness, t.balance, t.own_component, t.agreement, t.sibling_agreement, t.directions
+       t.kurtosis, t.spectrum, t.effective_rank, t.above_noise, t.values_known, t.low_rank_share,
+       t.cliff, t.last_share, t.noise, t.fits, t.strength, t.stderr, t.consistency,
+       t.cross_fit, t.explained, t.quietness, t.balance, t.own_component, t.agreement, t.sibling_agreement, t.directions,
+       t.shared_strength, t.alone
 FROM tensor_measurement t
 JOIN word n ON n.key = t.name JOIN word m ON m.key = t.module
 JOIN word b ON b.key = t.base_dtype JOIN word c ON c.key = t.candidate_dtype;
