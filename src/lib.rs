@@ -6,6 +6,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod diff;
 pub mod error;
+pub mod evaluate;
 pub mod examination;
 pub mod ids;
 pub mod index;

@@ -6,7 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rayon::prelude::*;
 
-use crate::checkpoint::{Anomaly, Checkpoint};
+use crate::checkpoint::adapter::Adapter;
+use crate::checkpoint::{self, Anomaly, Checkpoint};
 use crate::diff::{self, Observer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{
@@ -74,11 +75,16 @@ fn examine(
     (candidate, candidate_name): (&Checkpoint, &Named),
     settings: &Settings<'_>,
 ) -> Result<Examination> {
+    // An adapter is judged as the weights it makes of the base, computed row by row as they are read.
+    let adapted = if Adapter::of(candidate)?.is_some() { Some(checkpoint::overlay(base, candidate)?) } else { None };
+    let is_adapter = adapted.is_some();
+    let adapter = candidate;
+    let candidate = adapted.as_ref().unwrap_or(candidate);
     let pairing = pair::pair(base, candidate);
     let measured = diff::measure(base, candidate, &pairing, settings.observer)?;
     let mut profile = diff::summary::summarize(&pairing, &measured).profile;
     layout(&mut profile.model, base, candidate);
-    let (relation, rank) = relation(base, candidate, &pairing, &profile, candidate.format == "adapter");
+    let (relation, rank) = relation(base, candidate, &pairing, &profile, is_adapter);
     let not_examined = not_examined(&pairing, &measured);
     let coverage = Coverage {
         tensors: (pairing.pairs.len() + pairing.only_base.len()) as u64,
@@ -104,7 +110,7 @@ fn examine(
         schema: SCHEMA.to_owned(),
         tool: tool(settings.catalogue),
         base: side(base, base_name, settings.digests)?,
-        candidate: side(candidate, candidate_name, settings.digests)?,
+        candidate: side(adapter, candidate_name, settings.digests)?,
         status,
         reason,
         depth: Depth::Full,
@@ -219,7 +225,7 @@ fn side(checkpoint: &Checkpoint, named: &Named, digests: bool) -> Result<Side> {
     })
 }
 
-fn digest_of(file: &crate::checkpoint::CheckpointFile) -> Result<Digest> {
+fn digest_of(file: &checkpoint::CheckpointFile) -> Result<Digest> {
     use sha2::Digest as _;
     let mut hash = sha2::Sha256::new();
     let length = file.source.len();

@@ -1,6 +1,8 @@
 //! The command line: one file per subcommand, its arguments beside it.
 
 pub mod compare;
+pub mod evaluate;
+pub mod rejudge;
 pub mod signatures;
 
 use std::io::{IsTerminal as _, Write};
@@ -133,6 +135,8 @@ impl FailOn {
 #[derive(Subcommand)]
 enum Command {
     Compare(compare::Arguments),
+    Evaluate(evaluate::Arguments),
+    Rejudge(rejudge::Arguments),
     Signatures(signatures::Arguments),
 }
 
@@ -207,6 +211,8 @@ impl Command {
     fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         match self {
             Self::Compare(arguments) => arguments.run(global, out),
+            Self::Evaluate(arguments) => arguments.run(global, out),
+            Self::Rejudge(arguments) => arguments.run(global, out),
             Self::Signatures(arguments) => arguments.run(global, out),
         }
     }

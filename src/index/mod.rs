@@ -75,17 +75,26 @@ impl Index {
         Self::prepare(Self::connect(path, flags)?, &path.display().to_string())
     }
 
+    /// Opens an index that must exist already, to read and write.
+    pub fn open_existing(path: &Path) -> Result<Self> {
+        drop(Self::must_exist(path)?);
+        Self::open(path)
+    }
+
+    fn must_exist(path: &Path) -> Result<String> {
+        let name = path.display().to_string();
+        if path.exists() {
+            return Ok(name);
+        }
+        Err(Error::new(
+            ErrorKind::NotFound,
+            format!("opening index {name}: there is no such file; name another with --index, or scan something first"),
+        ))
+    }
+
     /// Opens an existing index to read. It has to have this build's schema, since reading changes nothing.
     pub fn open_read_only(path: &Path) -> Result<Self> {
-        let name = path.display().to_string();
-        if !path.exists() {
-            return Err(Error::new(
-                ErrorKind::NotFound,
-                format!(
-                    "opening index {name}: there is no such file; name another with --index, or scan something first"
-                ),
-            ));
-        }
+        let name = Self::must_exist(path)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Self::connect(path, flags)?;
         let doing = format!("opening index {name}");

@@ -1,0 +1,61 @@
+//! `orthoscope rejudge`: judge stored measurements again with the present catalogue, without any weights.
+
+use std::io::Write;
+
+use clap::Args;
+
+use super::{ExitStatus, Global};
+use crate::error::{Error, ErrorKind, Result};
+use crate::index::Index;
+use crate::pipeline;
+
+/// Judge every stored examination again with the present signatures, without reading any weights
+#[derive(Args)]
+#[command(after_help = "Examples:
+  orthoscope rejudge --index nightly.db
+  orthoscope rejudge --index nightly.db --signatures my-signatures
+
+Earlier judgements are kept as history. Examinations that the same catalogue judged already are left alone.")]
+pub struct Arguments {
+    /// Also those that this catalogue judged already
+    #[arg(long)]
+    all: bool,
+}
+
+impl Arguments {
+    pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
+        let catalogue = global.catalogue()?;
+        let mut index = Index::open_existing(&global.index)?;
+        let judged = index.rejudge(
+            &catalogue,
+            self.all,
+            jiff::Timestamp::now(),
+            |mut examination| {
+                pipeline::judge(&mut examination, &catalogue);
+                Ok(examination)
+            },
+            |_| true,
+        )?;
+        let text = match global.format.as_str() {
+            "json" => serde_json::to_string_pretty(&judged)
+                .map_err(|e| Error::because(ErrorKind::Internal, "writing what was judged as JSON", e))?,
+            _ => {
+                let mut text = format!(
+                    "judged {} examinations again, {} differently; {} hold no measurements",
+                    judged.judged,
+                    judged.changed.len(),
+                    judged.without_measurements
+                );
+                for id in &judged.changed {
+                    text.push_str(&format!("\n  changed: {id}"));
+                }
+                for (id, reason) in &judged.failed {
+                    text.push_str(&format!("\n  not judged: {id}: {}", crate::report::sanitise::sentence(reason)));
+                }
+                text
+            }
+        };
+        writeln!(out, "{text}").map_err(|e| Error::io("writing the answer", e))?;
+        Ok(if judged.failed.is_empty() { ExitStatus::Success } else { ExitStatus::Incomplete })
+    }
+}
