@@ -219,15 +219,22 @@ fn is_pure(examination: &Examination) -> bool {
         })
 }
 
-/// (true, estimated) λ for every layer and module whose truth is known.
+/// (true, estimated) λ for every layer and module whose truth is known. A label names a module as the model's own
+/// tensors do (`attn.c_proj`) or by its canonical name (`o_proj`).
 fn lambdas(labelled: &Labelled, examination: &Examination) -> Vec<[f64; 2]> {
     let strengths = examination.orthogonalization.as_ref().map(|evidence| evidence.strength.as_slice()).unwrap_or_default();
+    let tensors = examination.profile.as_ref().map(|profile| profile.tensors.as_slice()).unwrap_or_default();
     let mut pairs = Vec::new();
     for (module, layers) in &labelled.lambda {
+        let inside = format!(".{module}.");
+        let canonical = tensors
+            .iter()
+            .find(|tensor| tensor.role.layer.is_some() && tensor.name.contains(&inside) && tensor.shape[0] > 1)
+            .map_or(module, |tensor| &tensor.role.module);
         for (layer, truth) in layers.iter().enumerate() {
             let found: Vec<f64> = strengths
                 .iter()
-                .filter(|strength| strength.module == *module && strength.layer as usize == layer)
+                .filter(|strength| strength.module == *canonical && strength.layer as usize == layer)
                 .map(|strength| strength.lambda)
                 .collect();
             let mean = if found.is_empty() { 0.0 } else { found.iter().sum::<f64>() / found.len() as f64 };

@@ -81,7 +81,10 @@ pub fn relation(
 
 fn is_few(profile: &Profile, changed: &[&TensorMeasurement]) -> bool {
     let matrices = profile.tensors.iter().filter(|tensor| tensor.shape[0] > 1).count();
-    changed.len() <= FEW && changed.len() as f64 <= (FEW_SHARE * matrices as f64).max(1.0)
+    // A low-rank change in every layer is a recipe over the model, however few matrices it takes.
+    let number = |name: &str| profile.model.get(name).copied().unwrap_or(0.0);
+    let every_layer = number("layers.total") > 1.0 && number("layers.changed") >= number("layers.total");
+    changed.len() <= FEW && changed.len() as f64 <= (FEW_SHARE * matrices as f64).max(1.0) && !every_layer
 }
 
 /// The changed matrices.

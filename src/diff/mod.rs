@@ -25,7 +25,7 @@ use faer::Mat;
 use rayon::prelude::*;
 
 use self::operator::{Gauge, Moments, Operator, Want};
-use self::projection::{Fit, Oriented, Regression, SKETCH, TopVectors};
+use self::projection::{Along, Fit, Oriented, Regression, SKETCH, TopVectors};
 use self::requantize::Scheme;
 use self::stats::Sameness;
 use crate::arch::{Axis, Kind};
@@ -97,6 +97,8 @@ pub struct Projected {
     pub sides: [Option<Coordinates>; 2],
     /// |cos(u, W v)| of the change's own top vectors: 1 for an edit of the other side (u = W v).
     pub transposed: f64,
+    /// Projection consistency of the change's own top left vector, in raw coordinates.
+    pub top_consistency: f64,
     /// |mean|·√n of the first right vector: 1 when the change adds one vector to every input channel.
     pub uniform_right: f64,
     /// First right vector (n numbers), for agreement on the other side; kept for writers whose other side fits.
@@ -122,15 +124,15 @@ pub struct Coordinates {
 }
 
 impl Coordinates {
-    /// λ along a direction given in the shared basis; `None` when the regression does not span it.
-    pub fn strength_along_shared(&self, e: &[f64]) -> Option<f64> {
+    /// Base and change along a direction given in the shared basis; `None` when the regression does not span it.
+    pub fn along_shared(&self, e: &[f64]) -> Option<Along> {
         if self.shared.ncols() != e.len() {
             return None;
         }
         let inside: Vec<f64> = (0..self.shared.nrows())
             .map(|i| e.iter().enumerate().map(|(j, weight)| weight * self.shared[(i, j)]).sum())
             .collect();
-        Some(self.regression.along(&inside).strength())
+        Some(self.regression.along(&inside))
     }
 }
 
@@ -310,7 +312,9 @@ fn survey<'a>(pair: &'a Pair, base: &'a Checkpoint, candidate: &'a Checkpoint) -
     }
     let scale_explained = scale_explained(&moments);
     let mut energy = moments.total.dd;
-    if matrix && scale_explained[1].max(scale_explained[2]) > GAUGE_SHARE && scale_explained[0] < 0.95 {
+    // A loud change of low rank looks like a scale of its rows or columns as well; it is not one.
+    let scaled = matrix && !start.as_ref().is_some_and(|start| is_low_rank(start));
+    if scaled && scale_explained[1].max(scale_explained[2]) > GAUGE_SHARE && scale_explained[0] < 0.95 {
         operator.gauge = if scale_explained[1] >= scale_explained[2] {
             Gauge::Rows(factors(moments.rows.iter().map(|sums| (sums.ww, sums.dw))))
         } else {
@@ -320,7 +324,7 @@ fn survey<'a>(pair: &'a Pair, base: &'a Checkpoint, candidate: &'a Checkpoint) -
         if let Some(signs) = &signs {
             start = Some(operator.times(signs, Want::Change)?.change);
         }
-    } else if matrix && scale_explained[0] > GAUGE_SHARE {
+    } else if scaled && scale_explained[0] > GAUGE_SHARE {
         let factor = moments.total.ww / (moments.total.ww + moments.total.dw);
         operator.gauge = Gauge::Rows(vec![factor as f32; operator.rows]);
         energy *= 1.0 - scale_explained[0];
@@ -339,6 +343,16 @@ fn survey<'a>(pair: &'a Pair, base: &'a Checkpoint, candidate: &'a Checkpoint) -
         tops = Some(tops_of(&vectors, pair, energy));
     }
     Ok(Surveyed::Changed(Box::new(Changed { oriented, moments, norms, scale_explained, tops, values, energy })))
+}
+
+/// Whether most of a change is one direction, by its product with a sign matrix: the product's columns are then nearly
+/// parallel.
+fn is_low_rank(product: &Mat<f32>) -> bool {
+    let wide = spectrum::widen(product);
+    let gram = wide.transpose() * &wide;
+    let trace: f64 = (0..gram.nrows()).map(|i| gram[(i, i)]).sum();
+    let (values, _) = spectrum::symmetric_eigen(gram.as_ref());
+    values.last().is_some_and(|largest| *largest > 0.6 * trace)
 }
 
 /// Precision and smallest normal exponent of the ordinary float dtypes; `None` for everything else.
@@ -578,8 +592,8 @@ fn examine_projection(
         let regression = Regression::new(basis, p, r);
         let removed = regression.candidates(true);
         let added = regression.candidates(false);
-        let caught = |found: &[(f64, Vec<f64>)]| found.first().map_or(0.0, |(_, e)| regression.along(e).caught());
-        let chosen = if caught(&added) > caught(&removed) { &added } else { &removed };
+        let best = |found: &[(f64, Vec<f64>)], sign: bool| found.first().map_or(0.0, |(_, e)| regression.score(e, sign));
+        let chosen = if best(&added, false) > best(&removed, true) { &added } else { &removed };
         let Some((_, e)) = chosen.first().cloned() else { continue };
         let (p, _) = regression.right(&e);
         backs.push(p);
@@ -603,6 +617,11 @@ fn examine_projection(
     let column =
         |matrix: &Mat<f32>, j: usize| -> Vec<f64> { matrix.col(j).iter().map(|value| f64::from(*value)).collect() };
 
+    let top = tops.raw.col_iter().next();
+    let top_consistency = top.zip(regressions.first()).map_or(0.0, |(top, (regression, _))| {
+        let e: Vec<f64> = (regression.basis.transpose() * top).iter().copied().collect();
+        regression.along(&e).consistency()
+    });
     let mut sides = [None, None];
     for (index, (mut regression, e)) in regressions.into_iter().enumerate() {
         let direction = regression.direction(&e);
@@ -651,6 +670,7 @@ fn examine_projection(
     Ok(Some(Projected {
         sides,
         transposed: if scale > 0.0 { inner.abs() / scale } else { 0.0 },
+        top_consistency,
         uniform_right: mean.abs(),
         right: tops.right.clone(),
     }))

@@ -314,7 +314,7 @@ impl Regression {
         self.grams.along(e)
     }
 
-    /// Every eigenvector with its eigenvalue, the one that catches most of the change first, of one sign: `removed`
+    /// Every eigenvector with its eigenvalue, the best [`score`](Self::score) first, of one sign: `removed`
     /// takes negative eigenvalues, otherwise positive ones.
     pub fn candidates(&self, removed: bool) -> Vec<(f64, Vec<f64>)> {
         let mut found: Vec<(f64, Vec<f64>)> = self
@@ -324,12 +324,15 @@ impl Regression {
             .filter(|(_, value)| if removed { **value < 0.0 } else { **value > 0.0 })
             .map(|(index, value)| (*value, self.eigenvectors.col(index).iter().copied().collect()))
             .collect();
-        let caught = |e: &[f64]| {
-            let along = self.along(e);
-            if (along.pq < 0.0) == removed { along.caught() } else { 0.0 }
-        };
-        found.sort_by(|a, b| caught(&b.1).total_cmp(&caught(&a.1)));
+        found.sort_by(|a, b| self.score(&b.1, removed).total_cmp(&self.score(&a.1, removed)));
         found
+    }
+
+    /// How much a direction counts as removed (or added): the change it catches, discounted where little of what changes
+    /// along it is built from the base. Training is often louder than an edit, but never that consistent.
+    pub fn score(&self, e: &[f64], removed: bool) -> f64 {
+        let along = self.along(e);
+        if (along.pq < 0.0) == removed { along.caught() * along.consistency().powi(4) } else { 0.0 }
     }
 
     /// Consistency on data that did not choose the direction: chosen on one half of the other coordinates, tested on the

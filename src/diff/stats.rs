@@ -68,6 +68,11 @@ pub static MEASUREMENTS: &[Measurement] = &[
     ),
     measurement("projection.share", "share", "such writers among the changed ones"),
     measurement(
+        "projection.support",
+        "ratio",
+        "0.5 when half of the changed writers fit, or the pooled gap is 3, or three writers fit with c of 0.985 and more; more when more",
+    ),
+    measurement(
         "projection.consistency",
         "cosine",
         "median projection consistency c over those writers; over all changed writers when none fits",
@@ -112,6 +117,11 @@ pub static MEASUREMENTS: &[Measurement] = &[
     measurement("projection.directions", "count", "directions removed together"),
     measurement("projection.row_norm_drift", "ratio", "median |row norm ratio - 1| over those writers"),
     measurement("projection.column_norm_drift", "ratio", "median |column norm ratio - 1| over those writers"),
+    measurement("held_out.tensors", "count", "writers with c of 0.5 and more along the direction that the other layers share, chosen without their layer"),
+    measurement("held_out.layers", "count", "layers with such a writer"),
+    measurement("held_out.share", "share", "such writers among the changed ones"),
+    measurement("held_out.consistency", "cosine", "median c along that direction over all changed writers"),
+    measurement("held_out.strength", "strength", "median λ along that direction over those writers"),
     measurement("projection.pooled_strength", "strength", "λ of the pooled operator over all changed writers"),
     measurement("projection.pooled_gap", "ratio", "its lowest eigenvalue over the next one"),
     measurement(
@@ -205,6 +215,8 @@ pub struct Projection {
     /// λ along the direction that the other layers share, chosen without this layer; what a writer that does not fit by
     /// itself is credited with.
     pub shared_strength: Option<f64>,
+    /// Projection consistency along that direction: nothing of this layer chose it.
+    pub shared_consistency: Option<f64>,
     /// Whether it is a removed direction by itself that no other layer and no other writer of its layer agrees with.
     pub alone: bool,
     /// Whether it counts as a removed direction: a removal by itself, and others agree.

@@ -18,8 +18,13 @@ pub const CONSISTENCY_ALONE: f64 = 0.95;
 /// Least agreement with the direction of another layer, or of the layer's other writer.
 pub const AGREEMENT: f64 = 0.75;
 /// Most energy left along the direction, over the mean energy per direction left. A removal under independent noise leaves 1.
-/// Asked below [`CONSISTENCY_ALONE`] only: with c above it nothing much is left along the direction anyway, and what is left by rounding is not evenly loud.
-pub const QUIETNESS: f64 = 6.0;
+/// Asked below [`CONSISTENCY_EXACT`] only: with c above it nothing much is left along the direction anyway, and what is
+/// left by rounding is not evenly loud.
+pub const QUIETNESS: f64 = 8.0;
+/// With c from here on what is left along the direction says nothing: there is next to none.
+pub const CONSISTENCY_EXACT: f64 = 0.99;
+/// c along a direction chosen without the layer, from which a writer counts as held out.
+const HELD_OUT: f64 = 0.5;
 /// From here on the direction is the matrix's own singular vector: the edit drops a component of W.
 pub const OWN_COMPONENT: f64 = 0.999;
 /// Most of the largest positive over the largest negative eigenvalue.
@@ -57,6 +62,9 @@ fn cosine(a: &[f64], b: &[f64]) -> f64 {
     }
     if a.len() == b.len() && aa > 0.0 && bb > 0.0 { ab / (aa * bb).sqrt() } else { 0.0 }
 }
+
+/// c from which a writer fits without doubt.
+const CONSISTENCY_SURE: f64 = 0.985;
 
 /// Sums the measurements up.
 pub fn summarize(pairing: &Pairing, measured: &Measurements<'_>) -> Summary {
@@ -272,13 +280,16 @@ fn tensor_measurement(
     let neighbour = peers(false);
     let others = if is_writer { consensus.direction_without(pair.role.layer) } else { None };
     let elsewhere = if is_writer { consensus.agreement_without(pair.role.layer, &side.direction) } else { None };
-    let shared_strength = others.as_ref().and_then(|e| side.strength_along_shared(e));
+    let along_shared = others.as_ref().and_then(|e| side.along_shared(e));
     let agreement = elsewhere.into_iter().chain(neighbour).fold(0.0, f64::max);
     let fit = &side.fit;
     let c = fit.consistency;
     let agrees = agreement.max(sibling.unwrap_or(0.0)) >= AGREEMENT;
     let strong = c.abs() >= CONSISTENCY_ALONE || (c.abs() >= CONSISTENCY && agrees && fit.quietness <= QUIETNESS);
-    let own_component = fit.own_component >= OWN_COMPONENT && agreement < OWN_COMPONENT;
+    let top_pair = measured.projected.as_ref().map_or(0.0, |p| p.transposed.min(p.top_consistency));
+    let loud = tensor.spectrum.first().is_some_and(|share| *share > 0.5);
+    let own_component =
+        (fit.own_component >= OWN_COMPONENT || (loud && top_pair >= OWN_COMPONENT)) && agreement < OWN_COMPONENT;
     let removal_alone = strong
         && side.cross_fit.abs() >= CONSISTENCY.min(c.abs()) - 0.1
         && fit.strength.abs() >= SIGMAS * fit.stderr
@@ -302,11 +313,12 @@ fn tensor_measurement(
         explained: fit.explained,
         quietness: fit.quietness.min(1e6),
         balance: side.balance,
-        own_component: fit.own_component,
+        own_component: if loud { fit.own_component.max(top_pair) } else { fit.own_component },
         agreement,
         sibling_agreement: sibling,
         directions: directions_here.max(1),
-        shared_strength,
+        shared_strength: along_shared.map(|along| along.strength()),
+        shared_consistency: along_shared.map(|along| along.consistency()),
         alone: removal_alone && !agrees,
         fits,
     });
@@ -525,7 +537,7 @@ fn projections(
     if !writers.is_empty() {
         put("projection.consistency_all", median(writers.iter().map(|(_, p)| p.consistency).collect()));
     }
-    let fits: Vec<_> = writers.iter().filter(|(_, p)| p.fits && p.strength > 0.0).collect();
+    let fits: Vec<&(&TensorMeasurement, &Projection)> = writers.iter().filter(|(_, p)| p.fits && p.strength > 0.0).collect();
     put("projection.tensors", fits.len() as f64);
     put("projection.layers", layers_of(fits.iter().map(|(tensor, _)| *tensor)));
     put("projection.alone", writers.iter().filter(|(_, p)| p.alone && p.strength > 0.0).count() as f64);
@@ -553,12 +565,28 @@ fn projections(
             put("projection.sibling_agreement", median(siblings));
         }
     }
+    if !writers.is_empty() {
+        let held: Vec<(&TensorMeasurement, &Projection)> = writers
+            .iter()
+            .copied()
+            .filter(|(_, p)| p.shared_consistency.is_some_and(|c| c >= HELD_OUT))
+            .collect();
+        put("held_out.tensors", held.len() as f64);
+        put("held_out.layers", layers_of(held.iter().map(|(tensor, _)| *tensor)));
+        put("held_out.share", held.len() as f64 / writers.len() as f64);
+        put("held_out.consistency", median(writers.iter().filter_map(|(_, p)| p.shared_consistency).collect()));
+        put("held_out.strength", median(held.iter().filter_map(|(_, p)| p.shared_strength).collect()));
+    }
     let (values, _) = consensus.without(None);
     if let Some(lowest) = values.first() {
         put("projection.pooled_strength", -lowest);
         let next =
             values.get(1).copied().unwrap_or(0.0).min(0.0).abs().max(values.last().copied().unwrap_or(0.0).abs());
-        put("projection.pooled_gap", if next > 0.0 { (-lowest / next).max(0.0) } else { 1e6 });
+        let gap = if next > 0.0 { (-lowest / next).max(0.0) } else { 1e6 };
+        put("projection.pooled_gap", gap);
+        let sure = fits.iter().filter(|(_, p)| p.consistency >= CONSISTENCY_SURE).count() as f64;
+        let share = fits.len() as f64 / writers.len().max(1) as f64;
+        put("projection.support", share.max(gap / 6.0).max(sure / 6.0).min(1.0));
     }
     let limits: Vec<f64> =
         tensors.iter().filter(|tensor| tensor.role.kind == Kind::Writer).map(detection_limit).collect();

@@ -265,6 +265,7 @@ fn tensor_row(row: &Row<'_>) -> rusqlite::Result<TensorMeasurement> {
             sibling_agreement: row.get("sibling_agreement")?,
             directions: row.get("directions")?,
             shared_strength: row.get("shared_strength")?,
+            shared_consistency: row.get("shared_consistency")?,
             alone: row.get("alone")?,
             fits,
         }),

@@ -150,6 +150,7 @@ impl Maker {
             sibling_agreement: self.maybe(Self::number),
             directions: self.rng.u32(..),
             shared_strength: self.maybe(Self::number),
+            shared_consistency: self.maybe(Self::number),
             alone: self.rng.bool(),
             fits: self.rng.bool(),
         }

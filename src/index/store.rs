@@ -285,10 +285,10 @@ fn tensor(connection: &Connection, key: i64, ordinal: i64, tensor: &TensorMeasur
          column_norm_drift, changed_rows, rounding, kurtosis, spectrum, effective_rank, above_noise, values_known, low_rank_share, cliff, last_share,
          noise, fits, strength,
          stderr, consistency, cross_fit, explained, quietness, balance, own_component, agreement, sibling_agreement, directions,
-         shared_strength, alone)
+         shared_strength, shared_consistency, alone)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24,
          ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33, ?34, ?35, ?36, ?37, ?38, ?39, ?40, ?41, ?42, ?43, ?44, ?45,
-         ?46, ?47, ?48, ?49, ?50, ?51)",
+         ?46, ?47, ?48, ?49, ?50, ?51, ?52)",
         params![
             key,
             ordinal,
@@ -340,6 +340,7 @@ fn tensor(connection: &Connection, key: i64, ordinal: i64, tensor: &TensorMeasur
             fit.and_then(|fit| fit.sibling_agreement),
             fit.map(|fit| fit.directions),
             fit.and_then(|fit| fit.shared_strength),
+            fit.and_then(|fit| fit.shared_consistency),
             fit.map(|fit| fit.alone),
         ],
     )?;

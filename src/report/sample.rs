@@ -91,6 +91,7 @@ fn tensor(layer: u32, module: &str, kind: Kind, relative: f64, lambda: Option<f6
             sibling_agreement: Some(0.998),
             directions: 1,
             shared_strength: None,
+            shared_consistency: None,
             alone: false,
             fits: true,
         }),

@@ -339,6 +339,7 @@ CREATE TABLE tensor_measurement (
     sibling_agreement REAL,                -- |cosine| with the other writers of the layer
     directions        INTEGER,             -- directions that fit in this tensor
     shared_strength   REAL,                -- λ along the direction that the other layers share
+    shared_consistency REAL,               -- projection consistency along that direction
     alone             INTEGER              -- 1 when it is a removal by itself that nothing agrees with
                       CHECK (alone IN (0, 1)),
     PRIMARY KEY (examination, ordinal)
@@ -353,7 +354,7 @@ SELECT t.examination, t.ordinal, n.text AS name, t.kind, m.text AS module, t.lay
        t.kurtosis, t.spectrum, t.effective_rank, t.above_noise, t.values_known, t.low_rank_share,
        t.cliff, t.last_share, t.noise, t.fits, t.strength, t.stderr, t.consistency,
        t.cross_fit, t.explained, t.quietness, t.balance, t.own_component, t.agreement, t.sibling_agreement, t.directions,
-       t.shared_strength, t.alone
+       t.shared_strength, t.shared_consistency, t.alone
 FROM tensor_measurement t
 JOIN word n ON n.key = t.name JOIN word m ON m.key = t.module
 JOIN word b ON b.key = t.base_dtype JOIN word c ON c.key = t.candidate_dtype;
