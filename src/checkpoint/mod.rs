@@ -11,6 +11,7 @@ pub mod folder;
 mod oracle;
 mod overlay;
 pub mod pickle;
+mod quantized;
 pub mod safetensors;
 mod shards;
 
@@ -227,7 +228,9 @@ pub fn open(files: &FileSet) -> Result<Checkpoint> {
             format!("opening {}: no weights in a known format (looked for {})", files.label, known_formats()),
         )
     })?;
-    format.open(files)
+    let mut checkpoint = format.open(files)?;
+    quantized::resolve(&mut checkpoint);
+    Ok(checkpoint)
 }
 
 fn known_formats() -> String {
