@@ -57,7 +57,8 @@ impl Assembly {
         let mut first_error = None;
         for name in &selection.files {
             let Some(source) = files.files.get(name) else { continue };
-            source.prefetch(&[0..source.len().min(FIRST_READ)]);
+            let beginning = 0..source.len().min(FIRST_READ);
+            source.prefetch(std::slice::from_ref(&beginning));
             let part = Part { name, source, sha256: files.digests.get(name).copied() };
             if let Err(error) = read_one(&mut self, &part) {
                 self.unread.insert(name.clone(), error.one_line());

@@ -18,6 +18,7 @@ mod gguf_tests;
 mod oracle;
 mod overlay;
 pub mod pickle;
+mod quantized;
 pub mod safetensors;
 mod shards;
 
@@ -233,7 +234,9 @@ pub fn open(files: &FileSet) -> Result<Checkpoint> {
             format!("opening {}: no weights in a known format (looked for {})", files.label, known_formats()),
         )
     })?;
-    format.open(files)
+    let mut checkpoint = format.open(files)?;
+    quantized::resolve(&mut checkpoint);
+    Ok(checkpoint)
 }
 
 fn known_formats() -> String {

@@ -225,7 +225,7 @@ fn layout(
     cut_short: bool,
 ) {
     ranges.retain(|(range, _)| !range.is_empty());
-    ranges.sort_by(|a, b| (a.0.start, a.0.end).cmp(&(b.0.start, b.0.end)));
+    ranges.sort_by_key(|(range, _)| (range.start, range.end));
     let mut end = data_start;
     let mut last = "";
     for (range, tensor) in &ranges {

@@ -84,6 +84,7 @@ pub use plain::{
     BF16, BOOL, F4, F6_E2M3, F6_E3M2, F8_E4M3, F8_E4M3FNUZ, F8_E5M2, F8_E5M2FNUZ, F8_E8M0, F16, F32, F64, I8, I16, I32,
     I64, U8, U16, U32, U64, UNKNOWN,
 };
+pub(crate) use plain::{F4_VALUES, power_of_two};
 
 pub use quant::{GGML_TYPES, ggml_type};
 pub use quant_iq::{IQ1_M, IQ1_S, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS, IQ4_NL, IQ4_XS};

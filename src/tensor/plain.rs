@@ -259,7 +259,8 @@ mod tests {
     #[test]
     fn every_code_of_the_eight_bit_floats_is_right() {
         // dtype, exponent and fraction bits, smallest value, largest value, codes that are no finite number
-        let rows: [(&DType, u32, u32, i32, f32, &[u8]); 4] = [
+        type Row = (&'static DType, u32, u32, i32, f32, &'static [u8]);
+        let rows: [Row; 4] = [
             (&F8_E4M3, 4, 3, -9, 448.0, &[0x7f, 0xff]),
             (&F8_E5M2, 5, 2, -16, 57344.0, &[0x7c, 0x7d, 0x7e, 0x7f, 0xfc, 0xfd, 0xfe, 0xff]),
             (&F8_E4M3FNUZ, 4, 3, -10, 240.0, &[0x80]),

@@ -10,8 +10,10 @@ use crate::checkpoint::folder::open_path;
 use crate::checkpoint::safetensors::{NewTensor, encode_floats, write};
 use crate::tensor::F32;
 
-/// Writes tensors of counting numbers: name, shape, first value.
-fn save(path: &Path, tensors: &[(&str, &[u64], f32)]) {
+/// A tensor of counting numbers: name, shape, first value.
+type Counting<'a> = (&'a str, &'a [u64], f32);
+
+fn save(path: &Path, tensors: &[Counting<'_>]) {
     let bytes: Vec<Vec<u8>> = (tensors.iter())
         .map(|(_, shape, first)| {
             let values: Vec<f32> = (0..shape.iter().product::<u64>()).map(|at| first + at as f32).collect();
@@ -25,7 +27,7 @@ fn save(path: &Path, tensors: &[(&str, &[u64], f32)]) {
 }
 
 /// A base of one 3 × 2 weight 0 … 5 and a bias, and an adapter of these tensors.
-fn lay(config: &Value, tensors: &[(&str, &[u64], f32)]) -> (Checkpoint, Checkpoint) {
+fn lay(config: &Value, tensors: &[Counting<'_>]) -> (Checkpoint, Checkpoint) {
     let folder = tempfile::tempdir().unwrap();
     let base = folder.path().join("base");
     std::fs::create_dir(&base).unwrap();
@@ -44,8 +46,8 @@ fn values(checkpoint: &Checkpoint, name: &str) -> Vec<f32> {
     out
 }
 
-const A: (&str, &[u64], f32) = ("base_model.model.model.o.lora_A.weight", &[1, 2], 1.0);
-const B: (&str, &[u64], f32) = ("base_model.model.model.o.lora_B.weight", &[3, 1], 1.0);
+const A: Counting<'static> = ("base_model.model.model.o.lora_A.weight", &[1, 2], 1.0);
+const B: Counting<'static> = ("base_model.model.model.o.lora_B.weight", &[3, 1], 1.0);
 
 #[test]
 fn the_product_is_added_with_its_scale() {
@@ -79,7 +81,7 @@ fn patterns_replaced_tensors_and_magnitudes_count() {
 #[test]
 fn what_does_not_fit_is_told_and_not_read() {
     let config = json!({"lora_alpha": 1});
-    let cases: [(&[(&str, &[u64], f32)], &str); 5] = [
+    let cases: [(&[Counting<'_>], &str); 5] = [
         (&[A], "its other factor is missing"),
         (&[A, (B.0, &[4, 1], 0.0)], "do not fit a weight of 3 × 2"),
         (&[A, (B.0, &[3, 2], 0.0)], "ranks 1 and 2"),

@@ -263,10 +263,9 @@ impl<'a> Machine<'a> {
 
     fn extend(&mut self, items: Vec<Id>) -> Result<()> {
         let top = self.top()?;
-        match self.pickle.nodes.get_mut(top) {
-            Some(Node::List(list)) => list.extend(items),
-            // Other objects take items by their own code; they hold no tensor that is read here.
-            Some(_) | None => {}
+        // Other objects take items by their own code; they hold no tensor that is read here.
+        if let Some(Node::List(list)) = self.pickle.nodes.get_mut(top) {
+            list.extend(items);
         }
         Ok(())
     }
