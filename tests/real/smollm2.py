@@ -115,7 +115,7 @@ def add_noise(base, relative=(0.001, 0.005), seed=0):
 
 
 def main():
-    from training import evaluate_loss, fine_tune, load_model, plain_text, token_stream
+    from training import evaluate_loss, fine_tune, model_of, plain_text, token_stream
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
@@ -139,9 +139,8 @@ def main():
         (arguments.out / "labels.json").write_text(json.dumps(labels, indent=1) + "\n")
         print(f"wrote {case}", flush=True)
 
-    model = load_model(folder)
     stream = token_stream(tokenizer, plain_text("prose"))
-    loss = evaluate_loss(model, stream[:512])
+    loss = evaluate_loss(model_of(folder), stream[:512])
     print(f"base: loss on plain English {loss:.3f} nats per token", flush=True)
     if not loss < SANE_LOSS:
         sys.exit(f"the converted model is not sane: loss {loss:.3f}")
@@ -155,7 +154,8 @@ def main():
         add("noise", add_noise(base), "edited")
     if "fine-tuned" in wanted:
         steps, rate = arguments.steps, arguments.learning_rate
-        tuned = fine_tune(base, model, stream[512:], steps=steps, learning_rate=rate, batch=2, length=64, seed=0)
+        texts = (stream[512:], stream[512:])
+        tuned = fine_tune(base, texts, steps=steps, learning_rate=rate, batch=2)
         add("fine-tuned", tuned, "fine-tuned", trained=True)
 
 
