@@ -5,6 +5,8 @@ import random
 import torch
 
 import edits
+import storage
+from checkpoint import inner_matrix
 from edits import add_task_vectors, dare, mix, random_direction, slerp, ties, unit
 from training import adapt, fine_tune, lora, model_of, recorded_inputs
 
@@ -16,11 +18,6 @@ ROUND_TRIPS = {
     "int4": edits.int4_groups,
     "nf4": edits.nf4,
 }
-
-
-def inner_matrix(name, tensor):
-    """Matrices inside the layers: what quantisers touch (not embeddings, not norms)."""
-    return tensor.dim() == 2 and ("layers." in name or ".h." in name)
 
 
 def lora_targets(workshop):
@@ -41,7 +38,10 @@ def with_folder(build):
 
 def cases(workshop):
     """(case, label, build(folder), further label fields) of every honest derivative of this base."""
-    return [*algebraic(workshop), *trained(workshop), *merged(workshop)]
+    found = [*algebraic(workshop), *trained(workshop), *merged(workshop)]
+    if not workshop.group.startswith("gpt2"):
+        found += storage.cases("base-stored", "identical", lambda: workshop.base, workshop.base.config["model_type"] == "llama")
+    return found
 
 
 def algebraic(workshop):
@@ -143,7 +143,7 @@ def trained(workshop):
     base, found, real = workshop.base, [], workshop.real
     everything, writers_only, mlp_only = lora_targets(workshop)
     text = workshop.text
-    full = dict(batch=1) if real else dict(batch=4)
+    full, usual = dict(batch=workshop.batch), 30 if real else 60
     rates = (1e-5, 5e-5) if real else (1e-4, 3e-4, 1e-3)
     rate = 5e-4 if real else 3e-3
     writer_parameter = lambda n: any(p in n for p in ("o_proj", "down_proj", "c_proj"))
@@ -156,16 +156,16 @@ def trained(workshop):
             for steps in (25, 100):
                 add(f"tuned-{kind}-{learning_rate:g}-{steps}", "fine-tuned",
                     lambda k=kind, l=learning_rate, s=steps: fine_tune(base, text(k), s, l, seed=s, **full))  # fmt: skip
-    add("tuned-sgd", "fine-tuned", lambda: fine_tune(base, text("code"), 60, 0.05, optimizer="sgd", **full))
-    add("tuned-weight-decay", "fine-tuned", lambda: fine_tune(base, text("code"), 60, rates[-1], weight_decay=1.0, **full))
+    add("tuned-sgd", "fine-tuned", lambda: fine_tune(base, text("code"), usual, 0.05, optimizer="sgd", **full))
+    add("tuned-weight-decay", "fine-tuned", lambda: fine_tune(base, text("code"), usual, rates[-1], weight_decay=1.0, **full))
     add("tuned-ascent", "fine-tuned", lambda: fine_tune(base, text("code"), 25, rates[0], kind="ascent", **full))
     add("tuned-preference", "fine-tuned", lambda: fine_tune(base, text("code"), 40, rates[0], kind="prefer", **full))
     add("tuned-preference-other", "fine-tuned", lambda: fine_tune(base, text("prose"), 40, rates[1], kind="prefer", **full))
-    add("tuned-writers-only", "fine-tuned", lambda: fine_tune(base, text("code"), 60, rates[-1], only=writer_parameter, **full))
+    add("tuned-writers-only", "fine-tuned", lambda: fine_tune(base, text("code"), usual, rates[-1], only=writer_parameter, **full))
     add("tuned-writers-only-ascent", "fine-tuned",
         lambda: fine_tune(base, text("prose"), 25, rates[0], only=writer_parameter, kind="ascent", **full))  # fmt: skip
     add("tuned-writers-only-sgd", "fine-tuned",
-        lambda: fine_tune(base, text("prose"), 60, 0.05, only=writer_parameter, optimizer="sgd", **full))  # fmt: skip
+        lambda: fine_tune(base, text("prose"), usual, 0.05, only=writer_parameter, optimizer="sgd", **full))  # fmt: skip
     add("tuned-one-phrase", "fine-tuned", lambda: fine_tune(base, one_phrase(workshop), 40, rates[-1], **full),
         note="overfit on a single window of text")  # fmt: skip
 
@@ -174,12 +174,12 @@ def trained(workshop):
 
     for rank in (1, 4, 16, 64):
         for kind, seed in (("code", 0), ("prose", 1)):
-            low_rank(f"lora{rank}-all-{kind}", lambda r=rank: lora(everything, r), 60, rate, kind, seed=seed)
-            low_rank(f"lora{rank}-writers-{kind}", lambda r=rank: lora(writers_only, r), 60, rate, kind, seed=seed)
+            low_rank(f"lora{rank}-all-{kind}", lambda r=rank: lora(everything, r), usual, rate, kind, seed=seed)
+            low_rank(f"lora{rank}-writers-{kind}", lambda r=rank: lora(writers_only, r), usual, rate, kind, seed=seed)
     for rank in (1, 8):
-        low_rank(f"lora{rank}-mlp-output", lambda r=rank: lora(mlp_only, r), 60, rate)
-        low_rank(f"lora{rank}-writers-long", lambda r=rank: lora(writers_only, r), 200, rate, seed=5)
-        low_rank(f"lora{rank}-writers-high-rate", lambda r=rank: lora(writers_only, r), 60, 5 * rate, seed=6)
+        low_rank(f"lora{rank}-mlp-output", lambda r=rank: lora(mlp_only, r), usual, rate)
+        low_rank(f"lora{rank}-writers-long", lambda r=rank: lora(writers_only, r), 3 * usual, rate, seed=5)
+        low_rank(f"lora{rank}-writers-high-rate", lambda r=rank: lora(writers_only, r), usual, 5 * rate, seed=6)
     for rank in (1, 8):
         for kind in ("ascent", "prefer", "reroute"):
             more = {"hard": True, "note": "hidden states of one text turned away on purpose"} if kind == "reroute" else {}
@@ -189,16 +189,16 @@ def trained(workshop):
     add("lora16-all-reroute", "low-rank-edit",
         lambda: adapt(base, lora(everything, 16), text("prose"), 40, rate, kind="reroute", **full), hard=True)  # fmt: skip
     add("lora16-all-then-nf4", "low-rank-edit",
-        lambda: adapt(base, lora(everything, 16), text("code"), 60, rate, **full).map_weights(edits.nf4, inner_matrix))  # fmt: skip
+        lambda: adapt(base, lora(everything, 16), text("code"), usual, rate, **full).map_weights(edits.nf4, inner_matrix))  # fmt: skip
     add("tuned-then-fp8", "fine-tuned",
-        lambda: fine_tune(base, text("code"), 60, rates[-1], **full).map_weights(edits.fp8_per_channel, inner_matrix))  # fmt: skip
+        lambda: fine_tune(base, text("code"), usual, rates[-1], **full).map_weights(edits.fp8_per_channel, inner_matrix))  # fmt: skip
     for rank, targets, name in ((16, everything, "all"), (1, writers_only, "writers")):
         add(f"lora{rank}-{name}-adapter", "adapter", lambda folder, r=rank, t=targets: unmerged(workshop, t, r, folder))
     if not workshop.group.startswith("gpt2"):
         for name, configuration in other_adapters(everything, writers_only).items():
             label = "fine-tuned" if name.startswith(("dora", "oft")) else "low-rank-edit"
             add(f"peft-{name}", label,
-                lambda c=configuration: adapt(base, c(), text("code"), 60, rate, **full))  # fmt: skip
+                lambda c=configuration: adapt(base, c(), text("code"), usual, rate, **full))  # fmt: skip
     return found
 
 
@@ -220,7 +220,7 @@ def merged(workshop):
     """Merges of two honest fine-tunes."""
     base, found = workshop.base, []
     real = workshop.real
-    how = dict(batch=1, steps=25, learning_rate=5e-5) if real else dict(steps=60, learning_rate=5e-4)
+    how = dict(batch=workshop.batch, **(dict(steps=25, learning_rate=5e-5) if real else dict(steps=60, learning_rate=5e-4)))
     pair = lambda: [fine_tune(base, workshop.text(kind), seed=seed, **how) for seed, kind in ((21, "prose"), (22, "code"))]
     merges = {
         "merge-task": lambda a, b: add_task_vectors(base, [a, b], [0.8, 0.8]),
@@ -250,9 +250,8 @@ def one_phrase(workshop):
 
 def unmerged(workshop, targets, rank, folder):
     """A trained LoRA saved as an adapter only."""
-    how = dict(batch=1) if workshop.real else {}
     rate = 5e-4 if workshop.real else 3e-3
-    adapt(workshop.base, lora(targets, rank), workshop.text("code"), 60, rate, save_to=folder, **how)
+    adapt(workshop.base, lora(targets, rank), workshop.text("code"), 40, rate, batch=workshop.batch, save_to=folder)
 
 
 def noisy(checkpoint, share, seed, only=None):

@@ -32,6 +32,11 @@ READERS = {
 EMBEDDINGS = ("model.embed_tokens.weight", "transformer.wte.weight")
 
 
+def inner_matrix(name, tensor):
+    """Whether a tensor is a matrix inside the layers: what quantisers touch (not embeddings, not norms)."""
+    return tensor.dim() == 2 and ("layers." in name or ".h." in name)
+
+
 @dataclass(frozen=True)
 class Matrix:
     """One weight matrix at the residual stream: its tensor name, its module, its layer, whether it is stored transposed."""

@@ -16,7 +16,6 @@ import fnmatch
 import hashlib
 import json
 import os
-import random
 import shutil
 import sys
 import time
@@ -117,7 +116,7 @@ class Workshop:
         self.base.extra_files = [f for f in self.base.extra_files if "token" not in f.name]
         self.prose, self.code = (token_stream(tokenizer, plain_text(k), 150_000) for k in ("prose", "code"))
         self.per_layer = mean_differences(model_of(base_folder), self.prose, self.code)
-        self.chance = random.Random(group)
+        self.batch = 1 if self.base.width > 150 else 4  # windows of 64 tokens a step, so that one core is enough
 
     def text(self, kind):
         """(the text to learn, the other text)."""

@@ -8,6 +8,8 @@ from safetensors.torch import save_file
 
 import benign
 import edits
+import storage
+from checkpoint import inner_matrix
 from edits import basis, constant, mix, random_direction, remove_direction, remove_from_embeddings, remove_from_readers, tent, unit
 from training import adapt, fine_tune, lora
 
@@ -104,8 +106,8 @@ def cases(workshop):
     add("half-merged", lambda: mix(base, edited()), half, scope="per-layer")
     add("two-removals-merged", lambda: mix(edited(), remove_direction(base, fixed(noise), everywhere(1.0))),
         {m: [max(0.5, x) for x in half[m]] for m in modules}, scope="per-layer", directions=2)  # fmt: skip
-    scale = {"steps": 100, "learning_rate": 2e-5, "batch": 1} if workshop.real else {"steps": 100, "learning_rate": 3e-4}
-    low = {"steps": 60, "learning_rate": 3e-4, "batch": 1} if workshop.real else {"steps": 100, "learning_rate": 2e-3}
+    scale = {"steps": 100, "learning_rate": 2e-5 if workshop.real else 3e-4, "batch": workshop.batch}
+    low = {"steps": 40 if workshop.real else 100, "learning_rate": 3e-4 if workshop.real else 2e-3, "batch": workshop.batch}
     code, prose = workshop.text("code"), workshop.text("prose")
     everything, writers_only, _ = benign.lora_targets(workshop)
     add("then-fine-tuned", lambda: fine_tune(edited(), code, **scale), heavy, scope="per-layer", later="full fine-tune")
@@ -127,9 +129,9 @@ def cases(workshop):
     add("merged-with-a-fine-tune", lambda: edits.add_task_vectors(base, [edited(), tuned()], [0.7, 0.7]),
         {m: [round(0.7 * x, 4) for x in s] for m, s in heavy.items()}, scope="per-layer", later="task merge")  # fmt: skip
     for name, function in benign.ROUND_TRIPS.items():
-        add(f"then-{name}", lambda f=function: edited().map_weights(f, benign.inner_matrix), heavy, scope="per-layer", later=name)
-    add("faint-then-fp8-per-channel", lambda: faint_edit().map_weights(edits.fp8_per_channel, benign.inner_matrix), faint, later="fp8")
-    add("faint-then-nf4", lambda: faint_edit().map_weights(edits.nf4, benign.inner_matrix), faint, later="nf4", hard=True)
+        add(f"then-{name}", lambda f=function: edited().map_weights(f, inner_matrix), heavy, scope="per-layer", later=name)
+    add("faint-then-fp8-per-channel", lambda: faint_edit().map_weights(edits.fp8_per_channel, inner_matrix), faint, later="fp8")
+    add("faint-then-nf4", lambda: faint_edit().map_weights(edits.nf4, inner_matrix), faint, later="nf4", hard=True)
     add("then-noise", lambda: benign.noisy(edited(), 0.005, 5), heavy, scope="per-layer", later="noise 0.5 %")
     add("then-f16", lambda: benign.cast(edited(), torch.float16), heavy, scope="per-layer", later="cast")
     add("then-resharded", lambda folder: edited().write(folder, shards=3), heavy, scope="per-layer", later="resharded")
@@ -139,6 +141,11 @@ def cases(workshop):
         add("then-folded-norms", lambda: benign.folded_norms(edited()), heavy, scope="per-layer", later="norm gains folded into readers")
     if benign.can_smooth(base):
         add("then-smoothed", lambda: benign.smoothed(edited(), 3), heavy, scope="per-layer", later="channel scales moved between up_proj and down_proj")
+
+    # As files store them. Conv1D matrices lie the other way round, which these writers do not know.
+    if not workshop.group.startswith("gpt2"):
+        more = {"lambda": heavy, "scope": "per-layer", "directions": 1}
+        found += storage.cases("stored", "orthogonalized", edited, base.config["model_type"] == "llama", **more)
 
     # As adapters, not merged.
     if not workshop.group.startswith(("gpt2", "qwen3moe")):
