@@ -48,6 +48,7 @@ def algebraic(workshop):
     base, found = workshop.base, []
     layers, width = base.layers, base.width
     middle = range(layers // 4, max(layers // 4 + 2, 3 * layers // 4))
+    shared = unit(workshop.per_layer[layers // 2])
 
     def add(name, label, build, **more):
         found.append((name, label, with_folder(build), more))
@@ -88,6 +89,25 @@ def algebraic(workshop):
     add("columns-pruned", "edited", lambda: on_writers(columns_zeroed))
     add("one-residual-channel-zeroed", "edited", lambda: on_writers(lambda w, x: x.index_fill(0, torch.tensor([3]), 0.0)), hard=True,
         note="algebraically the removal of a coordinate axis")  # fmt: skip
+    loudest = torch.stack([base.matrix(w).norm(dim=1) for w in base.writers()]).mean(0).argsort(descending=True)[:3]
+
+    def damped(w, x):
+        return x * torch.ones(width, 1).index_fill(0, loudest, 0.7)
+
+    add("outlier-channels-damped", "edited", lambda: on_writers(damped), hard=True, note="three residual coordinates scaled by 0.7")
+
+    def head_columns_zeroed(w, x):
+        heads = base.config.get("num_attention_heads") or base.config["n_head"]
+        return x.index_fill(1, torch.arange(x.shape[1] // heads) + x.shape[1] // heads * (w.layer % heads), 0.0)
+
+    attention = lambda w: w.module in ("o_proj", "attn.c_proj")
+    add("one-head-a-layer-pruned", "edited", lambda: on_writers(head_columns_zeroed, attention))
+    add("middle-layer-zeroed", "edited", lambda: on_writers(lambda w, x: 0 * x, lambda w: w.layer == layers // 2))
+    add("shrunk-and-perturbed", "edited", lambda: noisy(base.map_weights(lambda w: 0.9 * w), 0.01, 6))
+    add("top-components-damped", "edited", lambda: on_writers(lambda w, x: edits.damp_top_components(x, 8, 0.9)))
+    added = edits.constant(base, -0.5)
+    add("direction-added", "edited", lambda: edits.remove_direction(base, lambda layer, module: shared, added), hard=True,
+        note="a direction strengthened by half: the opposite of a removal")  # fmt: skip
     add("top-component-dropped", "edited", lambda: on_writers(lambda w, x: edits.drop_top_component(x)))
     add("rank-reduced-half", "edited", lambda: on_writers(lambda w, x: edits.truncate_rank(x, 0.5), lambda w: w.layer in middle))
     add("rank-reduced-90", "edited", lambda: on_writers(lambda w, x: edits.truncate_rank(x, 0.9)))
@@ -103,7 +123,6 @@ def algebraic(workshop):
 
         return apply
 
-    shared = unit(workshop.per_layer[layers // 2])
     add("shared-left-rank1", "low-rank-edit", lambda: on_writers(rank_one(shared, None, 1.0)))
     add("shared-left-rank1-faint", "low-rank-edit", lambda: on_writers(rank_one(random_direction(width, 4), None, 0.3)))
     add("random-rank1", "low-rank-edit", lambda: on_writers(rank_one(None, None, 1.0)))
@@ -166,6 +185,7 @@ def trained(workshop):
         lambda: fine_tune(base, text("prose"), 25, rates[0], only=writer_parameter, kind="ascent", **full))  # fmt: skip
     add("tuned-writers-only-sgd", "fine-tuned",
         lambda: fine_tune(base, text("prose"), usual, 0.05, only=writer_parameter, optimizer="sgd", **full))  # fmt: skip
+    add("tuned-norms-only", "fine-tuned", lambda: fine_tune(base, text("code"), usual, 10 * rates[-1], only=lambda n: "norm" in n or "ln_" in n, **full))
     add("tuned-one-phrase", "fine-tuned", lambda: fine_tune(base, one_phrase(workshop), 40, rates[-1], **full),
         note="overfit on a single window of text")  # fmt: skip
 
@@ -196,7 +216,7 @@ def trained(workshop):
         add(f"lora{rank}-{name}-adapter", "adapter", lambda folder, r=rank, t=targets: unmerged(workshop, t, r, folder))
     if not workshop.group.startswith("gpt2"):
         for name, configuration in other_adapters(everything, writers_only).items():
-            label = "fine-tuned" if name.startswith(("dora", "oft")) else "low-rank-edit"
+            label = "low-rank-edit" if name.startswith(("pissa", "hra", "loha")) else "fine-tuned"
             add(f"peft-{name}", label,
                 lambda c=configuration: adapt(base, c(), text("code"), usual, rate, **full))  # fmt: skip
     return found
@@ -212,6 +232,8 @@ def other_adapters(everything, writers_only):
         "oft-writers": lambda: peft.OFTConfig(r=0, oft_block_size=16, target_modules=writers_only),
         "hra8-all": lambda: peft.HRAConfig(r=8, target_modules=everything),
         "hra2-writers": lambda: peft.HRAConfig(r=2, target_modules=writers_only),
+        "vera-writers": lambda: peft.VeraConfig(r=32, target_modules=writers_only),
+        "ia3": lambda: peft.IA3Config(target_modules=["k_proj", "v_proj", *everything[-1:]], feedforward_modules=everything[-1:]),
         "loha4-writers": lambda: peft.LoHaConfig(r=4, alpha=4, target_modules=writers_only),
     }
 
@@ -230,6 +252,8 @@ def merged(workshop):
         "merge-dare": lambda a, b: dare(base, [a, b]),
         "merge-ties": lambda a, b: ties(base, [a, b]),
         "merge-half-with-base": lambda a, b: mix(base, a),
+        "merge-negated-alone": lambda a, b: add_task_vectors(base, [a], [-1.0]),
+        "merge-signs-only": lambda a, b: edits.signs_only(base, a),
     }
     kept = []
 

@@ -148,6 +148,23 @@ def make(workshop, only, labels_file):
         print(f"{case}: {label}, {time.time() - start:.1f} s", flush=True)
 
 
+def crossed(labels, group):
+    """Labels of pairs whose base is not the group's: the true parent unknown, or taken for another fine-tune of it."""
+    by_name = {l["case"].removeprefix(group + "/"): l for l in labels if l["base"] == f"{group}/base"}
+    parents = [n for n in by_name if n.startswith(("tuned-code", "lora16-all-code"))][-2:]
+    kept = ("lambda", "scope", "directions", "coordinates", "form")
+    found = []
+    for parent in parents:
+        for name, entry in by_name.items():
+            positive = name in ("ablated-1.0-mean", "ablated-1.0-random", "tent-per-layer-0", "tent-row-renormalised-rank3-1", "then-fp8-per-channel")
+            negative = name in ("base", "tuned-prose-0.0003-100", "tuned-prose-5e-05-100", "lora16-all-prose", "lora1-writers-prose", "tuned-preference", "merge-task")
+            if positive or negative:
+                more = {k: entry[k] for k in kept if k in entry} if positive else {"trained": True}
+                found.append(dict(case=f"{group}/{name} against {parent}", path=entry["path"], base=f"{group}/{parent}",
+                                  label="orthogonalized" if positive else "fine-tuned", group=group, crossed=True, **more))  # fmt: skip
+    return found
+
+
 def write_sharing(checkpoint, folder):
     """Save writers and the rest as two shards, and hard-link a rest that another case of the group has already."""
     writers = {w.name for w in checkpoint.writers()}
@@ -175,8 +192,11 @@ def write_sharing(checkpoint, folder):
 
 def collect(out):
     """Join the labels of all groups."""
-    labels = [entry for file in sorted(out.glob("*/labels.json")) for entry in json.loads(file.read_text())]
-    labels = [l for l in labels if l["case"].count("/")]
+    labels = []
+    for file in sorted(out.glob("*/labels.json")):
+        group = json.loads(file.read_text())
+        if group and group[0]["case"].startswith(file.parent.name + "/"):
+            labels += group + crossed(group, file.parent.name)
     scratch = out / "labels.json.new"
     scratch.write_text(json.dumps(labels, indent=1) + "\n")
     os.replace(scratch, out / "labels.json")

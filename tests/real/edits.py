@@ -285,3 +285,18 @@ def truncate_rank(w, share):
     u, s, v = torch.linalg.svd(w, full_matrices=False)
     keep = max(1, int(share * len(s)))
     return (u[:, :keep] * s[:keep]) @ v[:keep]
+
+
+def damp_top_components(w, count, factor):
+    """W with its largest `count` singular values multiplied by `factor`."""
+    u, s, v = torch.linalg.svd(w, full_matrices=False)
+    return w + ((factor - 1) * u[:, :count] * s[:count]) @ v[:count]
+
+
+def signs_only(base, tuned):
+    """The base plus one-bit changes: each difference's sign times its tensor's mean size."""
+    out = base.copy()
+    for name, tensor in base.tensors.items():
+        change = tuned.tensors[name].float() - tensor.float()
+        out.tensors[name] = (tensor.float() + change.sign() * change.abs().mean()).to(tensor.dtype)
+    return out

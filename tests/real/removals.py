@@ -128,6 +128,12 @@ def cases(workshop):
     add("transplanted", transplanted, heavy, scope="per-layer", note="computed on a fine-tune of the base")
     add("merged-with-a-fine-tune", lambda: edits.add_task_vectors(base, [edited(), tuned()], [0.7, 0.7]),
         {m: [round(0.7 * x, 4) for x in s] for m, s in heavy.items()}, scope="per-layer", later="task merge")  # fmt: skip
+    for name, merge in (("dare", edits.dare), ("ties", edits.ties)):
+        add(f"{name}-with-a-fine-tune", lambda m=merge: m(base, [edited(), tuned()]), heavy, scope="per-layer", later=f"{name} merge",
+            hard=True, note="the strength left by this merge is not known")  # fmt: skip
+    add("then-fine-tuned-then-nf4", lambda: fine_tune(edited(), code, **scale).map_weights(edits.nf4, inner_matrix), heavy,
+        scope="per-layer", later="full fine-tune, nf4")  # fmt: skip
+    add("then-pruned-10", lambda: edited().map_weights(lambda w: edits.prune_magnitude(w, 0.1), inner_matrix), heavy, scope="per-layer", later="pruned")
     for name, function in benign.ROUND_TRIPS.items():
         add(f"then-{name}", lambda f=function: edited().map_weights(f, inner_matrix), heavy, scope="per-layer", later=name)
     add("faint-then-fp8-per-channel", lambda: faint_edit().map_weights(edits.fp8_per_channel, inner_matrix), faint, later="fp8")
