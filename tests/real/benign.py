@@ -40,7 +40,7 @@ def cases(workshop):
     """(case, label, build(folder), further label fields) of every honest derivative of this base."""
     found = [*algebraic(workshop), *trained(workshop), *merged(workshop)]
     if not workshop.group.startswith("gpt2"):
-        found += storage.cases("base-stored", "identical", lambda: workshop.base, workshop.base.config["model_type"] == "llama")
+        found += storage.cases("base-stored", "identical", lambda: workshop.base, workshop.base)
     return found
 
 

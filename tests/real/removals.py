@@ -151,7 +151,7 @@ def cases(workshop):
     # As files store them. Conv1D matrices lie the other way round, which these writers do not know.
     if not workshop.group.startswith("gpt2"):
         more = {"lambda": heavy, "scope": "per-layer", "directions": 1}
-        found += storage.cases("stored", "orthogonalized", edited, base.config["model_type"] == "llama", **more)
+        found += storage.cases("stored", "orthogonalized", edited, base, **more)
 
     # As adapters, not merged.
     if not workshop.group.startswith(("gpt2", "qwen3moe")):

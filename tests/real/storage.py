@@ -156,11 +156,14 @@ def gguf(checkpoint, file, kind):
     writer.close()
 
 
-def cases(name, label, build, llama, **more):
-    """(case, label, build(path), further label fields) of one checkpoint in every storage."""
+def cases(name, label, build, base, **more):
+    """(case, label, build(path), further label fields) of one checkpoint in every storage that fits the base's shapes."""
+    llama, grouped = base.config["model_type"] == "llama", base.width % GROUP == 0
     found = [(f"{name}-pickled", "repackaged" if label == "identical" else label, lambda p: pickled(build(), p), {**more, "form": "pickle"})]
     quantity = "quantized" if label == "identical" else label
     for method, (pack, config) in METHODS.items():
+        if method in ("gptq", "awq") and not grouped:
+            continue
         found.append((f"{name}-{method}", quantity, lambda p, a=pack, c=config: quantised(build(), p, a, c), {**more, "form": method}))
     if llama:
         for kind in ("Q8_0", "Q5_1", "Q4_0", "F16"):
