@@ -6,6 +6,7 @@ pub mod checkpoint;
 pub mod diff;
 pub mod error;
 pub mod examination;
+pub mod hub;
 pub mod ids;
 pub mod limits;
 pub mod pair;

@@ -29,3 +29,9 @@ pub const TILE_ELEMENTS: usize = 64 * 1024;
 
 /// Depth of nested JSON arrays and objects, GGUF arrays and pickled containers.
 pub const MAX_DEPTH: usize = 64;
+
+/// Files of one repository as its hub lists them. Data dumps reach a million; no checkpoint needs more than these.
+pub const MAX_TREE_FILES: usize = 200_000;
+
+/// Pages of one listing. The whole of the largest hub is about 3,000 pages of 1,000.
+pub const MAX_PAGES: usize = 20_000;
