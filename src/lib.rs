@@ -11,4 +11,5 @@ pub mod ids;
 pub mod limits;
 pub mod pair;
 pub mod source;
+pub mod standin;
 pub mod tensor;
