@@ -3,6 +3,7 @@
 
 pub mod arch;
 pub mod checkpoint;
+pub mod claim;
 pub mod diff;
 pub mod error;
 pub mod examination;

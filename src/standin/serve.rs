@@ -8,6 +8,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State as Shared};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
+use futures_util::StreamExt;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -173,7 +174,11 @@ async fn spoiled(response: Response, fault: Option<Fault>) -> Response {
             let length = whole.len().max(1);
             parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
             let part = whole.slice(..kept);
-            let stream = futures_util::stream::iter([Ok(part), Err(std::io::Error::other("cut"))]);
+            // The pause lets the part be sent before the connection goes.
+            let stream = futures_util::stream::iter([Ok(part)]).chain(futures_util::stream::once(async {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                Err(std::io::Error::other("cut"))
+            }));
             Response::from_parts(parts, Body::from_stream(stream))
         }
         _ => response,

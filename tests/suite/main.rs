@@ -1,0 +1,3 @@
+//! Tests across modules, in one binary.
+
+mod hub_client;
