@@ -13,4 +13,5 @@ pub mod limits;
 pub mod pair;
 pub mod source;
 pub mod standin;
+pub mod sweep;
 pub mod tensor;

@@ -105,6 +105,11 @@ impl Factor {
         Ok(Self { rows, lower, squares })
     }
 
+    /// A stand-in for blocks that will turn out unchanged, for which nothing is solved.
+    pub fn unused(rows: usize) -> Self {
+        Self { rows, lower: Vec::new(), squares: Vec::new() }
+    }
+
     /// Rows of the writer.
     pub fn rows(&self) -> usize {
         self.rows
@@ -357,6 +362,7 @@ pub fn measure(block: &Block<'_>) -> Result<Option<BlockMeasurement>> {
             continue;
         }
         best = score;
+        let sure = row_space > 0.8 && consistency[0].max(consistency[1]) > 0.95;
         let spread: Vec<f64> =
             s.iter().zip(&block.factor.squares).map(|(s, square)| s * f64::from(*square).sqrt()).collect();
         let fit = |shape: &[f64], length: f64| {
@@ -368,6 +374,9 @@ pub fn measure(block: &Block<'_>) -> Result<Option<BlockMeasurement>> {
         result.row_space = row_space;
         result.own_component = cosine(&s, &times).abs();
         result.directions = [unit(s), unit(spread)];
+        if sure {
+            break;
+        }
     }
     Ok(Some(result))
 }

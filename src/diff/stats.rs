@@ -131,6 +131,22 @@ pub static MEASUREMENTS: &[Measurement] = &[
     measurement("head.strength", "strength", "λ of the shared direction in the output head"),
     measurement("head.consistency", "cosine", "its projection consistency"),
     measurement("expert_projection.tensors", "count", "expert writers that fit a removed direction"),
+    // A screen of a few rows (see docs/detector.md): present only where no more was read.
+    measurement("screen.tensors", "count", "writers of which a block of rows was read"),
+    measurement("screen.changed", "count", "of them, with a changed element in the block"),
+    measurement("screen.fitting", "count", "of them, fitting a removed direction"),
+    measurement("screen.layers", "count", "layers with such a writer"),
+    measurement("screen.consistency", "cosine", "median c of the rows over fitting writers, or over all changed ones"),
+    measurement("screen.strength", "strength", "median λ over the same"),
+    measurement("screen.agreement", "cosine", "median |cosine| between the directions predicted by fitting writers"),
+    measurement("screen.detection_limit", "strength", "smallest λ that the rows would have shown"),
+    measurement("screen.row_normalised", "share", "1 when rows divided by their norms fit better"),
+    measurement("screen.writers_changed_share", "share", "sampled other writers that are not the base's"),
+    measurement("screen.readers_changed_share", "share", "sampled readers that are not the base's"),
+    measurement("screen.embeddings_changed_share", "share", "sampled embeddings and heads that are not the base's"),
+    measurement("screen.norms_changed_share", "share", "sampled norms that are not the base's"),
+    measurement("screen.routers_changed_share", "share", "sampled routers that are not the base's"),
+    measurement("screen.other_changed_share", "share", "other sampled tensors that are not the base's"),
     // Other traces.
     measurement("bias.added", "count", "biases on writers that the base does not have"),
     measurement(

@@ -5,6 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use http::{HeaderValue, header};
@@ -15,6 +16,7 @@ use super::fetch::{Repo, RepoRanges, content_range};
 use super::{Ask, Bucket, Meter, RepoFile, shown};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
+use crate::source::remote::Ranges;
 
 impl Repo {
     /// Where a whole file is or will be in orthoscope's cache.
@@ -91,6 +93,50 @@ impl Repo {
         growing.sync_all().map_err(|error| Error::io(doing(), error))?;
         std::fs::rename(&partial, &path).map_err(|error| Error::io(doing(), error))?;
         Ok(path)
+    }
+}
+
+/// Bytes asked for at a time when parts of a file are collected.
+const PART: u64 = 8 << 20;
+
+impl Repo {
+    /// A file of the right length on this machine with only these ranges filled in, deleted when the handle goes. The
+    /// rest reads as zeros, so only the ranges asked for may be looked at; they cannot be held to a hash.
+    pub fn partial(
+        &self,
+        file: &RepoFile,
+        ranges: &[Range<u64>],
+        meter: &std::sync::Arc<Meter>,
+    ) -> Result<tempfile::NamedTempFile> {
+        let doing = || format!("reading parts of {} of {}", file.path, self.id());
+        let mut wanted: Vec<Range<u64>> = ranges.iter().filter(|range| range.start < range.end).cloned().collect();
+        wanted.sort_by_key(|range| range.start);
+        if wanted.last().is_some_and(|last| last.end > file.bytes) {
+            return Err(Error::new(ErrorKind::Malformed, format!("{}: past its end", doing())));
+        }
+        let total: u64 = wanted.iter().map(|range| range.end - range.start).sum();
+        meter.allow(total, &doing())?;
+        let folder = self.client().cache().join("parts");
+        std::fs::create_dir_all(&folder).map_err(|error| Error::io(doing(), error))?;
+        let mut sparse = tempfile::NamedTempFile::new_in(&folder).map_err(|error| Error::io(doing(), error))?;
+        sparse.as_file().set_len(file.bytes).map_err(|error| Error::io(doing(), error))?;
+        let source = RepoRanges::new(self, file, meter);
+        let parts: Vec<Range<u64>> = wanted
+            .iter()
+            .flat_map(|range| {
+                (range.start..range.end).step_by(PART as usize).map(|start| start..(start + PART).min(range.end))
+            })
+            .collect();
+        for batch in parts.chunks(self.client().settings().parallel.max(1)) {
+            for (range, bytes) in batch.iter().zip(source.fetch(batch)?) {
+                sparse
+                    .seek(SeekFrom::Start(range.start))
+                    .and_then(|_| sparse.write_all(&bytes))
+                    .map_err(|error| Error::io(doing(), error))?;
+            }
+        }
+        sparse.flush().map_err(|error| Error::io(doing(), error))?;
+        Ok(sparse)
     }
 }
 

@@ -205,6 +205,10 @@ impl Hub for HuggingFace {
         place(answer, "x-linked-etag", "x-linked-size")
     }
 
+    fn counts_as_download(&self, path: &str) -> bool {
+        path == "config.json" || path == "adapter_config.json" || path.ends_with(".gguf")
+    }
+
     fn refusal(&self, answer: &Answer) -> Option<Refusal> {
         if answer.status < 400 {
             return None;

@@ -1,7 +1,7 @@
 //! Counting requests and bytes, and stopping at a budget.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -11,6 +11,7 @@ pub struct Meter {
     bytes: AtomicU64,
     weight_bytes: AtomicU64,
     requests: AtomicU64,
+    refused: AtomicBool,
     limit: Option<u64>,
     what: &'static str,
     parent: Option<Arc<Meter>>,
@@ -44,12 +45,18 @@ impl Meter {
         if let Some(limit) = self.limit
             && spent.saturating_add(further) > limit
         {
+            self.refused.store(true, Ordering::Relaxed);
             return Err(Error::new(
                 ErrorKind::Budget,
                 format!("{doing}: {further} further bytes would pass {} budget of {limit} bytes ({spent} spent)", self.what),
             ));
         }
         self.parent.as_ref().map_or(Ok(()), |parent| parent.allow(further, doing))
+    }
+
+    /// Whether something was refused for want of this meter's own budget.
+    pub fn was_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// Whether the budget is used up already.

@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use url::Url;
 
@@ -122,7 +123,8 @@ pub struct Query {
 }
 
 /// Whether the bytes of a repository can be had.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Access {
     /// By anyone.
     #[default]
@@ -136,7 +138,8 @@ pub enum Access {
 }
 
 /// What a hub says of one repository, in a listing or on its own.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RepoInfo {
     /// The repository's name, as the hub spells it.
     pub name: String,
@@ -251,6 +254,11 @@ pub trait Hub: Send + Sync {
 
     /// Reads where a file's bytes are from a successful or redirecting answer.
     fn read_place(&self, answer: &Answer) -> Result<Place>;
+
+    /// Whether reading this file raises a public download counter. Such files are left alone where another way exists.
+    fn counts_as_download(&self, _path: &str) -> bool {
+        false
+    }
 
     /// Reads a refusal; `None` when the answer is none. Some hubs refuse inside status 200.
     fn refusal(&self, answer: &Answer) -> Option<Refusal>;
