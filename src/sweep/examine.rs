@@ -57,7 +57,7 @@ impl Outcome {
     pub fn is_passing(&self) -> bool {
         matches!(
             self.failure,
-            Some(ErrorKind::Network | ErrorKind::Io | ErrorKind::Internal | ErrorKind::Budget | ErrorKind::Moved)
+            Some(ErrorKind::Network | ErrorKind::Io | ErrorKind::Internal | ErrorKind::Budget)
         )
     }
 
