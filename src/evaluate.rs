@@ -208,21 +208,18 @@ pub fn statistic(examination: &Examination) -> f64 {
 /// Whether what is left of the change without the edit is no more than storing in the candidate's dtype leaves.
 fn is_pure(examination: &Examination) -> bool {
     let Some(profile) = &examination.profile else { return false };
-    profile
-        .tensors
-        .iter()
-        .filter(|tensor| tensor.shape[0] > 1 && tensor.projection.is_some())
-        .all(|tensor| {
-            let left = tensor.projection.as_ref().map_or(0.0, |p| 1.0 - p.explained) * tensor.relative_norm.powi(2);
-            let several = tensor.projection.as_ref().is_some_and(|p| p.directions > 1);
-            several || left.sqrt() <= (3.0 * tensor.rounding).max(0.12 * tensor.relative_norm)
-        })
+    profile.tensors.iter().filter(|tensor| tensor.shape[0] > 1 && tensor.projection.is_some()).all(|tensor| {
+        let left = tensor.projection.as_ref().map_or(0.0, |p| 1.0 - p.explained) * tensor.relative_norm.powi(2);
+        let several = tensor.projection.as_ref().is_some_and(|p| p.directions > 1);
+        several || left.sqrt() <= (3.0 * tensor.rounding).max(0.12 * tensor.relative_norm)
+    })
 }
 
 /// (true, estimated) λ for every layer and module whose truth is known. A label names a module as the model's own
 /// tensors do (`attn.c_proj`) or by its canonical name (`o_proj`).
 fn lambdas(labelled: &Labelled, examination: &Examination) -> Vec<[f64; 2]> {
-    let strengths = examination.orthogonalization.as_ref().map(|evidence| evidence.strength.as_slice()).unwrap_or_default();
+    let strengths =
+        examination.orthogonalization.as_ref().map(|evidence| evidence.strength.as_slice()).unwrap_or_default();
     let tensors = examination.profile.as_ref().map(|profile| profile.tensors.as_slice()).unwrap_or_default();
     let mut pairs = Vec::new();
     for (module, layers) in &labelled.lambda {
@@ -308,7 +305,10 @@ fn lambda_errors<'c>(cases: impl Iterator<Item = &'c Case>) -> Option<LambdaErro
         cases.flat_map(|case| case.lambda.iter().map(|[truth, found]| (truth - found).abs())).collect();
     (!errors.is_empty()).then(|| LambdaErrors {
         entries: errors.len() as u64,
-        within: Rate::new(errors.iter().filter(|error| **error <= LAMBDA_TOLERANCE).count() as u64, errors.len() as u64),
+        within: Rate::new(
+            errors.iter().filter(|error| **error <= LAMBDA_TOLERANCE).count() as u64,
+            errors.len() as u64,
+        ),
         largest: errors.iter().copied().fold(0.0, f64::max),
         root_mean_square: (errors.iter().map(|error| error * error).sum::<f64>() / errors.len() as f64).sqrt(),
     })

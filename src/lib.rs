@@ -3,11 +3,13 @@
 
 pub mod arch;
 pub mod checkpoint;
+pub mod claim;
 pub mod cli;
 pub mod diff;
 pub mod error;
 pub mod evaluate;
 pub mod examination;
+pub mod hub;
 pub mod ids;
 pub mod index;
 pub mod limits;
@@ -18,6 +20,8 @@ pub mod relation;
 pub mod report;
 pub mod signature;
 pub mod source;
+pub mod standin;
+pub mod sweep;
 pub mod tensor;
 pub mod tiny;
 pub mod verdict;

@@ -69,3 +69,8 @@ pub const MAX_METADATA_ARRAY: usize = 1024;
 
 /// Elements kept of all metadata arrays of a file together: a byte in a file becomes some 40 in memory.
 pub const MAX_METADATA_ELEMENTS: usize = 256 * 1024;
+/// Files of one repository as its hub lists them. Data dumps reach a million; no checkpoint needs more than these.
+pub const MAX_TREE_FILES: usize = 200_000;
+
+/// Pages of one listing. The whole of the largest hub is about 3,000 pages of 1,000.
+pub const MAX_PAGES: usize = 20_000;

@@ -90,7 +90,10 @@ fn text(evaluation: &Evaluation, verbose: bool) -> String {
     line(format!("detection rate        {}", rate(&evaluation.detection)));
     line(format!("false-positive rate   {}", rate(&evaluation.false_positives)));
     line(format!("honest but suspect    {}", rate(&evaluation.suspects)));
-    line(format!("smallest honest bound {:.4}  (1 over the number of honest cases and one)", evaluation.smallest_bound));
+    line(format!(
+        "smallest honest bound {:.4}  (1 over the number of honest cases and one)",
+        evaluation.smallest_bound
+    ));
     line(format!("AUROC                 {:.4}", evaluation.auroc));
     line(format!("relations right       {}", rate(&evaluation.relations_right)));
     for (what, errors) in
@@ -121,7 +124,11 @@ fn text(evaluation: &Evaluation, verbose: bool) -> String {
     let wrong: Vec<&Case> = evaluation.cases.iter().filter(|case| verbose || is_wrong(case)).collect();
     if !wrong.is_empty() {
         line(String::new());
-        line(if verbose { "cases".to_owned() } else { "cases that were missed, falsely called, or related otherwise than labelled".to_owned() });
+        line(if verbose {
+            "cases".to_owned()
+        } else {
+            "cases that were missed, falsely called, or related otherwise than labelled".to_owned()
+        });
         for case in wrong {
             line(format!(
                 "  {:44} {:15} {:15} {:13} statistic {:.3}{}",

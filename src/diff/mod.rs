@@ -14,6 +14,7 @@ pub mod operator;
 pub mod projection;
 pub mod rank;
 pub mod requantize;
+pub mod screen;
 pub mod spectrum;
 pub mod stats;
 pub mod summary;
@@ -592,7 +593,8 @@ fn examine_projection(
         let regression = Regression::new(basis, p, r);
         let removed = regression.candidates(true);
         let added = regression.candidates(false);
-        let best = |found: &[(f64, Vec<f64>)], sign: bool| found.first().map_or(0.0, |(_, e)| regression.score(e, sign));
+        let best =
+            |found: &[(f64, Vec<f64>)], sign: bool| found.first().map_or(0.0, |(_, e)| regression.score(e, sign));
         let chosen = if best(&added, false) > best(&removed, true) { &added } else { &removed };
         let Some((_, e)) = chosen.first().cloned() else { continue };
         let (p, _) = regression.right(&e);

@@ -537,7 +537,8 @@ fn projections(
     if !writers.is_empty() {
         put("projection.consistency_all", median(writers.iter().map(|(_, p)| p.consistency).collect()));
     }
-    let fits: Vec<&(&TensorMeasurement, &Projection)> = writers.iter().filter(|(_, p)| p.fits && p.strength > 0.0).collect();
+    let fits: Vec<&(&TensorMeasurement, &Projection)> =
+        writers.iter().filter(|(_, p)| p.fits && p.strength > 0.0).collect();
     put("projection.tensors", fits.len() as f64);
     put("projection.layers", layers_of(fits.iter().map(|(tensor, _)| *tensor)));
     put("projection.alone", writers.iter().filter(|(_, p)| p.alone && p.strength > 0.0).count() as f64);
@@ -566,11 +567,8 @@ fn projections(
         }
     }
     if !writers.is_empty() {
-        let held: Vec<(&TensorMeasurement, &Projection)> = writers
-            .iter()
-            .copied()
-            .filter(|(_, p)| p.shared_consistency.is_some_and(|c| c >= HELD_OUT))
-            .collect();
+        let held: Vec<(&TensorMeasurement, &Projection)> =
+            writers.iter().copied().filter(|(_, p)| p.shared_consistency.is_some_and(|c| c >= HELD_OUT)).collect();
         put("held_out.tensors", held.len() as f64);
         put("held_out.layers", layers_of(held.iter().map(|(tensor, _)| *tensor)));
         put("held_out.share", held.len() as f64 / writers.len() as f64);

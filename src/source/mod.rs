@@ -1,6 +1,7 @@
 //! Where bytes come from: one trait, behind it a memory map of a local file or HTTP ranges of a remote one.
 
 pub mod mmap;
+pub mod remote;
 
 use std::borrow::Cow;
 use std::ops::Range;

@@ -1,0 +1,216 @@
+//! Bases: fetched whole once per revision, opened once per run, with the factors that screens reuse.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::checkpoint::{Checkpoint, FileSet};
+use crate::diff::screen::Factor;
+use crate::error::{Error, ErrorKind, Result};
+use crate::examination::Side;
+use crate::hub::fetch::{self, Repo};
+use crate::hub::{self, Client, Environment, Meter};
+use crate::ids::{Digest, Location, RepoId, Revision};
+use crate::limits;
+use crate::pair::View;
+use crate::source::mmap::Mmap;
+
+use super::{Stages, record};
+
+/// Bytes of factors kept in memory; beyond them they are read back from the cache.
+const FACTORS_IN_MEMORY: usize = 256 << 20;
+
+/// An opened base.
+pub struct Base {
+    /// How it is named in records.
+    pub side: Side,
+    /// Its weights, on this machine.
+    pub checkpoint: Checkpoint,
+    /// SHA-256 and length of each weight file, where known.
+    pub weights: Vec<(String, u64, Option<Digest>)>,
+    cache: PathBuf,
+    factors: Mutex<(BTreeMap<String, Arc<Factor>>, usize)>,
+}
+
+impl Base {
+    /// The factor of one of its writers: from memory, from the cache, or built and kept.
+    pub fn factor(&self, view: &View) -> Result<Arc<Factor>> {
+        let name = format!("{}[{}]", view.tensor, view.offset);
+        let lock = || self.factors.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(factor) = lock().0.get(&name) {
+            return Ok(factor.clone());
+        }
+        let rows = view.rows as usize;
+        let path = self.factor_path(&name);
+        let stored = path.as_ref().and_then(|path| Factor::from_bytes(&std::fs::read(path).ok()?, rows));
+        let factor = match stored {
+            Some(factor) => factor,
+            None => {
+                let factor = Factor::build(rows, view.columns as usize, &mut |first, out: &mut [f32]| {
+                    view.decode_rows(&self.checkpoint, first as u64, out)
+                })?;
+                if let Some(path) = path {
+                    // A cache that cannot be written costs time, not the examination.
+                    let _ = keep(&path, &factor.to_bytes());
+                }
+                factor
+            }
+        };
+        let factor = Arc::new(factor);
+        let mut held = lock();
+        let size = rows * (rows + 3) * 2;
+        if held.1 + size <= FACTORS_IN_MEMORY {
+            held.1 += size;
+            held.0.insert(name, factor.clone());
+        }
+        Ok(factor)
+    }
+
+    /// Keyed by the content of the base, so that another revision never meets it; none where that is not known.
+    fn factor_path(&self, name: &str) -> Option<PathBuf> {
+        let digest = self.side.digest.as_ref()?;
+        let key = Digest::of(format!("{digest}\n{name}").as_bytes()).hex();
+        Some(self.cache.join("factors").join(key))
+    }
+}
+
+/// Writes a cache file whole or not at all.
+fn keep(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(bytes)?;
+    file.persist(path).map(|_| ()).map_err(|error| error.error)
+}
+
+type Slot = Arc<Mutex<Option<Result<Arc<Base>, (ErrorKind, String)>>>>;
+
+/// The bases of a run.
+#[derive(Default)]
+pub struct Bases {
+    slots: Mutex<BTreeMap<String, Slot>>,
+}
+
+impl Bases {
+    /// The base of that name (`hf:org/name[@revision]`, or a path), opened at its first use. A base that cannot be
+    /// opened is not tried again in this run unless the network was to blame.
+    pub fn get(
+        &self,
+        name: &str,
+        client: &Arc<Client>,
+        environment: &Environment,
+        stages: &dyn Stages,
+        meter: &Arc<Meter>,
+    ) -> Result<Arc<Base>> {
+        let slot = {
+            let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            slots.entry(name.to_owned()).or_default().clone()
+        };
+        // Held while the base is fetched: the others that want it wait for it instead of fetching it too.
+        let mut held = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        match held.as_ref() {
+            Some(Ok(base)) => return Ok(base.clone()),
+            Some(Err((kind, doing))) => return Err(Error::new(*kind, doing.clone())),
+            None => {}
+        }
+        match open(name, client, environment, stages, meter) {
+            Ok(base) => {
+                let base = Arc::new(base);
+                *held = Some(Ok(base.clone()));
+                Ok(base)
+            }
+            Err(error) => {
+                if !matches!(error.kind, ErrorKind::Network | ErrorKind::Interrupted | ErrorKind::Budget) {
+                    *held = Some(Err((error.kind, error.one_line())));
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+fn open(
+    name: &str,
+    client: &Arc<Client>,
+    environment: &Environment,
+    stages: &dyn Stages,
+    meter: &Arc<Meter>,
+) -> Result<Base> {
+    let opening = |error: Error| Error { doing: format!("opening the base {name}: {}", error.doing), ..error };
+    let (repo, revision) = match location(name)? {
+        Location::Hub(repo, revision) => (repo, revision),
+        Location::Path(path) => {
+            let files = record::folder(&path)?;
+            let checkpoint = stages.open(&files).map_err(opening)?;
+            let weights = checkpoint.files.iter().map(|file| (file.name.clone(), file.source.len(), file.sha256));
+            let side = record::side_of_path(name, &checkpoint);
+            return Ok(Base {
+                side,
+                weights: weights.collect(),
+                checkpoint,
+                cache: client.cache().to_owned(),
+                factors: Mutex::default(),
+            });
+        }
+    };
+    let (repo, _) = open_repo(&repo, revision.as_ref(), client, environment, meter).map_err(opening)?;
+    let mut files = FileSet { label: name.to_owned(), files: BTreeMap::new(), digests: BTreeMap::new() };
+    for file in repo.files().iter().filter(|file| record::is_wanted(&file.path)) {
+        if !record::is_weights(&file.path) && file.bytes > limits::MAX_JSON_BYTES {
+            continue;
+        }
+        let path = repo.download(file, meter).map_err(opening)?;
+        files.files.insert(file.path.clone(), Arc::new(Mmap::open(&path, file.path.clone())?));
+        if let Some(sha256) = file.sha256 {
+            files.digests.insert(file.path.clone(), sha256);
+        }
+    }
+    let checkpoint = stages.open(&files).map_err(opening)?;
+    let weights = repo
+        .files()
+        .iter()
+        .filter(|file| record::is_weights(&file.path))
+        .map(|file| (file.path.clone(), file.bytes, file.sha256))
+        .collect();
+    let side = record::side_of_repo(&repo, Some(checkpoint.format));
+    Ok(Base { side, checkpoint, weights, cache: client.cache().to_owned(), factors: Mutex::default() })
+}
+
+/// `hf:org/name`, `local:owner/name` or a path.
+pub fn location(name: &str) -> Result<Location> {
+    if let Some(rest) = name.strip_prefix("local:") {
+        let repo = RepoId { hub: "local".to_owned(), name: rest.to_owned() };
+        return match hub::is_plain_path(rest) {
+            true => Ok(Location::Hub(repo, None)),
+            false => Err(Error::new(ErrorKind::Usage, format!("reading {name:?}: want local:owner/name"))),
+        };
+    }
+    name.parse()
+}
+
+/// A repository at its revision, or at the hub's newest when none is named; with the hub's facts where they were asked
+/// for.
+pub fn open_repo(
+    id: &RepoId,
+    revision: Option<&Revision>,
+    client: &Arc<Client>,
+    environment: &Environment,
+    meter: &Meter,
+) -> Result<(Repo, Option<hub::RepoInfo>)> {
+    let hub = hub::of(id, environment)?;
+    if client.settings().offline && hub.endpoint().scheme() != "file" {
+        let revision = revision.map_or(hub.default_revision(), |revision| revision.0.as_str());
+        return Ok((Repo::open(client, &hub, environment, &id.name, revision, meter)?, None));
+    }
+    let info = fetch::info(client, hub.as_ref(), &id.name, revision.map(|revision| revision.0.as_str()), meter)?;
+    let commit = match hub.prefix() {
+        // Only here is the commit one that the tree can be asked by.
+        "hf" => info.commit.clone(),
+        _ => None,
+    };
+    let asked = commit
+        .or_else(|| revision.map(|revision| revision.0.clone()))
+        .unwrap_or_else(|| hub.default_revision().to_owned());
+    Ok((Repo::open(client, &hub, environment, &info.name, &asked, meter)?, Some(info)))
+}

@@ -1,0 +1,538 @@
+//! One repository, from its listing to its outcome: claim, base, then three depths, cheapest first.
+//!
+//! Every way this can end is an [`Examination`], also "gated", "gone" and "no claim". Only what says nothing about the
+//! repository (a stop, a spent night's budget, a network that is down) comes back as an error, and leaves the row queued.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::arch::Kind;
+use crate::checkpoint::{Checkpoint, FileSet};
+use crate::claim::{self, Declarations, structural};
+use crate::diff::screen::Decision;
+use crate::error::{Error, ErrorKind, Result};
+use crate::examination::{Depth, Examination, NotExamined, Relation, Side, Status, Verdict};
+use crate::hub::fetch::{self, Repo};
+use crate::hub::{self, Access, Client, Environment, Hub, Meter, RepoInfo};
+use crate::ids::RepoId;
+use crate::limits;
+use crate::pair::Pairing;
+use crate::source::{ByteSource, Bytes, mmap::Mmap};
+
+use super::base::{Base, Bases};
+use super::screening::{self, Screening};
+use super::{Escalate, ExamineSettings, Stages, record};
+
+/// What is needed to examine repositories.
+pub struct Bench {
+    /// Sends requests.
+    pub client: Arc<Client>,
+    /// Tokens, endpoints, caches.
+    pub environment: Environment,
+    /// Reads, pairs and compares weights.
+    pub stages: Arc<dyn Stages>,
+    /// How deep.
+    pub settings: ExamineSettings,
+    /// The night's count and budget.
+    pub night: Arc<Meter>,
+    /// Bases opened so far.
+    pub bases: Bases,
+}
+
+/// An examination with what a queue needs to know of it.
+pub struct Outcome {
+    /// The record.
+    pub examination: Examination,
+    /// The kind of failure, if it is one.
+    pub failure: Option<ErrorKind>,
+    /// Bytes and requests spent on it, base not counted.
+    pub spent: hub::Totals,
+}
+
+impl Outcome {
+    /// Whether another night may end otherwise though nothing changed.
+    pub fn is_passing(&self) -> bool {
+        matches!(self.failure, Some(ErrorKind::Network | ErrorKind::Io | ErrorKind::Internal | ErrorKind::Budget))
+    }
+
+    /// Verdict, or kind of failure.
+    pub fn word(&self) -> String {
+        match self.failure {
+            Some(kind) => kind.as_str().to_owned(),
+            None => word(&self.examination.verdict),
+        }
+    }
+}
+
+/// A verdict or a relation as its JSON word.
+pub fn word(value: &impl serde::Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(Value::String(word)) => word,
+        _ => String::new(),
+    }
+}
+
+/// What was chosen to be examined of a repository.
+struct Candidate {
+    repo: Repo,
+    facts: RepoInfo,
+    claim: claim::Resolved,
+    files: Vec<hub::RepoFile>,
+}
+
+impl Bench {
+    /// Examines one repository of a hub. `base` is the base asked for, if the user or the listing named one. Errors are
+    /// only those that say nothing about the repository.
+    pub fn examine(&self, id: &RepoId, facts: &RepoInfo, base: Option<&str>) -> Result<Outcome> {
+        let meter = Meter::new("this repository's", self.settings.max_bytes, Some(self.night.clone()));
+        let result = catch_unwind(AssertUnwindSafe(|| self.attempt(id, facts, base, &meter)));
+        let result = result.unwrap_or_else(|panic| {
+            let said = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("no message");
+            Err(Error::new(ErrorKind::Internal, format!("examining {id}: a defect of this program: {said}")))
+        });
+        let spent = meter.totals();
+        match result {
+            Ok(examination) => Ok(Outcome { examination, failure: None, spent }),
+            Err(error) if error.kind == ErrorKind::Interrupted || self.night.was_refused() => Err(error),
+            Err(error) if matches!(error.kind, ErrorKind::Network | ErrorKind::Index) => Err(error),
+            Err(error) => {
+                let examination = self.failed(id, facts, base, &error);
+                Ok(Outcome { examination, failure: Some(error.kind), spent })
+            }
+        }
+    }
+
+    /// The record of a repository that could not be examined.
+    pub fn failed(&self, id: &RepoId, facts: &RepoInfo, base: Option<&str>, error: &Error) -> Examination {
+        let declared = Declarations {
+            card: facts.card.clone(),
+            tags: facts.tags.clone(),
+            base_models: facts.base_models.clone(),
+            config: facts.config.clone(),
+            ..Declarations::default()
+        };
+        let claim = claim::resolve(&declared, &id.name, None).claim;
+        let named = base.map(str::to_owned).or_else(|| claim.base.as_ref().map(|base| format!("{}:{base}", id.hub)));
+        let candidate = Side { source: id.to_string(), revision: facts.commit.clone(), ..Side::default() };
+        let side = Side { source: named.unwrap_or_default(), ..Side::default() };
+        let mut examination = record::failed(self.stages.tool(), side, candidate, error);
+        examination.claim = Some(claim);
+        examination
+    }
+
+    fn attempt(&self, id: &RepoId, facts: &RepoInfo, base: Option<&str>, meter: &Arc<Meter>) -> Result<Examination> {
+        match facts.access {
+            Access::Disabled => {
+                return Err(Error::new(ErrorKind::Disabled, format!("{id}: the hub has disabled the repository")));
+            }
+            Access::Private => return Err(Error::new(ErrorKind::Denied, format!("{id}: the repository is private"))),
+            Access::Open | Access::Gated => {}
+        }
+        let candidate = self.open(id, facts, base, meter)?;
+        let asked: Vec<String> = match base.or(self.settings.base.as_deref()) {
+            Some(base) => vec![base.to_owned()],
+            None => candidate.claim.bases.iter().take(3).map(|base| format!("{}:{base}", id.hub)).collect(),
+        };
+        if asked.is_empty() {
+            return Err(Error::new(ErrorKind::NotFound, format!("{id}: it claims no base, and none was given")));
+        }
+        // The next claimed base is tried only where the one before does not exist or does not fit.
+        let mut trouble = None;
+        for (at, name) in asked.iter().enumerate() {
+            let base = match self.bases.get(name, &self.client, &self.environment, self.stages.as_ref(), &self.night) {
+                Ok(base) => base,
+                Err(error)
+                    if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Denied | ErrorKind::Disabled)
+                        && at + 1 < asked.len() =>
+                {
+                    trouble.get_or_insert(error);
+                    continue;
+                }
+                // A base that is missing is not a candidate that is missing.
+                Err(error) if error.kind == ErrorKind::NotFound => {
+                    return Err(trouble.unwrap_or(error));
+                }
+                Err(error) => return Err(error),
+            };
+            let examination = self.against(&candidate, &base, meter)?;
+            let fits = !matches!(examination.relation, Relation::Incomparable | Relation::Unrelated);
+            if fits || at + 1 == asked.len() {
+                return Ok(examination);
+            }
+        }
+        Err(trouble.unwrap_or_else(|| Error::new(ErrorKind::NotFound, format!("{id}: no claimed base can be read"))))
+    }
+
+    fn open(&self, id: &RepoId, facts: &RepoInfo, base: Option<&str>, meter: &Arc<Meter>) -> Result<Candidate> {
+        let hub = hub::of(id, &self.environment)?;
+        let by_commit = hub.prefix() == "hf";
+        let commit = facts.commit.as_deref().filter(|_| by_commit).unwrap_or(hub.default_revision());
+        let listed = Repo::open(&self.client, &hub, &self.environment, &id.name, commit, meter);
+        let (repo, facts) = match listed {
+            // Pushed to since it was listed: what is there now is examined instead.
+            Err(error) if error.kind == ErrorKind::Moved => {
+                let now = fetch::info(&self.client, hub.as_ref(), &id.name, None, meter)?;
+                let commit = now.commit.clone().unwrap_or_else(|| hub.default_revision().to_owned());
+                (Repo::open(&self.client, &hub, &self.environment, &id.name, &commit, meter)?, now)
+            }
+            other => (other?, facts.clone()),
+        };
+        let claim = self.claims(hub.as_ref(), &repo, &facts, base, meter)?;
+        let files = chosen(&repo);
+        if files.is_empty() {
+            return Err(Error::new(ErrorKind::Unsupported, format!("{id}: no file with weights in it")));
+        }
+        Ok(Candidate { repo, facts, claim, files })
+    }
+
+    /// Reads the card where the listing does not already say enough: no base named, or tags that editing tools leave
+    /// on a card they copied.
+    fn claims(
+        &self,
+        hub: &dyn Hub,
+        repo: &Repo,
+        facts: &RepoInfo,
+        base: Option<&str>,
+        meter: &Arc<Meter>,
+    ) -> Result<claim::Resolved> {
+        let mut declared = Declarations {
+            card: facts.card.clone(),
+            tags: facts.tags.clone(),
+            base_models: facts.base_models.clone(),
+            config: facts.config.clone(),
+            ..Declarations::default()
+        };
+        let given = base.or(self.settings.base.as_deref()).and_then(|base| Some(base.split_once(':')?.1));
+        let first = claim::resolve(&declared, &repo.id().name, given);
+        const COPIED: &[&str] = &["heretic", "abliterated", "decensored", "uncensored"];
+        let edited = declared.tags.iter().any(|tag| COPIED.contains(&tag.as_str()));
+        if !first.bases.is_empty() && !edited && !facts.card.is_null() {
+            return Ok(first);
+        }
+        let readable = facts.access == Access::Open;
+        for path in ["README.md", "adapter_config.json", "config.json"] {
+            let Some(file) = repo.file(path).filter(|file| file.bytes <= 4 << 20 && readable) else { continue };
+            if hub.counts_as_download(&file.path) {
+                continue;
+            }
+            let text = match repo.small(path, meter) {
+                Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+                Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Denied) => continue,
+                Err(error) => return Err(error),
+            };
+            let json = || serde_json::from_str(&text).unwrap_or_default();
+            match path {
+                "README.md" => {
+                    if declared.card.is_null() {
+                        declared.card = front_matter(&text);
+                    }
+                    declared.readme = Some(text);
+                }
+                "adapter_config.json" => declared.adapter = json(),
+                _ if declared.config.is_null() => declared.config = json(),
+                _ => {}
+            }
+        }
+        Ok(claim::resolve(&declared, &repo.id().name, given))
+    }
+
+    fn against(&self, candidate: &Candidate, base: &Arc<Base>, meter: &Arc<Meter>) -> Result<Examination> {
+        let mut claim = candidate.claim.claim.clone();
+        let finish = |mut examination: Examination, claim: claim::Resolved| {
+            let side = record::side_of_repo(&candidate.repo, examination.candidate.format.as_deref());
+            examination.tool = self.stages.tool();
+            (examination.base, examination.candidate) = (base.side.clone(), side);
+            examination.claim = Some(claim.claim);
+            examination.coverage.bytes_read = meter.totals().weight_bytes;
+            examination
+        };
+        if let Some((relation, because)) = same_files(candidate, base) {
+            let mut examination = record::blank(self.stages.tool(), base.side.clone(), Side::default());
+            (examination.relation, examination.verdict) = (relation, Verdict::Clear);
+            examination.because = because;
+            claim.holds = Some(true);
+            return Ok(finish(examination, claim::Resolved { claim, ..candidate.claim.clone() }));
+        }
+        if self.settings.depth == Depth::Hashes {
+            let mut examination = record::blank(self.stages.tool(), base.side.clone(), Side::default());
+            examination.because = "the weight files are not the base's; only hashes were compared".to_owned();
+            return Ok(finish(examination, candidate.claim.clone()));
+        }
+        let hub = hub::of(candidate.repo.id(), &self.environment)?;
+        if candidate.facts.access == Access::Gated && hub.credentials().is_empty() {
+            return Err(Error::new(
+                ErrorKind::Denied,
+                format!("{}: gated, its files differ from the base's, and no token is set", candidate.repo.id()),
+            ));
+        }
+        let mut examination = self.deeper(candidate, base, meter)?;
+        claim.holds = match examination.relation {
+            Relation::Incomparable | Relation::Unrelated => claim.base.as_ref().map(|_| false),
+            _ if examination.status == Status::Failed => None,
+            _ => claim.base.as_ref().map(|_| true),
+        };
+        for contradiction in &candidate.claim.contradictions {
+            examination.anomalies.push(crate::checkpoint::Anomaly {
+                kind: "claims-differ".to_owned(),
+                file: "README.md".to_owned(),
+                tensor: None,
+                detail: contradiction.clone(),
+            });
+        }
+        Ok(finish(examination, claim::Resolved { claim, ..candidate.claim.clone() }))
+    }
+
+    /// Depths two and three.
+    fn deeper(&self, candidate: &Candidate, base: &Arc<Base>, meter: &Arc<Meter>) -> Result<Examination> {
+        let on_disk = candidate.files.iter().all(|file| candidate.repo.on_disk(file).is_some());
+        let to_full = self.settings.depth == Depth::Full && self.settings.escalate != Escalate::Never;
+        if to_full && (on_disk || self.settings.escalate == Escalate::Always) {
+            return self.full(candidate, base, meter);
+        }
+        let opened = self.stages.open(&self.files(candidate, base, meter, false)?)?;
+        let pairing = self.stages.pair(&base.checkpoint, &opened)?;
+        if !pairing.pairs.is_empty() && structural::fit(&pairing) == structural::Fit::Not {
+            let mut examination = record::blank(self.stages.tool(), base.side.clone(), Side::default());
+            examination.depth = Depth::Screen;
+            examination.candidate.format = Some(opened.format.to_owned());
+            examination.because = format!(
+                "{} of the base's {} tensors have a counterpart of the same shape: the claimed base does not fit",
+                pairing.pairs.len(),
+                pairing.pairs.len() + pairing.only_base.len()
+            );
+            examination.anomalies = opened.anomalies;
+            return Ok(examination);
+        }
+        let size: u64 = candidate.files.iter().map(|file| file.bytes).sum();
+        let budget = (size as f64 * self.settings.screen_share) as u64;
+        let screening = match screening::run(base, &opened, &pairing, budget) {
+            Ok(screening) => screening,
+            Err(error) if error.kind == ErrorKind::Unsupported && to_full => return self.full(candidate, base, meter),
+            Err(error) => return Err(error),
+        };
+        let mut examination = self.screened(&screening, &opened, &pairing)?;
+        if !to_full || screening.screened.decision == Decision::Clear {
+            return Ok(examination);
+        }
+        let deeper = match self.writers(candidate, base, &opened, &pairing, &screening, meter) {
+            Ok(Some(found)) => Ok(found),
+            Ok(None) => self.full(candidate, base, meter),
+            Err(error) => Err(error),
+        };
+        match deeper {
+            Ok(found) => Ok(found),
+            // The screen stands where there is no budget for more, and says so.
+            Err(error) if error.kind == ErrorKind::Budget && !self.night.was_refused() => {
+                examination.status = Status::Partial;
+                examination.reason = Some(format!("not looked at deeper: {}", error.one_line()));
+                Ok(examination)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn screened(&self, screening: &Screening, opened: &Checkpoint, pairing: &Pairing) -> Result<Examination> {
+        let mut examination = record::blank(self.stages.tool(), Side::default(), Side::default());
+        screening::describe(screening, opened, pairing, &mut examination);
+        self.stages.judge_screen(&mut examination)?;
+        Ok(examination)
+    }
+
+    /// Depth three, first half: the writers alone, a third of the bytes. `None` where that would save nothing or does
+    /// not decide.
+    fn writers(
+        &self,
+        candidate: &Candidate,
+        base: &Arc<Base>,
+        opened: &Checkpoint,
+        pairing: &Pairing,
+        screening: &Screening,
+        meter: &Arc<Meter>,
+    ) -> Result<Option<Examination>> {
+        let changed = screening.screened.changed > 0 || screening.of("writers").changed > 0;
+        let pairs: Vec<_> = pairing.pairs.iter().filter(|pair| pair.role.kind == Kind::Writer).collect();
+        let wanted: BTreeSet<&str> = pairs.iter().map(|pair| pair.candidate.tensor.as_str()).collect();
+        let of_base: BTreeSet<&str> = pairs.iter().map(|pair| pair.base.tensor.as_str()).collect();
+        let mut subset = opened.clone();
+        subset.tensors.retain(|name, _| wanted.contains(name.as_str()));
+        let plain = subset.tensors.values().all(|entry| matches!(entry.storage, crate::checkpoint::Storage::Plain));
+        if !changed || !plain || subset.bytes() * 10 > opened.bytes() * 7 {
+            return Ok(None);
+        }
+        let mut kept = Vec::new();
+        for (at, file) in subset.files.iter_mut().enumerate() {
+            let Some(listed) = candidate.repo.file(&file.name) else { return Ok(None) };
+            let ranges: Vec<_> =
+                subset.tensors.values().filter(|entry| entry.file == at).map(|entry| entry.range.clone()).collect();
+            if ranges.is_empty() || candidate.repo.on_disk(listed).is_some() {
+                continue;
+            }
+            let sparse = candidate.repo.partial(listed, &ranges, meter)?;
+            file.source = Arc::new(Mmap::open(sparse.path(), file.name.clone())?);
+            kept.push(sparse);
+        }
+        let mut old = base.checkpoint.clone();
+        old.tensors.retain(|name, _| of_base.contains(name.as_str()));
+        let mut examination = self.stages.compare(&old, &subset)?;
+        if examination.verdict == Verdict::Inconclusive {
+            return Ok(None);
+        }
+        let left = pairing.pairs.len() - pairs.len();
+        if left > 0 {
+            examination.status = Status::Partial;
+            examination.reason =
+                Some("read: the matrices that write to the residual stream; the rest was sampled".into());
+            examination.coverage.tensors += left as u64;
+            examination.coverage.not_examined.push(NotExamined {
+                tensor: "*".to_owned(),
+                reason: format!("{left} tensors that do not write to the residual stream were sampled, not read"),
+            });
+        }
+        // Readers that changed too make it more than an edit of the writers that were compared.
+        if screening.of("readers").changed * 2 > screening.of("readers").taken
+            && matches!(examination.relation, Relation::LowRankEdit | Relation::Edited)
+        {
+            examination.relation = Relation::FineTuned;
+        }
+        Ok(Some(examination))
+    }
+
+    /// Depth three: everything.
+    fn full(&self, candidate: &Candidate, base: &Arc<Base>, meter: &Arc<Meter>) -> Result<Examination> {
+        let opened = self.stages.open(&self.files(candidate, base, meter, true)?)?;
+        let mut examination = self.stages.compare(&base.checkpoint, &opened)?;
+        examination.candidate.format = Some(opened.format.to_owned());
+        Ok(examination)
+    }
+
+    /// The candidate's files: whole on this machine, or by range.
+    fn files(&self, candidate: &Candidate, base: &Arc<Base>, meter: &Arc<Meter>, whole: bool) -> Result<FileSet> {
+        let repo = &candidate.repo;
+        let hub = hub::of(repo.id(), &self.environment)?;
+        let mut set = FileSet { label: repo.id().to_string(), files: BTreeMap::new(), digests: BTreeMap::new() };
+        if whole {
+            let missing: u64 =
+                candidate.files.iter().filter(|file| repo.on_disk(file).is_none()).map(|file| file.bytes).sum();
+            meter.allow(missing, &format!("downloading {}", repo.id()))?;
+        }
+        for file in &candidate.files {
+            let source: Arc<dyn ByteSource> = if whole {
+                Arc::new(Mmap::open(&repo.download(file, meter)?, file.path.clone())?)
+            } else {
+                repo.source(file, meter)?
+            };
+            set.files.insert(file.path.clone(), source);
+            if let Some(sha256) = file.sha256 {
+                set.digests.insert(file.path.clone(), sha256);
+            }
+        }
+        for file in repo.files() {
+            if record::is_weights(&file.path) || !record::is_wanted(&file.path) || file.bytes > limits::MAX_JSON_BYTES {
+                continue;
+            }
+            let source: Arc<dyn ByteSource> = if file.path == "config.json" && hub.counts_as_download(&file.path) {
+                let config = configuration(&candidate.facts.config, &base.checkpoint.config);
+                Arc::new(Bytes::new("config.json", config.to_string()))
+            } else {
+                repo.source(file, meter)?
+            };
+            set.files.insert(file.path.clone(), source);
+        }
+        Ok(set)
+    }
+}
+
+/// The hub's reading of a `config.json` that is not asked for, filled up from the base's where both are of one type.
+fn configuration(hub: &Value, base: &Value) -> Value {
+    let kind = |value: &Value| value.get("model_type").and_then(Value::as_str).map(str::to_owned);
+    match (hub, base) {
+        (Value::Object(said), Value::Object(own)) if kind(hub).is_none() || kind(hub) == kind(base) => {
+            let mut merged = own.clone();
+            // How weights are stored is the candidate's own matter.
+            merged.remove("quantization_config");
+            merged.extend(said.clone());
+            Value::Object(merged)
+        }
+        (Value::Object(_), _) => hub.clone(),
+        _ => base.clone(),
+    }
+}
+
+/// The front matter of a card.
+fn front_matter(text: &str) -> Value {
+    let front = text.strip_prefix("---").and_then(|rest| rest.split_once("\n---")).map(|(front, _)| front);
+    front
+        .filter(|front| front.len() <= 1 << 20)
+        .and_then(|front| serde_yaml_ng::from_str::<Value>(front).ok())
+        .filter(Value::is_object)
+        .unwrap_or_default()
+}
+
+/// The weight files that make up one checkpoint: safetensors before others, one GGUF of several, no second copy in the
+/// publisher's own layout.
+fn chosen(repo: &Repo) -> Vec<hub::RepoFile> {
+    let with = |end: &str| -> Vec<hub::RepoFile> {
+        let all = || repo.files().iter().filter(|file| record::is_weights(&file.path) && file.path.ends_with(end));
+        let top: Vec<_> = all().filter(|file| !file.path.contains('/')).cloned().collect();
+        if top.is_empty() { all().cloned().collect() } else { top }
+    };
+    let mut files = with(".safetensors");
+    let is_copy = |file: &hub::RepoFile| file.path.starts_with("consolidated");
+    if files.iter().any(|file| !is_copy(file)) {
+        files.retain(|file| !is_copy(file));
+    }
+    if !files.is_empty() {
+        return files;
+    }
+    let gguf = with(".gguf");
+    if !gguf.is_empty() {
+        return one_variant(gguf);
+    }
+    [".bin", ".pth", ".pt"].iter().map(|end| with(end)).find(|files| !files.is_empty()).unwrap_or_default()
+}
+
+/// One quantisation of several: fine enough to see a faint edit, no larger than needed.
+fn one_variant(files: Vec<hub::RepoFile>) -> Vec<hub::RepoFile> {
+    const ORDER: &[&str] = &["q8_0", "q6_k", "bf16", "f16", "q5_k", "q5_1", "q5_0", "q4_k", "q4_1", "q4_0", "f32"];
+    let models = files.iter().filter(|file| !file.path.to_ascii_lowercase().contains("mmproj"));
+    let rank = |path: &str| {
+        let lower = path.to_ascii_lowercase();
+        ORDER.iter().position(|name| lower.contains(name)).unwrap_or(ORDER.len())
+    };
+    let Some(best) = models.min_by_key(|file| (rank(&file.path), file.path.clone())) else { return files };
+    // `name-00001-of-00003.gguf`: all parts of the same name.
+    let stem = |path: &str| match path.rsplit_once("-of-") {
+        Some((front, _)) => front.rsplit_once('-').map_or(path, |(stem, _)| stem).to_owned(),
+        None => path.to_owned(),
+    };
+    let wanted = stem(&best.path);
+    files.iter().filter(|file| stem(&file.path) == wanted).cloned().collect()
+}
+
+/// Depth one: the same weight files as the base, by SHA-256, under the same names or others.
+fn same_files(candidate: &Candidate, base: &Base) -> Option<(Relation, String)> {
+    let digests = |files: &mut dyn Iterator<Item = (String, u64, Option<crate::ids::Digest>)>| {
+        files.map(|(name, bytes, sha256)| Some((sha256?, bytes, name))).collect::<Option<BTreeSet<_>>>()
+    };
+    let ours = digests(&mut candidate.files.iter().map(|file| (file.path.clone(), file.bytes, file.sha256)))?;
+    let theirs = digests(&mut base.weights.iter().cloned())?;
+    if ours.is_empty() {
+        return None;
+    }
+    if ours == theirs {
+        return Some((Relation::Identical, "every weight file is the base's, by SHA-256".to_owned()));
+    }
+    let contents = |files: &BTreeSet<(crate::ids::Digest, u64, String)>| {
+        files.iter().map(|(sha256, bytes, _)| (*sha256, *bytes)).collect::<BTreeSet<_>>()
+    };
+    (contents(&ours) == contents(&theirs)).then(|| {
+        (Relation::Repackaged, "every weight file is one of the base's under another name, by SHA-256".to_owned())
+    })
+}

@@ -1,0 +1,103 @@
+//! Sweeps: what to look at, in which order, at which depth, and how to lose nothing on the way.
+//!
+//! [`plan`] lists hubs into the [`queue`]; [`work`] takes rows out of it; [`examine`] looks at one repository at three
+//! depths, cheapest first: file hashes, a [`screening`] of a few rows, the whole weights. Reading formats, pairing and
+//! judging are the pipeline's: they come in through [`Stages`], and results leave through [`Store`].
+
+pub mod base;
+pub mod examine;
+pub mod plan;
+pub mod queue;
+pub mod record;
+pub mod screening;
+pub mod work;
+
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::{self, Checkpoint, FileSet};
+use crate::error::Result;
+use crate::examination::{Depth, Examination, Tool};
+use crate::hub::RepoInfo;
+use crate::pair::Pairing;
+
+/// The pipeline's stages that a sweep needs.
+pub trait Stages: Send + Sync {
+    /// Version and catalogue, for records and for "nothing new".
+    fn tool(&self) -> Tool;
+
+    /// Reads headers.
+    fn open(&self, files: &FileSet) -> Result<Checkpoint> {
+        checkpoint::open(files)
+    }
+
+    /// Pairs tensors and gives them roles.
+    fn pair(&self, base: &Checkpoint, candidate: &Checkpoint) -> Result<Pairing>;
+
+    /// Compares all that both have and judges it.
+    fn compare(&self, base: &Checkpoint, candidate: &Checkpoint) -> Result<Examination>;
+
+    /// Adds the findings that the catalogue draws from a screen's measurements (`examination.profile`).
+    fn judge_screen(&self, _examination: &mut Examination) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Where examinations go. Recording the same one again must change nothing.
+pub trait Store: Send + Sync {
+    /// Records one examination of a repository, with what the hub said of it (downloads, dates), durably.
+    fn record(&self, examination: &Examination, facts: &RepoInfo) -> Result<()>;
+}
+
+/// When to read more than the rows of the screen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Escalate {
+    /// Always, to the whole weights.
+    Always,
+    /// Where the screen does not decide, or says orthogonalized.
+    Auto,
+    /// Never: the screen's word stands.
+    Never,
+}
+
+/// How repositories are examined.
+#[derive(Debug, Clone, Serialize)]
+pub struct ExamineSettings {
+    /// The deepest depth allowed.
+    pub depth: Depth,
+    /// When to go deeper than the screen.
+    pub escalate: Escalate,
+    /// Bytes per repository at most, base not counted.
+    pub max_bytes: Option<u64>,
+    /// A base given by the user, before all claims.
+    pub base: Option<String>,
+    /// Share of a candidate's bytes that a screen may read.
+    pub screen_share: f64,
+}
+
+impl Default for ExamineSettings {
+    fn default() -> Self {
+        Self { depth: Depth::Full, escalate: Escalate::Auto, max_bytes: None, base: None, screen_share: 0.004 }
+    }
+}
+
+impl ExamineSettings {
+    /// What an examination of `commit` with these settings is known by: the same again is skipped.
+    pub fn key(&self, commit: &str, tool: &Tool) -> String {
+        let depth = match self.depth {
+            Depth::Hashes => "hashes",
+            Depth::Screen => "screen",
+            Depth::Full => match self.escalate {
+                Escalate::Always => "full",
+                Escalate::Auto => "auto",
+                Escalate::Never => "screen",
+            },
+        };
+        format!("{commit}\n{depth}\n{}\n{}", tool.version, tool.catalogue)
+    }
+}
+
+/// Seconds since 1970.
+pub fn seconds_now() -> i64 {
+    jiff::Timestamp::now().as_second()
+}

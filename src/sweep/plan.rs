@@ -1,0 +1,120 @@
+//! What to look at: listings of hubs, put into the queue page by page.
+
+use serde::Serialize;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::hub::{self, Query, RepoInfo, fetch};
+use crate::ids::Location;
+
+use super::examine::Bench;
+use super::queue::{Planned, Queue};
+use super::{base, seconds_now};
+
+/// What a sweep was asked for.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Plan {
+    /// Derivatives of these bases (`hf:org/name`).
+    pub bases: Vec<String>,
+    /// Repositories of these owners (`hf:owner`).
+    pub authors: Vec<String>,
+    /// Repositories with these tags (`hf:tag`).
+    pub tags: Vec<String>,
+    /// Repositories whose name contains these (`hf:text`).
+    pub searches: Vec<String>,
+    /// Only repositories made at or after this time (RFC 3339, or a date).
+    pub since: Option<String>,
+    /// A hub to look for derivatives of the bases on, beside their own.
+    pub also_on: Vec<String>,
+}
+
+/// What planning found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Listed {
+    /// Repositories listed.
+    pub seen: u64,
+    /// Of them, queued.
+    pub queued: u64,
+    /// Of them, waiting already.
+    pub waiting: u64,
+    /// Of them, examined in this very state before.
+    pub unchanged: u64,
+    /// What hubs kept back, in words.
+    pub incomplete: Vec<String>,
+}
+
+/// One listing to follow.
+struct Listing {
+    hub: String,
+    query: Query,
+    /// The base that its rows are examined against; empty: the one each claims.
+    base: String,
+}
+
+fn listings(plan: &Plan) -> Result<Vec<Listing>> {
+    let mut all = Vec::new();
+    for name in &plan.bases {
+        let Location::Hub(repo, _) = base::location(name)? else {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!("sweeping derivatives of {name}: a base to sweep is on a hub, as in hf:org/name"),
+            ));
+        };
+        let query = Query { base: Some(repo.name.clone()), ..Query::default() };
+        for hub in std::iter::once(&repo.hub).chain(plan.also_on.iter().filter(|hub| **hub != repo.hub)) {
+            all.push(Listing { hub: hub.clone(), query: query.clone(), base: name.clone() });
+        }
+    }
+    let mut others = |values: &[String], make: &dyn Fn(String) -> Query| {
+        for value in values {
+            let (hub, text) = match value.split_once(':') {
+                Some((hub, text)) if hub::HUBS.iter().any(|entry| entry.prefix == hub) => (hub, text),
+                _ => ("hf", value.as_str()),
+            };
+            all.push(Listing { hub: hub.to_owned(), query: make(text.to_owned()), base: String::new() });
+        }
+    };
+    others(&plan.authors, &|author| Query { author: Some(author), ..Query::default() });
+    others(&plan.tags, &|tag| Query { tags: vec![tag], ..Query::default() });
+    others(&plan.searches, &|search| Query { search: Some(search), ..Query::default() });
+    Ok(all)
+}
+
+/// Follows every listing of the plan into the queue.
+pub fn list(bench: &Bench, queue: &Queue, plan: &Plan) -> Result<Listed> {
+    let tool = bench.stages.tool();
+    let key = |commit: &str| bench.settings.key(commit, &tool);
+    let mut total = Listed::default();
+    for listing in listings(plan)? {
+        let hub = hub::named(&listing.hub, &bench.environment)?;
+        let mut incomplete = fetch::list(&bench.client, hub.as_ref(), &listing.query, &bench.night, &mut |page| {
+            let newest_first = listing.hub == "hf";
+            let all = page.len();
+            let rows: Vec<RepoInfo> = page.into_iter().filter(|row| is_since(row, plan.since.as_deref())).collect();
+            let further = rows.len() == all || !newest_first;
+            // A base is listed among an owner's repositories, but is not its own derivative.
+            let rows: Vec<RepoInfo> =
+                rows.into_iter().filter(|row| format!("{}:{}", listing.hub, row.name) != listing.base).collect();
+            for planned in queue.plan(&listing.hub, &listing.base, &rows, &key, seconds_now())? {
+                match planned {
+                    Planned::Queued => total.queued += 1,
+                    Planned::Waiting => total.waiting += 1,
+                    Planned::Skipped => total.unchanged += 1,
+                }
+            }
+            total.seen += rows.len() as u64;
+            Ok(further)
+        })?;
+        if let Some(said) = incomplete.take() {
+            total.incomplete.push(format!("{}: {said}", listing.hub));
+        }
+    }
+    Ok(total)
+}
+
+/// Times of one form compare as text; a row without a time is kept.
+fn is_since(row: &RepoInfo, since: Option<&str>) -> bool {
+    match (&row.created, since) {
+        (Some(created), Some(since)) => created.as_str() >= since,
+        _ => true,
+    }
+}

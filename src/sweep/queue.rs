@@ -1,0 +1,379 @@
+//! The queue of a sweep, in the index's own SQLite file: explicit states, leases, attempts.
+//!
+//! One process sweeps one index at a time (an operating-system lock on a file beside it, which a killed process cannot
+//! keep), so leases found at the start belong to nobody and are taken back at once. Within the process each worker
+//! leases one row at a time. A row is done only after its examination was recorded, and recording the same examination
+//! twice changes nothing, so a kill at any moment loses and doubles nothing.
+
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::hub::RepoInfo;
+
+/// The queue's tables (migration 2 of the index).
+pub const SCHEMA: &str = include_str!("../index/migrations/0002-queue.sql");
+
+/// Leases without an outcome after which a repository is given up: it may be what kills the process.
+pub const MOST_ATTEMPTS: u32 = 12;
+
+/// Seconds a lease holds unless renewed.
+const LEASE: i64 = 600;
+
+/// One row to work on.
+#[derive(Debug, Clone)]
+pub struct Item {
+    /// Short name of the hub.
+    pub hub: String,
+    /// The repository's name.
+    pub repository: String,
+    /// The base asked for (`hf:org/name`), or empty.
+    pub base: String,
+    /// What the listing said.
+    pub facts: RepoInfo,
+    /// Leases so far, with this one.
+    pub attempts: u32,
+}
+
+/// What a row ended in.
+#[derive(Debug, Clone)]
+pub struct Ending<'a> {
+    /// Commit, depth, tool version and catalogue, one a line: the same again is skipped.
+    pub examined: &'a str,
+    /// Verdict or kind of failure.
+    pub outcome: &'a str,
+    /// Whether another night may end otherwise though nothing changed.
+    pub passing: bool,
+    /// In words, for failures.
+    pub reason: Option<&'a str>,
+}
+
+/// What the listing did to a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Planned {
+    /// New or changed: queued.
+    Queued,
+    /// Waiting or being worked on already.
+    Waiting,
+    /// Examined in this very state before: left alone.
+    Skipped,
+}
+
+/// Counts by state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Waiting for a worker.
+    pub queued: u64,
+    /// With a worker.
+    pub leased: u64,
+    /// Ended.
+    pub done: u64,
+}
+
+/// The queue.
+pub struct Queue {
+    connection: Mutex<Connection>,
+    /// Held as long as the queue is open; the lock goes with the file handle.
+    _lock: File,
+}
+
+fn failed(doing: &str) -> impl Fn(rusqlite::Error) -> Error + '_ {
+    move |error| Error::because(ErrorKind::Index, doing.to_owned(), error)
+}
+
+impl Queue {
+    /// Opens the queue in the SQLite file at `path`, takes the sweep's lock, and takes back leases of processes that are
+    /// gone. `Usage` when another sweep holds the lock.
+    pub fn open(path: &Path, now: i64) -> Result<Self> {
+        let lock_path = PathBuf::from(format!("{}.sweep-lock", path.display()));
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&lock_path)
+            .map_err(|error| Error::io(format!("opening {}", lock_path.display()), error))?;
+        lock.try_lock().map_err(|_| {
+            Error::new(ErrorKind::Usage, format!("sweeping into {}: another sweep is at it", path.display()))
+        })?;
+        let doing = "opening the sweep's queue";
+        let connection = Connection::open(path).map_err(failed(doing))?;
+        connection.busy_timeout(Duration::from_secs(30)).map_err(failed(doing))?;
+        connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;").map_err(failed(doing))?;
+        let there: Option<i64> = connection
+            .query_row("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'sweep_queue'", [], |row| {
+                row.get(0)
+            })
+            .optional()
+            .map_err(failed(doing))?;
+        if there.is_none() {
+            connection.execute_batch(&format!("BEGIN IMMEDIATE; {SCHEMA} COMMIT;")).map_err(failed(doing))?;
+        }
+        connection
+            .execute("UPDATE sweep_queue SET state = 'queued', changed = ?1 WHERE state = 'leased'", [now])
+            .map_err(failed(doing))?;
+        Ok(Self { connection: Mutex::new(connection), _lock: lock })
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        // Each use is one statement or one transaction, so nothing is left half-done by a panic.
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of what a listing said. `key` makes from a listed commit the text that [`Ending::examined`] would
+    /// carry now. All rows in one transaction.
+    pub fn plan(
+        &self,
+        hub: &str,
+        base: &str,
+        rows: &[RepoInfo],
+        key: &dyn Fn(&str) -> String,
+        now: i64,
+    ) -> Result<Vec<Planned>> {
+        let doing = "planning the sweep";
+        let mut connection = self.connection();
+        let transaction = connection.transaction().map_err(failed(doing))?;
+        let mut planned = Vec::with_capacity(rows.len());
+        for row in rows {
+            let listed = row.commit.as_deref().unwrap_or_default();
+            let facts =
+                serde_json::to_string(row).map_err(|error| Error::because(ErrorKind::Internal, doing, error))?;
+            let known: Option<(String, String, Option<String>, bool)> = transaction
+                .query_row(
+                    "SELECT state, listed, examined, passing FROM sweep_queue
+                     WHERE hub = ?1 AND repository = ?2 AND base = ?3",
+                    params![hub, row.name, base],
+                    |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+                )
+                .optional()
+                .map_err(failed(doing))?;
+            let what = match known {
+                Some((state, ..)) if state != "done" => Planned::Waiting,
+                Some((_, _, Some(examined), false)) if examined == key(listed) => Planned::Skipped,
+                _ => Planned::Queued,
+            };
+            match what {
+                Planned::Queued => transaction
+                    .execute(
+                        "INSERT INTO sweep_queue (hub, repository, base, listed, facts, state, first_seen, changed)
+                         VALUES (?1, ?2, ?3, ?4, ?5, 'queued', ?6, ?6)
+                         ON CONFLICT DO UPDATE SET listed = ?4, facts = ?5, state = 'queued', attempts = 0,
+                             not_before = 0, changed = ?6",
+                        params![hub, row.name, base, listed, facts, now],
+                    )
+                    .map_err(failed(doing))?,
+                // What waits is examined as it is now; what is skipped still gets its newest counts.
+                Planned::Waiting | Planned::Skipped => transaction
+                    .execute(
+                        "UPDATE sweep_queue SET listed = ?4, facts = ?5
+                         WHERE hub = ?1 AND repository = ?2 AND base = ?3",
+                        params![hub, row.name, base, listed, facts],
+                    )
+                    .map_err(failed(doing))?,
+            };
+            planned.push(what);
+        }
+        transaction.commit().map_err(failed(doing))?;
+        Ok(planned)
+    }
+
+    /// Leases the next row; those that were tried least come first, so one that kills its worker does not block the rest.
+    pub fn lease(&self, now: i64) -> Result<Option<Item>> {
+        let doing = "leasing from the sweep's queue";
+        let found = self
+            .connection()
+            .query_row(
+                "UPDATE sweep_queue SET state = 'leased', attempts = attempts + 1, leased_until = ?1 + ?2, changed = ?1
+                 WHERE (hub, repository, base) = (
+                     SELECT hub, repository, base FROM sweep_queue
+                     WHERE (state = 'queued' AND not_before <= ?1) OR (state = 'leased' AND leased_until < ?1)
+                     ORDER BY attempts, first_seen, hub, repository, base LIMIT 1)
+                 RETURNING hub, repository, base, facts, attempts",
+                params![now, LEASE],
+                |row| {
+                    Ok((
+                        row.get::<_, String>(0)?,
+                        row.get::<_, String>(1)?,
+                        row.get::<_, String>(2)?,
+                        row.get::<_, String>(3)?,
+                        row.get::<_, u32>(4)?,
+                    ))
+                },
+            )
+            .optional()
+            .map_err(failed(doing))?;
+        let Some((hub, repository, base, facts, attempts)) = found else { return Ok(None) };
+        let facts = serde_json::from_str(&facts).map_err(|error| {
+            Error::because(ErrorKind::Index, format!("{doing}: the facts of {hub}:{repository}"), error)
+        })?;
+        Ok(Some(Item { hub, repository, base, facts, attempts }))
+    }
+
+    /// Holds a lease for longer.
+    pub fn renew(&self, item: &Item, now: i64) -> Result<()> {
+        self.change(item, "leased_until = ?4 + 600", now)
+    }
+
+    /// The row's examination is recorded: it is done.
+    pub fn done(&self, item: &Item, ending: &Ending<'_>, now: i64) -> Result<()> {
+        self.connection()
+            .execute(
+                "UPDATE sweep_queue SET state = 'done', attempts = 0, examined = ?4, outcome = ?5, passing = ?6,
+                     reason = ?7, changed = ?8
+                 WHERE hub = ?1 AND repository = ?2 AND base = ?3",
+                params![
+                    item.hub,
+                    item.repository,
+                    item.base,
+                    ending.examined,
+                    ending.outcome,
+                    ending.passing,
+                    ending.reason,
+                    now
+                ],
+            )
+            .map(|_| ())
+            .map_err(failed("ending a row of the sweep's queue"))
+    }
+
+    /// Back to the queue, to rest for `rest` seconds; the attempt counts.
+    pub fn again(&self, item: &Item, rest: i64, now: i64) -> Result<()> {
+        self.connection()
+            .execute(
+                "UPDATE sweep_queue SET state = 'queued', not_before = ?4, changed = ?5
+                 WHERE hub = ?1 AND repository = ?2 AND base = ?3",
+                params![item.hub, item.repository, item.base, now + rest, now],
+            )
+            .map(|_| ())
+            .map_err(failed("returning a row to the sweep's queue"))
+    }
+
+    /// Back to the queue as if never leased: the user stopped the sweep, or the night's budget is spent.
+    pub fn give_back(&self, item: &Item, now: i64) -> Result<()> {
+        self.change(item, "state = 'queued', attempts = max(attempts - 1, 0)", now)
+    }
+
+    fn change(&self, item: &Item, what: &str, now: i64) -> Result<()> {
+        self.connection()
+            .execute(
+                &format!(
+                    "UPDATE sweep_queue SET {what}, changed = ?4 WHERE hub = ?1 AND repository = ?2 AND base = ?3"
+                ),
+                params![item.hub, item.repository, item.base, now],
+            )
+            .map(|_| ())
+            .map_err(failed("changing a row of the sweep's queue"))
+    }
+
+    /// Counts by state.
+    pub fn counts(&self) -> Result<Counts> {
+        let doing = "counting the sweep's queue";
+        let connection = self.connection();
+        let mut statement =
+            connection.prepare("SELECT state, count(*) FROM sweep_queue GROUP BY state").map_err(failed(doing))?;
+        let rows = statement
+            .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))
+            .map_err(failed(doing))?;
+        let mut counts = Counts::default();
+        for row in rows {
+            let (state, count) = row.map_err(failed(doing))?;
+            let count = u64::try_from(count).unwrap_or(0);
+            match state.as_str() {
+                "queued" => counts.queued = count,
+                "leased" => counts.leased = count,
+                _ => counts.done = count,
+            }
+        }
+        Ok(counts)
+    }
+
+    /// Seconds until the next resting row may be taken, if rows are waiting at all.
+    pub fn next_in(&self, now: i64) -> Result<Option<i64>> {
+        self.connection()
+            .query_row("SELECT min(not_before) FROM sweep_queue WHERE state = 'queued'", [], |row| {
+                row.get::<_, Option<i64>>(0)
+            })
+            .map(|next| next.map(|next| (next - now).max(0)))
+            .map_err(failed("asking the sweep's queue"))
+    }
+
+    /// Notes the beginning of a run.
+    pub fn begin(&self, plan: &str, now: i64) -> Result<i64> {
+        let connection = self.connection();
+        connection
+            .execute("INSERT INTO sweep_run (started, plan) VALUES (?1, ?2)", params![now, plan])
+            .map_err(failed("noting the sweep"))?;
+        Ok(connection.last_insert_rowid())
+    }
+
+    /// Notes the end of a run.
+    pub fn end(&self, run: i64, summary: &str, now: i64) -> Result<()> {
+        self.connection()
+            .execute("UPDATE sweep_run SET ended = ?2, summary = ?3 WHERE id = ?1", params![run, now, summary])
+            .map(|_| ())
+            .map_err(failed("noting the sweep's end"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn repo(name: &str, commit: &str) -> RepoInfo {
+        RepoInfo { name: name.into(), commit: Some(commit.into()), ..RepoInfo::default() }
+    }
+
+    #[test]
+    fn a_row_goes_through_its_states_and_is_skipped_when_nothing_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index.db");
+        let key = |commit: &str| format!("{commit}\nscreen\n1\ncat");
+        let queue = Queue::open(&path, 0).unwrap();
+        let plan = |commit: &str, now| queue.plan("hf", "hf:org/base", &[repo("a/b", commit)], &key, now).unwrap()[0];
+        assert_eq!(plan("c1", 1), Planned::Queued);
+        assert_eq!(plan("c1", 2), Planned::Waiting);
+        let item = queue.lease(3).unwrap().unwrap();
+        assert_eq!((item.repository.as_str(), item.attempts), ("a/b", 1));
+        assert!(queue.lease(4).unwrap().is_none());
+        let ending = Ending { examined: &key("c1"), outcome: "clear", passing: false, reason: None };
+        queue.done(&item, &ending, 5).unwrap();
+        assert_eq!(plan("c1", 6), Planned::Skipped);
+        assert_eq!(plan("c2", 7), Planned::Queued, "a new commit");
+        let item = queue.lease(8).unwrap().unwrap();
+        queue.again(&item, 50, 8).unwrap();
+        assert!(queue.lease(9).unwrap().is_none(), "it rests");
+        assert_eq!(queue.next_in(10).unwrap(), Some(48));
+        let item = queue.lease(60).unwrap().unwrap();
+        assert_eq!(item.attempts, 2);
+        queue.give_back(&item, 61).unwrap();
+        assert_eq!(queue.lease(62).unwrap().unwrap().attempts, 2);
+        let ending = Ending { examined: &key("c2"), outcome: "network", passing: true, reason: Some("down") };
+        queue.done(&item, &ending, 63).unwrap();
+        assert_eq!(plan("c2", 64), Planned::Queued, "a passing failure is tried again another night");
+        let other =
+            queue.plan("hf", "hf:org/base", &[repo("a/b", "c2")], &|c| format!("{c}\nnew catalogue"), 65).unwrap();
+        assert_eq!(other, [Planned::Waiting]);
+    }
+
+    #[test]
+    fn leases_of_a_killed_process_come_back_and_two_sweeps_do_not_share_an_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index.db");
+        let queue = Queue::open(&path, 0).unwrap();
+        let rows = [repo("a/1", "c"), repo("a/2", "c")];
+        queue.plan("hf", "", &rows, &|c| c.to_owned(), 0).unwrap();
+        let first = queue.lease(1).unwrap().unwrap();
+        assert_eq!(Queue::open(&path, 1).err().unwrap().kind, ErrorKind::Usage);
+        drop(queue);
+        let queue = Queue::open(&path, 2).unwrap();
+        assert_eq!(queue.counts().unwrap(), Counts { queued: 2, leased: 0, done: 0 });
+        let next = queue.lease(3).unwrap().unwrap();
+        assert_ne!(next.repository, first.repository, "what was tried less comes first");
+        assert_eq!(queue.lease(4).unwrap().unwrap().attempts, 2);
+        assert!(queue.lease(4 + LEASE).unwrap().is_none());
+        assert!(queue.lease(5 + LEASE).unwrap().is_some(), "a lease that is over may be taken");
+    }
+}

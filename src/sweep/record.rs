@@ -1,0 +1,132 @@
+//! Putting repositories into records: sides, digests, file sets, and examinations that could not be made.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::checkpoint::{Checkpoint, FileSet};
+use crate::error::{Error, Result};
+use crate::examination::{Coverage, Depth, Examination, FileDigest, Relation, SCHEMA, Side, Status, Tool, Verdict};
+use crate::hub::fetch::Repo;
+use crate::ids::Digest;
+use crate::limits;
+use crate::source::mmap::Mmap;
+
+const WEIGHTS: &[&str] = &[".safetensors", ".gguf", ".bin", ".pt", ".pth"];
+
+/// Whether a file holds weights, by its name.
+pub fn is_weights(path: &str) -> bool {
+    // Optimizer states and training arguments carry a weight file's ending.
+    const NOT: &[&str] = &["training_args.bin", "optimizer.pt", "scheduler.pt", "optimizer.bin", "rng_state.pth"];
+    let name = path.rsplit('/').next().unwrap_or(path);
+    WEIGHTS.iter().any(|end| name.ends_with(end)) && !NOT.contains(&name)
+}
+
+/// Whether a format reader may want a file.
+pub fn is_wanted(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    // Vocabularies are large and say nothing of weights.
+    is_weights(path) || (name.ends_with(".json") && !name.starts_with("tokenizer") && !name.starts_with("vocab"))
+}
+
+/// The files of a folder (or one file) of this machine that a format reader may want.
+pub fn folder(path: &Path) -> Result<FileSet> {
+    let mut files = FileSet { label: path.display().to_string(), files: BTreeMap::new(), digests: BTreeMap::new() };
+    let metadata = std::fs::metadata(path).map_err(|error| Error::io(format!("opening {}", path.display()), error))?;
+    if metadata.is_file() {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        files.files.insert(name.clone(), Arc::new(Mmap::open(path, name)?));
+        return Ok(files);
+    }
+    for entry in walkdir::WalkDir::new(path).max_depth(3).sort_by_file_name().into_iter().flatten() {
+        let Some(name) = entry.path().strip_prefix(path).ok().and_then(Path::to_str) else { continue };
+        if is_wanted(name) && entry.path().is_file() && files.files.len() < limits::MAX_FILES {
+            let name = name.replace(std::path::MAIN_SEPARATOR, "/");
+            files.files.insert(name.clone(), Arc::new(Mmap::open(entry.path(), name)?));
+        }
+    }
+    Ok(files)
+}
+
+fn digest_of(files: &[FileDigest]) -> Option<String> {
+    if files.is_empty() {
+        return None;
+    }
+    let mut lines: Vec<String> =
+        files.iter().map(|file| Some(format!("{}  {}\n", file.sha256.as_ref()?, file.name))).collect::<Option<_>>()?;
+    lines.sort();
+    Some(Digest::of(lines.concat().as_bytes()).to_string())
+}
+
+/// A repository as one side of an examination: its weight files, and their digest where the hub tells all of theirs.
+pub fn side_of_repo(repo: &Repo, format: Option<&str>) -> Side {
+    let files: Vec<FileDigest> = repo
+        .files()
+        .iter()
+        .filter(|file| is_weights(&file.path))
+        .map(|file| FileDigest {
+            name: file.path.clone(),
+            bytes: file.bytes,
+            sha256: file.sha256.map(|sha256| sha256.to_string()),
+        })
+        .collect();
+    Side {
+        source: repo.id().to_string(),
+        revision: Some(repo.revision().to_owned()),
+        digest: digest_of(&files),
+        files,
+        format: format.map(str::to_owned),
+    }
+}
+
+/// A folder of this machine as one side.
+pub fn side_of_path(name: &str, checkpoint: &Checkpoint) -> Side {
+    let files: Vec<FileDigest> = checkpoint
+        .files
+        .iter()
+        .map(|file| FileDigest {
+            name: file.name.clone(),
+            bytes: file.source.len(),
+            sha256: file.sha256.map(|sha256| sha256.to_string()),
+        })
+        .collect();
+    Side {
+        source: name.to_owned(),
+        revision: None,
+        digest: digest_of(&files),
+        files,
+        format: Some(checkpoint.format.to_owned()),
+    }
+}
+
+/// An examination with nothing in it yet: what is known before any weight is read.
+pub fn blank(tool: Tool, base: Side, candidate: Side) -> Examination {
+    Examination {
+        schema: SCHEMA.to_owned(),
+        tool,
+        base,
+        candidate,
+        status: Status::Complete,
+        reason: None,
+        depth: Depth::Hashes,
+        coverage: Coverage::default(),
+        relation: Relation::Incomparable,
+        rank: None,
+        verdict: Verdict::Inconclusive,
+        because: String::new(),
+        orthogonalization: None,
+        findings: Vec::new(),
+        anomalies: Vec::new(),
+        claim: None,
+        profile: None,
+    }
+}
+
+/// An examination that could not be made, with its reason: an outcome like any other, and never "clear".
+pub fn failed(tool: Tool, base: Side, candidate: Side, error: &Error) -> Examination {
+    let mut examination = blank(tool, base, candidate);
+    examination.status = Status::Failed;
+    examination.reason = Some(format!("{}: {}", error.kind.as_str(), error.one_line()));
+    examination.because = "not examined".to_owned();
+    examination
+}

@@ -1,0 +1,380 @@
+//! Depth 2: which rows and samples to fetch, and what they make of a candidate.
+//!
+//! A dozen writers of the base (`down_proj` before others) give a block of rows each to
+//! [`screen`](crate::diff::screen); all other tensors give a short run of bytes each, compared bit for bit, so that the
+//! relation can be placed and an edit elsewhere than in the dozen is noticed.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use crate::arch::{Axis, Kind};
+use crate::checkpoint::{Checkpoint, Storage, TensorEntry};
+use crate::diff::screen::{self, Block, Decision, Screened};
+use crate::diff::stats::Profile;
+use crate::error::{Error, ErrorKind, Result};
+use crate::examination::{Depth, Examination, NotExamined, Orthogonalization, Relation, Strength, Verdict};
+use crate::limits;
+use crate::pair::{Pair, Pairing, View};
+
+use super::base::Base;
+
+/// Writers whose rows are fetched.
+const WRITERS: usize = 12;
+
+/// Rows per writer at most and at least.
+const ROWS: Range<u64> = 8..32;
+
+/// Other tensors sampled at most.
+const SAMPLES: usize = 400;
+
+/// Bytes of a sample.
+const SAMPLE_BYTES: u64 = 1024;
+
+/// Equality of the samples of one kind of tensor.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sampled {
+    /// Tensors sampled.
+    pub taken: usize,
+    /// Of them, those whose sample is not the base's.
+    pub changed: usize,
+}
+
+/// What the screen saw.
+pub struct Screening {
+    /// The verdict from rows.
+    pub screened: Screened,
+    /// Equality samples by kind of tensor.
+    pub samples: BTreeMap<&'static str, Sampled>,
+    /// Whether tensors are stored in other dtypes than the base's.
+    pub recast: bool,
+}
+
+impl Screening {
+    /// Samples of one kind.
+    pub fn of(&self, kind: &'static str) -> Sampled {
+        self.samples.get(kind).copied().unwrap_or_default()
+    }
+}
+
+/// Whether a view is a plain run of stored rows, so that a block of rows is one range.
+fn is_plain(checkpoint: &Checkpoint, view: &View) -> bool {
+    view.is_contiguous()
+        && checkpoint.tensors.get(&view.tensor).is_some_and(|entry| {
+            matches!(entry.storage, Storage::Plain) && entry.dtype.bytes_of(view.columns).is_some()
+        })
+}
+
+/// Writers that can be solved: rows on the residual side, at least as many columns, `down_proj`s before others, at most
+/// a dozen, evenly over depth.
+fn chosen<'a>(base: &Checkpoint, candidate: &Checkpoint, pairing: &'a Pairing) -> Vec<&'a Pair> {
+    let able: Vec<&Pair> = pairing
+        .pairs
+        .iter()
+        .filter(|pair| {
+            pair.role.kind == Kind::Writer
+                && pair.role.residual == Some(Axis::Rows)
+                && pair.base.rows <= pair.base.columns
+                && pair.base.rows >= ROWS.start
+                && is_plain(base, &pair.base)
+                && is_plain(candidate, &pair.candidate)
+        })
+        .collect();
+    let down: Vec<&Pair> = able.iter().copied().filter(|pair| pair.role.module == "down_proj").collect();
+    let mut pool = if down.len() >= 3 { down } else { able };
+    // One expert of a layer stands for all: the first that is there.
+    let mut seen = std::collections::BTreeSet::new();
+    pool.retain(|pair| pair.role.expert.is_none() || seen.insert((pair.role.layer, pair.role.module.clone())));
+    pool.sort_by_key(|pair| pair.role.layer);
+    let count = pool.len().min(WRITERS);
+    (0..count).filter_map(|i| pool.get((2 * i + 1) * pool.len() / (2 * count)).copied()).collect()
+}
+
+/// The bytes of rows `first .. first + rows` of a plain view.
+fn span(entry: &TensorEntry, view: &View, first: u64, rows: u64) -> Option<Range<u64>> {
+    let skip = entry.dtype.bytes_of(view.offset.checked_add(first.checked_mul(view.columns)?)?)?;
+    let length = entry.dtype.bytes_of(rows.checked_mul(view.columns)?)?;
+    let start = entry.range.start.checked_add(skip)?;
+    let end = start.checked_add(length)?;
+    (end <= entry.range.end).then_some(start..end)
+}
+
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Writer => "writers",
+        Kind::Reader => "readers",
+        Kind::Embedding | Kind::Head => "embeddings",
+        Kind::Norm => "norms",
+        Kind::Router => "routers",
+        Kind::Bias | Kind::Other => "other",
+    }
+}
+
+/// Fetches and judges. `budget` is how many of the candidate's bytes may be read. `Unsupported` where there are no
+/// writers that can be solved.
+pub fn run(base: &Arc<Base>, candidate: &Checkpoint, pairing: &Pairing, budget: u64) -> Result<Screening> {
+    let writers = chosen(&base.checkpoint, candidate, pairing);
+    if writers.len() < 3 {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("screening {}: fewer than three writers can be solved from rows", candidate.label),
+        ));
+    }
+    let entry = |checkpoint: &'_ Checkpoint, view: &View| checkpoint.tensors.get(&view.tensor).cloned();
+    let row_bytes: u64 = writers
+        .iter()
+        .filter_map(|pair| entry(candidate, &pair.candidate)?.dtype.bytes_of(pair.candidate.columns))
+        .sum();
+    let rows = (budget.saturating_mul(3) / 4 / row_bytes.max(1)).clamp(ROWS.start, ROWS.end);
+
+    let mut wishes: BTreeMap<usize, Vec<Range<u64>>> = BTreeMap::new();
+    let mut blocks = Vec::new();
+    for pair in &writers {
+        let rows = rows.min(pair.base.rows);
+        // A third of the way down, away from first and last channels, which are often special.
+        let first = (pair.base.rows - rows) / 3;
+        let Some(entry) = entry(candidate, &pair.candidate) else { continue };
+        let Some(range) = span(&entry, &pair.candidate, first, rows) else { continue };
+        wishes.entry(entry.file).or_default().push(range);
+        blocks.push((*pair, first, rows));
+    }
+    let samples = samples(base, candidate, pairing, &writers);
+    for sample in &samples {
+        wishes.entry(sample.file).or_default().push(sample.candidate.clone());
+    }
+    for (file, ranges) in &wishes {
+        if let Some(file) = candidate.files.get(*file) {
+            file.source.prefetch(ranges);
+        }
+    }
+
+    let mut counted: BTreeMap<&'static str, Sampled> = BTreeMap::new();
+    for sample in &samples {
+        let tally = counted.entry(kind_name(sample.kind)).or_default();
+        tally.taken += 1;
+        tally.changed += usize::from(!sample.is_equal(&base.checkpoint, candidate)?);
+    }
+    let recast = pairing.pairs.iter().any(|pair| {
+        let dtype = |checkpoint: &Checkpoint, view: &View| checkpoint.tensors.get(&view.tensor).map(|e| e.dtype.name);
+        dtype(&base.checkpoint, &pair.base) != dtype(candidate, &pair.candidate)
+    });
+    let measured: Vec<Option<screen::BlockMeasurement>> =
+        blocks.par_iter().map(|block| measure(base, candidate, block)).collect::<Result<_>>()?;
+    Ok(Screening { screened: screen::judge(measured.into_iter().flatten().collect()), samples: counted, recast })
+}
+
+fn measure(
+    base: &Arc<Base>,
+    candidate: &Checkpoint,
+    (pair, first, rows): &(&Pair, u64, u64),
+) -> Result<Option<screen::BlockMeasurement>> {
+    let elements = (rows * pair.base.columns) as usize;
+    let mut old = vec![0.0f32; elements];
+    let mut new = vec![0.0f32; elements];
+    pair.base.decode_rows(&base.checkpoint, *first, &mut old)?;
+    pair.candidate.decode_rows(candidate, *first, &mut new)?;
+    let changed = old != new;
+    let empty;
+    let factor = if changed {
+        base.factor(&pair.base)?
+    } else {
+        // Nothing will be solved: what the base's factor is does not matter, and building it is dear.
+        empty = screen::Factor::unused(pair.base.rows as usize);
+        Arc::new(empty)
+    };
+    let times = |vector: &[f32]| product(&base.checkpoint, &pair.base, vector);
+    screen::measure(&Block {
+        name: &pair.name,
+        layer: pair.role.layer,
+        first_row: *first as usize,
+        columns: pair.base.columns as usize,
+        base: &old,
+        candidate: &new,
+        factor: &factor,
+        times: &times,
+    })
+}
+
+/// W·v, tile by tile.
+fn product(checkpoint: &Checkpoint, view: &View, vector: &[f32]) -> Result<Vec<f64>> {
+    let columns = view.columns as usize;
+    let step = (4 * limits::TILE_ELEMENTS / columns.max(1)).max(1);
+    let mut tile = vec![0.0f32; step * columns];
+    let mut out = Vec::with_capacity(view.rows as usize);
+    for first in (0..view.rows as usize).step_by(step) {
+        let rows = step.min(view.rows as usize - first);
+        let tile = &mut tile[..rows * columns];
+        view.decode_rows(checkpoint, first as u64, tile)?;
+        out.extend(tile.chunks_exact(columns).map(|row| dot(row, vector)));
+    }
+    Ok(out)
+}
+
+/// A dot product in sixteen single-precision lanes, each cut short often enough to stay exact to a few ulp.
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    const LANES: usize = 16;
+    let mut total = 0.0f64;
+    for (a, b) in a.chunks(4096).zip(b.chunks(4096)) {
+        let mut lanes = [0.0f32; LANES];
+        let (a_whole, a_rest) = a.as_chunks::<LANES>();
+        let (b_whole, b_rest) = b.as_chunks::<LANES>();
+        for (a, b) in a_whole.iter().zip(b_whole) {
+            for lane in 0..LANES {
+                lanes[lane] += a[lane] * b[lane];
+            }
+        }
+        total += lanes.iter().map(|lane| f64::from(*lane)).sum::<f64>();
+        total += a_rest.iter().zip(b_rest).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    }
+    total
+}
+
+struct Sample {
+    kind: Kind,
+    file: usize,
+    candidate: Range<u64>,
+    base_file: usize,
+    base: Range<u64>,
+}
+
+impl Sample {
+    fn is_equal(&self, base: &Checkpoint, candidate: &Checkpoint) -> Result<bool> {
+        let read = |checkpoint: &Checkpoint, file: usize, range: &Range<u64>| {
+            let file = checkpoint
+                .files
+                .get(file)
+                .ok_or_else(|| Error::new(ErrorKind::Internal, format!("{} has no file {file}", checkpoint.label)))?;
+            Ok::<_, Error>(file.source.read(range.clone())?.into_owned())
+        };
+        Ok(read(base, self.base_file, &self.base)? == read(candidate, self.file, &self.candidate)?)
+    }
+}
+
+/// A short run out of the middle of each tensor with the same dtype on both sides: every writer first, then the rest
+/// evenly.
+fn samples(base: &Arc<Base>, candidate: &Checkpoint, pairing: &Pairing, fetched: &[&Pair]) -> Vec<Sample> {
+    let mut writers = Vec::new();
+    let mut others = Vec::new();
+    for pair in &pairing.pairs {
+        if fetched.iter().any(|other| other.name == pair.name) {
+            continue;
+        }
+        let (Some(old), Some(new)) =
+            (base.checkpoint.tensors.get(&pair.base.tensor), candidate.tensors.get(&pair.candidate.tensor))
+        else {
+            continue;
+        };
+        let comparable = old.dtype == new.dtype
+            && matches!(old.storage, Storage::Plain)
+            && matches!(new.storage, Storage::Plain)
+            && pair.base.is_contiguous()
+            && pair.candidate.is_contiguous();
+        let Some(length) = old.dtype.bytes_of(pair.base.elements()).filter(|_| comparable) else { continue };
+        let (Some(old_skip), Some(new_skip)) =
+            (old.dtype.bytes_of(pair.base.offset), new.dtype.bytes_of(pair.candidate.offset))
+        else {
+            continue;
+        };
+        let step = old.dtype.bytes as u64;
+        let take = SAMPLE_BYTES.min(length) / step * step;
+        let middle = (length - take) / 2 / step * step;
+        let at = |entry: &TensorEntry, skip: u64| {
+            let start = entry.range.start.checked_add(skip)?.checked_add(middle)?;
+            let end = start.checked_add(take)?;
+            (end <= entry.range.end && take > 0).then_some(start..end)
+        };
+        let (Some(from), Some(to)) = (at(old, old_skip), at(new, new_skip)) else { continue };
+        let sample = Sample { kind: pair.role.kind, file: new.file, candidate: to, base_file: old.file, base: from };
+        if pair.role.kind == Kind::Writer { writers.push(sample) } else { others.push(sample) }
+    }
+    let thin = |samples: Vec<Sample>, most: usize| {
+        let step = samples.len().div_ceil(most.max(1)).max(1);
+        samples.into_iter().step_by(step).collect::<Vec<_>>()
+    };
+    let mut all = thin(writers, SAMPLES / 2);
+    all.extend(thin(others, SAMPLES / 2));
+    all
+}
+
+/// Writes what the screen saw into an examination: verdict, place in the family, measurements.
+pub fn describe(screening: &Screening, opened: &Checkpoint, pairing: &Pairing, examination: &mut Examination) {
+    let screened = &screening.screened;
+    let readers = screening.of("readers");
+    let changed: Vec<&screen::BlockMeasurement> = screened.blocks.iter().filter(|block| block.changed).collect();
+    let low_rank = !changed.is_empty() && changed.iter().filter(|block| block.top > 0.8).count() * 2 > changed.len();
+    let touched = readers.changed * 2 > readers.taken;
+    examination.depth = Depth::Screen;
+    examination.candidate.format = Some(opened.format.to_owned());
+    examination.anomalies.clone_from(&opened.anomalies);
+    examination.because = screened.because.clone();
+    examination.verdict = match screened.decision {
+        Decision::Orthogonalized => Verdict::Orthogonalized,
+        Decision::Clear => Verdict::Clear,
+        Decision::Undecided => Verdict::Inconclusive,
+    };
+    examination.relation = match (changed.is_empty(), low_rank) {
+        (false, true) => Relation::LowRankEdit,
+        (false, false) if !touched && readers.taken > 0 => Relation::Edited,
+        (false, false) => Relation::FineTuned,
+        (true, _) if touched => Relation::FineTuned,
+        (true, _) => Relation::Edited,
+    };
+    if screening.recast && screened.decision == Decision::Clear && !low_rank {
+        examination.relation = Relation::Quantized;
+    }
+    let taken: usize = screening.samples.values().map(|sampled| sampled.taken).sum();
+    let same: usize = screening.samples.values().map(|sampled| sampled.taken - sampled.changed).sum();
+    examination.coverage.tensors = (pairing.pairs.len() + pairing.only_base.len()) as u64;
+    examination.coverage.compared = screened.blocks.len() as u64;
+    examination.coverage.not_examined.push(NotExamined {
+        tensor: "*".to_owned(),
+        reason: format!(
+            "a screen: a few rows of {} writers, and samples of {taken} other tensors ({same} of them the base's)",
+            screened.blocks.len()
+        ),
+    });
+    examination.orthogonalization = (!changed.is_empty()).then(|| Orthogonalization {
+        p_value: 1.0,
+        consistency: screened.consistency,
+        explained: median(changed.iter().map(|block| block.top).collect()),
+        coordinates: ["raw", "row-normalised"][screened.coordinates.min(1)].to_owned(),
+        directions: 1,
+        scope: if screened.agreement > 0.8 { "global" } else { "per-layer" }.to_owned(),
+        tensors: screened.fitting as u64,
+        layers: screened.layers.clone(),
+        strength: screened
+            .blocks
+            .iter()
+            .filter_map(|block| {
+                let lambda = if block.changed { block.strength[screened.coordinates.min(1)] } else { 0.0 };
+                let rows = block.rows.max(1) as f64;
+                let stderr = if block.changed { lambda.abs() / rows.sqrt() } else { 0.0 };
+                Some(Strength { layer: block.layer?, module: "down_proj".to_owned(), expert: None, lambda, stderr })
+            })
+            .collect(),
+        detection_limit: screened.detection_limit,
+        recipe: vec!["from a screen of a few rows: strengths are rough, and no p-value is computed".to_owned()],
+    });
+    let mut model: BTreeMap<String, f64> = BTreeMap::from([
+        ("screen.tensors".to_owned(), screened.blocks.len() as f64),
+        ("screen.changed".to_owned(), screened.changed as f64),
+        ("screen.fitting".to_owned(), screened.fitting as f64),
+        ("screen.layers".to_owned(), screened.layers.len() as f64),
+        ("screen.consistency".to_owned(), screened.consistency),
+        ("screen.strength".to_owned(), screened.strength),
+        ("screen.agreement".to_owned(), screened.agreement),
+        ("screen.detection_limit".to_owned(), screened.detection_limit),
+        ("screen.row_normalised".to_owned(), screened.coordinates as f64),
+    ]);
+    for (kind, sampled) in &screening.samples {
+        model.insert(format!("screen.{kind}_changed_share"), sampled.changed as f64 / sampled.taken.max(1) as f64);
+    }
+    examination.profile = Some(Profile { model, tensors: Vec::new() });
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}

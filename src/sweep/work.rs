@@ -1,0 +1,277 @@
+//! Takes rows out of the queue, a bounded number at a time, until nothing is left, the budget is spent, or a stop is
+//! asked for.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::examination::Severity;
+use crate::ids::RepoId;
+
+use super::examine::{Bench, Outcome};
+use super::plan::{self, Listed, Plan};
+use super::queue::{Ending, Item, MOST_ATTEMPTS, Queue};
+use super::{Store, seconds_now};
+
+/// How a sweep runs.
+#[derive(Debug, Clone)]
+pub struct SweepSettings {
+    /// Repositories examined at a time.
+    pub workers: usize,
+    /// Attempts of a repository that meets network trouble, per run.
+    pub tries: u32,
+    /// Seconds a repository rests between them.
+    pub rest: i64,
+    /// Keep polling for new uploads, this far apart.
+    pub watch: Option<Duration>,
+}
+
+impl Default for SweepSettings {
+    fn default() -> Self {
+        Self { workers: 4, tries: 3, rest: 30, watch: None }
+    }
+}
+
+/// What a run did.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Summary {
+    /// What was listed.
+    pub listed: Listed,
+    /// Repositories that ended in an outcome.
+    pub examined: u64,
+    /// Per outcome: verdict, or kind of failure.
+    pub outcomes: BTreeMap<String, u64>,
+    /// Per relation.
+    pub relations: BTreeMap<String, u64>,
+    /// Per depth.
+    pub depths: BTreeMap<String, u64>,
+    /// Findings per severity.
+    pub findings: BTreeMap<String, u64>,
+    /// Why repositories could not be examined, with how many each.
+    pub reasons: BTreeMap<String, u64>,
+    /// Requests sent.
+    pub requests: u64,
+    /// Bytes received.
+    pub bytes: u64,
+    /// Of them, weights.
+    pub weight_bytes: u64,
+    /// Rows still queued.
+    pub left: u64,
+    /// Whether the run was stopped by the user.
+    pub stopped: bool,
+    /// Whether the night's budget ran out.
+    pub out_of_budget: bool,
+    /// Seconds it took.
+    pub seconds: f64,
+    /// The worst severity found.
+    #[serde(skip)]
+    pub worst: Option<Severity>,
+}
+
+impl Summary {
+    /// The exit status of the command: 1 for findings at or above `fail_on`, 2 when not all that was asked for was done.
+    pub fn exit_status(&self, fail_on: Severity) -> u8 {
+        if self.worst.is_some_and(|worst| worst >= fail_on) {
+            return 1;
+        }
+        let undone = ["network", "io", "internal", "budget", "index"];
+        let failed = undone.iter().any(|kind| self.outcomes.get(*kind).is_some_and(|count| *count > 0));
+        if self.left > 0 || failed || !self.listed.incomplete.is_empty() { 2 } else { 0 }
+    }
+}
+
+/// Hears of progress.
+pub trait Observer: Sync {
+    /// Planning is over.
+    fn planned(&self, _listed: &Listed) {}
+    /// A row ended; `done` of `total` rows of this round have.
+    fn examined(&self, _repository: &RepoId, _outcome: &Outcome, _done: u64, _total: u64) {}
+}
+
+/// An observer that does nothing.
+pub struct Silent;
+
+impl Observer for Silent {}
+
+/// Plans and works until done. With `watch`, until stopped.
+pub fn sweep(
+    bench: &Bench,
+    queue: &Queue,
+    store: &dyn Store,
+    plan: &Plan,
+    settings: &SweepSettings,
+    observer: &dyn Observer,
+) -> Result<Summary> {
+    let started = Instant::now();
+    let described = serde_json::to_string(plan).unwrap_or_default();
+    let run = queue.begin(&described, seconds_now())?;
+    let mut summary = Summary::default();
+    loop {
+        match plan::list(bench, queue, plan) {
+            Ok(listed) => {
+                observer.planned(&listed);
+                summary.listed.seen += listed.seen;
+                summary.listed.queued += listed.queued;
+                summary.listed.waiting += listed.waiting;
+                summary.listed.unchanged += listed.unchanged;
+                summary.listed.incomplete.extend(listed.incomplete);
+            }
+            Err(error) if error.kind == ErrorKind::Interrupted => {}
+            Err(error) if settings.watch.is_some() && error.kind == ErrorKind::Network => {
+                // The hub is down: another poll will tell.
+                tracing::warn!("{}", error.one_line());
+            }
+            Err(error) if matches!(error.kind, ErrorKind::Usage | ErrorKind::Unsupported | ErrorKind::Index) => {
+                return Err(error);
+            }
+            // What is already queued is worked on all the same, and the trouble told at the end.
+            Err(error) => summary.listed.incomplete.push(error.one_line()),
+        }
+        round(bench, queue, store, settings, observer, &mut summary)?;
+        let Some(pause) = settings.watch else { break };
+        if bench.client.stop().is_cancelled() || bench.client.pause(pause).is_err() {
+            break;
+        }
+    }
+    let totals = bench.night.totals();
+    (summary.requests, summary.bytes, summary.weight_bytes) = (totals.requests, totals.bytes, totals.weight_bytes);
+    let counts = queue.counts()?;
+    summary.left = counts.queued + counts.leased;
+    summary.stopped = bench.client.stop().is_cancelled();
+    summary.out_of_budget = bench.night.was_refused() || bench.night.is_spent();
+    summary.seconds = started.elapsed().as_secs_f64();
+    queue.end(run, &serde_json::to_string(&summary).unwrap_or_default(), seconds_now())?;
+    Ok(summary)
+}
+
+/// Works until no row can be taken.
+fn round(
+    bench: &Bench,
+    queue: &Queue,
+    store: &dyn Store,
+    settings: &SweepSettings,
+    observer: &dyn Observer,
+    summary: &mut Summary,
+) -> Result<()> {
+    let total = queue.counts()?.queued;
+    let shared = Mutex::new((summary, 0u64, None::<Error>));
+    let halt = AtomicBool::new(false);
+    let is_over = || halt.load(Ordering::Relaxed) || bench.client.stop().is_cancelled() || bench.night.was_refused();
+    std::thread::scope(|scope| {
+        for _ in 0..settings.workers.max(1) {
+            scope.spawn(|| {
+                while !is_over() {
+                    let step = match queue.lease(seconds_now()) {
+                        Ok(Some(item)) => one(bench, queue, store, settings, &item).map(|ended| Some((item, ended))),
+                        Ok(None) => Ok(None),
+                        Err(error) => Err(error),
+                    };
+                    match step {
+                        Ok(Some((item, Some(outcome)))) => {
+                            let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                            shared.1 += 1;
+                            count(shared.0, &outcome);
+                            let id = RepoId { hub: item.hub, name: item.repository };
+                            observer.examined(&id, &outcome, shared.1, total);
+                        }
+                        Ok(Some((_, None))) => {}
+                        Ok(None) => match queue.next_in(seconds_now()) {
+                            // Rows rest: the network may come back. Others may still be leased by fellow workers.
+                            Ok(Some(wait)) if wait > 0 => {
+                                let _ = bench.client.pause(Duration::from_secs(wait.clamp(1, 5) as u64));
+                            }
+                            Ok(Some(_)) => {}
+                            Ok(None) => break,
+                            Err(error) => {
+                                halt.store(true, Ordering::Relaxed);
+                                shared.lock().unwrap_or_else(PoisonError::into_inner).2 = Some(error);
+                            }
+                        },
+                        Err(error) => {
+                            // The index cannot be written: nothing examined from here on would be kept.
+                            halt.store(true, Ordering::Relaxed);
+                            shared.lock().unwrap_or_else(PoisonError::into_inner).2 = Some(error);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let (_, _, trouble) = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
+    trouble.map_or(Ok(()), Err)
+}
+
+/// One row to its end. `None` when it went back to the queue.
+fn one(
+    bench: &Bench,
+    queue: &Queue,
+    store: &dyn Store,
+    settings: &SweepSettings,
+    item: &Item,
+) -> Result<Option<Outcome>> {
+    let id = RepoId { hub: item.hub.clone(), name: item.repository.clone() };
+    let base = Some(item.base.as_str()).filter(|base| !base.is_empty());
+    let given_up = |error: &Error, kind: ErrorKind| Outcome {
+        examination: bench.failed(&id, &item.facts, base, error),
+        failure: Some(kind),
+        spent: Default::default(),
+    };
+    let outcome = if item.attempts > MOST_ATTEMPTS {
+        let error = Error::new(
+            ErrorKind::Internal,
+            format!("examining {id}: given up after {MOST_ATTEMPTS} attempts that ended without an outcome"),
+        );
+        given_up(&error, ErrorKind::Internal)
+    } else {
+        match bench.examine(&id, &item.facts, base) {
+            Ok(outcome) => outcome,
+            Err(error) if error.kind == ErrorKind::Interrupted || bench.night.was_refused() => {
+                queue.give_back(item, seconds_now())?;
+                return Ok(None);
+            }
+            Err(error) if error.kind == ErrorKind::Index => return Err(error),
+            Err(error) if item.attempts < settings.tries => {
+                tracing::info!("{id}: {}", error.one_line());
+                queue.again(item, settings.rest, seconds_now())?;
+                return Ok(None);
+            }
+            Err(error) => given_up(&error, error.kind),
+        }
+    };
+    // Recorded first, ended after: a kill between the two repeats the recording, which changes nothing.
+    store.record(&outcome.examination, &item.facts)?;
+    let commit = item.facts.commit.as_deref().unwrap_or_default();
+    let examined = bench.settings.key(commit, &outcome.examination.tool);
+    let word = outcome.word();
+    let ending = Ending {
+        examined: &examined,
+        outcome: &word,
+        passing: outcome.is_passing(),
+        reason: outcome.examination.reason.as_deref(),
+    };
+    queue.done(item, &ending, seconds_now())?;
+    Ok(Some(outcome))
+}
+
+fn count(summary: &mut Summary, outcome: &Outcome) {
+    let examination = &outcome.examination;
+    let add = |map: &mut BTreeMap<String, u64>, key: String| *map.entry(key).or_default() += 1;
+    summary.examined += 1;
+    add(&mut summary.outcomes, outcome.word());
+    if outcome.failure.is_none() {
+        add(&mut summary.relations, super::examine::word(&examination.relation));
+        add(&mut summary.depths, super::examine::word(&examination.depth));
+    } else if let Some(reason) = &examination.reason {
+        // The words up to the first name: reasons are counted by kind, not by repository.
+        let kind = reason.split(':').next().unwrap_or(reason).to_owned();
+        add(&mut summary.reasons, kind);
+    }
+    for finding in &examination.findings {
+        add(&mut summary.findings, super::examine::word(&finding.severity));
+        summary.worst = summary.worst.max(Some(finding.severity));
+    }
+}
