@@ -1,4 +1,4 @@
-//! The table of architectures: one row per family, each a handful of choices on top of [`PLAIN`].
+//! The table of architectures: one row per family, each a handful of choices on top of `PLAIN`.
 //!
 //! To add a family: one row and one line in [`ARCHITECTURES`]; names that no group of `rules.rs` has go into a new group.
 
