@@ -308,6 +308,15 @@ impl Formatter for OneZero {
     }
 }
 
+/// Compact JSON that is the same for equal values: negative zero is written as zero.
+pub(crate) fn canonical_json(value: &impl Serialize) -> Vec<u8> {
+    let mut json = Vec::new();
+    // Plain structs with string keys, written to memory: this cannot fail.
+    let written = value.serialize(&mut serde_json::Serializer::with_formatter(&mut json, OneZero));
+    debug_assert!(written.is_ok(), "plain data");
+    json
+}
+
 impl Examination {
     /// The examination's id: SHA-256 over the JSON of what was examined and measured. The same files measured again have
     /// the same id, and judging again does not change it: bytes read, the catalogue, the relation, the verdict, the
@@ -329,10 +338,6 @@ impl Examination {
             claim: self.claim.as_ref().map(|claim| (&claim.base, &claim.relation, claim.evidence.as_slice())),
             profile: &self.profile,
         };
-        let mut json = Vec::new();
-        // Plain structs with string keys, written to memory: this cannot fail.
-        let written = measured.serialize(&mut serde_json::Serializer::with_formatter(&mut json, OneZero));
-        debug_assert!(written.is_ok(), "an examination is plain data");
-        Digest::of(&json)
+        Digest::of(&canonical_json(&measured))
     }
 }

@@ -1,4 +1,4 @@
-//! The table of architectures: one row per family, each a handful of choices on top of [`PLAIN`].
+//! The table of architectures: one row per family, each a handful of choices on top of `PLAIN`.
 //!
 //! To add a family: one row and one line in [`ARCHITECTURES`]; names that no group of `rules.rs` has go into a new group.
 
@@ -177,10 +177,10 @@ static GEMMA3: Architecture = Architecture {
     family: "gemma3",
     types: &["gemma3", "gemma3_text", "gemma-embedding"],
     marks: &["pre_feedforward_layernorm", "self_attn.q_norm"],
-    ..GEMMA2_LIKE
+    rules: &[SANDWICH_NORMS, TOP, ATTENTION, MLP, EXPERTS, NORMS],
+    gguf: GAIN_PLUS_ONE,
+    ..PLAIN
 };
-const GEMMA2_LIKE: Architecture =
-    Architecture { rules: &[SANDWICH_NORMS, TOP, ATTENTION, MLP, EXPERTS, NORMS], gguf: GAIN_PLUS_ONE, ..PLAIN };
 static GEMMA3N: Architecture = Architecture {
     family: "gemma3n",
     types: &["gemma3n*"],

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::sql::{Json, Moment, Word, as_text};
 use super::{Index, failed, load};
 use crate::error::{Error, ErrorKind, Result};
-use crate::examination::{Examination, Finding, Orthogonalization, Relation, Severity, Verdict};
+use crate::examination::{Examination, Finding, Orthogonalization, Relation, Severity, Verdict, canonical_json};
 
 /// The judged part of an examination.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,13 +51,16 @@ impl Judgement {
 
     /// Whether two judgements say the same, by whatever catalogue. Numbers are compared as they are printed, so that
     /// not-a-number equals itself.
-    pub(super) fn says_the_same(&self, other: &Self) -> Result<bool> {
-        Ok(self.relation == other.relation && self.verdict == other.verdict && self.document()? == other.document()?)
+    pub(super) fn says_the_same(&self, other: &Self) -> bool {
+        self.relation == other.relation
+            && self.verdict == other.verdict
+            && canonical_json(&self.rest) == canonical_json(&other.rest)
     }
 
-    /// The JSON that a past judgement is kept as.
+    /// The JSON that a past judgement is kept as, its keys sorted as [`super::json`] wants them.
     pub(super) fn document(&self) -> Result<String> {
-        serde_json::to_string(&self.rest)
+        serde_json::to_value(&self.rest)
+            .map(|value| value.to_string())
             .map_err(|error| Error::because(ErrorKind::Internal, "storing a judgement", error))
     }
 }

@@ -255,9 +255,9 @@ fn conditions(filter: &ExaminationFilter, of_findings: bool) -> Result<Where> {
 }
 
 /// A query for the keys of repositories with this text in their name, and its parameter. The search index knows runs of
-/// three letters; shorter texts are looked for name by name.
+/// three letters and no NUL; other texts are looked for name by name.
 fn search_clause(text: &str) -> (&'static str, String) {
-    if text.chars().count() >= 3 {
+    if text.chars().count() >= 3 && !text.contains('\0') {
         let phrase = format!("\"{}\"", text.replace('"', "\"\""));
         ("SELECT rowid FROM repository_search WHERE repository_search MATCH ?", phrase)
     } else {

@@ -64,7 +64,7 @@ pub(super) fn judge_anew(connection: &Connection, key: i64, examination: &Examin
     let old = Judgement::of(&load::stored_without_profile(connection, key)?.examination);
     let new = Judgement::of(examination);
     let catalogue = catalogue(connection, &new.catalogue, now)?;
-    if old.says_the_same(&new)? {
+    if old.says_the_same(&new) {
         if old.catalogue != new.catalogue {
             execute(connection, "UPDATE examination SET catalogue = ?2 WHERE key = ?1", params![key, catalogue])?;
         }

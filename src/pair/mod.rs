@@ -8,6 +8,8 @@ mod matching;
 mod order;
 mod piece;
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::order::{self, Order, Relative};
 use super::{Pair, Unpaired, View};
 use crate::arch::{Axis, FusedGate, FusedQkv, Key, Kind, Parameter, Resolved, Role, Scheme};
-use crate::checkpoint::{Checkpoint, Storage};
+use crate::checkpoint::Checkpoint;
 
 /// Experts in one stack that are taken apart. The largest published mixtures have 512.
 const MOST_EXPERTS: u32 = 4096;
@@ -207,12 +207,10 @@ pub fn pieces(checkpoint: &Checkpoint, resolved: &Resolved) -> (Vec<Piece>, Vec<
             [length] => (*length, 1, true),
             [rows, rest @ ..] => (*rows, rest.iter().product(), false),
         };
-        // gpt-oss publishes its experts in MXFP4 output first, and only unpacked ones input first.
-        let packed = matches!(&entry.storage, Storage::Packed(packed) if packed.scheme().starts_with("mxfp4"));
-        let transposed = part.input_first && !vector && !(packed && stack.is_some());
+        let transposed = part.input_first && !vector;
         let (rows, columns) = if transposed { (columns, rows) } else { (rows, columns) };
         let mut role = part.role;
-        if part.input_first {
+        if transposed {
             role.residual = role.residual.map(|axis| if axis == Axis::Rows { Axis::Columns } else { Axis::Rows });
         }
         let mut piece = Piece {
