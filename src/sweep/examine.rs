@@ -251,6 +251,7 @@ impl Bench {
             (examination.base, examination.candidate) = (base.side.clone(), side);
             examination.claim = Some(claim.claim);
             examination.coverage.bytes_read = meter.totals().weight_bytes;
+            self.stages.judge(&mut examination);
             examination
         };
         if let Some((relation, because)) = same_files(candidate, base) {
@@ -317,7 +318,8 @@ impl Bench {
             Err(error) if error.kind == ErrorKind::Unsupported && to_full => return self.full(candidate, base, meter),
             Err(error) => return Err(error),
         };
-        let mut examination = self.screened(&screening, &opened, &pairing)?;
+        let mut examination = record::blank(self.stages.tool(), Side::default(), Side::default());
+        screening::describe(&screening, &opened, &pairing, &mut examination);
         if !to_full || screening.screened.decision == Decision::Clear {
             return Ok(examination);
         }
@@ -336,13 +338,6 @@ impl Bench {
             }
             Err(error) => Err(error),
         }
-    }
-
-    fn screened(&self, screening: &Screening, opened: &Checkpoint, pairing: &Pairing) -> Result<Examination> {
-        let mut examination = record::blank(self.stages.tool(), Side::default(), Side::default());
-        screening::describe(screening, opened, pairing, &mut examination);
-        self.stages.judge_screen(&mut examination)?;
-        Ok(examination)
     }
 
     /// Depth three, first half: the writers alone, a third of the bytes. `None` where that would save nothing or does
