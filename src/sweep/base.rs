@@ -199,6 +199,26 @@ pub fn location(name: &str) -> Result<Location> {
     name.parse()
 }
 
+/// What a hub says of one repository at a revision, or at its newest when none is named; offline, no more than its name.
+pub fn facts(
+    id: &RepoId,
+    revision: Option<&Revision>,
+    client: &Arc<Client>,
+    environment: &Environment,
+    meter: &Meter,
+) -> Result<hub::RepoInfo> {
+    let hub = hub::of(id, environment)?;
+    let revision = revision.map(|revision| revision.0.as_str());
+    if client.settings().offline && hub.endpoint().scheme() != "file" {
+        return Ok(hub::RepoInfo {
+            name: id.name.clone(),
+            commit: revision.map(str::to_owned),
+            ..hub::RepoInfo::default()
+        });
+    }
+    fetch::info(client, hub.as_ref(), &id.name, revision, meter)
+}
+
 /// A repository at its revision, or at the hub's newest when none is named; with the hub's facts where they were asked
 /// for.
 pub fn open_repo(

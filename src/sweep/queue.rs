@@ -125,10 +125,8 @@ impl Queue {
     ) -> Result<Vec<Planned>> {
         let doing = "planning the sweep";
         let mut index = self.index();
-        let transaction = index
-            .connection_mut()
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(failed(doing))?;
+        let transaction =
+            index.connection_mut().transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed(doing))?;
         let mut planned = Vec::with_capacity(rows.len());
         for row in rows {
             let listed = row.commit.as_deref().unwrap_or_default();
@@ -269,8 +267,10 @@ impl Queue {
     pub fn counts(&self) -> Result<Counts> {
         let doing = "counting the sweep's queue";
         let index = self.index();
-        let mut statement =
-            index.connection().prepare("SELECT state, count(*) FROM sweep_queue GROUP BY state").map_err(failed(doing))?;
+        let mut statement = index
+            .connection()
+            .prepare("SELECT state, count(*) FROM sweep_queue GROUP BY state")
+            .map_err(failed(doing))?;
         let rows = statement
             .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))
             .map_err(failed(doing))?;
@@ -353,8 +353,7 @@ mod tests {
         let ending = Ending { examined: &key("c2"), outcome: "network", passing: true, reason: Some("down") };
         queue.done(&item, &ending, 63).unwrap();
         assert_eq!(plan("c2", 64), Planned::Queued, "a passing failure is tried again another night");
-        let other =
-            queue.plan("hf", "hf:org/base", &[repo("a/b", "c2")], &|c| format!("{c}\nscreen\n2"), 65).unwrap();
+        let other = queue.plan("hf", "hf:org/base", &[repo("a/b", "c2")], &|c| format!("{c}\nscreen\n2"), 65).unwrap();
         assert_eq!(other, [Planned::Waiting]);
     }
 
