@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, its arguments beside it.
 
 pub mod compare;
+pub mod demo;
 pub mod evaluate;
 pub mod export;
 pub mod findings;
@@ -20,6 +21,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, Severity, Status};
 use crate::report::{Color, Style};
 use crate::signature::Catalogue;
+
+/// The index where none is named.
+const DEFAULT_INDEX: &str = "orthoscope.db";
 
 /// How the program ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,7 +63,7 @@ pub struct Cli {
 #[derive(Args, Debug, Clone)]
 pub struct Global {
     /// The SQLite index that examinations are recorded in and read from
-    #[arg(long, global = true, value_name = "PATH", default_value = "orthoscope.db", env = "ORTHOSCOPE_INDEX")]
+    #[arg(long, global = true, value_name = "PATH", default_value = DEFAULT_INDEX, env = "ORTHOSCOPE_INDEX")]
     pub index: PathBuf,
     /// Output format
     #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
@@ -139,6 +143,7 @@ impl FailOn {
 
 #[derive(Subcommand)]
 enum Command {
+    Demo(demo::Arguments),
     Compare(compare::Arguments),
     Scan(scan::Arguments),
     Sweep(sweep::Arguments),
@@ -219,6 +224,7 @@ pub fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode 
 impl Command {
     fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         match self {
+            Self::Demo(arguments) => arguments.run(global, out),
             Self::Compare(arguments) => arguments.run(global, out),
             Self::Scan(arguments) => arguments.run(global, out),
             Self::Sweep(arguments) => arguments.run(global, out),
