@@ -1,5 +1,7 @@
 //! Lays an adapter over its base: a checkpoint whose changed weights are computed row by row as they are read.
 
+mod names;
+
 use std::sync::{Arc, OnceLock};
 
 use super::adapter::{Adapter, LowRank, stacked_module};
@@ -7,6 +9,7 @@ use super::collect::Anomalies;
 use super::{Checkpoint, Decode, Storage, TensorEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tensor;
+use names::Rows;
 
 /// The base with the adapter laid over it. Everything that the adapter does not change is the base's own entry.
 ///
@@ -33,7 +36,10 @@ pub fn overlay(base: &Checkpoint, adapter: &Checkpoint) -> Result<Checkpoint> {
             None => find(base, &wanted),
         };
         let laid = target.ok_or_else(|| "the base has no such weight".to_owned()).and_then(|entry| {
-            let laid = Laid::new(Arc::clone(&shared), entry, low_rank)?;
+            // Rows differ only between the two worlds, which spell no block's names alike.
+            let rows =
+                if names::others(&wanted).contains(&entry.name) { names::rows(base, &entry.name) } else { Rows::Same };
+            let laid = Laid::new(Arc::clone(&shared), entry, low_rank, rows)?;
             Ok(TensorEntry { dtype: &tensor::F32, storage: Storage::Packed(Arc::new(laid)), ..entry.clone() })
         });
         match laid {
@@ -76,9 +82,15 @@ fn unreadable(name: String, reason: String) -> TensorEntry {
     TensorEntry { name, dtype, shape: vec![0], file: 0, range: 0..0, storage: Storage::Unreadable(reason) }
 }
 
+/// The base's tensor of that name, in either world's spelling.
+fn find<'a>(base: &'a Checkpoint, name: &str) -> Option<&'a TensorEntry> {
+    let other = || names::others(name).iter().find_map(|other| find_as_named(base, other));
+    find_as_named(base, name).or_else(other)
+}
+
 /// The base's tensor of that name, or the only one whose name ends with it or is its end: prefixes such as `model.` and
 /// `language_model.` come and go between the libraries' versions.
-fn find<'a>(base: &'a Checkpoint, name: &str) -> Option<&'a TensorEntry> {
+fn find_as_named<'a>(base: &'a Checkpoint, name: &str) -> Option<&'a TensorEntry> {
     if let Some(entry) = base.tensors.get(name) {
         return Some(entry);
     }
@@ -139,6 +151,7 @@ struct Laid {
     base: TensorEntry,
     change: LowRank,
     experts: usize,
+    order: Rows,
     rows: usize,
     columns: usize,
     /// The factors, decoded when first needed.
@@ -156,7 +169,12 @@ struct Factors {
 }
 
 impl Laid {
-    fn new(shared: Arc<(Checkpoint, Checkpoint)>, base: &TensorEntry, change: &LowRank) -> Result<Self, String> {
+    fn new(
+        shared: Arc<(Checkpoint, Checkpoint)>,
+        base: &TensorEntry,
+        change: &LowRank,
+        order: Rows,
+    ) -> Result<Self, String> {
         let (experts, rows, columns) = match (&base.shape[..], change.experts) {
             (&[rows, columns], None) => (1, rows, columns),
             (&[experts, rows, columns], Some(count)) if experts == count => (experts, rows, columns),
@@ -184,9 +202,12 @@ impl Laid {
                 return Err(format!("its magnitudes do not fit {rows} rows"));
             }
         }
+        if !order.fits(rows) || (order != Rows::Same && (change.transposed || change.magnitude.is_some())) {
+            return Err(format!("its {rows} rows are not those of whole heads"));
+        }
         let (rows, columns) = (rows as usize, columns as usize);
         let experts = experts as usize;
-        Ok(Self { shared, base: base.clone(), change, experts, rows, columns, factors: OnceLock::new() })
+        Ok(Self { shared, base: base.clone(), change, experts, order, rows, columns, factors: OnceLock::new() })
     }
 
     fn factors(&self) -> Result<&Factors> {
@@ -227,7 +248,8 @@ impl Laid {
     /// Adds the change to columns `from ..` of a row of the base.
     fn add(&self, factors: &Factors, row: usize, from: usize, out: &mut [f32]) {
         let rank = self.change.rank as usize;
-        let left = factors.left.get(row * rank..(row + 1) * rank).unwrap_or_default();
+        let left_row = self.order.of_adapter(row);
+        let left = factors.left.get(left_row * rank..(left_row + 1) * rank).unwrap_or_default();
         let first = row / self.rows * rank * self.columns;
         let right = factors.right.get(first..).unwrap_or_default();
         for (weight, right) in left.iter().zip(right.chunks_exact(self.columns)) {
