@@ -121,8 +121,8 @@ mod tests {
     fn rows_in_turns_undo_rows_apart() {
         let order: Vec<usize> = (0..16).map(|row| Rows::Apart(8).of_adapter(row)).collect();
         assert_eq!(order, [0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15]);
-        for row in 0..16 {
-            assert_eq!(Rows::InTurns(8).of_adapter(order[row]), row);
+        for (row, apart) in order.into_iter().enumerate() {
+            assert_eq!(Rows::InTurns(8).of_adapter(apart), row);
         }
     }
 }
