@@ -61,7 +61,7 @@ fn ablate(model: &mut Model, form: Form, per_layer: bool, lambda: impl Fn(u32) -
 /// A direction that turns slowly with depth, as the residual stream's do.
 fn drifting(layer: u32, d: usize) -> Vec<f32> {
     let (a, b) = (direction(5, "removed", d), direction(5, "other", d));
-    let angle = 0.25 * layer as f32;
+    let angle = 0.6 * layer as f32;
     let mut r: Vec<f32> = a.iter().zip(&b).map(|(a, b)| angle.cos() * a + angle.sin() * b).collect();
     let norm = r.iter().map(|value| value * value).sum::<f32>().sqrt();
     r.iter_mut().for_each(|value| *value /= norm);
@@ -184,7 +184,7 @@ fn an_edit_survives_training_noise_quantisation_and_casts() {
 
     let mut trained = edited.clone();
     edits::fine_tune(&mut trained, 0.02, 3);
-    assert_orthogonalized(&compare(&base, &trained, &BF16, 1), &truth, 0.1);
+    assert_orthogonalized(&compare(&base, &trained, &BF16, 1), &truth, 0.2);
 
     let mut noisy = edited.clone();
     for name in noisy.linear() {

@@ -16,7 +16,14 @@ struct Outcome {
 fn compare(base: &Path, candidate: &Path, index: &Path) -> Outcome {
     let output = Command::cargo_bin("orthoscope")
         .unwrap()
-        .args(["compare", base.to_str().unwrap(), candidate.to_str().unwrap(), "--index", index.to_str().unwrap(), "-v"])
+        .args([
+            "compare",
+            base.to_str().unwrap(),
+            candidate.to_str().unwrap(),
+            "--index",
+            index.to_str().unwrap(),
+            "-v",
+        ])
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
@@ -157,7 +164,8 @@ fn names_that_would_move_a_terminals_cursor_do_not_reach_it() {
 
 #[test]
 fn bad_usage_ends_with_64() {
-    let status = |arguments: &[&str]| Command::cargo_bin("orthoscope").unwrap().args(arguments).output().unwrap().status;
+    let status =
+        |arguments: &[&str]| Command::cargo_bin("orthoscope").unwrap().args(arguments).output().unwrap().status;
     assert_eq!(status(&["compare", "only-one"]).code(), Some(64));
     assert_eq!(status(&["no-such-command"]).code(), Some(64));
     assert_eq!(status(&["--help"]).code(), Some(0));

@@ -2,7 +2,7 @@
 
 mod compare;
 mod hostile;
-mod properties;
 mod hub_client;
 mod hub_sweep;
+mod properties;
 mod support;
