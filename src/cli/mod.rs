@@ -1,5 +1,8 @@
 //! The commands: one file each, its arguments beside it.
 
+pub mod findings;
+pub mod plain;
+pub mod rejudge;
 pub mod signatures;
 
 /// The exit status of every command.
