@@ -454,3 +454,44 @@ fn rows_of_lists_serialise() {
     assert_eq!(row["id"], json!(examination(0).id().to_string()));
     assert_eq!(row["last_seen"], json!(at(0).to_string()));
 }
+
+/// Every query of the documentation runs.
+#[test]
+fn the_documented_queries_run() {
+    let index = filled(20);
+    let queries: Vec<&str> = include_str!("../../docs/index.md")
+        .split("```sql\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .collect();
+    assert!(queries.len() >= 8);
+    for query in queries {
+        let mut statement = index.connection().prepare(query).unwrap_or_else(|error| panic!("{query}: {error}"));
+        let mut rows = statement.query([]).unwrap();
+        while rows.next().unwrap().is_some() {}
+    }
+}
+
+/// Every field of the JSON is in its documentation.
+#[test]
+fn every_field_is_documented() {
+    fn keys(value: &serde_json::Value, into: &mut BTreeSet<String>) {
+        match value {
+            serde_json::Value::Object(entries) => entries.iter().for_each(|(key, value)| {
+                into.insert(key.clone());
+                if !matches!(key.as_str(), "evidence" | "model") {
+                    keys(value, into);
+                }
+            }),
+            serde_json::Value::Array(items) => items.iter().for_each(|item| keys(item, into)),
+            _ => {}
+        }
+    }
+    let mut all = BTreeSet::new();
+    (0..60).for_each(|seed| keys(&serde_json::to_value(examination(seed)).unwrap(), &mut all));
+    assert!(all.len() > 60);
+    let documentation = include_str!("../../docs/examination.md");
+    let words: BTreeSet<&str> = documentation.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+    let missing: Vec<_> = all.iter().filter(|key| !words.contains(key.as_str())).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
