@@ -20,6 +20,7 @@ pub mod relation;
 pub mod report;
 pub mod signature;
 pub mod source;
+pub mod stages;
 pub mod standin;
 pub mod sweep;
 pub mod tensor;

@@ -65,12 +65,14 @@ pub fn compare(
     failed(base_name, candidate_name, &error, settings)
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+/// What a panic said.
+pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a message".to_owned())
 }
 
-fn examine(
+/// The same without the fence: what cannot be examined comes back as an error.
+pub fn examine(
     (base, base_name): (&Checkpoint, &Named),
     (candidate, candidate_name): (&Checkpoint, &Named),
     settings: &Settings<'_>,
@@ -135,14 +137,19 @@ pub fn judge(examination: &mut Examination, catalogue: &Catalogue) {
     let key = examination.id();
     let Some(profile) = examination.profile.take() else { return };
     let conclusion = verdict::conclude(catalogue, &profile, examination.relation, &key);
-    examination.verdict = conclusion.verdict;
-    examination.because = conclusion.because;
-    examination.orthogonalization = conclusion.orthogonalization;
+    // A screen decides by itself, from rows; the catalogue adds its findings.
+    if examination.depth == Depth::Full {
+        examination.verdict = conclusion.verdict;
+        examination.because = conclusion.because;
+        examination.orthogonalization = conclusion.orthogonalization;
+    }
     examination.findings = conclusion.findings;
     if let Some(claim) = &mut examination.claim
-        && claim.base.is_some()
+        && let Some(claimed) = &claim.base
     {
         claim.holds = match examination.relation {
+            // Compared with another base than the claimed one, nothing is known of the claim.
+            _ if !names(&examination.base.source, claimed) => None,
             Relation::Unrelated => Some(false),
             Relation::Incomparable => None,
             _ => Some(true),
@@ -176,7 +183,14 @@ pub fn failed(base: &Named, candidate: &Named, error: &Error, settings: &Setting
     }
 }
 
-fn tool(catalogue: &Catalogue) -> Tool {
+/// Whether a side's source (`hf:org/name`) is the repository of that name.
+fn names(source: &str, repository: &str) -> bool {
+    let name = source.split_once(':').map_or(source, |(_, name)| name);
+    name.split('@').next().unwrap_or(name).eq_ignore_ascii_case(repository)
+}
+
+/// This version with that catalogue.
+pub fn tool(catalogue: &Catalogue) -> Tool {
     Tool { version: env!("CARGO_PKG_VERSION").to_owned(), catalogue: catalogue.hash().to_string() }
 }
 

@@ -88,9 +88,19 @@ impl Bar {
     /// A bar that shows itself or not.
     pub fn new(visible: bool) -> Self {
         let bar = if visible { ProgressBar::new(1000) } else { ProgressBar::hidden() };
-        let style = ProgressStyle::with_template("comparing {bar:32} {percent:>3} %  {elapsed} (about {eta} left)");
+        let style =
+            ProgressStyle::with_template("{prefix:.bold}{msg} {bar:32} {percent:>3} %  {elapsed} (about {eta} left)");
+        bar.set_prefix("comparing");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         Self { bar, shown: AtomicU64::new(0) }
+    }
+
+    /// Says what is looked at.
+    pub fn about(&self, what: &str) {
+        self.bar.set_prefix(report::sanitise::name(what));
+        self.bar.set_position(0);
+        self.shown.store(0, Ordering::Relaxed);
+        self.bar.enable_steady_tick(std::time::Duration::from_millis(200));
     }
 
     /// Takes the bar away.

@@ -2,8 +2,13 @@
 
 pub mod compare;
 pub mod evaluate;
+pub mod export;
+pub mod findings;
+pub mod hubs;
 pub mod rejudge;
+pub mod scan;
 pub mod signatures;
+pub mod sweep;
 
 use std::io::{IsTerminal as _, Write};
 use std::path::PathBuf;
@@ -135,8 +140,12 @@ impl FailOn {
 #[derive(Subcommand)]
 enum Command {
     Compare(compare::Arguments),
-    Evaluate(evaluate::Arguments),
+    Scan(scan::Arguments),
+    Sweep(sweep::Arguments),
+    Findings(findings::Arguments),
+    Export(export::Arguments),
     Rejudge(rejudge::Arguments),
+    Evaluate(evaluate::Arguments),
     Signatures(signatures::Arguments),
 }
 
@@ -211,8 +220,12 @@ impl Command {
     fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         match self {
             Self::Compare(arguments) => arguments.run(global, out),
-            Self::Evaluate(arguments) => arguments.run(global, out),
+            Self::Scan(arguments) => arguments.run(global, out),
+            Self::Sweep(arguments) => arguments.run(global, out),
+            Self::Findings(arguments) => arguments.run(global, out),
+            Self::Export(arguments) => arguments.run(global, out),
             Self::Rejudge(arguments) => arguments.run(global, out),
+            Self::Evaluate(arguments) => arguments.run(global, out),
             Self::Signatures(arguments) => arguments.run(global, out),
         }
     }

@@ -7,7 +7,7 @@ use clap::Args;
 use super::{ExitStatus, Global};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::Index;
-use crate::pipeline;
+use crate::stages;
 
 /// Judge every stored examination again with the present signatures, without reading any weights
 #[derive(Args)]
@@ -26,16 +26,7 @@ impl Arguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         let catalogue = global.catalogue()?;
         let mut index = Index::open_existing(&global.index)?;
-        let judged = index.rejudge(
-            &catalogue,
-            self.all,
-            jiff::Timestamp::now(),
-            |mut examination| {
-                pipeline::judge(&mut examination, &catalogue);
-                Ok(examination)
-            },
-            |_| true,
-        )?;
+        let judged = stages::rejudge(&mut index, &catalogue, self.all)?;
         let text = match global.format.as_str() {
             "json" => serde_json::to_string_pretty(&judged)
                 .map_err(|e| Error::because(ErrorKind::Internal, "writing what was judged as JSON", e))?,

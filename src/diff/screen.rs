@@ -251,6 +251,8 @@ pub struct Screened {
     pub agreement: f64,
     /// Median detection limit of the changed blocks.
     pub detection_limit: f64,
+    /// Median |cos(r, W v)| over fitting blocks: 1 where the direction is the matrix's own, as in a dropped component.
+    pub own_component: f64,
     /// Every block, in the order given.
     pub blocks: Vec<BlockMeasurement>,
 }
@@ -447,6 +449,7 @@ pub fn judge(blocks: Vec<BlockMeasurement>) -> Screened {
         strength: median(speaking.iter().map(|block| block.strength[coordinates]).collect()),
         agreement: median(pairs),
         detection_limit,
+        own_component: own,
         blocks,
     }
 }

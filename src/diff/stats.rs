@@ -158,6 +158,11 @@ pub static MEASUREMENTS: &[Measurement] = &[
     measurement("screen.consistency", "cosine", "median c of the rows over fitting writers, or over all changed ones"),
     measurement("screen.strength", "strength", "median λ over the same"),
     measurement("screen.agreement", "cosine", "median |cosine| between the directions predicted by fitting writers"),
+    measurement(
+        "screen.own_component",
+        "cosine",
+        "median |cos(r, W v)| over fitting writers, v the right vector of the edit",
+    ),
     measurement("screen.detection_limit", "strength", "smallest λ that the rows would have shown"),
     measurement("screen.row_normalised", "share", "1 when rows divided by their norms fit better"),
     measurement("screen.writers_changed_share", "share", "sampled other writers that are not the base's"),

@@ -32,7 +32,8 @@ use crate::examination::Examination;
 use crate::ids::Digest;
 
 /// Every schema change, oldest first. A new one is a file and a line here; released files are never edited.
-const STEPS: &[M<'static>] = &[M::up(include_str!("migrations/0001-examinations.sql"))];
+const STEPS: &[M<'static>] =
+    &[M::up(include_str!("migrations/0001-examinations.sql")), M::up(include_str!("migrations/0002-queue.sql"))];
 
 const MIGRATIONS: Migrations<'static> = Migrations::from_slice(STEPS);
 

@@ -34,6 +34,7 @@ pub static BUILTIN: &[(&str, &str)] = &[
     ("row-norm-preserving", include_str!("../../signatures/row-norm-preserving.md")),
     ("row-rescale", include_str!("../../signatures/row-rescale.md")),
     ("row-scaled", include_str!("../../signatures/row-scaled.md")),
+    ("screened-projection", include_str!("../../signatures/screened-projection.md")),
     ("single-layer-projection", include_str!("../../signatures/single-layer-projection.md")),
     ("sparse-merge", include_str!("../../signatures/sparse-merge.md")),
     ("sparse-rows", include_str!("../../signatures/sparse-rows.md")),

@@ -13,7 +13,7 @@ use crate::hub::{self, Client, Environment, Meter};
 use crate::ids::{Digest, Location, RepoId, Revision};
 use crate::limits;
 use crate::pair::View;
-use crate::source::mmap::Mmap;
+use crate::source::{Bytes, mmap::Mmap};
 
 use super::{Stages, record};
 
@@ -154,10 +154,20 @@ fn open(
             });
         }
     };
-    let (repo, _) = open_repo(&repo, revision.as_ref(), client, environment, meter).map_err(opening)?;
+    let (repo, facts) = open_repo(&repo, revision.as_ref(), client, environment, meter).map_err(opening)?;
+    let hub = hub::of(repo.id(), environment)?;
     let mut files = FileSet { label: name.to_owned(), files: BTreeMap::new(), digests: BTreeMap::new() };
     for file in repo.files().iter().filter(|file| record::is_wanted(&file.path)) {
         if !record::is_weights(&file.path) && file.bytes > limits::MAX_JSON_BYTES {
+            continue;
+        }
+        // The hub has read the configuration already; asking for the file would count as somebody's download.
+        let counted = file.path == "config.json" && hub.counts_as_download(&file.path);
+        if counted
+            && repo.on_disk(file).is_none()
+            && let Some(config) = facts.as_ref().map(|facts| &facts.config).filter(|config| config.is_object())
+        {
+            files.files.insert(file.path.clone(), Arc::new(Bytes::new(file.path.clone(), config.to_string())));
             continue;
         }
         let path = repo.download(file, meter).map_err(opening)?;
@@ -187,6 +197,26 @@ pub fn location(name: &str) -> Result<Location> {
         };
     }
     name.parse()
+}
+
+/// What a hub says of one repository at a revision, or at its newest when none is named; offline, no more than its name.
+pub fn facts(
+    id: &RepoId,
+    revision: Option<&Revision>,
+    client: &Arc<Client>,
+    environment: &Environment,
+    meter: &Meter,
+) -> Result<hub::RepoInfo> {
+    let hub = hub::of(id, environment)?;
+    let revision = revision.map(|revision| revision.0.as_str());
+    if client.settings().offline && hub.endpoint().scheme() != "file" {
+        return Ok(hub::RepoInfo {
+            name: id.name.clone(),
+            commit: revision.map(str::to_owned),
+            ..hub::RepoInfo::default()
+        });
+    }
+    fetch::info(client, hub.as_ref(), &id.name, revision, meter)
 }
 
 /// A repository at its revision, or at the hub's newest when none is named; with the hub's facts where they were asked

@@ -87,8 +87,19 @@ impl Bench {
     /// Examines one repository of a hub. `base` is the base asked for, if the user or the listing named one. Errors are
     /// only those that say nothing about the repository.
     pub fn examine(&self, id: &RepoId, facts: &RepoInfo, base: Option<&str>) -> Result<Outcome> {
+        self.examine_at(id, facts, base, None)
+    }
+
+    /// The same at a revision that the user named, for hubs where the listed commit is none to ask by.
+    pub fn examine_at(
+        &self,
+        id: &RepoId,
+        facts: &RepoInfo,
+        base: Option<&str>,
+        revision: Option<&str>,
+    ) -> Result<Outcome> {
         let meter = Meter::new("this repository's", self.settings.max_bytes, Some(self.night.clone()));
-        let result = catch_unwind(AssertUnwindSafe(|| self.attempt(id, facts, base, &meter)));
+        let result = catch_unwind(AssertUnwindSafe(|| self.attempt(id, facts, base, revision, &meter)));
         let result = result.unwrap_or_else(|panic| {
             let said = panic
                 .downcast_ref::<String>()
@@ -127,7 +138,14 @@ impl Bench {
         examination
     }
 
-    fn attempt(&self, id: &RepoId, facts: &RepoInfo, base: Option<&str>, meter: &Arc<Meter>) -> Result<Examination> {
+    fn attempt(
+        &self,
+        id: &RepoId,
+        facts: &RepoInfo,
+        base: Option<&str>,
+        revision: Option<&str>,
+        meter: &Arc<Meter>,
+    ) -> Result<Examination> {
         match facts.access {
             Access::Disabled => {
                 return Err(Error::new(ErrorKind::Disabled, format!("{id}: the hub has disabled the repository")));
@@ -135,7 +153,7 @@ impl Bench {
             Access::Private => return Err(Error::new(ErrorKind::Denied, format!("{id}: the repository is private"))),
             Access::Open | Access::Gated => {}
         }
-        let candidate = self.open(id, facts, base, meter)?;
+        let candidate = self.open(id, facts, base, revision, meter)?;
         let asked: Vec<String> = match base.or(self.settings.base.as_deref()) {
             Some(base) => vec![base.to_owned()],
             None => candidate.claim.bases.iter().take(3).map(|base| format!("{}:{base}", id.hub)).collect(),
@@ -170,10 +188,18 @@ impl Bench {
         Err(trouble.unwrap_or_else(|| Error::new(ErrorKind::NotFound, format!("{id}: no claimed base can be read"))))
     }
 
-    fn open(&self, id: &RepoId, facts: &RepoInfo, base: Option<&str>, meter: &Arc<Meter>) -> Result<Candidate> {
+    fn open(
+        &self,
+        id: &RepoId,
+        facts: &RepoInfo,
+        base: Option<&str>,
+        revision: Option<&str>,
+        meter: &Arc<Meter>,
+    ) -> Result<Candidate> {
         let hub = hub::of(id, &self.environment)?;
         let by_commit = hub.prefix() == "hf";
-        let commit = facts.commit.as_deref().filter(|_| by_commit).unwrap_or(hub.default_revision());
+        let commit = facts.commit.as_deref().filter(|_| by_commit);
+        let commit = commit.or(revision).unwrap_or(hub.default_revision());
         let listed = Repo::open(&self.client, &hub, &self.environment, &id.name, commit, meter);
         let (repo, facts) = match listed {
             // Pushed to since it was listed: what is there now is examined instead.
@@ -251,6 +277,7 @@ impl Bench {
             (examination.base, examination.candidate) = (base.side.clone(), side);
             examination.claim = Some(claim.claim);
             examination.coverage.bytes_read = meter.totals().weight_bytes;
+            self.stages.judge(&mut examination);
             examination
         };
         if let Some((relation, because)) = same_files(candidate, base) {
@@ -317,7 +344,8 @@ impl Bench {
             Err(error) if error.kind == ErrorKind::Unsupported && to_full => return self.full(candidate, base, meter),
             Err(error) => return Err(error),
         };
-        let mut examination = self.screened(&screening, &opened, &pairing)?;
+        let mut examination = record::blank(self.stages.tool(), Side::default(), Side::default());
+        screening::describe(&screening, &opened, &pairing, &mut examination);
         if !to_full || screening.screened.decision == Decision::Clear {
             return Ok(examination);
         }
@@ -336,13 +364,6 @@ impl Bench {
             }
             Err(error) => Err(error),
         }
-    }
-
-    fn screened(&self, screening: &Screening, opened: &Checkpoint, pairing: &Pairing) -> Result<Examination> {
-        let mut examination = record::blank(self.stages.tool(), Side::default(), Side::default());
-        screening::describe(screening, opened, pairing, &mut examination);
-        self.stages.judge_screen(&mut examination)?;
-        Ok(examination)
     }
 
     /// Depth three, first half: the writers alone, a third of the bytes. `None` where that would save nothing or does
@@ -465,8 +486,8 @@ fn configuration(hub: &Value, base: &Value) -> Value {
     }
 }
 
-/// The front matter of a card.
-fn front_matter(text: &str) -> Value {
+/// The front matter of a card as JSON; `Null` where there is none.
+pub fn front_matter(text: &str) -> Value {
     let front = text.strip_prefix("---").and_then(|rest| rest.split_once("\n---")).map(|(front, _)| front);
     front
         .filter(|front| front.len() <= 1 << 20)

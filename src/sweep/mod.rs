@@ -36,10 +36,9 @@ pub trait Stages: Send + Sync {
     /// Compares all that both have and judges it.
     fn compare(&self, base: &Checkpoint, candidate: &Checkpoint) -> Result<Examination>;
 
-    /// Adds the findings that the catalogue draws from a screen's measurements (`examination.profile`).
-    fn judge_screen(&self, _examination: &mut Examination) -> Result<()> {
-        Ok(())
-    }
+    /// Judges by its measurements (`examination.profile`) an examination whose sides and claim are complete: findings are
+    /// known by the examination that they are in.
+    fn judge(&self, _examination: &mut Examination) {}
 }
 
 /// Where examinations go. Recording the same one again must change nothing.
@@ -82,7 +81,8 @@ impl Default for ExamineSettings {
 }
 
 impl ExamineSettings {
-    /// What an examination of `commit` with these settings is known by: the same again is skipped.
+    /// What an examination of `commit` with these settings is known by: the same again is skipped. The catalogue is no
+    /// part of it: what is stored is judged again without fetching anything.
     pub fn key(&self, commit: &str, tool: &Tool) -> String {
         let depth = match self.depth {
             Depth::Hashes => "hashes",
@@ -93,7 +93,7 @@ impl ExamineSettings {
                 Escalate::Never => "screen",
             },
         };
-        format!("{commit}\n{depth}\n{}\n{}", tool.version, tool.catalogue)
+        format!("{commit}\n{depth}\n{}", tool.version)
     }
 }
 

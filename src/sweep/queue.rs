@@ -8,15 +8,12 @@
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{OptionalExtension, TransactionBehavior, params};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::RepoInfo;
-
-/// The queue's tables (migration 2 of the index).
-pub const SCHEMA: &str = include_str!("../index/migrations/0002-queue.sql");
+use crate::index::{Index, failed as index_failed};
 
 /// Leases without an outcome after which a repository is given up: it may be what kills the process.
 pub const MOST_ATTEMPTS: u32 = 12;
@@ -42,7 +39,7 @@ pub struct Item {
 /// What a row ended in.
 #[derive(Debug, Clone)]
 pub struct Ending<'a> {
-    /// Commit, depth, tool version and catalogue, one a line: the same again is skipped.
+    /// Commit, depth and tool version, one a line: the same again is skipped.
     pub examined: &'a str,
     /// Verdict or kind of failure.
     pub outcome: &'a str,
@@ -76,13 +73,13 @@ pub struct Counts {
 
 /// The queue.
 pub struct Queue {
-    connection: Mutex<Connection>,
+    index: Mutex<Index>,
     /// Held as long as the queue is open; the lock goes with the file handle.
     _lock: File,
 }
 
 fn failed(doing: &str) -> impl Fn(rusqlite::Error) -> Error + '_ {
-    move |error| Error::because(ErrorKind::Index, doing.to_owned(), error)
+    move |error| index_failed(doing, error)
 }
 
 impl Queue {
@@ -100,27 +97,20 @@ impl Queue {
             Error::new(ErrorKind::Usage, format!("sweeping into {}: another sweep is at it", path.display()))
         })?;
         let doing = "opening the sweep's queue";
-        let connection = Connection::open(path).map_err(failed(doing))?;
-        connection.busy_timeout(Duration::from_secs(30)).map_err(failed(doing))?;
-        connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;").map_err(failed(doing))?;
-        let there: Option<i64> = connection
-            .query_row("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'sweep_queue'", [], |row| {
-                row.get(0)
-            })
-            .optional()
-            .map_err(failed(doing))?;
-        if there.is_none() {
-            connection.execute_batch(&format!("BEGIN IMMEDIATE; {SCHEMA} COMMIT;")).map_err(failed(doing))?;
-        }
-        connection
+        let index = Index::open(path)?;
+        // A change of the queue that a power failure takes back is made again: examinations are on disk before their
+        // rows are done, and recording one twice changes nothing.
+        index.connection().pragma_update(None, "synchronous", "NORMAL").map_err(failed(doing))?;
+        index
+            .connection()
             .execute("UPDATE sweep_queue SET state = 'queued', changed = ?1 WHERE state = 'leased'", [now])
             .map_err(failed(doing))?;
-        Ok(Self { connection: Mutex::new(connection), _lock: lock })
+        Ok(Self { index: Mutex::new(index), _lock: lock })
     }
 
-    fn connection(&self) -> MutexGuard<'_, Connection> {
+    fn index(&self) -> MutexGuard<'_, Index> {
         // Each use is one statement or one transaction, so nothing is left half-done by a panic.
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes note of what a listing said. `key` makes from a listed commit the text that [`Ending::examined`] would
@@ -134,8 +124,9 @@ impl Queue {
         now: i64,
     ) -> Result<Vec<Planned>> {
         let doing = "planning the sweep";
-        let mut connection = self.connection();
-        let transaction = connection.transaction().map_err(failed(doing))?;
+        let mut index = self.index();
+        let transaction =
+            index.connection_mut().transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed(doing))?;
         let mut planned = Vec::with_capacity(rows.len());
         for row in rows {
             let listed = row.commit.as_deref().unwrap_or_default();
@@ -184,6 +175,7 @@ impl Queue {
     pub fn lease(&self, now: i64) -> Result<Option<Item>> {
         let doing = "leasing from the sweep's queue";
         let found = self
+            .index()
             .connection()
             .query_row(
                 "UPDATE sweep_queue SET state = 'leased', attempts = attempts + 1, leased_until = ?1 + ?2, changed = ?1
@@ -219,7 +211,8 @@ impl Queue {
 
     /// The row's examination is recorded: it is done.
     pub fn done(&self, item: &Item, ending: &Ending<'_>, now: i64) -> Result<()> {
-        self.connection()
+        self.index()
+            .connection()
             .execute(
                 "UPDATE sweep_queue SET state = 'done', attempts = 0, examined = ?4, outcome = ?5, passing = ?6,
                      reason = ?7, changed = ?8
@@ -241,7 +234,8 @@ impl Queue {
 
     /// Back to the queue, to rest for `rest` seconds; the attempt counts.
     pub fn again(&self, item: &Item, rest: i64, now: i64) -> Result<()> {
-        self.connection()
+        self.index()
+            .connection()
             .execute(
                 "UPDATE sweep_queue SET state = 'queued', not_before = ?4, changed = ?5
                  WHERE hub = ?1 AND repository = ?2 AND base = ?3",
@@ -257,7 +251,8 @@ impl Queue {
     }
 
     fn change(&self, item: &Item, what: &str, now: i64) -> Result<()> {
-        self.connection()
+        self.index()
+            .connection()
             .execute(
                 &format!(
                     "UPDATE sweep_queue SET {what}, changed = ?4 WHERE hub = ?1 AND repository = ?2 AND base = ?3"
@@ -271,9 +266,11 @@ impl Queue {
     /// Counts by state.
     pub fn counts(&self) -> Result<Counts> {
         let doing = "counting the sweep's queue";
-        let connection = self.connection();
-        let mut statement =
-            connection.prepare("SELECT state, count(*) FROM sweep_queue GROUP BY state").map_err(failed(doing))?;
+        let index = self.index();
+        let mut statement = index
+            .connection()
+            .prepare("SELECT state, count(*) FROM sweep_queue GROUP BY state")
+            .map_err(failed(doing))?;
         let rows = statement
             .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))
             .map_err(failed(doing))?;
@@ -292,7 +289,8 @@ impl Queue {
 
     /// Seconds until the next resting row may be taken, if rows are waiting at all.
     pub fn next_in(&self, now: i64) -> Result<Option<i64>> {
-        self.connection()
+        self.index()
+            .connection()
             .query_row("SELECT min(not_before) FROM sweep_queue WHERE state = 'queued'", [], |row| {
                 row.get::<_, Option<i64>>(0)
             })
@@ -302,7 +300,8 @@ impl Queue {
 
     /// Notes the beginning of a run.
     pub fn begin(&self, plan: &str, now: i64) -> Result<i64> {
-        let connection = self.connection();
+        let index = self.index();
+        let connection = index.connection();
         connection
             .execute("INSERT INTO sweep_run (started, plan) VALUES (?1, ?2)", params![now, plan])
             .map_err(failed("noting the sweep"))?;
@@ -311,7 +310,8 @@ impl Queue {
 
     /// Notes the end of a run.
     pub fn end(&self, run: i64, summary: &str, now: i64) -> Result<()> {
-        self.connection()
+        self.index()
+            .connection()
             .execute("UPDATE sweep_run SET ended = ?2, summary = ?3 WHERE id = ?1", params![run, now, summary])
             .map(|_| ())
             .map_err(failed("noting the sweep's end"))
@@ -353,8 +353,7 @@ mod tests {
         let ending = Ending { examined: &key("c2"), outcome: "network", passing: true, reason: Some("down") };
         queue.done(&item, &ending, 63).unwrap();
         assert_eq!(plan("c2", 64), Planned::Queued, "a passing failure is tried again another night");
-        let other =
-            queue.plan("hf", "hf:org/base", &[repo("a/b", "c2")], &|c| format!("{c}\nnew catalogue"), 65).unwrap();
+        let other = queue.plan("hf", "hf:org/base", &[repo("a/b", "c2")], &|c| format!("{c}\nscreen\n2"), 65).unwrap();
         assert_eq!(other, [Planned::Waiting]);
     }
 

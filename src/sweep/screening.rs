@@ -365,6 +365,7 @@ pub fn describe(screening: &Screening, opened: &Checkpoint, pairing: &Pairing, e
         ("screen.consistency".to_owned(), screened.consistency),
         ("screen.strength".to_owned(), screened.strength),
         ("screen.agreement".to_owned(), screened.agreement),
+        ("screen.own_component".to_owned(), screened.own_component),
         ("screen.detection_limit".to_owned(), screened.detection_limit),
         ("screen.row_normalised".to_owned(), screened.coordinates as f64),
     ]);

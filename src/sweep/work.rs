@@ -2,7 +2,7 @@
 //! asked for.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,13 +26,15 @@ pub struct SweepSettings {
     pub tries: u32,
     /// Seconds a repository rests between them.
     pub rest: i64,
+    /// Repositories examined in this run at most.
+    pub limit: Option<u64>,
     /// Keep polling for new uploads, this far apart.
     pub watch: Option<Duration>,
 }
 
 impl Default for SweepSettings {
     fn default() -> Self {
-        Self { workers: 4, tries: 3, rest: 30, watch: None }
+        Self { workers: 4, tries: 3, rest: 30, limit: None, watch: None }
     }
 }
 
@@ -63,6 +65,8 @@ pub struct Summary {
     pub left: u64,
     /// Whether the run was stopped by the user.
     pub stopped: bool,
+    /// Whether as many were examined as were asked for, and more could have been.
+    pub limited: bool,
     /// Whether the night's budget ran out.
     pub out_of_budget: bool,
     /// Seconds it took.
@@ -73,14 +77,15 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// The exit status of the command: 1 for findings at or above `fail_on`, 2 when not all that was asked for was done.
-    pub fn exit_status(&self, fail_on: Severity) -> u8 {
-        if self.worst.is_some_and(|worst| worst >= fail_on) {
+    /// The exit status of the command: 1 for findings that count, 2 when not all that was asked for was done.
+    pub fn exit_status(&self, counts: impl Fn(Severity) -> bool) -> u8 {
+        if self.worst.is_some_and(counts) {
             return 1;
         }
         let undone = ["network", "io", "internal", "budget", "index"];
         let failed = undone.iter().any(|kind| self.outcomes.get(*kind).is_some_and(|count| *count > 0));
-        if self.left > 0 || failed || !self.listed.incomplete.is_empty() { 2 } else { 0 }
+        let left = self.left > 0 && !self.limited;
+        if left || failed || !self.listed.incomplete.is_empty() { 2 } else { 0 }
     }
 }
 
@@ -132,7 +137,8 @@ pub fn sweep(
             Err(error) => summary.listed.incomplete.push(error.one_line()),
         }
         round(bench, queue, store, settings, observer, &mut summary)?;
-        let Some(pause) = settings.watch else { break };
+        summary.limited = settings.limit.is_some_and(|limit| summary.examined >= limit);
+        let Some(pause) = settings.watch.filter(|_| !summary.limited) else { break };
         if bench.client.stop().is_cancelled() || bench.client.pause(pause).is_err() {
             break;
         }
@@ -157,19 +163,29 @@ fn round(
     observer: &dyn Observer,
     summary: &mut Summary,
 ) -> Result<()> {
-    let total = queue.counts()?.queued;
-    let shared = Mutex::new((summary, 0u64, None::<Error>));
+    let total =
+        queue.counts()?.queued.min(settings.limit.map_or(u64::MAX, |limit| limit - summary.examined.min(limit)));
     let halt = AtomicBool::new(false);
+    // Counted when taken, so that several workers together do not pass it.
+    let taken = AtomicU64::new(summary.examined);
+    let shared = Mutex::new((summary, 0u64, None::<Error>));
     let is_over = || halt.load(Ordering::Relaxed) || bench.client.stop().is_cancelled() || bench.night.was_refused();
     std::thread::scope(|scope| {
         for _ in 0..settings.workers.max(1) {
             scope.spawn(|| {
                 while !is_over() {
+                    let earlier = taken.fetch_add(1, Ordering::Relaxed);
+                    if settings.limit.is_some_and(|limit| earlier >= limit) {
+                        break;
+                    }
                     let step = match queue.lease(seconds_now()) {
                         Ok(Some(item)) => one(bench, queue, store, settings, &item).map(|ended| Some((item, ended))),
                         Ok(None) => Ok(None),
                         Err(error) => Err(error),
                     };
+                    if !matches!(step, Ok(Some((_, Some(_))))) {
+                        taken.fetch_sub(1, Ordering::Relaxed);
+                    }
                     match step {
                         Ok(Some((item, Some(outcome)))) => {
                             let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);

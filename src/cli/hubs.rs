@@ -1,0 +1,209 @@
+//! What every command shares that talks to hubs: depth, budgets, the client, and stopping on a signal.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::Global;
+use crate::diff::Observer;
+use crate::error::{Error, ErrorKind, Result};
+use crate::examination::Depth;
+use crate::hub::{Client, ClientSettings, Environment, Meter};
+use crate::signature::Catalogue;
+use crate::stages::Pipeline;
+use crate::sweep::base::Bases;
+use crate::sweep::examine::Bench;
+use crate::sweep::{Escalate, ExamineSettings};
+
+/// How deep at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DepthChoice {
+    /// Compare file hashes; read no weights
+    Hashes,
+    /// Read headers and a few rows of some tensors
+    Screen,
+    /// Read what the verdict needs, all weights if it must
+    Full,
+}
+
+/// When to read more than a few rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EscalateChoice {
+    /// Where a few rows do not decide, or say orthogonalized
+    Auto,
+    /// Always, all weights
+    Always,
+    /// Never: the word of the screen stands
+    Never,
+}
+
+/// Options of reading repositories.
+#[derive(Args, Debug, Clone)]
+pub struct Reading {
+    /// The deepest look allowed
+    #[arg(long, value_enum, default_value_t = DepthChoice::Full)]
+    depth: DepthChoice,
+    /// When to read more than a few rows
+    #[arg(long, value_enum, default_value_t = EscalateChoice::Auto)]
+    escalate: EscalateChoice,
+    /// Bytes to read of one repository at most (500MB, 2GiB); the base is not counted
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    max_bytes: Option<u64>,
+}
+
+impl Reading {
+    /// The settings of examinations.
+    pub fn settings(&self) -> ExamineSettings {
+        ExamineSettings {
+            depth: match self.depth {
+                DepthChoice::Hashes => Depth::Hashes,
+                DepthChoice::Screen => Depth::Screen,
+                DepthChoice::Full => Depth::Full,
+            },
+            escalate: match self.escalate {
+                EscalateChoice::Auto => Escalate::Auto,
+                EscalateChoice::Always => Escalate::Always,
+                EscalateChoice::Never => Escalate::Never,
+            },
+            max_bytes: self.max_bytes,
+            ..ExamineSettings::default()
+        }
+    }
+}
+
+/// Everything needed to examine repositories, with the client of the process's environment.
+pub fn bench(
+    global: &Global,
+    catalogue: &Arc<Catalogue>,
+    settings: ExamineSettings,
+    night_bytes: Option<u64>,
+    observer: Arc<dyn Observer + Send>,
+) -> Result<Bench> {
+    let environment = Environment::of_process();
+    let client = Client::new(ClientSettings {
+        offline: global.offline || environment.offline(),
+        cache: environment.own_cache(),
+        ..ClientSettings::default()
+    })?;
+    Ok(Bench {
+        client,
+        environment,
+        stages: Arc::new(Pipeline::new(catalogue.clone()).watched(observer)),
+        settings,
+        night: Meter::new("the run's", night_bytes, None),
+        bases: Bases::default(),
+    })
+}
+
+/// Stops the client on SIGINT or SIGTERM: what is under way ends in order, and is taken up again the next time. A second
+/// signal ends the process at once, which loses nothing that was recorded.
+pub fn stop_on_signal(client: &Arc<Client>) -> Result<()> {
+    let stop = client.stop().clone();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::io("listening for signals", error))?;
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            runtime.block_on(async {
+                if signalled().await.is_err() {
+                    return;
+                }
+                stop.cancel();
+                if signalled().await.is_ok() {
+                    #[allow(clippy::exit, reason = "the user asked twice, and a worker may be deep in a computation")]
+                    std::process::exit(130);
+                }
+            });
+        })
+        .map(|_| ())
+        .map_err(|error| Error::io("listening for signals", error))
+}
+
+#[cfg(unix)]
+async fn signalled() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted,
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+#[cfg(not(unix))]
+async fn signalled() -> std::io::Result<()> {
+    tokio::signal::ctrl_c().await
+}
+
+/// Reads `1500`, `500MB`, `2 GiB`: decimal and binary units.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" => 1_000,
+        "m" | "mb" => 1_000_000,
+        "g" | "gb" => 1_000_000_000,
+        "t" | "tb" => 1_000_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        "tib" => 1 << 40,
+        other => return Err(format!("{other:?} is no unit of bytes; want one of B kB MB GB TB KiB MiB GiB TiB")),
+    };
+    let number: f64 = number.parse().map_err(|_| format!("{text:?} is no number of bytes, as in 500MB"))?;
+    Ok((number * factor as f64) as u64)
+}
+
+/// Reads `90`, `90s`, `5m`, `2h`.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor = match unit {
+        "" | "s" => 1,
+        "m" | "min" => 60,
+        "h" => 3600,
+        other => return Err(format!("{other:?} is no unit of time; want s, m or h")),
+    };
+    let number: u64 = number.parse().map_err(|_| format!("{text:?} is no time, as in 5m"))?;
+    Ok(Duration::from_secs(number.saturating_mul(factor).max(1)))
+}
+
+/// A base or repository given by the user that is neither a hub's nor a path of this machine is usually a hub's name
+/// without its prefix; says so.
+pub fn check_location(text: &str) -> Result<()> {
+    let on_a_hub =
+        text.split_once(':').is_some_and(|(hub, _)| crate::hub::HUBS.iter().any(|entry| entry.prefix == hub));
+    if on_a_hub || std::path::Path::new(text).exists() {
+        return Ok(());
+    }
+    let hint = match text.split('/').collect::<Vec<_>>().as_slice() {
+        [owner, name] if !owner.is_empty() && !owner.starts_with('.') && !name.is_empty() => {
+            format!("; for the repository on Hugging Face, write hf:{text}")
+        }
+        _ => "; repositories are written hf:org/name or ms:owner/name".to_owned(),
+    };
+    Err(Error::new(ErrorKind::Usage, format!("looking for {text}: no such file or folder{hint}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_read_as_people_write_them() {
+        assert_eq!(parse_bytes("1500"), Ok(1500));
+        assert_eq!(parse_bytes("500MB"), Ok(500_000_000));
+        assert_eq!(parse_bytes("1.5 GiB"), Ok(3 << 29));
+        assert!(parse_bytes("many").is_err() && parse_bytes("5 parsecs").is_err());
+        assert_eq!(parse_duration("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(parse_duration("90"), Ok(Duration::from_secs(90)));
+        assert!(parse_duration("soon").is_err());
+        assert!(check_location("hf:a/b").is_ok());
+        assert!(check_location("surely-not/there").unwrap_err().doing.contains("hf:surely-not/there"));
+    }
+}

@@ -1,0 +1,177 @@
+//! The whole program in one place: the pipeline as a sweep's stages, the index as its store, and a sweep over both.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::checkpoint::{self, Checkpoint, FileSet, folder};
+use crate::claim::{self, Declarations};
+use crate::diff::{Observer, Unobserved};
+use crate::error::{Error, ErrorKind, Result};
+use crate::examination::{Examination, Tool};
+use crate::hub::RepoInfo;
+use crate::index::write::{Writer, WriterThread};
+use crate::index::{Index, Rejudged};
+use crate::limits;
+use crate::pair::{self, Pairing};
+use crate::pipeline::{self, Named, Settings};
+use crate::signature::Catalogue;
+use crate::sweep::examine::{Bench, front_matter};
+use crate::sweep::plan::Plan;
+use crate::sweep::queue::Queue;
+use crate::sweep::work::{self, Summary, SweepSettings};
+use crate::sweep::{Stages, Store, seconds_now};
+
+/// The pipeline's stages with one catalogue.
+pub struct Pipeline {
+    catalogue: Arc<Catalogue>,
+    observer: Arc<dyn Observer + Send>,
+}
+
+impl Pipeline {
+    /// Stages that judge by this catalogue.
+    pub fn new(catalogue: Arc<Catalogue>) -> Self {
+        Self { catalogue, observer: Arc::new(Unobserved) }
+    }
+
+    /// The same, watched while weights are compared.
+    #[must_use]
+    pub fn watched(self, observer: Arc<dyn Observer + Send>) -> Self {
+        Self { observer, ..self }
+    }
+}
+
+impl Stages for Pipeline {
+    fn tool(&self) -> Tool {
+        pipeline::tool(&self.catalogue)
+    }
+
+    fn pair(&self, base: &Checkpoint, candidate: &Checkpoint) -> Result<Pairing> {
+        Ok(pair::pair(base, candidate))
+    }
+
+    fn compare(&self, base: &Checkpoint, candidate: &Checkpoint) -> Result<Examination> {
+        let settings =
+            Settings { catalogue: &self.catalogue, digests: false, claim: None, observer: self.observer.as_ref() };
+        // The names stand in until the sweep puts in what the hub calls the two.
+        let (old, new) = (Named::local(base.label.as_str()), Named::local(candidate.label.as_str()));
+        pipeline::examine((base, &old), (candidate, &new), &settings)
+    }
+
+    fn judge(&self, examination: &mut Examination) {
+        pipeline::judge(examination, &self.catalogue);
+    }
+}
+
+/// The index, written by its one writer.
+pub struct Recorder {
+    writer: Writer,
+}
+
+impl Recorder {
+    /// Records through this writer.
+    pub fn new(writer: Writer) -> Self {
+        Self { writer }
+    }
+}
+
+impl Store for Recorder {
+    fn record(&self, examination: &Examination, _facts: &RepoInfo) -> Result<()> {
+        // Only when it is on disk may its row of the queue be done.
+        self.writer.record(examination.clone(), Timestamp::now())?.wait().map(|_| ())
+    }
+}
+
+/// Sweeps into the index at `path`: judges what is stored again if the catalogue is another one, plans, examines, records.
+/// Tells what was judged again beside the summary.
+pub fn sweep(
+    bench: &Bench,
+    catalogue: &Catalogue,
+    path: &Path,
+    plan: &Plan,
+    settings: &SweepSettings,
+    observer: &dyn work::Observer,
+) -> Result<(Summary, Rejudged)> {
+    let queue = Queue::open(path, seconds_now())?;
+    let rejudged = rejudge(&mut Index::open(path)?, catalogue, false)?;
+    let thread = WriterThread::start(path)?;
+    let recorder = Recorder::new(thread.writer()?);
+    let summary = work::sweep(bench, &queue, &recorder, plan, settings, observer);
+    drop(recorder);
+    thread.finish()?;
+    Ok((summary?, rejudged))
+}
+
+/// Judges what the index holds again with a catalogue, without any weights.
+pub fn rejudge(index: &mut Index, catalogue: &Catalogue, all: bool) -> Result<Rejudged> {
+    index.rejudge(
+        catalogue,
+        all,
+        Timestamp::now(),
+        |mut examination| {
+            pipeline::judge(&mut examination, catalogue);
+            Ok(examination)
+        },
+        |_| true,
+    )
+}
+
+/// Examines a folder or file of this machine against the base given or the one that its own files claim. What cannot be
+/// examined is an examination too.
+pub fn examine_path(bench: &Bench, catalogue: &Catalogue, path: &Path, base: Option<&str>) -> Examination {
+    let name = path.display().to_string();
+    let mut claim = claim::Resolved::default();
+    let mut tried = base.map(str::to_owned);
+    let mut attempt = || {
+        let files = folder::file_set(path)?;
+        let candidate = checkpoint::open(&files)?;
+        claim = claim::resolve(&declarations(&files, &candidate)?, &name, None);
+        let asked = match base {
+            Some(base) => base.to_owned(),
+            None => claim.bases.first().map(|base| format!("hf:{base}")).ok_or_else(|| {
+                Error::new(ErrorKind::NotFound, format!("{name}: it claims no base, and none was given with --base"))
+            })?,
+        };
+        tried = Some(asked.clone());
+        let base = bench.bases.get(&asked, &bench.client, &bench.environment, bench.stages.as_ref(), &bench.night)?;
+        let mut examination = bench.stages.compare(&base.checkpoint, &candidate)?;
+        examination.base = base.side.clone();
+        examination.candidate.source.clone_from(&name);
+        Ok(examination)
+    };
+    let examined = catch_unwind(AssertUnwindSafe(&mut attempt)).unwrap_or_else(|panic| {
+        let said = pipeline::panic_text(&*panic);
+        Err(Error::new(ErrorKind::Internal, format!("examining {name}: a defect of orthoscope: {said}")))
+    });
+    let mut examination = examined.unwrap_or_else(|error| {
+        let settings = Settings { catalogue, digests: false, claim: None, observer: &Unobserved };
+        pipeline::failed(&Named::local(tried.unwrap_or_default()), &Named::local(name), &error, &settings)
+    });
+    examination.claim = Some(claim.claim);
+    bench.stages.judge(&mut examination);
+    examination
+}
+
+/// What a folder's own small files say of its lineage.
+fn declarations(files: &FileSet, candidate: &Checkpoint) -> Result<Declarations> {
+    let text = |name: &str| -> Result<Option<String>> {
+        let Some(file) = files.files.get(name).filter(|file| file.len() <= limits::MAX_CONFIG_BYTES) else {
+            return Ok(None);
+        };
+        Ok(Some(String::from_utf8_lossy(&file.read(0..file.len())?).into_owned()))
+    };
+    let readme = text("README.md")?;
+    let adapter = text("adapter_config.json")?.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+    let mut metadata = candidate.metadata.clone();
+    metadata.extend(candidate.files.iter().flat_map(|file| file.metadata.clone()));
+    Ok(Declarations {
+        card: readme.as_deref().map(front_matter).unwrap_or_default(),
+        config: candidate.config.clone(),
+        adapter,
+        metadata,
+        readme,
+        ..Declarations::default()
+    })
+}
