@@ -413,6 +413,9 @@ fn fixtures() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/index")
 }
 
+/// Schemas before this one were never released.
+const FIRST_RELEASED: usize = 2;
+
 /// A database of each released schema opens, comes up to date and still holds what it held. With the environment variable
 /// `ORTHOSCOPE_WRITE_FIXTURE` set, the one of the current schema is written anew (before its release).
 #[test]
@@ -430,8 +433,7 @@ fn a_database_of_every_released_schema_opens() {
         let lines: Vec<String> = (0..8).map(|seed| line(&examination(seed))).collect();
         fs::write(current.with_extension("jsonl"), lines.join("\n") + "\n").unwrap();
     }
-    let mut versions = 0;
-    for version in 1..=SCHEMA_VERSION {
+    for version in FIRST_RELEASED..=SCHEMA_VERSION {
         let fixture = fixtures().join(format!("{version:04}.db"));
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("index.db");
@@ -442,9 +444,7 @@ fn a_database_of_every_released_schema_opens() {
         let stored: Vec<String> =
             index.export(ExaminationFilter::default()).map(|stored| line(&stored.unwrap().examination)).collect();
         assert!(stored == lines.lines().collect::<Vec<_>>(), "schema {version} holds something else");
-        versions += 1;
     }
-    assert_eq!(versions, SCHEMA_VERSION);
 }
 
 #[test]
