@@ -3,6 +3,7 @@
 
 pub mod arch;
 pub mod checkpoint;
+pub mod cli;
 pub mod diff;
 pub mod error;
 pub mod examination;
@@ -10,5 +11,6 @@ pub mod ids;
 pub mod limits;
 pub mod pair;
 pub mod report;
+pub mod signature;
 pub mod source;
 pub mod tensor;

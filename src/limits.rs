@@ -29,3 +29,9 @@ pub const TILE_ELEMENTS: usize = 64 * 1024;
 
 /// Depth of nested JSON arrays and objects, GGUF arrays and pickled containers.
 pub const MAX_DEPTH: usize = 64;
+
+/// One signature file of a user's folder. The longest built-in one is a few kilobytes.
+pub const MAX_SIGNATURE_BYTES: u64 = 1 << 20;
+
+/// Signature files in a user's folder.
+pub const MAX_SIGNATURES: usize = 10_000;

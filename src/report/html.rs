@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::examination::{Examination, Finding, Side, Status};
 use crate::report::table::{severity_name, word};
 use crate::report::words::{self, Told, number, percent, strength};
-use crate::report::{Note, Renderer, Report, Style, chart, evidence, plot, sanitise, writing};
+use crate::report::{Note, Renderer, Report, Style, chart, evidence, paragraphs, plot, sanitise, writing};
 
 /// The stylesheet of dossiers and pages.
 pub const STYLESHEET: &str = include_str!("templates/style.css");
@@ -116,7 +116,7 @@ pub fn dossier(examination: &Examination, report: &Report, id: &str) -> Markup {
             }
             (pictures(examination, id))
             (signatures(examination, report))
-            (look_alikes(examination))
+            (look_alikes(examination, report))
             (identity(examination))
             (kinship(&told))
             (looked_at(examination, &told))
@@ -160,7 +160,7 @@ fn pictures(examination: &Examination, id: &str) -> Markup {
             }
             @if !o.recipe.is_empty() {
                 h2 { "The recipe, as far as the weights show it" }
-                ul { @for line in &o.recipe { li { (sanitise::sentence(line)) } } }
+                ul { @for line in &o.recipe { li { (sanitise::line(line)) } } }
             }
         }
         @if let Some(profile) = profile {
@@ -297,7 +297,7 @@ pub fn signature(finding: &Finding, report: &Report) -> Markup {
     html! {
         section class="card" {
             h3 {
-                (text.map_or_else(|| sanitise::name(&finding.signature), |t| sanitise::sentence(&t.title)))
+                (text.map_or_else(|| sanitise::name(&finding.signature), |t| sanitise::line(&t.title)))
             }
             p class="quiet" {
                 "finding " span class="mono" { (sanitise::name(&finding.id)) } ", signature "
@@ -328,8 +328,21 @@ pub fn signature(finding: &Finding, report: &Report) -> Markup {
                 @for (heading, prose) in [("What was seen", &text.seen), ("What else looks like this", &text.look_alikes), ("What to do", &text.advice)] {
                     @if !prose.is_empty() {
                         h4 { (heading) }
-                        @for paragraph in prose.split("\n\n") { p { (sanitise::clean(paragraph, 4000)) } }
+                        (prose_of(prose))
                     }
+                }
+            }
+        }
+    }
+}
+
+/// Prose with its code spans.
+fn prose_of(prose: &str) -> Markup {
+    html! {
+        @for paragraph in paragraphs(prose) {
+            p {
+                @for (index, piece) in paragraph.split('`').enumerate() {
+                    @if index % 2 == 1 { code { (piece) } } @else { (piece) }
                 }
             }
         }
@@ -341,7 +354,8 @@ pub fn meaning(measurement: &str) -> &'static str {
     MEASUREMENTS.iter().find(|m| m.name == measurement).map_or("", |m| m.what)
 }
 
-fn look_alikes(examination: &Examination) -> Markup {
+fn look_alikes(examination: &Examination, report: &Report) -> Markup {
+    let considered = evidence::considered(examination, &report.signatures);
     let all = if examination.status == Status::Failed { Vec::new() } else { evidence::look_alikes(examination) };
     html! {
         @if all.iter().any(|look| look.fits.is_some()) {
@@ -361,6 +375,25 @@ fn look_alikes(examination: &Examination) -> Markup {
                                     }
                                 }
                                 td { (look.told) }
+                            }
+                        }
+                    }
+                }
+            }
+            @if !considered.is_empty() {
+                details {
+                    summary { "The catalogue's signatures of look-alikes, and the clauses that rule each out" }
+                    div class="scroll" tabindex="0" role="region" aria-label="Signatures of look-alikes" {
+                        table {
+                            thead { tr { th scope="col" { "signature" } th scope="col" { "holds" } th scope="col" { "clauses that do not hold" } } }
+                            tbody {
+                                @for look in &considered {
+                                    tr {
+                                        th scope="row" { (sanitise::line(look.title)) br; span class="mono quiet" { (sanitise::name(look.signature)) } }
+                                        td { (if look.holds { "yes" } else { "no" }) }
+                                        td { @for clause in &look.failing { (clause.told()) br; } }
+                                    }
+                                }
                             }
                         }
                     }
@@ -466,7 +499,7 @@ fn anomalies(examination: &Examination) -> Markup {
                                 td { (sanitise::name(&anomaly.kind)) }
                                 td class="mono" { (sanitise::name(&anomaly.file)) }
                                 td class="mono" { (anomaly.tensor.as_deref().map_or(String::new(), sanitise::name)) }
-                                td { (sanitise::sentence(&anomaly.detail)) }
+                                td { (sanitise::line(&anomaly.detail)) }
                             }
                         }
                     }

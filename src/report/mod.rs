@@ -26,6 +26,7 @@ use std::io::Write;
 
 use crate::error::{Error, Result};
 use crate::examination::Examination;
+use crate::signature::{Catalogue, Signature};
 
 /// What is to be shown.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +35,8 @@ pub struct Report {
     pub examinations: Vec<Examination>,
     /// The catalogue's prose, by signature id; a signature that is missing here is shown by its id alone.
     pub catalogue: BTreeMap<String, SignatureText>,
+    /// The signatures themselves, to tell how those of look-alikes fared.
+    pub signatures: Catalogue,
     /// The decision history of people, by candidate (`hf:org/name`), oldest first.
     pub notes: BTreeMap<String, Vec<Note>>,
 }
@@ -42,6 +45,19 @@ impl Report {
     /// A report of one examination, without catalogue prose.
     pub fn of(examination: Examination) -> Self {
         Self { examinations: vec![examination], ..Self::default() }
+    }
+
+    /// A report of some examinations with the catalogue's prose.
+    pub fn with_catalogue(examinations: Vec<Examination>, signatures: &Catalogue) -> Self {
+        let text = |signature: &Signature| {
+            let [seen, look_alikes, advice] = signature.prose.clone();
+            (
+                signature.id().to_owned(),
+                SignatureText { title: signature.front.title.clone(), seen, look_alikes, advice },
+            )
+        };
+        let catalogue = signatures.signatures().iter().map(text).collect();
+        Self { examinations, catalogue, signatures: signatures.clone(), notes: BTreeMap::new() }
     }
 }
 
@@ -56,6 +72,12 @@ pub struct SignatureText {
     pub look_alikes: String,
     /// “What to do”.
     pub advice: String,
+}
+
+/// The paragraphs of a signature's prose, each on one line and harmless to show.
+pub fn paragraphs(prose: &str) -> Vec<String> {
+    let join = |text: &str| sanitise::clean(&text.split_whitespace().collect::<Vec<_>>().join(" "), 4000);
+    prose.split("\n\n").map(join).filter(|paragraph| !paragraph.is_empty()).collect()
 }
 
 /// A decision somebody took on an examination.

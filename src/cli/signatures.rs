@@ -1,0 +1,243 @@
+//! `orthoscope signatures`: lists, shows and checks the catalogue.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
+
+use super::ExitStatus;
+use crate::error::{Error, ErrorKind, Result};
+use crate::signature::file::{HEADINGS, severity_word};
+use crate::signature::{Catalogue, Signature, builtin_files, folder_files, lint};
+
+/// List, show and check the signatures that findings are made from.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  orthoscope signatures list\n  orthoscope signatures show out-rank1-global\n  \
+                        orthoscope signatures check --folder my-signatures")]
+pub struct SignaturesArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: SignaturesCommand,
+    /// A folder with signatures of your own, used beside the built-in ones.
+    #[arg(long, global = true, value_name = "DIR")]
+    pub folder: Option<PathBuf>,
+}
+
+/// What `orthoscope signatures` can do.
+#[derive(Debug, Subcommand)]
+pub enum SignaturesCommand {
+    /// One line for each signature.
+    List {
+        /// Text or JSON.
+        #[arg(long, value_enum, default_value_t = ListFormat::Text)]
+        format: ListFormat,
+    },
+    /// One signature: what it means and its numbers.
+    Show {
+        /// The signature's id.
+        id: String,
+        /// Text, JSON, or the file as it is.
+        #[arg(long, value_enum, default_value_t = ShowFormat::Text)]
+        format: ShowFormat,
+    },
+    /// Check every signature against the rules, its examples and its counter examples.
+    Check {
+        /// Fail on warnings too.
+        #[arg(long)]
+        deny_warnings: bool,
+    },
+}
+
+/// How a list is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ListFormat {
+    /// Columns.
+    Text,
+    /// An array of front matters.
+    Json,
+}
+
+/// How one signature is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ShowFormat {
+    /// Prose and clauses.
+    Text,
+    /// Front matter, prose and hash.
+    Json,
+    /// The file itself, to start one of your own from.
+    Source,
+}
+
+/// Runs `orthoscope signatures`, printing to `out`.
+pub fn run(args: &SignaturesArgs, out: &mut dyn Write) -> Result<ExitStatus> {
+    match &args.command {
+        SignaturesCommand::List { format } => list(&catalogue(args)?, *format, out)?,
+        SignaturesCommand::Show { id, format } => {
+            let catalogue = catalogue(args)?;
+            let signature = catalogue.get(id).ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Usage,
+                    format!("showing signature {id:?}: there is none; see `orthoscope signatures list`"),
+                )
+            })?;
+            show(signature, *format, out)?;
+        }
+        SignaturesCommand::Check { deny_warnings } => return check(args, *deny_warnings, out),
+    }
+    Ok(ExitStatus::Success)
+}
+
+fn catalogue(args: &SignaturesArgs) -> Result<Catalogue> {
+    args.folder.as_deref().map_or_else(Catalogue::builtin, Catalogue::with_folder)
+}
+
+fn list(catalogue: &Catalogue, format: ListFormat, out: &mut dyn Write) -> Result<()> {
+    match format {
+        ListFormat::Json => {
+            let all: Vec<_> = catalogue.signatures().iter().map(as_json).collect();
+            print_json(&json!({ "catalogue": catalogue.hash(), "signatures": all }), out)
+        }
+        ListFormat::Text => {
+            let width = catalogue.signatures().iter().map(|signature| signature.id().len()).max().unwrap_or(0);
+            let mut text = String::new();
+            for signature in catalogue.signatures() {
+                let front = &signature.front;
+                text.push_str(&format!(
+                    "{:width$}  {:6}  {:9}  {}\n",
+                    front.id,
+                    severity_word(front.severity),
+                    front.status.as_str(),
+                    front.title
+                ));
+            }
+            text.push_str(&format!("\n{} signatures, catalogue {}\n", catalogue.signatures().len(), catalogue.hash()));
+            print(&text, out)
+        }
+    }
+}
+
+fn show(signature: &Signature, format: ShowFormat, out: &mut dyn Write) -> Result<()> {
+    match format {
+        ShowFormat::Source => print(&signature.text, out),
+        ShowFormat::Json => print_json(&as_json(signature), out),
+        ShowFormat::Text => {
+            let front = &signature.front;
+            let mut text = format!(
+                "{}: {}\n\nSeverity {}, {}, family {}, implies {}, since {}\n{}\n",
+                front.id,
+                front.title,
+                severity_word(front.severity),
+                front.status.as_str(),
+                front.family.as_str(),
+                front.implies.as_str(),
+                front.since,
+                signature.hash()
+            );
+            if !front.producers.is_empty() {
+                text.push_str(&format!("Consistent with the output of: {}\n", front.producers.join(", ")));
+            }
+            text.push_str("\nHolds when all of\n");
+            for (name, range) in &front.when.clauses {
+                let bounds: Vec<String> =
+                    range.bounds().map(|(side, bound)| format!("{} {bound}", side.as_str())).collect();
+                text.push_str(&format!("  {name}: {}\n", bounds.join(", ")));
+            }
+            for (heading, prose) in HEADINGS.iter().zip(&signature.prose) {
+                text.push_str(&format!("\n{heading}\n\n{prose}\n"));
+            }
+            text.push_str(&format!("\nReferences: {}\n", front.references.join(", ")));
+            print(&text, out)
+        }
+    }
+}
+
+fn as_json(signature: &Signature) -> serde_json::Value {
+    let [seen, looks_alike, to_do] = &signature.prose;
+    json!({
+        "hash": signature.hash(),
+        "front_matter": signature.front,
+        "what_was_seen": seen,
+        "what_else_looks_like_this": looks_alike,
+        "what_to_do": to_do,
+    })
+}
+
+fn check(args: &SignaturesArgs, deny_warnings: bool, out: &mut dyn Write) -> Result<ExitStatus> {
+    let mut files = builtin_files();
+    if let Some(folder) = &args.folder {
+        files.extend(folder_files(folder)?);
+    }
+    let faults = lint::check(&files);
+    let mut text: String = faults.iter().map(|fault| format!("{fault}\n")).collect();
+    let errors = faults.iter().filter(|fault| fault.level == lint::Level::Error).count();
+    let warnings = faults.len() - errors;
+    text.push_str(&format!("{} signatures checked: {errors} errors, {warnings} warnings\n", files.len()));
+    print(&text, out)?;
+    Ok(if errors > 0 || (deny_warnings && warnings > 0) { ExitStatus::Findings } else { ExitStatus::Success })
+}
+
+fn print(text: &str, out: &mut dyn Write) -> Result<()> {
+    out.write_all(text.as_bytes()).map_err(|error| Error::io("writing the answer", error))
+}
+
+fn print_json(value: &serde_json::Value, out: &mut dyn Write) -> Result<()> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| Error::because(ErrorKind::Internal, "writing signatures as JSON", error))?;
+    print(&format!("{text}\n"), out)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: SignaturesArgs,
+    }
+
+    fn answer(words: &[&str]) -> (Result<ExitStatus>, String) {
+        let cli = Cli::try_parse_from(std::iter::once("signatures").chain(words.iter().copied())).unwrap();
+        let mut out = Vec::new();
+        let status = run(&cli.args, &mut out);
+        (status, String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn list_names_every_signature() {
+        let (status, text) = answer(&["list"]);
+        assert_eq!(status.unwrap(), ExitStatus::Success);
+        let (_, json) = answer(&["list", "--format", "json"]);
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let catalogue = Catalogue::builtin().unwrap();
+        assert_eq!(json["signatures"].as_array().unwrap().len(), catalogue.signatures().len());
+        assert!(text.contains(&catalogue.hash().to_string()));
+        assert!(catalogue.signatures().iter().all(|signature| text.contains(signature.id())));
+    }
+
+    #[test]
+    fn show_gives_clauses_prose_and_source() {
+        let (_, text) = answer(&["show", "reflection"]);
+        assert!(text.contains("projection.strength: min 1.5") && text.contains("What else looks like this"), "{text}");
+        let (_, source) = answer(&["show", "reflection", "--format", "source"]);
+        assert!(source.starts_with("+++\nid = \"reflection\"\n"));
+        let (status, _) = answer(&["show", "nonsense"]);
+        assert_eq!(status.unwrap_err().kind, ErrorKind::Usage);
+    }
+
+    #[test]
+    fn check_passes_on_the_built_in_ones_and_fails_on_a_bad_one() {
+        let (status, text) = answer(&["check", "--deny-warnings"]);
+        assert_eq!(status.unwrap(), ExitStatus::Success, "{text}");
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("bad.md"), "+++\nid = \"bad\"\n+++\n").unwrap();
+        let (status, text) = answer(&["check", "--folder", folder.path().to_str().unwrap()]);
+        assert_eq!(status.unwrap(), ExitStatus::Findings);
+        assert!(text.starts_with("bad.md: error: "), "{text}");
+    }
+}
