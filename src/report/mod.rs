@@ -12,6 +12,7 @@ pub mod json;
 pub mod markdown;
 pub mod parquet;
 pub mod plot;
+pub mod prevalence;
 pub mod rates;
 pub mod sanitise;
 pub mod sarif;
