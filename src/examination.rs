@@ -1,9 +1,13 @@
 //! The record of one examination: the JSON of `docs/examination.md`, and what the index stores.
 
+use std::io;
+
 use serde::{Deserialize, Serialize};
+use serde_json::ser::Formatter;
 
 use crate::checkpoint::Anomaly;
 use crate::diff::stats::Profile;
+use crate::ids::Digest;
 
 /// The schema's name and version; a change that breaks a reader raises the number.
 pub const SCHEMA: &str = "orthoscope/examination/1";
@@ -273,4 +277,62 @@ pub struct Examination {
     /// All measurements; left out of short JSON, always in the index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<Profile>,
+}
+
+/// What an examination's id is made of: what was looked at and measured, and nothing that was judged from it or that
+/// another run of the same would change.
+#[derive(Serialize)]
+struct Measured<'a> {
+    schema: &'a str,
+    tool_version: &'a str,
+    base: &'a Side,
+    candidate: &'a Side,
+    status: Status,
+    reason: &'a Option<String>,
+    depth: Depth,
+    tensors: u64,
+    compared: u64,
+    identical: u64,
+    not_examined: &'a [NotExamined],
+    anomalies: &'a [Anomaly],
+    claim: Option<(&'a Option<String>, &'a Option<String>, &'a [ClaimEvidence])>,
+    profile: &'a Option<Profile>,
+}
+
+/// Compact JSON with one spelling of zero.
+struct OneZero;
+
+impl Formatter for OneZero {
+    fn write_f64<W: io::Write + ?Sized>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
+        serde_json::ser::CompactFormatter.write_f64(writer, if value == 0.0 { 0.0 } else { value })
+    }
+}
+
+impl Examination {
+    /// The examination's id: SHA-256 over the JSON of what was examined and measured. The same files measured again have
+    /// the same id, and judging again does not change it: bytes read, the catalogue, the relation, the verdict, the
+    /// findings and whether the claim holds are left out.
+    pub fn id(&self) -> Digest {
+        let measured = Measured {
+            schema: &self.schema,
+            tool_version: &self.tool.version,
+            base: &self.base,
+            candidate: &self.candidate,
+            status: self.status,
+            reason: &self.reason,
+            depth: self.depth,
+            tensors: self.coverage.tensors,
+            compared: self.coverage.compared,
+            identical: self.coverage.identical,
+            not_examined: &self.coverage.not_examined,
+            anomalies: &self.anomalies,
+            claim: self.claim.as_ref().map(|claim| (&claim.base, &claim.relation, claim.evidence.as_slice())),
+            profile: &self.profile,
+        };
+        let mut json = Vec::new();
+        // Plain structs with string keys, written to memory: this cannot fail.
+        let written = measured.serialize(&mut serde_json::Serializer::with_formatter(&mut json, OneZero));
+        debug_assert!(written.is_ok(), "an examination is plain data");
+        Digest::of(&json)
+    }
 }

@@ -1,0 +1,307 @@
+//! Reading: one examination out of its tables, equal to what was recorded.
+
+use rusqlite::{Connection, OptionalExtension, Row};
+
+use super::sql::{Count, Hex, Json, Moment, Real, Word};
+use super::{Stored, failed};
+use crate::arch::Role;
+use crate::checkpoint::Anomaly;
+use crate::diff::stats::{Profile, Projection, TensorMeasurement};
+use crate::error::Result;
+use crate::examination::{
+    Claim, ClaimEvidence, Coverage, Examination, FileDigest, Finding, NotExamined, Orthogonalization, Side, Strength,
+    Tool,
+};
+use crate::ids::Digest;
+
+const DOING: &str = "reading an examination from the index";
+
+/// A column that holds a number, or NULL for not-a-number.
+fn real(row: &Row<'_>, column: &str) -> rusqlite::Result<f64> {
+    row.get::<_, Real>(column).map(|Real(number)| number)
+}
+
+/// A column that holds a count.
+fn count(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
+    row.get::<_, Count>(column).map(|Count(count)| count)
+}
+
+/// A column that holds a word of an enumeration.
+fn word<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: &str) -> rusqlite::Result<T> {
+    row.get::<_, Word<T>>(column).map(|Word(value)| value)
+}
+
+/// The rows of a child table, in order.
+fn rows<T>(
+    connection: &Connection,
+    sql: &str,
+    key: i64,
+    read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+) -> Result<Vec<T>> {
+    connection
+        .prepare_cached(sql)
+        .and_then(|mut statement| statement.query_map([key], read)?.collect())
+        .map_err(|error| failed(DOING, error))
+}
+
+/// The key of the examination with that id.
+pub(super) fn key_of(connection: &Connection, id: &Digest) -> Result<i64> {
+    connection
+        .prepare_cached("SELECT key FROM examination WHERE id = ?1")
+        .and_then(|mut statement| statement.query_row([id.hex()], |row| row.get(0)))
+        .map_err(|error| failed(DOING, error))
+}
+
+/// The examination with that key, whole.
+pub(super) fn stored(connection: &Connection, key: i64) -> Result<Stored> {
+    let mut stored = stored_without_profile(connection, key)?;
+    let has_profile: bool = connection
+        .prepare_cached("SELECT has_profile FROM examination WHERE key = ?1")
+        .and_then(|mut statement| statement.query_row([key], |row| row.get(0)))
+        .map_err(|error| failed(DOING, error))?;
+    if has_profile {
+        stored.examination.profile = Some(profile(connection, key)?);
+    }
+    Ok(stored)
+}
+
+/// The main row: an examination whose sides and lists are still empty, the keys of its sides, its id and times.
+struct Main {
+    id: Digest,
+    sides: [i64; 2],
+    times: [Moment; 3],
+    runs: u64,
+    examination: Examination,
+}
+
+fn main_row(row: &Row<'_>) -> rusqlite::Result<Main> {
+    let has_claim: bool = row.get("has_claim")?;
+    let claim = Claim {
+        base: row.get("claim_base")?,
+        relation: row.get("claim_relation")?,
+        evidence: Vec::new(),
+        holds: row.get("claim_holds")?,
+    };
+    Ok(Main {
+        id: row.get::<_, Hex>("id")?.0,
+        sides: [row.get("base")?, row.get("candidate")?],
+        times: [row.get("first_seen")?, row.get("last_seen")?, row.get("judged_at")?],
+        runs: count(row, "runs")?,
+        examination: Examination {
+            schema: row.get("schema")?,
+            tool: Tool { version: row.get("tool_version")?, catalogue: row.get("hash")? },
+            base: Side::default(),
+            candidate: Side::default(),
+            status: word(row, "status")?,
+            reason: row.get("reason")?,
+            depth: word(row, "depth")?,
+            coverage: Coverage {
+                tensors: count(row, "tensors")?,
+                compared: count(row, "compared")?,
+                identical: count(row, "identical")?,
+                bytes_read: count(row, "bytes_read")?,
+                not_examined: Vec::new(),
+            },
+            relation: word(row, "relation")?,
+            rank: row.get("rank")?,
+            verdict: word(row, "verdict")?,
+            because: row.get("because")?,
+            orthogonalization: None,
+            findings: Vec::new(),
+            anomalies: Vec::new(),
+            claim: has_claim.then_some(claim),
+            profile: None,
+        },
+    })
+}
+
+/// The examination with that key without its measurements.
+pub(super) fn stored_without_profile(connection: &Connection, key: i64) -> Result<Stored> {
+    let main = connection
+        .prepare_cached(
+            "SELECT e.*, c.hash FROM examination e JOIN catalogue c ON c.key = e.catalogue WHERE e.key = ?1",
+        )
+        .and_then(|mut statement| statement.query_row([key], main_row))
+        .map_err(|error| failed(DOING, error))?;
+    let mut examination = main.examination;
+    let [base, candidate] = main.sides;
+    examination.base = side(connection, base)?;
+    examination.candidate = side(connection, candidate)?;
+    examination.coverage.not_examined = rows(
+        connection,
+        "SELECT tensor, reason FROM not_examined WHERE examination = ?1 ORDER BY ordinal",
+        key,
+        |row| Ok(NotExamined { tensor: row.get(0)?, reason: row.get(1)? }),
+    )?;
+    examination.anomalies = rows(
+        connection,
+        "SELECT kind, file, tensor, detail FROM anomaly WHERE examination = ?1 ORDER BY ordinal",
+        key,
+        |row| Ok(Anomaly { kind: row.get(0)?, file: row.get(1)?, tensor: row.get(2)?, detail: row.get(3)? }),
+    )?;
+    if let Some(claim) = &mut examination.claim {
+        claim.evidence = rows(
+            connection,
+            "SELECT place, says FROM claim_evidence WHERE examination = ?1 ORDER BY ordinal",
+            key,
+            |row| Ok(ClaimEvidence { from: row.get(0)?, says: row.get(1)? }),
+        )?;
+    }
+    examination.orthogonalization = orthogonalization(connection, key)?;
+    examination.findings =
+        rows(connection, "SELECT * FROM finding WHERE examination = ?1 ORDER BY ordinal", key, finding_row)?;
+    let [Moment(first_seen), Moment(last_seen), Moment(judged_at)] = main.times;
+    Ok(Stored { id: main.id, examination, first_seen, last_seen, runs: main.runs, judged_at })
+}
+
+/// A finding out of a row that has all columns of its table.
+pub(super) fn finding_row(row: &Row<'_>) -> rusqlite::Result<Finding> {
+    let Json(evidence) = row.get("evidence")?;
+    Ok(Finding {
+        id: row.get("id")?,
+        signature: row.get("signature")?,
+        signature_hash: row.get("signature_hash")?,
+        severity: word(row, "severity")?,
+        status: row.get("status")?,
+        evidence,
+    })
+}
+
+fn side(connection: &Connection, key: i64) -> Result<Side> {
+    let mut side = connection
+        .prepare_cached(
+            "SELECT r.source, s.revision, s.digest, s.format FROM side s JOIN repository r ON r.key = s.repository
+             WHERE s.key = ?1",
+        )
+        .and_then(|mut statement| {
+            statement.query_row([key], |row| {
+                Ok(Side {
+                    source: row.get(0)?,
+                    revision: row.get(1)?,
+                    digest: row.get(2)?,
+                    files: Vec::new(),
+                    format: row.get(3)?,
+                })
+            })
+        })
+        .map_err(|error| failed(DOING, error))?;
+    side.files =
+        rows(connection, "SELECT name, bytes, sha256 FROM side_file WHERE side = ?1 ORDER BY ordinal", key, |row| {
+            Ok(FileDigest { name: row.get(0)?, bytes: count(row, "bytes")?, sha256: row.get(2)? })
+        })?;
+    Ok(side)
+}
+
+fn orthogonalization(connection: &Connection, key: i64) -> Result<Option<Orthogonalization>> {
+    let main = connection
+        .prepare_cached("SELECT * FROM orthogonalization WHERE examination = ?1")
+        .and_then(|mut statement| {
+            statement
+                .query_row([key], |row| {
+                    Ok(Orthogonalization {
+                        p_value: real(row, "p_value")?,
+                        consistency: real(row, "consistency")?,
+                        explained: real(row, "explained")?,
+                        coordinates: row.get("coordinates")?,
+                        directions: row.get("directions")?,
+                        scope: row.get("scope")?,
+                        tensors: count(row, "tensors")?,
+                        layers: Vec::new(),
+                        strength: Vec::new(),
+                        detection_limit: real(row, "detection_limit")?,
+                        recipe: Vec::new(),
+                    })
+                })
+                .optional()
+        })
+        .map_err(|error| failed(DOING, error))?;
+    let Some(mut evidence) = main else { return Ok(None) };
+    evidence.layers = rows(
+        connection,
+        "SELECT layer FROM orthogonalization_layer WHERE examination = ?1 ORDER BY ordinal",
+        key,
+        |row| row.get(0),
+    )?;
+    evidence.recipe =
+        rows(connection, "SELECT line FROM recipe WHERE examination = ?1 ORDER BY ordinal", key, |row| row.get(0))?;
+    evidence.strength =
+        rows(connection, "SELECT * FROM strength WHERE examination = ?1 ORDER BY ordinal", key, |row| {
+            Ok(Strength {
+                layer: row.get("layer")?,
+                module: row.get("module")?,
+                expert: row.get("expert")?,
+                lambda: real(row, "lambda")?,
+                stderr: real(row, "stderr")?,
+            })
+        })?;
+    Ok(Some(evidence))
+}
+
+/// All measurements of an examination.
+fn profile(connection: &Connection, key: i64) -> Result<Profile> {
+    let model: Vec<(String, f64)> = rows(
+        connection,
+        "SELECT n.name, m.value FROM model_measurement m JOIN measurement_name n ON n.key = m.name WHERE m.examination = ?1",
+        key,
+        |row| Ok((row.get(0)?, real(row, "value")?)),
+    )?;
+    let tensors = rows(connection, "SELECT * FROM tensor WHERE examination = ?1 ORDER BY ordinal", key, tensor_row)?;
+    Ok(Profile { model: model.into_iter().collect(), tensors })
+}
+
+fn tensor_row(row: &Row<'_>) -> rusqlite::Result<TensorMeasurement> {
+    let projection = match row.get::<_, Option<bool>>("fits")? {
+        None => None,
+        Some(fits) => Some(Projection {
+            strength: real(row, "strength")?,
+            stderr: real(row, "stderr")?,
+            consistency: real(row, "consistency")?,
+            cross_fit: real(row, "cross_fit")?,
+            explained: real(row, "explained")?,
+            quietness: real(row, "quietness")?,
+            balance: real(row, "balance")?,
+            own_component: real(row, "own_component")?,
+            agreement: real(row, "agreement")?,
+            sibling_agreement: row.get("sibling_agreement")?,
+            directions: row.get("directions")?,
+            fits,
+        }),
+    };
+    let Json(spectrum) = row.get("spectrum")?;
+    let shares = spectrum.as_array().map(Vec::as_slice).unwrap_or_default();
+    Ok(TensorMeasurement {
+        name: row.get("name")?,
+        role: Role {
+            kind: word(row, "kind")?,
+            module: row.get("module")?,
+            layer: row.get("layer")?,
+            expert: row.get("expert")?,
+            residual: row.get::<_, Option<Word<_>>>("residual")?.map(|Word(axis)| axis),
+        },
+        shape: [count(row, "rows")?, count(row, "columns")?],
+        base_dtype: row.get("base_dtype")?,
+        candidate_dtype: row.get("candidate_dtype")?,
+        sameness: word(row, "sameness")?,
+        changed_fraction: real(row, "changed_fraction")?,
+        zeroed_fraction: real(row, "zeroed_fraction")?,
+        not_finite: [count(row, "base_not_finite")?, count(row, "candidate_not_finite")?],
+        relative_norm: real(row, "relative_norm")?,
+        max_abs: real(row, "max_abs")?,
+        cosine: real(row, "cosine")?,
+        scale: real(row, "scale")?,
+        scale_explained: [
+            real(row, "scale_explained")?,
+            real(row, "row_scale_explained")?,
+            real(row, "column_scale_explained")?,
+        ],
+        norm_drift: [real(row, "row_norm_drift")?, real(row, "column_norm_drift")?],
+        changed_rows: real(row, "changed_rows")?,
+        rounding: real(row, "rounding")?,
+        kurtosis: real(row, "kurtosis")?,
+        spectrum: shares.iter().map(|share| share.as_f64().unwrap_or(f64::NAN)).collect(),
+        effective_rank: real(row, "effective_rank")?,
+        above_noise: row.get("above_noise")?,
+        noise: real(row, "noise")?,
+        projection,
+    })
+}

@@ -1,0 +1,90 @@
+//! How values are kept in columns: words of enumerations, counts, numbers that may not be numbers.
+
+use jiff::Timestamp;
+use rusqlite::Result;
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
+use serde::de::DeserializeOwned;
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+
+use super::json;
+use crate::error::Error;
+use crate::ids::Digest;
+
+/// A unit variant of an enumeration, stored as the word that JSON has for it.
+pub(super) struct Word<T>(pub(super) T);
+
+impl<T: Serialize> ToSql for Word<T> {
+    fn to_sql(&self) -> Result<ToSqlOutput<'_>> {
+        match serde_json::to_value(&self.0) {
+            Ok(Value::String(word)) => Ok(ToSqlOutput::from(word)),
+            _ => Err(rusqlite::Error::ToSqlConversionFailure("a value that is not a word".into())),
+        }
+    }
+}
+
+impl<T: DeserializeOwned> FromSql for Word<T> {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        let word = Value::String(value.as_str()?.to_owned());
+        serde_json::from_value(word).map(Self).map_err(|error| FromSqlError::Other(Box::new(error)))
+    }
+}
+
+/// A count; above what SQLite holds it is stored as the largest number that it holds.
+pub(super) struct Count(pub(super) u64);
+
+impl ToSql for Count {
+    fn to_sql(&self) -> Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::from(i64::try_from(self.0).unwrap_or(i64::MAX)))
+    }
+}
+
+impl FromSql for Count {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        value.as_i64().map(|count| Self(u64::try_from(count).unwrap_or(0)))
+    }
+}
+
+/// A number; SQLite stores one that is not a number as NULL.
+pub(super) struct Real(pub(super) f64);
+
+impl FromSql for Real {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        match value {
+            ValueRef::Null => Ok(Self(f64::NAN)),
+            value => value.as_f64().map(Self),
+        }
+    }
+}
+
+/// A JSON text, its numbers read exactly.
+pub(super) struct Json(pub(super) Value);
+
+impl FromSql for Json {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        json::exact(value.as_str()?).map(Self).map_err(|error: Error| FromSqlError::Other(Box::new(error)))
+    }
+}
+
+/// A time, stored in whole seconds since 1970.
+pub(super) struct Moment(pub(super) Timestamp);
+
+impl FromSql for Moment {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        Timestamp::from_second(value.as_i64()?).map(Self).map_err(|error| FromSqlError::Other(Box::new(error)))
+    }
+}
+
+/// A digest, stored as hex digits.
+pub(super) struct Hex(pub(super) Digest);
+
+impl FromSql for Hex {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        value.as_str()?.parse().map(Self).map_err(|error: Error| FromSqlError::Other(Box::new(error)))
+    }
+}
+
+/// Writes a time in RFC 3339 form.
+pub(super) fn as_text<S: Serializer>(time: &Timestamp, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.collect_str(time)
+}
