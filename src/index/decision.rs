@@ -69,6 +69,7 @@ pub struct Decision {
     /// The examination's id, 64 hex digits.
     pub examination: String,
     /// When.
+    #[serde(serialize_with = "super::time_as_text")]
     pub made_at: Timestamp,
     /// By whom, as given.
     pub who: String,
@@ -85,7 +86,14 @@ impl Index {
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for an empty or overlong name or note, [`ErrorKind::NotFound`] for an unknown examination.
-    pub fn decide(&mut self, examination: &str, who: &str, choice: Choice, note: &str, now: Timestamp) -> Result<Decision> {
+    pub fn decide(
+        &mut self,
+        examination: &str,
+        who: &str,
+        choice: Choice,
+        note: &str,
+        now: Timestamp,
+    ) -> Result<Decision> {
         let doing = "recording a decision";
         let (who, note) = (who.trim(), note.trim());
         if who.is_empty() || who.chars().count() > WHO_CHARACTERS {

@@ -258,19 +258,19 @@ impl Index {
         }
         drop(rows);
         let sources = self.sources()?;
-        let mut counts = Prevalence { overall: Group { label: "all".to_owned(), ..Group::default() }, ..Prevalence::default() };
+        let mut counts =
+            Prevalence { overall: Group { label: "all".to_owned(), ..Group::default() }, ..Prevalence::default() };
         let (forms, families) = (forms.labels(), families.labels());
         let mut groups: BTreeMap<Dimension, BTreeMap<Key<'_>, Group>> = BTreeMap::new();
         let mut first: BTreeMap<i64, i64> = BTreeMap::new();
         for (candidate, unit) in &units {
             counts.overall.add(unit);
-            let named = |word: Option<&&'_ str>| word.copied().filter(|word| !word.is_empty());
             let source = |key: &i64| sources.get(key).map(|(source, _)| source.as_str()).filter(|s| !s.is_empty());
             let keys = [
                 (Dimension::Base, Key::Word(source(&unit.base))),
-                (Dimension::Family, Key::Word(named(families.get(&unit.family)))),
+                (Dimension::Family, Key::Word(named(&families, unit.family))),
                 (Dimension::Size, Key::Size(unit.size)),
-                (Dimension::Form, Key::Word(named(forms.get(&unit.form)))),
+                (Dimension::Form, Key::Word(named(&forms, unit.form))),
                 (Dimension::Month, Key::Month(unit.created.map(month))),
                 (Dimension::Uploader, Key::Word(sources.get(candidate).and_then(|(_, owner)| owner.as_deref()))),
             ];
@@ -293,11 +293,9 @@ impl Index {
         counts.reasons = self.reasons(units.values().filter(|u| u.outcome == Outcome::NotExamined))?;
         counts.delays = self.delays(&first, &sources)?;
         counts.waiting = connection
-            .query_row(
-                "SELECT count(*) FROM listing WHERE source NOT IN (SELECT source FROM repository)",
-                [],
-                |row| row.get::<_, i64>(0),
-            )
+            .query_row("SELECT count(*) FROM listing WHERE source NOT IN (SELECT source FROM repository)", [], |row| {
+                row.get::<_, i64>(0)
+            })
             .map(|count| u64::try_from(count).unwrap_or(0))
             .map_err(sql)?;
         Ok(counts)
@@ -338,7 +336,8 @@ impl Index {
         let mut delays = Vec::new();
         for (base, first) in first {
             let Some((source, _)) = sources.get(base) else { continue };
-            let released: Option<Option<i64>> = statement.query_row([source], |row| row.get(0)).optional().map_err(sql)?;
+            let released: Option<Option<i64>> =
+                statement.query_row([source], |row| row.get(0)).optional().map_err(sql)?;
             if let Some(released) = released.flatten() {
                 let days = first.saturating_sub(released).div_euclid(86_400);
                 delays.push(Delay { base: source.clone(), released, first: *first, days });
@@ -379,10 +378,15 @@ impl Key<'_> {
     }
 }
 
+/// The word of a number, unless it is empty.
+fn named<'a>(labels: &BTreeMap<u32, &'a str>, number: u32) -> Option<&'a str> {
+    labels.get(&number).copied().filter(|word| !word.is_empty())
+}
+
 /// Year and month (UTC) of a time in seconds.
 fn month(seconds: i64) -> (i16, i8) {
     let time = jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    let date = time.to_zoned(jiff::tz::TimeZone::UTC).date();
+    let date = time.to_zoned_datetime(jiff::tz::TimeZone::UTC).date();
     (date.year(), date.month())
 }
 
@@ -412,7 +416,10 @@ mod tests {
 
     #[test]
     fn reasons_are_told_apart() {
-        assert_eq!(reason_class("listing files of hf:a/b: the hub wants an access grant (403)"), "needs an access grant");
+        assert_eq!(
+            reason_class("listing files of hf:a/b: the hub wants an access grant (403)"),
+            "needs an access grant"
+        );
         assert_eq!(reason_class("opening x: no weights in a known format"), "no weights in a known format");
         assert_eq!(reason_class(""), "something else");
     }

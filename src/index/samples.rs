@@ -190,8 +190,7 @@ impl Maker {
     fn profile(&mut self) -> Profile {
         let model: BTreeMap<String, f64> = MEASUREMENTS
             .iter()
-            .filter(|_| self.rng.bool())
-            .map(|measurement| (measurement.name.to_owned(), f64::from(self.rng.f32())))
+            .filter_map(|measurement| self.rng.bool().then(|| (measurement.name.to_owned(), f64::from(self.rng.f32()))))
             .collect();
         Profile { model, tensors: self.many(6, Self::tensor) }
     }

@@ -31,8 +31,20 @@ pub struct Listing {
 /// Words by which publishers say that refusals were taken out. What a search for names finds, and no more: names are
 /// false both ways.
 pub const DECLARING_WORDS: &[&str] = &[
-    "abliterat", "ablated", "obliterat", "heretic", "uncensor", "decensor", "derestrict", "refusal-removed",
-    "no-refusal", "norefus", "orthogonaliz", "lorablat", "unaligned", "unfilter",
+    "abliterat",
+    "ablated",
+    "obliterat",
+    "heretic",
+    "uncensor",
+    "decensor",
+    "derestrict",
+    "refusal-removed",
+    "no-refusal",
+    "norefus",
+    "orthogonaliz",
+    "lorablat",
+    "unaligned",
+    "unfilter",
 ];
 
 /// Whether a name or tag says that refusals were taken out.
@@ -131,6 +143,7 @@ pub struct TriageRow {
     /// Downloads of the last 30 days.
     pub downloads: Option<u64>,
     /// When it was last made.
+    #[serde(serialize_with = "super::time_as_text")]
     pub seen: Timestamp,
     /// One sentence: why, or why it could not be examined.
     pub because: String,
@@ -195,8 +208,9 @@ impl Index {
             return Ok(TriagePage { items: Vec::new(), next: None });
         }
         if let Some(after) = after {
-            let keys = cursor(after, columns.len())
-                .ok_or_else(|| Error::new(ErrorKind::Usage, format!("{doing}: {after:?} is not a place in this list")))?;
+            let keys = cursor(after, columns.len()).ok_or_else(|| {
+                Error::new(ErrorKind::Usage, format!("{doing}: {after:?} is not a place in this list"))
+            })?;
             let marks = vec!["?"; columns.len()].join(", ");
             wheres.push(format!("({}) < ({marks})", columns.join(", ")));
             values.extend(keys.into_iter().map(Value::Integer));
@@ -288,7 +302,7 @@ impl Index {
     }
 
     /// The examinations of one candidate, newest first.
-    pub fn history(&self, candidate: &str, rows: u32) -> Result<Vec<TriageRow>> {
+    pub fn repository_rows(&self, candidate: &str, rows: u32) -> Result<Vec<TriageRow>> {
         let Some(key) = self.repository_key(candidate)? else { return Ok(Vec::new()) };
         self.select_rows("t.candidate = ?1 ORDER BY t.seen DESC, t.examination DESC LIMIT ?2", key, rows)
     }
@@ -296,11 +310,7 @@ impl Index {
     /// The examinations against one base, most serious first.
     pub fn derivatives(&self, base: &str, rows: u32) -> Result<Vec<TriageRow>> {
         let Some(key) = self.repository_key(base)? else { return Ok(Vec::new()) };
-        self.select_rows(
-            "t.base = ?1 ORDER BY t.severity DESC, t.seen DESC, t.examination DESC LIMIT ?2",
-            key,
-            rows,
-        )
+        self.select_rows("t.base = ?1 ORDER BY t.severity DESC, t.seen DESC, t.examination DESC LIMIT ?2", key, rows)
     }
 
     fn select_rows(&self, rest: &str, key: i64, rows: u32) -> Result<Vec<TriageRow>> {

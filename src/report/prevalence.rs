@@ -70,7 +70,10 @@ fn basis(counts: &Prevalence, detector: Option<Detector>) -> Vec<String> {
         None => lines.push("Not corrected for the detector's own rates.".to_owned()),
     }
     if counts.waiting > 0 {
-        lines.push(format!("{} listed by a hub and not looked at yet.", words::count(counts.waiting, "repository", "repositories")));
+        lines.push(format!(
+            "{} listed by a hub and not looked at yet.",
+            words::count(counts.waiting, "repository", "repositories")
+        ));
     }
     lines
 }
@@ -263,7 +266,14 @@ pub fn text(counts: &Prevalence, dimensions: &[Dimension], detector: Option<Dete
         let _ = writeln!(out, "\n{}", heading(*dimension));
         let mut table = comfy_table::Table::new();
         table.load_style(comfy_table::presets::NOTHING);
-        table.set_header([dimension.as_str(), "listed", "examined", "orthogonalized", "share, % (95 %)", "of downloads, %"]);
+        table.set_header([
+            dimension.as_str(),
+            "listed",
+            "examined",
+            "orthogonalized",
+            "share, % (95 %)",
+            "of downloads, %",
+        ]);
         for group in groups.iter().take(TERMINAL_ROWS) {
             let rate = shares(group, detector);
             let rate_told = known(group.examined > 0, rate.corrected.unwrap_or(rate.wilson));

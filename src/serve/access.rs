@@ -259,7 +259,9 @@ mod tests {
         for host in ["localhost", "localhost:8470", "127.0.0.1:1", "127.9.9.9", "[::1]:8470", "[::1]"] {
             assert!(loopback_name(host), "{host}");
         }
-        for host in ["", "example.org", "example.org:127", "127.0.0.1.example.org", "10.0.0.1:8470", "localhost.example"] {
+        for host in
+            ["", "example.org", "example.org:127", "127.0.0.1.example.org", "10.0.0.1:8470", "localhost.example"]
+        {
             assert!(!loopback_name(host), "{host}");
         }
     }

@@ -57,8 +57,7 @@ pub(super) async fn list(
     Query(rows): Query<Rows>,
 ) -> Answer {
     let (filter, sort) = asked.read()?;
-    let page =
-        app.read(move |index, _| index.triage(&filter, sort, asked.after(), rows.rows.unwrap_or(ROWS))).await?;
+    let page = app.read(move |index, _| index.triage(&filter, sort, asked.after(), rows.rows.unwrap_or(ROWS))).await?;
     answer(StatusCode::OK, &page)
 }
 
@@ -103,8 +102,9 @@ pub(super) async fn decide(
     Path(id): Path<String>,
     axum::Json(wanted): axum::Json<Decide>,
 ) -> Answer {
-    let choice = Choice::from_word(&wanted.decision)
-        .ok_or_else(|| Error::new(ErrorKind::Usage, format!("{:?} is no decision", sanitise::name(&wanted.decision))))?;
+    let choice = Choice::from_word(&wanted.decision).ok_or_else(|| {
+        Error::new(ErrorKind::Usage, format!("{:?} is no decision", sanitise::name(&wanted.decision)))
+    })?;
     let decision = app
         .write(move |index, app| {
             let id = pages::find(index, &id)?.id.hex();
@@ -115,7 +115,7 @@ pub(super) async fn decide(
 }
 
 pub(super) async fn history(State(app): State<Arc<App>>, Query(asked): Query<pages::Source>) -> Answer {
-    let rows = app.read(move |index, _| index.history(&asked.source, 500)).await?;
+    let rows = app.read(move |index, _| index.repository_rows(&asked.source, 500)).await?;
     answer(StatusCode::OK, &rows)
 }
 

@@ -46,7 +46,12 @@ pub(super) async fn home(State(app): State<Arc<App>>, Extension(session): Extens
     let (outcomes, decided, newest, sweep) = app
         .read(|index, _| {
             let serious = TriageFilter { decision: Some("open".into()), severity: Some(1), ..TriageFilter::default() };
-            Ok((index.outcomes()?, index.decided()?, index.triage(&serious, Sort::Severity, None, 10)?, last_sweep(index)?))
+            Ok((
+                index.outcomes()?,
+                index.decided()?,
+                index.triage(&serious, Sort::Severity, None, 10)?,
+                last_sweep(index)?,
+            ))
         })
         .await?;
     let counts: BTreeMap<&str, u64> = outcomes.iter().map(|(word, count)| (word.as_str(), *count)).collect();
@@ -84,7 +89,9 @@ fn last_sweep(index: &Index) -> Result<Option<Vec<(String, String)>>> {
     let sql = |error| crate::index::failed("reading the last sweep", error);
     let connection = index.connection();
     let known: bool = connection
-        .query_row("SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'sweep_run'", [], |row| row.get(0))
+        .query_row("SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'sweep_run'", [], |row| {
+            row.get(0)
+        })
         .map_err(sql)?;
     if !known {
         return Ok(None);
@@ -156,8 +163,9 @@ impl Asked {
         let day = |field: &str, text: &str, later: i64| match given(text) {
             None => Ok(None),
             Some(text) => {
-                let date: jiff::civil::Date = text.parse().map_err(|_| wrong(field, &text, "a date like 2026-01-31"))?;
-                let start = date.to_zoned(jiff::tz::TimeZone::UTC).map(|zoned| zoned.timestamp().as_second());
+                let date: jiff::civil::Date =
+                    text.parse().map_err(|_| wrong(field, &text, "a date like 2026-01-31"))?;
+                let start = date.to_zoned_datetime(jiff::tz::TimeZone::UTC).map(|zoned| zoned.timestamp().as_second());
                 start
                     .ok()
                     .and_then(|start| Timestamp::from_second(start + later).ok())
@@ -485,7 +493,7 @@ pub(super) async fn repository(
     Query(asked): Query<Source>,
 ) -> Page {
     let source = asked.source.clone();
-    let rows = app.read(move |index, _| index.history(&source, HISTORY_ROWS)).await?;
+    let rows = app.read(move |index, _| index.repository_rows(&source, HISTORY_ROWS)).await?;
     let body = html! {
         h1 { (sanitise::name(&asked.source)) }
         @if rows.is_empty() {
@@ -518,7 +526,8 @@ pub(super) async fn repository(
 }
 
 pub(super) async fn decisions(State(app): State<Arc<App>>, Extension(session): Extension<Session>) -> Page {
-    let (all, broken) = app.read(|index, _| Ok((index.last_decisions(HISTORY_ROWS)?, index.broken_decisions()?))).await?;
+    let (all, broken) =
+        app.read(|index, _| Ok((index.last_decisions(HISTORY_ROWS)?, index.broken_decisions()?))).await?;
     let body = html! {
         h1 { "Decisions" }
         p {
