@@ -1,3 +1,7 @@
-//! The `orthoscope` command.
+//! The `orthoscope` command: parses, runs, and ends with a documented exit status.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    orthoscope::cli::run(std::env::args_os())
+}

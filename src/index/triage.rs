@@ -264,8 +264,11 @@ impl Index {
         if let Some(until) = filter.until {
             add("t.seen < ?", Value::Integer(until.as_second()));
         }
-        let text = filter.text.as_deref().map(str::trim).filter(|text| !text.is_empty());
-        let Some(text) = text else { return Ok(true) };
+        // The search ends a phrase at a zero character; no name that was stored whole has one.
+        let text = filter.text.as_deref().unwrap_or_default().trim().replace('\0', "");
+        if text.is_empty() {
+            return Ok(true);
+        }
         let phrase = format!("\"{}\"", text.replace('"', "\"\""));
         // The search works on three letters and more; a shorter piece is looked for name by name.
         let found: i64 = if text.chars().count() < 3 {

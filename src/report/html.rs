@@ -160,7 +160,7 @@ fn pictures(examination: &Examination, id: &str) -> Markup {
             }
             @if !o.recipe.is_empty() {
                 h2 { "The recipe, as far as the weights show it" }
-                ul { @for line in &o.recipe { li { (sanitise::line(line)) } } }
+                ul { @for line in &o.recipe { li { (sanitise::sentence(line)) } } }
             }
         }
         @if let Some(profile) = profile {
@@ -297,7 +297,7 @@ pub fn signature(finding: &Finding, report: &Report) -> Markup {
     html! {
         section class="card" {
             h3 {
-                (text.map_or_else(|| sanitise::name(&finding.signature), |t| sanitise::line(&t.title)))
+                (text.map_or_else(|| sanitise::name(&finding.signature), |t| sanitise::sentence(&t.title)))
             }
             p class="quiet" {
                 "finding " span class="mono" { (sanitise::name(&finding.id)) } ", signature "
@@ -389,7 +389,7 @@ fn look_alikes(examination: &Examination, report: &Report) -> Markup {
                             tbody {
                                 @for look in &considered {
                                     tr {
-                                        th scope="row" { (sanitise::line(look.title)) br; span class="mono quiet" { (sanitise::name(look.signature)) } }
+                                        th scope="row" { (sanitise::sentence(look.title)) br; span class="mono quiet" { (sanitise::name(look.signature)) } }
                                         td { (if look.holds { "yes" } else { "no" }) }
                                         td { @for clause in &look.failing { (clause.told()) br; } }
                                     }
@@ -499,7 +499,7 @@ fn anomalies(examination: &Examination) -> Markup {
                                 td { (sanitise::name(&anomaly.kind)) }
                                 td class="mono" { (sanitise::name(&anomaly.file)) }
                                 td class="mono" { (anomaly.tensor.as_deref().map_or(String::new(), sanitise::name)) }
-                                td { (sanitise::line(&anomaly.detail)) }
+                                td { (sanitise::sentence(&anomaly.detail)) }
                             }
                         }
                     }

@@ -122,14 +122,14 @@ fn dossier(examination: &Examination, report: &Report) -> String {
             let legend = plot::legend(o, true);
             out.push_str(&format!("\n{fence}text\n{}\n{legend}\n{fence}\n", picture.join("\n")));
         }
-        let recipe: Vec<String> = o.recipe.iter().map(|text| sanitise::line(text)).collect();
+        let recipe: Vec<String> = o.recipe.iter().map(|text| sanitise::sentence(text)).collect();
         out.push_str(&list("Recipe", &recipe));
     }
     for finding in &examination.findings {
         let title = report
             .catalogue
             .get(&finding.signature)
-            .map_or_else(|| sanitise::name(&finding.signature), |text| sanitise::line(&text.title));
+            .map_or_else(|| sanitise::name(&finding.signature), |text| sanitise::sentence(&text.title));
         out.push_str(&format!(
             "\n**Finding {}: {}** (severity {}, signature {})\n\n",
             escape(&sanitise::name(&finding.id)),
@@ -167,7 +167,7 @@ fn dossier(examination: &Examination, report: &Report) -> String {
                 "- {} in {}: {}\n",
                 escape(&sanitise::name(&anomaly.kind)),
                 escape(&sanitise::name(&anomaly.file)),
-                escape(&sanitise::line(&anomaly.detail))
+                escape(&sanitise::sentence(&anomaly.detail))
             ));
         }
     }

@@ -16,7 +16,7 @@ pub fn name(text: &str) -> String {
 }
 
 /// A sentence made harmless, cut in its middle beyond [`SENTENCE_CHARACTERS`].
-pub fn line(text: &str) -> String {
+pub fn sentence(text: &str) -> String {
     clean(text, SENTENCE_CHARACTERS)
 }
 

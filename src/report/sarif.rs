@@ -91,7 +91,7 @@ fn rule(report: &Report, id: &str, severity: Severity) -> Value {
         "defaultConfiguration": { "level": level(severity) },
     });
     if let Some(text) = report.catalogue.get(id) {
-        rule["shortDescription"] = json!({ "text": sanitise::line(&text.title) });
+        rule["shortDescription"] = json!({ "text": sanitise::sentence(&text.title) });
         rule["fullDescription"] = json!({ "text": paragraph(&text.seen, &text.title) });
         rule["help"] = json!({ "text": paragraph(&format!("{} {}", text.look_alikes, text.advice), &text.title) });
     }
@@ -193,7 +193,7 @@ fn notes(examination: &Examination) -> Vec<Value> {
         notes.push(json!({
             "descriptor": { "id": if examination.status == Status::Failed { "not-examined" } else { "partly-examined" } },
             "level": "error",
-            "message": { "text": format!("{candidate}: {}", sanitise::line(reason)) },
+            "message": { "text": format!("{candidate}: {}", sanitise::sentence(reason)) },
         }));
     }
     for anomaly in examination.anomalies.iter().take(NOTIFICATIONS) {

@@ -176,7 +176,7 @@ impl Page<'_> {
             self.plain(&legend);
         }
         if !o.recipe.is_empty() {
-            let recipe: Vec<String> = o.recipe.iter().map(|text| sanitise::line(text)).collect();
+            let recipe: Vec<String> = o.recipe.iter().map(|text| sanitise::sentence(text)).collect();
             self.items("Recipe", &recipe);
         }
     }
@@ -204,7 +204,7 @@ impl Page<'_> {
             };
             self.text.push_str(&format!("  {id}  {word}  {signature}{preview}\n"));
             if !title.is_empty() {
-                self.plain(&format!("  {}", sanitise::line(&title)));
+                self.plain(&format!("  {}", sanitise::sentence(&title)));
             }
             for clause in evidence::clauses(finding) {
                 self.item(&clause.told());
@@ -260,7 +260,7 @@ impl Page<'_> {
                 sanitise::name(&anomaly.kind),
                 sanitise::name(&anomaly.file),
                 tensor.unwrap_or_default(),
-                sanitise::line(&anomaly.detail)
+                sanitise::sentence(&anomaly.detail)
             ));
         }
         if all.len() > shown {

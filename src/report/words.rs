@@ -130,7 +130,7 @@ pub fn side(side: &Side) -> String {
 fn headline(examination: &Examination) -> String {
     if examination.status == Status::Failed {
         let reason = examination.reason.as_deref().unwrap_or("no reason was recorded");
-        return format!("Not examined: {}. Nothing is said about these weights.", end(&sanitise::line(reason)));
+        return format!("Not examined: {}. Nothing is said about these weights.", end(&sanitise::sentence(reason)));
     }
     let sentence = match (examination.verdict, &examination.orthogonalization) {
         (Verdict::Orthogonalized, Some(o)) => format!(
@@ -178,7 +178,7 @@ fn known_limit(o: &Orthogonalization) -> bool {
 fn why(examination: &Examination) -> Vec<String> {
     let mut lines = Vec::new();
     if !examination.because.is_empty() {
-        lines.push(sanitise::line(&examination.because));
+        lines.push(sanitise::sentence(&examination.because));
     }
     if examination.status == Status::Failed {
         return lines;
@@ -389,7 +389,7 @@ fn coverage(examination: &Examination) -> String {
 fn not_examined(examination: &Examination) -> Vec<(String, usize, Vec<String>)> {
     let mut reasons: BTreeMap<String, (usize, Vec<String>)> = BTreeMap::new();
     for missing in &examination.coverage.not_examined {
-        let (number, names) = reasons.entry(sanitise::line(&missing.reason)).or_default();
+        let (number, names) = reasons.entry(sanitise::sentence(&missing.reason)).or_default();
         *number += 1;
         if names.len() < 3 {
             names.push(sanitise::name(&missing.tensor));

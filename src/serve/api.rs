@@ -30,7 +30,7 @@ impl From<Error> for Failure {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let status = status_of(&self.0);
-        let body = json!({ "error": sanitise::line(&self.0.one_line()), "kind": self.0.kind.as_str() });
+        let body = json!({ "error": sanitise::sentence(&self.0.one_line()), "kind": self.0.kind.as_str() });
         (status, axum::Json(body)).into_response()
     }
 }

@@ -226,7 +226,7 @@ pub(crate) fn status_of(error: &Error) -> StatusCode {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let status = status_of(&self.0);
-        let text = sanitise::line(&self.0.one_line());
+        let text = sanitise::sentence(&self.0.one_line());
         let body = layout::plain(
             status.canonical_reason().unwrap_or("Error"),
             html! {
@@ -238,3 +238,6 @@ impl IntoResponse for Failure {
         (status, body).into_response()
     }
 }
+
+#[cfg(test)]
+mod tests;

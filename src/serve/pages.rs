@@ -127,7 +127,7 @@ fn flatten(path: &str, value: &serde_json::Value, facts: &mut Vec<(String, Strin
         }
         Value::Null => {}
         Value::Array(list) => facts.push((path.to_owned(), list.len().to_string())),
-        Value::String(text) => facts.push((path.to_owned(), sanitise::line(text))),
+        Value::String(text) => facts.push((path.to_owned(), sanitise::sentence(text))),
         Value::Bool(_) | Value::Number(_) => facts.push((path.to_owned(), value.to_string())),
     }
 }
@@ -513,7 +513,7 @@ pub(super) async fn repository(
                                 td class="mono" { (row.revision.as_deref().map_or("–".to_owned(), |r| sanitise::fit(&sanitise::name(r), 14, "…"))) }
                                 td { span class={ "word " (row.outcome) } { (row.outcome) } }
                                 td { (sanitise::name(&row.base)) }
-                                td { (sanitise::line(&row.because)) }
+                                td { (sanitise::sentence(&row.because)) }
                                 td { (row.decision) }
                             }
                         }
