@@ -259,7 +259,8 @@ fn agreement_table(series: &[plot::Series]) -> Markup {
     html! {
         details {
             summary { "The numbers: agreement by module" }
-            table {
+            div class="scroll" tabindex="0" role="region" aria-label="Agreement by module" {
+        table {
                 thead { tr {
                     th scope="col" { "module" } th class="n" scope="col" { "layers" }
                     th class="n" scope="col" { "lowest" } th class="n" scope="col" { "highest" }
@@ -276,6 +277,7 @@ fn agreement_table(series: &[plot::Series]) -> Markup {
                     }
                 }
             }
+        }
         }
     }
 }
@@ -374,7 +376,7 @@ fn look_alikes(examination: &Examination, report: &Report) -> Markup {
                                         None => "not weighed",
                                     }
                                 }
-                                td { (look.told) }
+                                td class="long" { (look.told) }
                             }
                         }
                     }
@@ -473,7 +475,8 @@ fn looked_at(examination: &Examination, told: &Told) -> Markup {
             p { (percent(c.compared as f64 / c.tensors as f64)) " of the base's tensors were compared." }
         }
         @if !told.not_examined.is_empty() {
-            table {
+            div class="scroll" tabindex="0" role="region" aria-label="Not examined" {
+        table {
                 thead { tr { th class="n" scope="col" { "tensors" } th scope="col" { "not examined because" } th scope="col" { "such as" } } }
                 tbody {
                     @for (reason, number, names) in told.not_examined.iter().take(ROWS) {
@@ -481,6 +484,7 @@ fn looked_at(examination: &Examination, told: &Told) -> Markup {
                     }
                 }
             }
+        }
         }
     }
 }
@@ -499,7 +503,7 @@ fn anomalies(examination: &Examination) -> Markup {
                                 td { (sanitise::name(&anomaly.kind)) }
                                 td class="mono" { (sanitise::name(&anomaly.file)) }
                                 td class="mono" { (anomaly.tensor.as_deref().map_or(String::new(), sanitise::name)) }
-                                td { (sanitise::sentence(&anomaly.detail)) }
+                                td class="long" { (sanitise::sentence(&anomaly.detail)) }
                             }
                         }
                     }
@@ -514,6 +518,7 @@ fn anomalies(examination: &Examination) -> Markup {
 pub fn decisions(notes: &[Note]) -> Markup {
     html! {
         h2 { "Decisions" }
+        div class="scroll" tabindex="0" role="region" aria-label="Decisions" {
         table {
             thead { tr { th scope="col" { "when" } th scope="col" { "who" } th scope="col" { "decision" } th scope="col" { "note" } } }
             tbody {
@@ -522,10 +527,11 @@ pub fn decisions(notes: &[Note]) -> Markup {
                         td { (sanitise::name(&note.when)) }
                         td { (sanitise::name(&note.who)) }
                         td { (sanitise::name(&note.decision)) }
-                        td { (sanitise::clean(&note.note, 4000)) }
+                        td class="long" { (sanitise::clean(&note.note, 4000)) }
                     }
                 }
             }
+        }
         }
     }
 }

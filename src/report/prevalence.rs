@@ -11,6 +11,9 @@ use crate::report::{sanitise, words};
 /// Groups of a table; the values have them all.
 const ROWS: usize = 200;
 
+/// Groups of a table that stands open.
+const OPEN_ROWS: usize = 24;
+
 /// Groups of the terminal's table.
 const TERMINAL_ROWS: usize = 15;
 
@@ -135,7 +138,17 @@ fn section(dimension: Dimension, groups: &[Group], detector: Option<Detector>) -
         @if let Some(picture) = chart::bars(&drawn, &id, &format!("Share orthogonalized, {}", title.to_lowercase())) {
             figure { (picture) figcaption { "Share of examined repositories that are orthogonalized, with 95 % intervals." } }
         }
-        div class="scroll" tabindex="0" role="region" aria-label=(title) {
+        @if groups.len() > OPEN_ROWS {
+            details { summary { "The numbers of all " (groups.len()) " groups" } (group_table(dimension, groups, detector)) }
+        } @else {
+            (group_table(dimension, groups, detector))
+        }
+    }
+}
+
+fn group_table(dimension: Dimension, groups: &[Group], detector: Option<Detector>) -> Markup {
+    html! {
+        div class="scroll" tabindex="0" role="region" aria-label=(heading(dimension)) {
             table {
                 thead { tr {
                     th scope="col" { (dimension.as_str()) }
@@ -149,7 +162,7 @@ fn section(dimension: Dimension, groups: &[Group], detector: Option<Detector>) -
                     @for group in groups.iter().take(ROWS) {
                         @let rate = shares(group, detector);
                         tr {
-                            th scope="row" { (sanitise::name(&group.label)) }
+                            th scope="row" class="long" { (sanitise::name(&group.label)) }
                             td class="n" { (group.listed) } td class="n" { (group.examined) }
                             td class="n" { (group.not_examinable()) } td class="n" { (group.orthogonalized) }
                             td class="n" { (group.suspect) }

@@ -334,14 +334,14 @@ pub(super) fn table(rows: &[TriageRow]) -> Markup {
                         tr {
                             td { span class={ "word " (row.outcome) } { (row.outcome) } }
                             td { span class={ "word " (severity_word(row.severity)) } { (severity_word(row.severity)) } }
-                            th scope="row" {
+                            th scope="row" class="long" {
                                 a href={ "/examination/" (row.id) } { (sanitise::name(&row.candidate)) }
                             }
-                            td { @if row.base.is_empty() { "none" } @else { (sanitise::name(&row.base)) } }
-                            td { (row.relation) }
-                            td { (sanitise::name(&row.form)) }
+                            td class="long" { @if row.base.is_empty() { "none" } @else { (sanitise::name(&row.base)) } }
+                            td class="keep" { (row.relation) }
+                            td class="keep" { (sanitise::fit(&sanitise::name(&row.form), 18, "…")) }
                             td class="n" { (row.downloads.map_or("–".to_owned(), |count| count.to_string())) }
-                            td { (when(row.seen)) }
+                            td class="keep" { (when(row.seen)) }
                             td { (row.decision) }
                         }
                     }
@@ -512,8 +512,8 @@ pub(super) async fn repository(
                                 th scope="row" { a href={ "/examination/" (row.id) } { (when(row.seen)) } }
                                 td class="mono" { (row.revision.as_deref().map_or("–".to_owned(), |r| sanitise::fit(&sanitise::name(r), 14, "…"))) }
                                 td { span class={ "word " (row.outcome) } { (row.outcome) } }
-                                td { (sanitise::name(&row.base)) }
-                                td { (sanitise::sentence(&row.because)) }
+                                td class="long" { (sanitise::name(&row.base)) }
+                                td class="long" { (sanitise::sentence(&row.because)) }
                                 td { (row.decision) }
                             }
                         }
@@ -549,13 +549,13 @@ pub(super) async fn decisions(State(app): State<Arc<App>>, Extension(session): E
                         @for decision in &all {
                             tr {
                                 td class="n" { (decision.key) }
-                                td { (when(decision.made_at)) }
+                                td class="keep" { (when(decision.made_at)) }
                                 td { (sanitise::name(&decision.who)) }
                                 td { (decision.decision.told()) }
                                 td class="mono" {
                                     a href={ "/examination/" (decision.examination) } { (decision.examination.get(..12).unwrap_or_default()) }
                                 }
-                                td { (sanitise::clean(&decision.note, 2000)) }
+                                td class="long" { (sanitise::clean(&decision.note, 2000)) }
                             }
                         }
                     }

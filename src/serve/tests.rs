@@ -262,3 +262,82 @@ async fn prevalence_counts_repositories() {
     assert_eq!(all["by"]["family"].as_array().map(Vec::len), Some(2));
     assert!(all["overall"]["share_of_downloads"]["share"].as_f64().is_some_and(|share| share > 0.99));
 }
+
+/// An index of that many made-up examinations of as many repositories: 40 bases, 400 uploaders, two years of uploads.
+fn fill(index: &mut Index, examinations: u32) {
+    let seed = sample::everything().examinations;
+    for examination in &seed {
+        index.record(examination, noon()).expect("records");
+    }
+    let connection = index.connection_mut();
+    let transaction = connection.transaction().expect("begins");
+    transaction
+        .execute_batch(&format!(
+            "CREATE TEMP TABLE n AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {examinations})
+                 SELECT i, (i * 2654435761) % 4294967296 AS h FROM n;
+             INSERT INTO listing SELECT printf('hf:owner-%d/model-%d', h % 400, i), h % 100000, 1700000000 + h % 63072000,
+                 printf('family-%d', h % 12), h % 29 = 0, 1770000000 FROM n;
+             INSERT INTO repository (source, hub, owner) SELECT printf('hf:bases/base-%d', i), 'hf', 'bases' FROM n WHERE i <= 40;
+             INSERT INTO repository (source, hub, owner)
+                 SELECT printf('hf:owner-%d/model-%d', h % 400, i), 'hf', printf('owner-%d', h % 400) FROM n;
+             INSERT INTO side (identity, repository, revision, format)
+                 SELECT printf('%064d', 1000000 + r.key), r.key, printf('%040d', r.key),
+                        CASE r.key % 3 WHEN 0 THEN 'gguf' WHEN 1 THEN 'safetensors' ELSE 'adapter' END
+                 FROM repository r WHERE r.source LIKE 'hf:owner-%' OR r.source LIKE 'hf:bases/%';
+             INSERT INTO examination (id, schema, tool_version, base, candidate, base_repository, candidate_repository,
+                 first_seen, last_seen, runs, status, reason, depth, tensors, compared, identical, bytes_read, has_profile,
+                 has_claim, catalogue, judged_at, relation, verdict, because, severity)
+                 SELECT printf('%064x', 1000000 + i), 'orthoscope/examination/1', '0.1.0', bs.key, cs.key, b.key, c.key,
+                     1760000000 + i, 1760000000 + i, 1, CASE WHEN h % 17 = 0 THEN 'failed' ELSE 'complete' END,
+                     CASE WHEN h % 17 = 0 THEN 'the hub wants an access grant (403)' END, 'screen', 272, 272, 200, 1000, 0, 0,
+                     1, 1760000000 + i, 'fine-tuned',
+                     CASE WHEN h % 11 = 0 THEN 'orthogonalized' WHEN h % 50 = 1 THEN 'suspect' ELSE 'clear' END, 'made up',
+                     CASE WHEN h % 11 = 0 THEN 4 WHEN h % 50 = 1 THEN 2 ELSE 0 END
+                 FROM n
+                 JOIN repository c ON c.source = printf('hf:owner-%d/model-%d', h % 400, i)
+                 JOIN side cs ON cs.repository = c.key
+                 JOIN repository b ON b.source = printf('hf:bases/base-%d', 1 + h % 40)
+                 JOIN side bs ON bs.repository = b.key;
+             DROP TABLE n;"
+        ))
+        .expect("fills");
+    transaction.commit().expect("commits");
+    index.connection_mut().execute_batch("ANALYZE").expect("analyses");
+}
+
+/// Shortest of some tries, in milliseconds: what the work takes, not what else the machine did.
+async fn shortest(served: &Served, path: &str) -> f64 {
+    let mut best = f64::INFINITY;
+    for _ in 0..5 {
+        let start = std::time::Instant::now();
+        assert_eq!(served.get(path).await.0, 200, "{path}");
+        best = best.min(start.elapsed().as_secs_f64() * 1000.0);
+    }
+    best
+}
+
+/// `cargo test --release --lib a_large_index_stays_fast -- --ignored --nocapture`
+#[tokio::test]
+#[ignore = "fills an index with 200,000 examinations, which takes a while"]
+#[expect(clippy::print_stdout, reason = "a measurement to be read")]
+async fn a_large_index_stays_fast() {
+    let empty = serve_these(Vec::new(), None).await;
+    let large = serve(None).await;
+    fill(&mut Index::open(&large.index).expect("opens"), 200_000);
+    for (path, limit) in [
+        ("/queue", 50.0),
+        ("/queue?sort=downloads&outcome=orthogonalized", 50.0),
+        ("/queue?sort=newest&text=model-1", 50.0),
+        ("/queue?text=owner-37/model-1999", 50.0),
+        ("/queue?base=hf:bases/base-7&decision=open&severity=medium", 50.0),
+        ("/queue?family=family-3&form=gguf&outcome=suspect&downloads=90000", 50.0),
+        ("/queue?sort=severity&after=0.1760000500.507", 50.0),
+        ("/", 250.0),
+        ("/prevalence", 500.0),
+        ("/tree?base=hf:bases/base-7", 250.0),
+    ] {
+        let (small, big) = (shortest(&empty, path).await, shortest(&large, path).await);
+        println!("{path}: {big:.1} ms with 200,000 examinations, {small:.1} ms with none ({:.1} times)", big / small);
+        assert!(big < limit, "{path}: {big:.1} ms, and {limit} are allowed");
+    }
+}

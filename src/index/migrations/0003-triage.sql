@@ -59,6 +59,7 @@ CREATE INDEX triage_by_severity ON triage (severity, seen, examination);
 CREATE INDEX triage_by_time ON triage (seen, examination);
 CREATE INDEX triage_by_downloads ON triage (downloads, examination);
 CREATE INDEX triage_by_outcome ON triage (outcome, severity, seen, examination);
+CREATE INDEX triage_by_outcome_and_downloads ON triage (outcome, downloads, examination);
 CREATE INDEX triage_by_decision ON triage (decision, severity, seen, examination);
 CREATE INDEX triage_by_base ON triage (base, severity, seen, examination);
 CREATE INDEX triage_by_family ON triage (family, severity, seen, examination);
