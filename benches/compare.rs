@@ -76,10 +76,8 @@ fn pair() -> PathBuf {
             }
         }
         for (side, tensors) in ["base", "candidate"].iter().zip(&sides) {
-            let tensors: Vec<NewTensor<'_>> = tensors
-                .iter()
-                .map(|(name, shape, bytes)| NewTensor { name, dtype: &BF16, shape, bytes })
-                .collect();
+            let tensors: Vec<NewTensor<'_>> =
+                tensors.iter().map(|(name, shape, bytes)| NewTensor { name, dtype: &BF16, shape, bytes }).collect();
             let name = format!("model-{:05}-of-{LAYERS:05}.safetensors", layer + 1);
             write(&folder.join(side).join(name), &tensors, &Default::default()).expect("a shard");
         }
@@ -90,7 +88,8 @@ fn pair() -> PathBuf {
 
 fn compare(c: &mut Criterion) {
     let folder = pair();
-    let (base, candidate) = (open_path(&folder.join("base")).expect("base"), open_path(&folder.join("candidate")).expect("candidate"));
+    let (base, candidate) =
+        (open_path(&folder.join("base")).expect("base"), open_path(&folder.join("candidate")).expect("candidate"));
     let catalogue = Catalogue::builtin().expect("the built-in catalogue");
     let settings = Settings { catalogue: &catalogue, digests: false, claim: None, observer: &Unobserved };
     let threads = std::env::var("BENCH_THREADS").ok().and_then(|n| n.parse().ok()).unwrap_or(2);

@@ -102,7 +102,8 @@ fn modules_import_only_what_comes_before_them() {
         let entry = entry.unwrap();
         let path = entry.path();
         let inside = path.strip_prefix(&source).unwrap();
-        let Some(module) = inside.iter().next().and_then(|part| part.to_str()).map(|part| part.trim_end_matches(".rs")) else {
+        let Some(module) = inside.iter().next().and_then(|part| part.to_str()).map(|part| part.trim_end_matches(".rs"))
+        else {
             continue;
         };
         let Some(place) = ORDER.iter().position(|name| *name == module) else { continue };
