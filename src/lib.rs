@@ -18,6 +18,7 @@ pub mod pipeline;
 pub mod recipe;
 pub mod relation;
 pub mod report;
+pub mod serve;
 pub mod signature;
 pub mod source;
 pub mod stages;

@@ -78,6 +78,10 @@ pub struct LowRank {
     pub magnitude: Option<String>,
     /// Whether the weight is stored inputs × outputs, so that the transposed product is added.
     pub transposed: bool,
+    /// Experts that share the pair of factors, where it changes one stacked parameter (PEFT's `target_parameters`):
+    /// A is (experts · rank) × inputs, expert by expert, and B outputs × (rank · experts), the expert changing fastest.
+    /// Which parameter of the module it changes, and how that is stored, only the base's shapes tell.
+    pub experts: Option<u64>,
 }
 
 /// What an adapter does to a base.
@@ -178,12 +182,11 @@ fn low_rank(checkpoint: &Checkpoint, module: &str, a: &str, b: &str, embedding: 
         return Err(format!("its factors have ranks {rank} and {width}"));
     }
     let config = &checkpoint.config;
-    // Experts stacked in one parameter share a pair of factors whose rank is counted over all of them.
-    let stacked = config["target_parameters"].as_array().is_some_and(|list| !list.is_empty());
-    let own = stacked && module.rsplit('.').next().is_some_and(|last| last == "experts" || last == "base_layer");
-    if own {
-        return Err("factors of stacked experts are not handled".to_owned());
-    }
+    let (rank, experts) = match config["r"].as_u64().filter(|_| changes_parameter(config, module)) {
+        Some(own) if own > 0 && rank.is_multiple_of(own) => (own, Some(rank / own)),
+        Some(own) => return Err(format!("its factors have rank {rank}, which is not one of {own} an expert")),
+        None => (rank, None),
+    };
     let alpha = match checkpoint.metadata.get("adapter.lora.alpha").and_then(|text| text.parse().ok()) {
         Some(alpha) => Some(alpha),
         None => pattern(&config["alpha_pattern"], module).or_else(|| config["lora_alpha"].as_f64()),
@@ -206,7 +209,23 @@ fn low_rank(checkpoint: &Checkpoint, module: &str, a: &str, b: &str, embedding: 
     if !scale.is_finite() {
         return Err(format!("its scale {alpha} / {divisor} is no number"));
     }
-    Ok(LowRank { a: a.to_owned(), b: b.to_owned(), scale, rank, magnitude, transposed })
+    Ok(LowRank { a: a.to_owned(), b: b.to_owned(), scale, rank, magnitude, transposed, experts })
+}
+
+/// Whether the module is one whose parameters, not weights of modules in it, were given as targets.
+fn changes_parameter(config: &Value, module: &str) -> bool {
+    let last = stacked_module(module).rsplit('.').next();
+    let parents = config["target_parameters"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    parents.filter_map(|target| target.rsplit('.').nth(1)).any(|parent| Some(parent) == last)
+}
+
+/// The module's name without the parts that PEFT adds where it wraps a module once for each of its parameters.
+pub(crate) fn stacked_module(module: &str) -> &str {
+    let mut module = module;
+    while let Some(inner) = module.strip_suffix(".base_layer") {
+        module = inner;
+    }
+    module
 }
 
 /// The value of the first pattern that the module's name ends with. PEFT takes them as regular expressions for the end

@@ -38,7 +38,7 @@ pub fn file_set(path: &Path) -> Result<FileSet> {
     let metadata = std::fs::metadata(path).map_err(|e| Error::io(doing(), e))?;
     let label = path.display().to_string();
     let found = if metadata.is_dir() {
-        folder_files(&cache_snapshot(path).unwrap_or_else(|| path.to_owned()))?
+        folder_files(&cache_snapshot(path).unwrap_or_else(|| path.to_owned()), MAX_FOLDERS_DEEP)?
     } else if metadata.is_file() {
         beside(path)?
     } else {
@@ -65,13 +65,13 @@ fn has_extension(name: &str, extensions: &[&str]) -> bool {
     name.rsplit_once('.').is_some_and(|(_, end)| extensions.iter().any(|known| end.eq_ignore_ascii_case(known)))
 }
 
-/// Regular files (or links to such) with a wanted extension; hidden folders are passed over.
-fn folder_files(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
+/// Regular files (or links to such) with a wanted extension, so many folders deep; hidden folders are passed over.
+fn folder_files(folder: &Path, deep: usize) -> Result<Vec<(String, PathBuf)>> {
     let visible = |entry: &walkdir::DirEntry| {
         entry.depth() == 0 || !(entry.file_type().is_dir() && entry.file_name().to_string_lossy().starts_with('.'))
     };
     let mut found = Vec::new();
-    let walk = WalkDir::new(folder).max_depth(MAX_FOLDERS_DEEP).sort_by_file_name().into_iter();
+    let walk = WalkDir::new(folder).max_depth(deep).sort_by_file_name().into_iter();
     for (seen, entry) in walk.filter_entry(visible).enumerate() {
         if seen > 10 * MAX_FILES {
             return Err(Error::new(
@@ -104,14 +104,14 @@ fn beside(path: &Path) -> Result<Vec<(String, PathBuf)>> {
     let named = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     if let Some(index) = named.strip_suffix(".index.json").filter(|name| has_extension(name, WEIGHTS)) {
         let stem = index.rsplit_once('.').map_or(index, |(stem, _)| stem).to_owned();
-        return Ok(folder_files(folder)?
+        return Ok(folder_files(folder, 1)?
             .into_iter()
             .filter(|(name, _)| *name == named || part_of(name).is_some_and(|of| of.0 == stem) || is_small(name))
             .collect());
     }
     let wanted = part_of(&named);
     let mut found = vec![(named.clone(), path.to_owned())];
-    for (name, path) in folder_files(folder)? {
+    for (name, path) in folder_files(folder, 1)? {
         let part = wanted.is_some() && part_of(&name) == wanted;
         if name != named && (part || is_small(&name)) {
             found.push((name, path));

@@ -18,6 +18,7 @@ use crate::report::{self, Report, Style};
   orthoscope export --format jsonl --index nightly.db > nightly.jsonl
   orthoscope export --format parquet --output nightly.parquet
   orthoscope export --format sarif --severity medium > findings.sarif
+  orthoscope export --sqlite snapshot.db
   orthoscope export --format jsonl --profile --verdict orthogonalized --verdict suspect
 
 One line of jsonl is one examination, in the order of candidate, revision and base; what could not be examined is there too,
@@ -29,8 +30,11 @@ pub struct Arguments {
     #[arg(long)]
     profile: bool,
     /// Write to this file instead of standard output
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, visible_alias = "out", value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Write a consistent copy of the index itself to a new file, also while a sweep writes
+    #[arg(long, value_name = "FILE", conflicts_with = "output")]
+    sqlite: Option<PathBuf>,
 }
 
 impl Arguments {
@@ -45,6 +49,10 @@ impl Arguments {
         })?;
         let catalogue = global.catalogue()?;
         let index = Index::open_existing(&global.index)?;
+        if let Some(copy) = &self.sqlite {
+            index.snapshot(copy)?;
+            return Ok(ExitStatus::Success);
+        }
         let mut file = match &self.output {
             Some(path) => Some(BufWriter::new(
                 File::create(path).map_err(|error| Error::io(format!("creating {}", path.display()), error))?,

@@ -1,14 +1,20 @@
 //! The command line: one file per subcommand, its arguments beside it.
 
 pub mod compare;
+pub mod completions;
 pub mod demo;
+pub mod doctor;
 pub mod evaluate;
+pub mod explain;
 pub mod export;
 pub mod findings;
 pub mod hubs;
 pub mod rejudge;
+pub mod report;
 pub mod scan;
+pub mod serve;
 pub mod signatures;
+pub mod stats;
 pub mod sweep;
 
 use std::io::{IsTerminal as _, Write};
@@ -152,6 +158,13 @@ enum Command {
     Rejudge(rejudge::Arguments),
     Evaluate(evaluate::Arguments),
     Signatures(signatures::Arguments),
+    Completions(completions::Arguments),
+    Doctor(doctor::Arguments),
+    Explain(explain::Arguments),
+    Manual(completions::ManualArguments),
+    Report(report::Arguments),
+    Serve(serve::Arguments),
+    Stats(stats::Arguments),
 }
 
 impl Global {
@@ -233,6 +246,13 @@ impl Command {
             Self::Rejudge(arguments) => arguments.run(global, out),
             Self::Evaluate(arguments) => arguments.run(global, out),
             Self::Signatures(arguments) => arguments.run(global, out),
+            Self::Completions(arguments) => arguments.run(global, out),
+            Self::Doctor(arguments) => arguments.run(global, out),
+            Self::Explain(arguments) => arguments.run(global, out),
+            Self::Manual(arguments) => arguments.run(global, out),
+            Self::Report(arguments) => arguments.run(global, out),
+            Self::Serve(arguments) => arguments.run(global, out),
+            Self::Stats(arguments) => arguments.run(global, out),
         }
     }
 }

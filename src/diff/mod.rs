@@ -643,7 +643,7 @@ fn examine_projection(
         let low = regression.eigenvalues.first().copied().unwrap_or(0.0);
         let high = regression.eigenvalues.last().copied().unwrap_or(0.0);
         let balance = if removal { (high / -low).max(0.0) } else { (-low / high).max(0.0) };
-        let cross_fit = regression.cross_fit();
+        let cross_fit = regression.cross_fit(removal);
         regression.shrink();
         let pooled = if writes { &shared.writers[index] } else { &shared.readers };
         let shared = if pooled.nrows() == width {

@@ -337,12 +337,13 @@ impl Regression {
 
     /// Consistency on data that did not choose the direction: chosen on one half of the other coordinates, tested on the
     /// other half, both ways, the mean.
-    pub fn cross_fit(&self) -> f64 {
+    /// `removed` says which sign was chosen; the result has the sign of c.
+    pub fn cross_fit(&self, removed: bool) -> f64 {
         let mut total = 0.0;
         for (choose, test) in [(0, 1), (1, 0)] {
             let (values, vectors) = spectrum::symmetric_eigen(self.halves[choose].operator().as_ref());
             let best = (0..values.len())
-                .filter(|index| values[*index] < 0.0)
+                .filter(|index| (values[*index] < 0.0) == removed)
                 .map(|index| vectors.col(index).iter().copied().collect::<Vec<f64>>())
                 .max_by(|a, b| self.halves[choose].along(a).caught().total_cmp(&self.halves[choose].along(b).caught()));
             total += best.map_or(0.0, |e| self.halves[test].along(&e).consistency());

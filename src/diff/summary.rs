@@ -363,16 +363,20 @@ impl Spectrum {
         if total <= 0.0 || squares.is_empty() {
             return Self { left: total.max(0.0), ..Self::default() };
         }
-        let (mut left, mut above) = (total, 0u32);
+        // The largest number of values whose last one stands above the noise that would be left without them. Counted from
+        // the end: the first of several equal values is not above an edge that still holds the others.
+        let mut left_without = vec![total];
         for square in &squares {
-            let without = (left - square).max(0.0);
-            let edge = spectrum::noise_edge(rows, columns, without, sized.peaks[0], sized.peaks[1]);
-            if square.sqrt() <= edge {
-                break;
-            }
-            left = without;
-            above += 1;
+            left_without.push((left_without[left_without.len() - 1] - square).max(0.0));
         }
+        let above = (1..=squares.len())
+            .rev()
+            .find(|count| {
+                let edge = spectrum::noise_edge(rows, columns, left_without[*count], sized.peaks[0], sized.peaks[1]);
+                squares[count - 1].sqrt() > edge
+            })
+            .unwrap_or(0) as u32;
+        let left = left_without[above as usize];
         // Σσ⁴ of the values known, and of the rest as if it were flat.
         let known: f64 = squares.iter().map(|square| square * square).sum();
         let rest = (total - squares.iter().sum::<f64>()).max(0.0);

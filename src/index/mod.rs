@@ -4,13 +4,16 @@
 //! `src/index/migrations/` and, for those who query it themselves, in `docs/index.md`. A later migration may add tables; a
 //! released one is never edited, and a database of each released schema is kept in `tests/index/` and opened by the tests.
 
+pub mod decision;
 mod json;
 mod judgement;
 mod load;
+pub mod prevalence;
 mod query;
 mod rejudge;
 mod sql;
 mod store;
+pub mod triage;
 pub mod write;
 
 use std::path::Path;
@@ -32,8 +35,11 @@ use crate::examination::Examination;
 use crate::ids::Digest;
 
 /// Every schema change, oldest first. A new one is a file and a line here; released files are never edited.
-const STEPS: &[M<'static>] =
-    &[M::up(include_str!("migrations/0001-examinations.sql")), M::up(include_str!("migrations/0002-queue.sql"))];
+const STEPS: &[M<'static>] = &[
+    M::up(include_str!("migrations/0001-examinations.sql")),
+    M::up(include_str!("migrations/0002-queue.sql")),
+    M::up(include_str!("migrations/0003-triage.sql")),
+];
 
 const MIGRATIONS: Migrations<'static> = Migrations::from_slice(STEPS);
 
@@ -263,5 +269,10 @@ fn hex_range_end(prefix: &str) -> Option<String> {
 
 #[cfg(test)]
 pub(crate) mod samples;
+/// A time as RFC 3339 text, for JSON.
+fn time_as_text<S: serde::Serializer>(time: &Timestamp, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.collect_str(time)
+}
+
 #[cfg(test)]
 mod tests;

@@ -186,7 +186,9 @@ impl Where {
         self.parameters.extend(parameters);
     }
 
-    /// The column is one of these words; no words, no condition.
+    /// The column is one of these words; no words, no condition. One word can be looked up in an index that has the order
+    /// of the list too; with several, an index by the word would force a sort, so a plus keeps SQLite from using it and the
+    /// list is read in order and filtered.
     fn one_of<T: Serialize>(&mut self, column: &str, words: &[T]) -> Result<()> {
         if words.is_empty() {
             return Ok(());
@@ -198,8 +200,12 @@ impl Where {
                 _ => Err(Error::new(ErrorKind::Internal, "filtering by a value that is not a word")),
             })
             .collect::<Result<Vec<_>>>()?;
-        let marks = vec!["?"; words.len()].join(", ");
-        self.add(&format!("{column} IN ({marks})"), words);
+        if words.len() == 1 {
+            self.add(&format!("{column} = ?"), words);
+        } else {
+            let marks = vec!["?"; words.len()].join(", ");
+            self.add(&format!("+{column} IN ({marks})"), words);
+        }
         Ok(())
     }
 

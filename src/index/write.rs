@@ -195,3 +195,121 @@ fn batch(index: &mut Index, receiver: &Receiver<Message>, first: Job) {
         tracing::error!("writing to the index: {reason}");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+
+    use super::*;
+    use crate::index::samples::{at, examination};
+    use crate::index::{ExaminationFilter, Order, Page};
+
+    fn count(path: &Path) -> usize {
+        let index = Index::open_read_only(path).unwrap();
+        let page = Page { limit: 100_000, after: None };
+        index.examinations(&ExaminationFilter::default(), Order::Recorded, page).unwrap().rows.len()
+    }
+
+    #[test]
+    fn many_threads_write_through_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index.db");
+        let thread = WriterThread::start(&path).unwrap();
+        std::thread::scope(|scope| {
+            for worker in 0..4u64 {
+                let writer = thread.writer().unwrap();
+                scope.spawn(move || {
+                    let tickets: Vec<_> =
+                        (0..25).map(|seed| writer.record(examination(worker * 25 + seed), at(0)).unwrap()).collect();
+                    assert!(tickets.into_iter().all(|ticket| ticket.wait().unwrap().new));
+                });
+            }
+        });
+        // Another connection reads what is settled while the writer is still there.
+        assert_eq!(count(&path), 100);
+        thread.finish().unwrap();
+    }
+
+    #[test]
+    fn a_failing_job_takes_no_other_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index.db");
+        let thread = WriterThread::start(&path).unwrap();
+        let writer = thread.writer().unwrap();
+        let good = writer.record(examination(1), at(0)).unwrap();
+        let bad = writer
+            .submit(|connection| {
+                record(connection, &examination(2), at(0))?;
+                Err::<(), _>(Error::new(ErrorKind::Usage, "changed my mind"))
+            })
+            .unwrap();
+        let panicking = writer
+            .submit(|connection| -> Result<()> {
+                record(connection, &examination(3), at(0))?;
+                panic!("a defect")
+            })
+            .unwrap();
+        let last = writer.record(examination(4), at(0)).unwrap();
+        assert!(last.wait().unwrap().new && good.settled().unwrap().new);
+        assert_eq!(bad.wait().unwrap_err().kind, ErrorKind::Usage);
+        assert_eq!(panicking.wait().unwrap_err().kind, ErrorKind::Internal);
+        drop(writer);
+        thread.finish().unwrap();
+        assert_eq!(count(&path), 2);
+    }
+
+    #[test]
+    fn what_is_sent_is_written_when_the_writer_is_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index.db");
+        let thread = WriterThread::start(&path).unwrap();
+        for seed in 0..10 {
+            drop(thread.writer().unwrap().record(examination(seed), at(0)).unwrap());
+        }
+        drop(thread);
+        assert_eq!(count(&path), 10);
+    }
+
+    const CHILD: &str = "ORTHOSCOPE_TEST_WRITER";
+
+    /// Not a test of its own: the program that the next test kills.
+    #[test]
+    fn a_program_that_records_until_it_is_killed() {
+        let Some(path) = std::env::var_os(CHILD) else { return };
+        let thread = WriterThread::start(Path::new(&path)).unwrap();
+        let writer = thread.writer().unwrap();
+        for seed in 0..1_000_000 {
+            let recorded = writer.record(examination(seed), at(0)).unwrap().wait().unwrap();
+            // Standard error: the test harness keeps standard output to itself.
+            eprintln!("recorded {}", recorded.id);
+        }
+    }
+
+    #[test]
+    fn nothing_that_was_recorded_is_lost_on_a_kill() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index.db");
+        let mut told = Vec::new();
+        for stop in [3, 17, 40] {
+            let mut child = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "index::write::tests::a_program_that_records_until_it_is_killed", "--nocapture"])
+                .env(CHILD, &path)
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(std::result::Result::ok);
+            let ids = lines.filter_map(|line| line.strip_prefix("recorded ").map(str::to_owned));
+            told.extend(ids.take(stop));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let index = Index::open(&path).unwrap();
+            assert!(index.integrity().unwrap().is_empty());
+            for id in &told {
+                assert!(index.get(id).unwrap().is_some(), "{id} is lost");
+            }
+        }
+        assert_eq!(told.len(), 60);
+    }
+}

@@ -183,4 +183,14 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn the_documentation_lists_every_column() {
+        let documented = include_str!("../../docs/reports.md");
+        for column in COLUMNS {
+            let kind = format!("{:?}", column.kind).to_lowercase();
+            let line = format!("| `{}` | {kind} | {} |", column.name, column.what);
+            assert!(documented.contains(&line), "docs/reports.md lacks: {line}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use crate::examination::{Examination, Finding};
 use crate::report::sanitise;
 use crate::report::words::{BENIGN_CONSISTENCY, number, percent};
+use crate::signature::{Catalogue, ClauseOutcome, Family};
 
 /// One clause of a signature that held.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +16,8 @@ pub struct Clause {
     pub minimum: Option<f64>,
     /// The largest.
     pub maximum: Option<f64>,
+    /// The first that is too large.
+    pub below: Option<f64>,
 }
 
 impl Clause {
@@ -29,16 +32,14 @@ impl Clause {
 
     /// The bounds in words.
     pub fn bounds(&self) -> Option<String> {
-        match (self.minimum, self.maximum) {
-            (Some(low), Some(high)) => Some(format!("{} to {}", number(low), number(high))),
-            (Some(low), None) => Some(format!("at least {}", number(low))),
-            (None, Some(high)) => Some(format!("at most {}", number(high))),
-            (None, None) => None,
-        }
+        let bounds = [("at least", self.minimum), ("at most", self.maximum), ("below", self.below)];
+        let told: Vec<String> =
+            bounds.into_iter().filter_map(|(word, bound)| Some(format!("{word} {}", number(bound?)))).collect();
+        (!told.is_empty()).then(|| told.join(", "))
     }
 }
 
-/// The clauses stored with a finding: an object of measurement name to a number or to `{value, min, max}`. Anything
+/// The clauses stored with a finding: an object of measurement name to a number or to `{value, min, max, below}`. Anything
 /// else in it is passed over; the JSON output has it whole.
 pub fn clauses(finding: &Finding) -> Vec<Clause> {
     let Some(object) = finding.evidence.as_object() else { return Vec::new() };
@@ -52,6 +53,7 @@ pub fn clauses(finding: &Finding) -> Vec<Clause> {
                 value,
                 minimum: field("min"),
                 maximum: field("max"),
+                below: field("below"),
             })
         })
         .collect()
@@ -162,6 +164,46 @@ pub fn look_alikes(examination: &Examination) -> Vec<LookAlike> {
         .collect()
 }
 
+/// How the catalogue's signatures of look-alikes fared on the stored measurements.
+pub struct Considered<'a> {
+    /// The signature's id.
+    pub signature: &'a str,
+    /// Its title.
+    pub title: &'a str,
+    /// Whether it holds.
+    pub holds: bool,
+    /// The clauses that do not hold.
+    pub failing: Vec<Clause>,
+}
+
+/// The catalogue's look-alikes, each with the clauses that rule it out. Empty without stored measurements.
+pub fn considered<'a>(examination: &Examination, catalogue: &'a Catalogue) -> Vec<Considered<'a>> {
+    let Some(profile) = &examination.profile else { return Vec::new() };
+    catalogue
+        .assess(profile)
+        .into_iter()
+        .filter(|assessment| assessment.signature.front.family == Family::LookAlike)
+        .map(|assessment| Considered {
+            signature: assessment.signature.id(),
+            title: &assessment.signature.front.title,
+            holds: assessment.holds,
+            failing: assessment.clauses.iter().filter(|clause| !clause.holds).map(Clause::from).collect(),
+        })
+        .collect()
+}
+
+impl From<&ClauseOutcome> for Clause {
+    fn from(outcome: &ClauseOutcome) -> Self {
+        Self {
+            measurement: outcome.measurement.clone(),
+            value: outcome.value,
+            minimum: outcome.range.min,
+            maximum: outcome.range.max,
+            below: outcome.range.below,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,7 +223,7 @@ mod tests {
             "a": 0.5, "b": {"value": 2, "min": 1}, "c": {"value": 3.0, "min": 1, "max": 4}, "d": "text", "e": null
         });
         let told: Vec<String> = clauses(&finding).iter().map(Clause::told).collect();
-        assert_eq!(told, ["a = 0.500", "b = 2 (at least 1)", "c = 3 (1 to 4)"]);
+        assert_eq!(told, ["a = 0.500", "b = 2 (at least 1)", "c = 3 (at least 1, at most 4)"]);
         finding.evidence = serde_json::json!(["x"]);
         assert!(clauses(&finding).is_empty());
     }

@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::examination::{Examination, Finding, Side, Status};
 use crate::report::table::{severity_name, word};
 use crate::report::words::{self, Told, number, percent, strength};
-use crate::report::{Note, Renderer, Report, Style, chart, evidence, plot, sanitise, writing};
+use crate::report::{Note, Renderer, Report, Style, chart, evidence, paragraphs, plot, sanitise, writing};
 
 /// The stylesheet of dossiers and pages.
 pub const STYLESHEET: &str = include_str!("templates/style.css");
@@ -116,7 +116,7 @@ pub fn dossier(examination: &Examination, report: &Report, id: &str) -> Markup {
             }
             (pictures(examination, id))
             (signatures(examination, report))
-            (look_alikes(examination))
+            (look_alikes(examination, report))
             (identity(examination))
             (kinship(&told))
             (looked_at(examination, &told))
@@ -259,7 +259,8 @@ fn agreement_table(series: &[plot::Series]) -> Markup {
     html! {
         details {
             summary { "The numbers: agreement by module" }
-            table {
+            div class="scroll" tabindex="0" role="region" aria-label="Agreement by module" {
+        table {
                 thead { tr {
                     th scope="col" { "module" } th class="n" scope="col" { "layers" }
                     th class="n" scope="col" { "lowest" } th class="n" scope="col" { "highest" }
@@ -276,6 +277,7 @@ fn agreement_table(series: &[plot::Series]) -> Markup {
                     }
                 }
             }
+        }
         }
     }
 }
@@ -328,8 +330,21 @@ pub fn signature(finding: &Finding, report: &Report) -> Markup {
                 @for (heading, prose) in [("What was seen", &text.seen), ("What else looks like this", &text.look_alikes), ("What to do", &text.advice)] {
                     @if !prose.is_empty() {
                         h4 { (heading) }
-                        @for paragraph in prose.split("\n\n") { p { (sanitise::clean(paragraph, 4000)) } }
+                        (prose_of(prose))
                     }
+                }
+            }
+        }
+    }
+}
+
+/// Prose with its code spans.
+fn prose_of(prose: &str) -> Markup {
+    html! {
+        @for paragraph in paragraphs(prose) {
+            p {
+                @for (index, piece) in paragraph.split('`').enumerate() {
+                    @if index % 2 == 1 { code { (piece) } } @else { (piece) }
                 }
             }
         }
@@ -341,7 +356,8 @@ pub fn meaning(measurement: &str) -> &'static str {
     MEASUREMENTS.iter().find(|m| m.name == measurement).map_or("", |m| m.what)
 }
 
-fn look_alikes(examination: &Examination) -> Markup {
+fn look_alikes(examination: &Examination, report: &Report) -> Markup {
+    let considered = evidence::considered(examination, &report.signatures);
     let all = if examination.status == Status::Failed { Vec::new() } else { evidence::look_alikes(examination) };
     html! {
         @if all.iter().any(|look| look.fits.is_some()) {
@@ -360,7 +376,26 @@ fn look_alikes(examination: &Examination) -> Markup {
                                         None => "not weighed",
                                     }
                                 }
-                                td { (look.told) }
+                                td class="long" { (look.told) }
+                            }
+                        }
+                    }
+                }
+            }
+            @if !considered.is_empty() {
+                details {
+                    summary { "The catalogue's signatures of look-alikes, and the clauses that rule each out" }
+                    div class="scroll" tabindex="0" role="region" aria-label="Signatures of look-alikes" {
+                        table {
+                            thead { tr { th scope="col" { "signature" } th scope="col" { "holds" } th scope="col" { "clauses that do not hold" } } }
+                            tbody {
+                                @for look in &considered {
+                                    tr {
+                                        th scope="row" { (sanitise::sentence(look.title)) br; span class="mono quiet" { (sanitise::name(look.signature)) } }
+                                        td { (if look.holds { "yes" } else { "no" }) }
+                                        td { @for clause in &look.failing { (clause.told()) br; } }
+                                    }
+                                }
                             }
                         }
                     }
@@ -440,7 +475,8 @@ fn looked_at(examination: &Examination, told: &Told) -> Markup {
             p { (percent(c.compared as f64 / c.tensors as f64)) " of the base's tensors were compared." }
         }
         @if !told.not_examined.is_empty() {
-            table {
+            div class="scroll" tabindex="0" role="region" aria-label="Not examined" {
+        table {
                 thead { tr { th class="n" scope="col" { "tensors" } th scope="col" { "not examined because" } th scope="col" { "such as" } } }
                 tbody {
                     @for (reason, number, names) in told.not_examined.iter().take(ROWS) {
@@ -448,6 +484,7 @@ fn looked_at(examination: &Examination, told: &Told) -> Markup {
                     }
                 }
             }
+        }
         }
     }
 }
@@ -466,7 +503,7 @@ fn anomalies(examination: &Examination) -> Markup {
                                 td { (sanitise::name(&anomaly.kind)) }
                                 td class="mono" { (sanitise::name(&anomaly.file)) }
                                 td class="mono" { (anomaly.tensor.as_deref().map_or(String::new(), sanitise::name)) }
-                                td { (sanitise::sentence(&anomaly.detail)) }
+                                td class="long" { (sanitise::sentence(&anomaly.detail)) }
                             }
                         }
                     }
@@ -481,6 +518,7 @@ fn anomalies(examination: &Examination) -> Markup {
 pub fn decisions(notes: &[Note]) -> Markup {
     html! {
         h2 { "Decisions" }
+        div class="scroll" tabindex="0" role="region" aria-label="Decisions" {
         table {
             thead { tr { th scope="col" { "when" } th scope="col" { "who" } th scope="col" { "decision" } th scope="col" { "note" } } }
             tbody {
@@ -489,10 +527,11 @@ pub fn decisions(notes: &[Note]) -> Markup {
                         td { (sanitise::name(&note.when)) }
                         td { (sanitise::name(&note.who)) }
                         td { (sanitise::name(&note.decision)) }
-                        td { (sanitise::clean(&note.note, 4000)) }
+                        td class="long" { (sanitise::clean(&note.note, 4000)) }
                     }
                 }
             }
+        }
         }
     }
 }

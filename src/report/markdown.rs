@@ -122,7 +122,7 @@ fn dossier(examination: &Examination, report: &Report) -> String {
             let legend = plot::legend(o, true);
             out.push_str(&format!("\n{fence}text\n{}\n{legend}\n{fence}\n", picture.join("\n")));
         }
-        let recipe: Vec<String> = o.recipe.iter().map(|line| sanitise::sentence(line)).collect();
+        let recipe: Vec<String> = o.recipe.iter().map(|text| sanitise::sentence(text)).collect();
         out.push_str(&list("Recipe", &recipe));
     }
     for finding in &examination.findings {

@@ -12,6 +12,8 @@ pub mod json;
 pub mod markdown;
 pub mod parquet;
 pub mod plot;
+pub mod prevalence;
+pub mod rates;
 pub mod sanitise;
 pub mod sarif;
 pub mod table;
@@ -26,7 +28,7 @@ use std::io::Write;
 
 use crate::error::{Error, Result};
 use crate::examination::Examination;
-use crate::signature::Catalogue;
+use crate::signature::{Catalogue, Signature};
 
 /// What is to be shown.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +37,8 @@ pub struct Report {
     pub examinations: Vec<Examination>,
     /// The catalogue's prose, by signature id; a signature that is missing here is shown by its id alone.
     pub catalogue: BTreeMap<String, SignatureText>,
+    /// The signatures themselves, to tell how those of look-alikes fared.
+    pub signatures: Catalogue,
     /// The decision history of people, by candidate (`hf:org/name`), oldest first.
     pub notes: BTreeMap<String, Vec<Note>>,
 }
@@ -45,16 +49,17 @@ impl Report {
         Self { examinations: vec![examination], ..Self::default() }
     }
 
-    /// A report of examinations with the prose of a catalogue.
-    pub fn with_catalogue(examinations: Vec<Examination>, catalogue: &Catalogue) -> Self {
-        let texts = catalogue.signatures().iter().map(|signature| {
+    /// A report of some examinations with the catalogue's prose.
+    pub fn with_catalogue(examinations: Vec<Examination>, signatures: &Catalogue) -> Self {
+        let text = |signature: &Signature| {
             let [seen, look_alikes, advice] = signature.prose.clone();
             (
                 signature.id().to_owned(),
                 SignatureText { title: signature.front.title.clone(), seen, look_alikes, advice },
             )
-        });
-        Self { examinations, catalogue: texts.collect(), notes: BTreeMap::new() }
+        };
+        let catalogue = signatures.signatures().iter().map(text).collect();
+        Self { examinations, catalogue, signatures: signatures.clone(), notes: BTreeMap::new() }
     }
 }
 
@@ -69,6 +74,12 @@ pub struct SignatureText {
     pub look_alikes: String,
     /// “What to do”.
     pub advice: String,
+}
+
+/// The paragraphs of a signature's prose, each on one line and harmless to show.
+pub fn paragraphs(prose: &str) -> Vec<String> {
+    let join = |text: &str| sanitise::clean(&text.split_whitespace().collect::<Vec<_>>().join(" "), 4000);
+    prose.split("\n\n").map(join).filter(|paragraph| !paragraph.is_empty()).collect()
 }
 
 /// A decision somebody took on an examination.

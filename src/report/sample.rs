@@ -357,6 +357,7 @@ pub fn everything() -> Report {
     Report {
         examinations: vec![orthogonalized(), clear(), suspect(), failed(), identical(), hostile()],
         catalogue: catalogue(),
+        signatures: crate::signature::Catalogue::builtin().expect("the built-in signatures parse"),
         notes: BTreeMap::from([("hf:example/tiny-edited".to_owned(), notes)]),
     }
 }

@@ -176,7 +176,7 @@ impl Page<'_> {
             self.plain(&legend);
         }
         if !o.recipe.is_empty() {
-            let recipe: Vec<String> = o.recipe.iter().map(|line| sanitise::sentence(line)).collect();
+            let recipe: Vec<String> = o.recipe.iter().map(|text| sanitise::sentence(text)).collect();
             self.items("Recipe", &recipe);
         }
     }

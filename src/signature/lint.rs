@@ -390,6 +390,13 @@ Look.
     }
 
     #[test]
+    fn the_documented_example_is_without_fault() {
+        let guide = include_str!("../../docs/adding-a-signature.md");
+        let text = guide.split("```markdown\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        assert_eq!(faults("heavily-reflected", text), Vec::<&str>::new());
+    }
+
+    #[test]
     fn ids_are_kebab_case_and_unique() {
         assert_eq!(faults("Good_One", &GOOD.replace("good-one", "Good_One")), ["id-format"]);
         let file = SourceFile { id: "good-one".to_owned(), text: GOOD.to_owned() };

@@ -110,6 +110,24 @@ def tiny_llama():
     )
 
 
+def tiny_gpt_oss():
+    from transformers import GptOssConfig, GptOssForCausalLM
+
+    return GptOssForCausalLM(
+        GptOssConfig(
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            vocab_size=64,
+            num_local_experts=3,
+            num_experts_per_tok=2,
+        )
+    ).float()
+
+
 @case
 def adapters(folder):
     """PEFT's own merge of each kind of adapter."""
@@ -129,9 +147,13 @@ def adapters(folder):
         "embedding": dict(r=2, lora_alpha=4, target_modules=["embed_tokens", "lm_head"]),
         "transposed": dict(r=2, lora_alpha=4, target_modules=["c_proj", "c_attn"], fan_in_fan_out=True),
     }
+    experts = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    kinds["experts"] = dict(r=2, lora_alpha=6, target_modules=["o_proj"], target_parameters=experts)
     for kind, settings in kinds.items():
         inner = f"{folder}-{kind}"
-        if kind == "transposed":
+        if kind == "experts":
+            model = tiny_gpt_oss()
+        elif kind == "transposed":
             model = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=32, n_positions=8))
         else:
             model = tiny_llama()

@@ -1,5 +1,8 @@
 //! Tests across modules, in one binary.
 
+mod compare;
+mod hostile;
 mod hub_client;
 mod hub_sweep;
+mod properties;
 mod support;

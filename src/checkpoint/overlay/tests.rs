@@ -99,3 +99,30 @@ fn what_does_not_fit_is_told_and_not_read() {
     let other = Checkpoint { config: json!({"peft_type": "IA3"}), ..adapter };
     assert!(Adapter::of(&other).unwrap_err().doing.contains("IA3"));
 }
+
+#[test]
+fn an_adapter_of_llama_cpp_finds_the_weights_of_a_base_in_other_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let (q, o) = ("model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.o_proj.weight");
+    save(&path, &[(q, &[4, 1], 0.0), (o, &[4, 1], 0.0)]);
+    let config = json!({"model_type": "llama", "hidden_size": 4, "num_attention_heads": 1});
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let base = open_path(folder.path()).unwrap();
+    let path = folder.path().join("other.safetensors");
+    let factors: [Counting<'_>; 4] = [
+        ("blk.0.attn_q.weight.lora_a", &[1, 1], 1.0),
+        ("blk.0.attn_q.weight.lora_b", &[4, 1], 10.0),
+        ("blk.0.attn_output.weight.lora_a", &[1, 1], 1.0),
+        ("blk.0.attn_output.weight.lora_b", &[4, 1], 10.0),
+    ];
+    save(&path, &factors);
+    let mut adapter = open_path(&path).unwrap();
+    adapter.metadata.insert("general.type".to_owned(), "adapter".to_owned());
+    adapter.metadata.insert("adapter.lora.alpha".to_owned(), "1".to_owned());
+    let laid = overlay(&base, &adapter).unwrap();
+    assert_eq!(laid.anomalies, []);
+    assert_eq!(values(&laid, o), [10.0, 12.0, 14.0, 16.0]);
+    // The adapter's rows are those of the two halves of a head in turns: 10, 12, 11, 13 half after half.
+    assert_eq!(values(&laid, q), [10.0, 13.0, 13.0, 16.0]);
+}

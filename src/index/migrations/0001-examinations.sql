@@ -127,7 +127,9 @@ CREATE TABLE examination (
 CREATE INDEX examination_by_time ON examination (last_seen, key);
 CREATE INDEX examination_by_severity ON examination (severity, last_seen, key);
 CREATE INDEX examination_by_verdict ON examination (verdict, severity, last_seen, key);
-CREATE INDEX examination_by_status ON examination (status, last_seen, key);
+CREATE INDEX examination_by_verdict_and_time ON examination (verdict, last_seen, key);
+CREATE INDEX examination_by_status ON examination (status, severity, last_seen, key);
+CREATE INDEX examination_by_status_and_time ON examination (status, last_seen, key);
 CREATE INDEX examination_by_base ON examination (base_repository, severity, last_seen, key);
 CREATE INDEX examination_by_candidate ON examination (candidate_repository, last_seen, key);
 CREATE INDEX examination_by_base_side ON examination (base);

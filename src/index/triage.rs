@@ -1,0 +1,408 @@
+//! Lists of examinations for people: filtered, sorted, paged by key, fast at any size; and what hubs say of repositories.
+
+use jiff::Timestamp;
+use rusqlite::types::Value;
+use rusqlite::{OptionalExtension, Row, params_from_iter};
+use serde::Serialize;
+
+use super::{Index, failed};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Rows of one page at most.
+pub const PAGE_ROWS: u32 = 500;
+
+/// Names found by a text search up to which the search leads; beyond that the sorted list is walked and each name looked
+/// at, since a search that finds nearly everything helps nothing.
+const FEW_NAMES: i64 = 2_000;
+
+/// What a hub's listing says of a repository.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Listing {
+    /// Downloads of the last 30 days.
+    pub downloads: Option<u64>,
+    /// When it was made.
+    pub created: Option<Timestamp>,
+    /// The architecture (`model_type`).
+    pub family: Option<String>,
+    /// Its tags.
+    pub tags: Vec<String>,
+}
+
+/// Words by which publishers say that refusals were taken out. What a search for names finds, and no more: names are
+/// false both ways.
+pub const DECLARING_WORDS: &[&str] = &[
+    "abliterat",
+    "ablated",
+    "obliterat",
+    "heretic",
+    "uncensor",
+    "decensor",
+    "derestrict",
+    "refusal-removed",
+    "no-refusal",
+    "norefus",
+    "orthogonaliz",
+    "lorablat",
+    "unaligned",
+    "unfilter",
+];
+
+/// Whether a name or tag says that refusals were taken out.
+pub fn declares(name: &str, tags: &[String]) -> bool {
+    let says = |text: &str| {
+        let text = text.to_lowercase();
+        DECLARING_WORDS.iter().any(|word| text.contains(word))
+    };
+    says(name) || tags.iter().any(|tag| says(tag))
+}
+
+/// Which examinations. Everything that is given must hold.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct TriageFilter {
+    /// A verdict's word, or `not-examined`.
+    pub outcome: Option<String>,
+    /// Smallest severity: 0 none to 4 high.
+    pub severity: Option<i64>,
+    /// The base, as its source is spelled.
+    pub base: Option<String>,
+    /// The architecture.
+    pub family: Option<String>,
+    /// The candidate's format.
+    pub form: Option<String>,
+    /// A decision's word, or `open`.
+    pub decision: Option<String>,
+    /// Fewest downloads.
+    pub downloads: Option<u64>,
+    /// Examined at this time or later.
+    pub since: Option<Timestamp>,
+    /// Examined before this time.
+    pub until: Option<Timestamp>,
+    /// A piece of the candidate's name.
+    pub text: Option<String>,
+}
+
+/// In which order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sort {
+    /// Highest severity first, then newest.
+    #[default]
+    Severity,
+    /// Newest first.
+    Newest,
+    /// Most downloads first.
+    Downloads,
+}
+
+/// Every order, in the order of a form.
+pub static SORTS: [Sort; 3] = [Sort::Severity, Sort::Newest, Sort::Downloads];
+
+impl Sort {
+    /// Its word in addresses.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Severity => "severity",
+            Self::Newest => "newest",
+            Self::Downloads => "downloads",
+        }
+    }
+
+    /// The columns that order rows; the last one is unique.
+    const fn columns(self) -> &'static [&'static str] {
+        match self {
+            Self::Severity => &["t.severity", "t.seen", "t.examination"],
+            Self::Newest => &["t.seen", "t.examination"],
+            Self::Downloads => &["t.downloads", "t.examination"],
+        }
+    }
+}
+
+/// One line of a list.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TriageRow {
+    /// The examination's id, 64 hex digits.
+    pub id: String,
+    /// The candidate.
+    pub candidate: String,
+    /// Its commit.
+    pub revision: Option<String>,
+    /// The base.
+    pub base: String,
+    /// The verdict's word, or `not-examined`.
+    pub outcome: String,
+    /// What the candidate is to the base.
+    pub relation: String,
+    /// Highest severity of a finding: 0 none to 4 high.
+    pub severity: i64,
+    /// The first finding's id, where there is one.
+    pub finding: Option<String>,
+    /// The candidate's format.
+    pub form: String,
+    /// The architecture.
+    pub family: String,
+    /// Downloads of the last 30 days.
+    pub downloads: Option<u64>,
+    /// When it was last made.
+    #[serde(serialize_with = "super::time_as_text")]
+    pub seen: Timestamp,
+    /// One sentence: why, or why it could not be examined.
+    pub because: String,
+    /// The last decision, or `open`.
+    pub decision: String,
+}
+
+/// A page of a list, and where the next one begins.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TriagePage {
+    /// The lines.
+    pub items: Vec<TriageRow>,
+    /// What to pass for the next page; `None` on the last.
+    pub next: Option<String>,
+}
+
+const SELECT: &str = "SELECT e.id, c.source, s.revision, b.source, t.outcome, e.relation, t.severity,
+       (SELECT f.id FROM finding f WHERE f.examination = t.examination ORDER BY f.severity_rank DESC, f.ordinal LIMIT 1),
+       t.form, t.family, t.downloads, t.seen, CASE e.status WHEN 'failed' THEN coalesce(e.reason, '') ELSE e.because END,
+       t.decision, t.examination
+FROM triage t
+JOIN examination e ON e.key = t.examination
+JOIN repository c ON c.key = t.candidate
+JOIN repository b ON b.key = t.base
+JOIN side s ON s.key = e.candidate";
+
+impl Index {
+    /// Records what a listing said of a repository; later word takes the place of earlier.
+    pub fn record_listing(&mut self, source: &str, listing: &Listing, now: Timestamp) -> Result<()> {
+        let downloads = listing.downloads.map(|count| i64::try_from(count).unwrap_or(i64::MAX));
+        self.connection()
+            .prepare_cached(
+                "INSERT INTO listing (source, downloads, created, family, declared, seen) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                 ON CONFLICT (source) DO UPDATE SET downloads = excluded.downloads, created = excluded.created,
+                     family = excluded.family, declared = excluded.declared, seen = excluded.seen",
+            )
+            .and_then(|mut statement| {
+                statement.execute((
+                    source,
+                    downloads,
+                    listing.created.map(Timestamp::as_second),
+                    &listing.family,
+                    declares(source, &listing.tags),
+                    now.as_second(),
+                ))
+            })
+            .map_err(|error| failed(format!("recording the listing of {source}"), error))?;
+        Ok(())
+    }
+
+    /// A page of examinations.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] when `after` is not what an earlier page of the same order gave.
+    pub fn triage(&self, filter: &TriageFilter, sort: Sort, after: Option<&str>, rows: u32) -> Result<TriagePage> {
+        let doing = "listing examinations";
+        let rows = rows.clamp(1, PAGE_ROWS);
+        let columns = sort.columns();
+        let mut wheres: Vec<String> = Vec::new();
+        let mut values: Vec<Value> = Vec::new();
+        if !self.add_filter(filter, &mut wheres, &mut values)? {
+            return Ok(TriagePage { items: Vec::new(), next: None });
+        }
+        if let Some(after) = after {
+            let keys = cursor(after, columns.len()).ok_or_else(|| {
+                Error::new(ErrorKind::Usage, format!("{doing}: {after:?} is not a place in this list"))
+            })?;
+            let marks = vec!["?"; columns.len()].join(", ");
+            wheres.push(format!("({}) < ({marks})", columns.join(", ")));
+            values.extend(keys.into_iter().map(Value::Integer));
+        }
+        let filter = if wheres.is_empty() { String::new() } else { format!(" WHERE {}", wheres.join(" AND ")) };
+        let order = columns.iter().map(|column| format!("{column} DESC")).collect::<Vec<_>>().join(", ");
+        let sql = format!("{SELECT}{filter} ORDER BY {order} LIMIT {}", rows + 1);
+        let mut statement = self.connection().prepare_cached(&sql).map_err(|error| failed(doing, error))?;
+        let found = statement
+            .query_map(params_from_iter(values), |row| Ok((row_of(row)?, keys_of(row, sort)?)))
+            .map_err(|error| failed(doing, error))?;
+        let mut found: Vec<(TriageRow, Vec<i64>)> =
+            found.collect::<rusqlite::Result<_>>().map_err(|error| failed(doing, error))?;
+        let more = found.len() > rows as usize;
+        found.truncate(rows as usize);
+        let last = found.last().filter(|_| more).map(|(_, keys)| keys);
+        let next = last.map(|keys| keys.iter().map(i64::to_string).collect::<Vec<_>>().join("."));
+        Ok(TriagePage { items: found.into_iter().map(|(row, _)| row).collect(), next })
+    }
+
+    /// Adds the filter's conditions; false when nothing can match.
+    fn add_filter(&self, filter: &TriageFilter, wheres: &mut Vec<String>, values: &mut Vec<Value>) -> Result<bool> {
+        let doing = "listing examinations";
+        let mut add = |condition: &str, value: Value| {
+            wheres.push(condition.to_owned());
+            values.push(value);
+        };
+        for (column, word) in [
+            ("t.outcome", &filter.outcome),
+            ("t.family", &filter.family),
+            ("t.form", &filter.form),
+            ("t.decision", &filter.decision),
+        ] {
+            if let Some(word) = word {
+                add(&format!("{column} = ?"), Value::Text(word.clone()));
+            }
+        }
+        if let Some(base) = &filter.base {
+            let Some(key) = self.repository_key(base)? else { return Ok(false) };
+            add("t.base = ?", Value::Integer(key));
+        }
+        if let Some(severity) = filter.severity {
+            add("t.severity >= ?", Value::Integer(severity));
+        }
+        if let Some(downloads) = filter.downloads {
+            add("t.downloads >= ?", Value::Integer(i64::try_from(downloads).unwrap_or(i64::MAX)));
+        }
+        if let Some(since) = filter.since {
+            add("t.seen >= ?", Value::Integer(since.as_second()));
+        }
+        if let Some(until) = filter.until {
+            add("t.seen < ?", Value::Integer(until.as_second()));
+        }
+        // The search ends a phrase at a zero character; no name that was stored whole has one.
+        let text = filter.text.as_deref().unwrap_or_default().trim().replace('\0', "");
+        if text.is_empty() {
+            return Ok(true);
+        }
+        let phrase = format!("\"{}\"", text.replace('"', "\"\""));
+        // The search works on three letters and more; a shorter piece is looked for name by name.
+        let found: i64 = if text.chars().count() < 3 {
+            i64::MAX
+        } else {
+            self.connection()
+                .prepare_cached(
+                    "SELECT count(*) FROM (SELECT 1 FROM repository_search WHERE repository_search MATCH ?1 LIMIT ?2)",
+                )
+                .and_then(|mut statement| statement.query_row((&phrase, FEW_NAMES + 1), |row| row.get(0)))
+                .map_err(|error| failed(doing, error))?
+        };
+        if found == 0 {
+            return Ok(false);
+        }
+        if found <= FEW_NAMES {
+            add(
+                "t.candidate IN (SELECT rowid FROM repository_search WHERE repository_search MATCH ?)",
+                Value::Text(phrase),
+            );
+        } else {
+            let pattern = text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
+            add("c.source LIKE ? ESCAPE '\\'", Value::Text(format!("%{pattern}%")));
+        }
+        Ok(true)
+    }
+
+    /// The key of a repository.
+    fn repository_key(&self, source: &str) -> Result<Option<i64>> {
+        self.connection()
+            .prepare_cached("SELECT key FROM repository WHERE source = ?1")
+            .and_then(|mut statement| statement.query_row([source], |row| row.get(0)).optional())
+            .map_err(|error| failed(format!("looking for repository {source:?}"), error))
+    }
+
+    /// The examinations of one candidate, newest first.
+    pub fn repository_rows(&self, candidate: &str, rows: u32) -> Result<Vec<TriageRow>> {
+        let Some(key) = self.repository_key(candidate)? else { return Ok(Vec::new()) };
+        self.select_rows("t.candidate = ?1 ORDER BY t.seen DESC, t.examination DESC LIMIT ?2", key, rows)
+    }
+
+    /// The examinations against one base, most serious first.
+    pub fn derivatives(&self, base: &str, rows: u32) -> Result<Vec<TriageRow>> {
+        let Some(key) = self.repository_key(base)? else { return Ok(Vec::new()) };
+        self.select_rows("t.base = ?1 ORDER BY t.severity DESC, t.seen DESC, t.examination DESC LIMIT ?2", key, rows)
+    }
+
+    fn select_rows(&self, rest: &str, key: i64, rows: u32) -> Result<Vec<TriageRow>> {
+        let doing = "listing examinations";
+        let sql = format!("{SELECT} WHERE {rest}");
+        let mut statement = self.connection().prepare_cached(&sql).map_err(|error| failed(doing, error))?;
+        let found = statement.query_map((key, rows), row_of).map_err(|error| failed(doing, error))?;
+        found.collect::<rusqlite::Result<_>>().map_err(|error| failed(doing, error))
+    }
+
+    /// How many examinations have each outcome.
+    pub fn outcomes(&self) -> Result<Vec<(String, u64)>> {
+        self.counted("SELECT outcome, count(*) FROM triage GROUP BY outcome ORDER BY outcome")
+    }
+
+    /// How many examinations have each decision, `open` among them.
+    pub fn decided(&self) -> Result<Vec<(String, u64)>> {
+        self.counted("SELECT decision, count(*) FROM triage GROUP BY decision ORDER BY decision")
+    }
+
+    /// The bases with most examinations, and how many each has.
+    pub fn bases(&self, rows: u32) -> Result<Vec<(String, u64)>> {
+        self.counted(&format!(
+            "SELECT r.source, n FROM (SELECT base, count(*) AS n FROM triage GROUP BY base ORDER BY n DESC, base LIMIT {rows})
+             JOIN repository r ON r.key = base WHERE r.source <> '' ORDER BY n DESC, r.source"
+        ))
+    }
+
+    /// The forms or families there are, with counts. `column` is `form` or `family`.
+    pub fn kinds(&self, column: Kind) -> Result<Vec<(String, u64)>> {
+        let column = match column {
+            Kind::Form => "form",
+            Kind::Family => "family",
+        };
+        self.counted(&format!("SELECT {column}, count(*) FROM triage GROUP BY {column} ORDER BY {column} LIMIT 500"))
+    }
+
+    fn counted(&self, sql: &str) -> Result<Vec<(String, u64)>> {
+        let doing = "counting examinations";
+        let mut statement = self.connection().prepare_cached(sql).map_err(|error| failed(doing, error))?;
+        let rows = statement
+            .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))
+            .map_err(|error| failed(doing, error))?;
+        rows.map(|row| row.map(|(word, count)| (word, u64::try_from(count).unwrap_or(0))))
+            .collect::<rusqlite::Result<_>>()
+            .map_err(|error| failed(doing, error))
+    }
+}
+
+/// A column of words that lists can be filtered by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The candidate's format.
+    Form,
+    /// Its architecture.
+    Family,
+}
+
+/// The numbers of a place in a list.
+fn cursor(text: &str, numbers: usize) -> Option<Vec<i64>> {
+    let keys: Option<Vec<i64>> = text.split('.').map(|part| part.parse().ok()).collect();
+    keys.filter(|keys| keys.len() == numbers)
+}
+
+fn keys_of(row: &Row<'_>, sort: Sort) -> rusqlite::Result<Vec<i64>> {
+    let (severity, downloads, seen, examination) = (row.get(6)?, row.get(10)?, row.get(11)?, row.get(14)?);
+    Ok(match sort {
+        Sort::Severity => vec![severity, seen, examination],
+        Sort::Newest => vec![seen, examination],
+        Sort::Downloads => vec![downloads, examination],
+    })
+}
+
+fn row_of(row: &Row<'_>) -> rusqlite::Result<TriageRow> {
+    Ok(TriageRow {
+        id: row.get(0)?,
+        candidate: row.get(1)?,
+        revision: row.get(2)?,
+        base: row.get(3)?,
+        outcome: row.get(4)?,
+        relation: row.get(5)?,
+        severity: row.get(6)?,
+        finding: row.get(7)?,
+        form: row.get(8)?,
+        family: row.get(9)?,
+        downloads: u64::try_from(row.get::<_, i64>(10)?).ok(),
+        // Seconds out of range can only come from a foreign hand; they are shown as the epoch, not as an error page.
+        seen: Timestamp::from_second(row.get(11)?).unwrap_or(Timestamp::UNIX_EPOCH),
+        because: row.get(12)?,
+        decision: row.get(13)?,
+    })
+}

@@ -1,0 +1,325 @@
+//! Prevalence as text, as a page's body, and as values: counts of the index with shares and intervals.
+
+use maud::{Markup, html};
+use serde_json::{Value, json};
+
+use crate::index::prevalence::{DIMENSIONS, Dimension, Group, Prevalence};
+use crate::report::chart::{self, Share};
+use crate::report::rates::{Detector, Rate, corrected, exact, weighted_sums, wilson};
+use crate::report::{sanitise, words};
+
+/// Groups of a table; the values have them all.
+const ROWS: usize = 200;
+
+/// Groups of a table that stands open.
+const OPEN_ROWS: usize = 24;
+
+/// Groups of the terminal's table.
+const TERMINAL_ROWS: usize = 15;
+
+/// The shares of one group.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Shares {
+    /// Orthogonalized among examined, Wilson's interval.
+    pub wilson: Rate,
+    /// The same with the exact interval.
+    pub exact: Rate,
+    /// Share of downloads.
+    pub downloads: Rate,
+    /// Corrected for the detector's rates.
+    pub corrected: Option<Rate>,
+}
+
+/// The shares of a group.
+pub fn shares(group: &Group, detector: Option<Detector>) -> Shares {
+    let wilson = wilson(group.orthogonalized, group.examined);
+    let [hits, all, squares] = group.downloads;
+    Shares {
+        wilson,
+        exact: exact(group.orthogonalized, group.examined),
+        downloads: weighted_sums(hits, all, squares),
+        corrected: detector.and_then(|detector| corrected(wilson, detector)),
+    }
+}
+
+/// A dimension's heading.
+const fn heading(dimension: Dimension) -> &'static str {
+    match dimension {
+        Dimension::Base => "By base",
+        Dimension::Family => "By family",
+        Dimension::Size => "By size of the base's weights",
+        Dimension::Form => "By form",
+        Dimension::Month => "By month of upload",
+        Dimension::Uploader => "By uploader",
+    }
+}
+
+/// What the numbers rest on, in sentences.
+fn basis(counts: &Prevalence, detector: Option<Detector>) -> Vec<String> {
+    let mut lines = vec![
+        "Each repository counts once, by its newest examination that did not fail. Shares are of the repositories that \
+         could be examined; those that could not be are counted beside them, and nothing is assumed about them."
+            .to_owned(),
+        "Intervals are 95 %: Wilson's for counts, Wilson's at Kish's effective sample size for downloads. They say what \
+         chance does, not what the choice of repositories does: this is prevalence in the index, not on a hub."
+            .to_owned(),
+    ];
+    match detector {
+        Some(detector) => lines.push(format!(
+            "Corrected for a detector that finds {} and raises {} of the others (Rogan and Gladen).",
+            words::percent(detector.sensitivity),
+            words::percent(detector.false_positives)
+        )),
+        None => lines.push("Not corrected for the detector's own rates.".to_owned()),
+    }
+    if counts.waiting > 0 {
+        lines.push(format!(
+            "{} listed by a hub and not looked at yet.",
+            words::count(counts.waiting, "repository", "repositories")
+        ));
+    }
+    lines
+}
+
+/// The body of the page.
+pub fn markup(counts: &Prevalence, detector: Option<Detector>) -> Markup {
+    let all = shares(&counts.overall, detector);
+    let group = &counts.overall;
+    html! {
+        div class="tiles" {
+            (tile("repositories listed", &group.listed.to_string()))
+            (tile("examined", &group.examined.to_string()))
+            (tile("not examinable", &group.not_examinable().to_string()))
+            (tile("orthogonalized", &group.orthogonalized.to_string()))
+            (tile("of the examined", &all.wilson.told()))
+            (tile("of downloads", &all.downloads.told()))
+            @if let Some(corrected) = all.corrected { (tile("corrected for the detector", &corrected.told())) }
+        }
+        @for line in basis(counts, detector) { p class="quiet" { (line) } }
+        @for dimension in DIMENSIONS {
+            @if let Some(groups) = counts.groups.get(&dimension) { (section(dimension, groups, detector)) }
+        }
+        (declared(counts))
+        (delays(counts))
+        @if !counts.reasons.is_empty() {
+            h2 { "Why repositories could not be examined" }
+            table {
+                thead { tr { th scope="col" { "reason" } th class="n" scope="col" { "repositories" } } }
+                tbody { @for (reason, count) in &counts.reasons { tr { th scope="row" { (reason) } td class="n" { (count) } } } }
+            }
+        }
+    }
+}
+
+fn tile(label: &str, value: &str) -> Markup {
+    html! { div class="tile" { span class="value" { (value) } (label) } }
+}
+
+fn section(dimension: Dimension, groups: &[Group], detector: Option<Detector>) -> Markup {
+    let drawn: Vec<Share> = groups
+        .iter()
+        .filter(|group| group.examined > 0)
+        .map(|group| {
+            let rate = shares(group, detector);
+            let rate = rate.corrected.unwrap_or(rate.wilson);
+            Share {
+                label: group.label.clone(),
+                share: rate.share,
+                interval: (rate.low, rate.high),
+                counts: format!("{} of {}", group.orthogonalized, group.examined),
+            }
+        })
+        .take(20)
+        .collect();
+    let title = heading(dimension);
+    let id = format!("prevalence-{}", dimension.as_str());
+    html! {
+        h2 { (title) }
+        @if let Some(picture) = chart::bars(&drawn, &id, &format!("Share orthogonalized, {}", title.to_lowercase())) {
+            figure { (picture) figcaption { "Share of examined repositories that are orthogonalized, with 95 % intervals." } }
+        }
+        @if groups.len() > OPEN_ROWS {
+            details { summary { "The numbers of all " (groups.len()) " groups" } (group_table(dimension, groups, detector)) }
+        } @else {
+            (group_table(dimension, groups, detector))
+        }
+    }
+}
+
+fn group_table(dimension: Dimension, groups: &[Group], detector: Option<Detector>) -> Markup {
+    html! {
+        div class="scroll" tabindex="0" role="region" aria-label=(heading(dimension)) {
+            table {
+                thead { tr {
+                    th scope="col" { (dimension.as_str()) }
+                    th class="n" scope="col" { "listed" } th class="n" scope="col" { "examined" }
+                    th class="n" scope="col" { "not examinable" } th class="n" scope="col" { "orthogonalized" }
+                    th class="n" scope="col" { "suspect" } th class="n" scope="col" { "share (95 %)" }
+                    th class="n" scope="col" { "exact interval" } th class="n" scope="col" { "of downloads" }
+                    @if detector.is_some() { th class="n" scope="col" { "corrected" } }
+                } }
+                tbody {
+                    @for group in groups.iter().take(ROWS) {
+                        @let rate = shares(group, detector);
+                        tr {
+                            th scope="row" class="long" { (sanitise::name(&group.label)) }
+                            td class="n" { (group.listed) } td class="n" { (group.examined) }
+                            td class="n" { (group.not_examinable()) } td class="n" { (group.orthogonalized) }
+                            td class="n" { (group.suspect) }
+                            td class="n" { (known(group.examined > 0, rate.wilson)) }
+                            td class="n" { (known(group.examined > 0, rate.exact)) }
+                            td class="n" { (known(group.downloads[1] > 0.0, rate.downloads)) }
+                            @if detector.is_some() {
+                                td class="n" { (rate.corrected.filter(|_| group.examined > 0).map_or("–".to_owned(), |r| r.told())) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        @if groups.len() > ROWS { p class="quiet" { "and " (groups.len() - ROWS) " more" } }
+    }
+}
+
+fn known(known: bool, rate: Rate) -> String {
+    if known { rate.told() } else { "–".to_owned() }
+}
+
+fn declared(counts: &Prevalence) -> Markup {
+    let d = &counts.declared;
+    let found = d.declared_found + d.undeclared_found;
+    html! {
+        h2 { "Names and tags against weights" }
+        table {
+            caption { "Examined repositories. “Declared”: name or tags hold a word such as “abliterated”." }
+            thead { tr { th scope="col" { "" } th class="n" scope="col" { "orthogonalized" } th class="n" scope="col" { "not" } } }
+            tbody {
+                tr { th scope="row" { "declared" } td class="n" { (d.declared_found) } td class="n" { (d.declared_not_found) } }
+                tr { th scope="row" { "not declared" } td class="n" { (d.undeclared_found) } td class="n" { (d.neither) } }
+            }
+        }
+        @if found > 0 {
+            p { "A search by name misses " (wilson(d.undeclared_found, found).told()) " of the orthogonalized repositories." }
+        }
+    }
+}
+
+fn delays(counts: &Prevalence) -> Markup {
+    html! {
+        @if !counts.delays.is_empty() {
+            h2 { "From a base's release to its first orthogonalized derivative" }
+            table {
+                thead { tr { th scope="col" { "base" } th class="n" scope="col" { "days" } th scope="col" { "released" } th scope="col" { "first derivative" } } }
+                tbody {
+                    @for delay in counts.delays.iter().take(ROWS) {
+                        tr {
+                            th scope="row" { (sanitise::name(&delay.base)) } td class="n" { (delay.days) }
+                            td { (day(delay.released)) } td { (day(delay.first)) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn day(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds).map(|time| time.strftime("%Y-%m-%d").to_string()).unwrap_or_default()
+}
+
+/// Counts and shares as JSON.
+pub fn values(counts: &Prevalence, detector: Option<Detector>) -> Value {
+    let group = |group: &Group| {
+        let rate = shares(group, detector);
+        json!({
+            "label": group.label, "listed": group.listed, "examined": group.examined,
+            "not_examinable": group.not_examinable(), "orthogonalized": group.orthogonalized, "suspect": group.suspect,
+            "inconclusive": group.inconclusive, "share": rate.wilson, "exact": rate.exact,
+            "share_of_downloads": (group.downloads[1] > 0.0).then_some(rate.downloads), "corrected": rate.corrected,
+        })
+    };
+    let groups: serde_json::Map<String, Value> = counts
+        .groups
+        .iter()
+        .map(|(dimension, list)| (dimension.as_str().to_owned(), list.iter().map(group).collect()))
+        .collect();
+    json!({
+        "schema": "orthoscope/prevalence/1",
+        "overall": group(&counts.overall),
+        "by": groups,
+        "not_examinable": counts.reasons.iter().map(|(reason, count)| json!({ "reason": reason, "count": count })).collect::<Vec<_>>(),
+        "declared": counts.declared,
+        "delays": counts.delays,
+        "waiting": counts.waiting,
+        "basis": basis(counts, detector),
+    })
+}
+
+/// The numbers for a terminal: all, or one dimension.
+pub fn text(counts: &Prevalence, dimensions: &[Dimension], detector: Option<Detector>) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::new();
+    let group = &counts.overall;
+    let all = shares(group, detector);
+    let _ = writeln!(
+        out,
+        "{} listed, {} examined, {} not examinable, {} orthogonalized: {} of the examined, {} of downloads",
+        group.listed,
+        group.examined,
+        group.not_examinable(),
+        group.orthogonalized,
+        known(group.examined > 0, all.wilson),
+        known(group.downloads[1] > 0.0, all.downloads),
+    );
+    if let Some(corrected) = all.corrected {
+        let _ = writeln!(out, "corrected for the detector: {}", corrected.told());
+    }
+    for dimension in dimensions {
+        let Some(groups) = counts.groups.get(dimension) else { continue };
+        let _ = writeln!(out, "\n{}", heading(*dimension));
+        let mut table = comfy_table::Table::new();
+        table.load_style(comfy_table::presets::NOTHING);
+        table.set_header([
+            dimension.as_str(),
+            "listed",
+            "examined",
+            "orthogonalized",
+            "share, % (95 %)",
+            "of downloads, %",
+        ]);
+        for group in groups.iter().take(TERMINAL_ROWS) {
+            let rate = shares(group, detector);
+            let rate_told = known(group.examined > 0, rate.corrected.unwrap_or(rate.wilson));
+            table.add_row([
+                sanitise::fit(&sanitise::name(&group.label), 44, "…"),
+                group.listed.to_string(),
+                group.examined.to_string(),
+                group.orthogonalized.to_string(),
+                rate_told,
+                known(group.downloads[1] > 0.0, rate.downloads),
+            ]);
+        }
+        for line in table.lines() {
+            let _ = writeln!(out, " {}", line.trim_end());
+        }
+        if groups.len() > TERMINAL_ROWS {
+            let _ = writeln!(out, "  and {} more", groups.len() - TERMINAL_ROWS);
+        }
+    }
+    let d = &counts.declared;
+    let _ = writeln!(
+        out,
+        "\nNames and tags: {} declared and found, {} declared and not found, {} found and not declared, {} neither",
+        d.declared_found, d.declared_not_found, d.undeclared_found, d.neither
+    );
+    for (reason, count) in &counts.reasons {
+        let _ = writeln!(out, "Not examinable, {reason}: {count}");
+    }
+    out.push('\n');
+    for line in basis(counts, detector) {
+        for line in sanitise::wrap(&line, 98) {
+            let _ = writeln!(out, "{line}");
+        }
+    }
+    out
+}

@@ -1,0 +1,284 @@
+//! Who may come in, and from where a change may be asked for.
+//!
+//! Without a token only loopback is served, and only under a loopback name, so that a web page that points its own name at
+//! 127.0.0.1 gets nothing. With a token every request needs it: as `Authorization: Bearer`, or as the cookie that the
+//! login form gives. Changes by form carry a token of their own (bound to the session), and a browser's word that they
+//! come from another site is believed.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::extract::{Form, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Redirect, Response};
+use maud::html;
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+
+use super::{App, Failure, Settings, layout, lock};
+use crate::error::{Error, ErrorKind, Result};
+
+/// A token shorter than this can be guessed.
+pub const MIN_TOKEN_CHARACTERS: usize = 16;
+
+const COOKIE: &str = "orthoscope_session";
+
+/// Sessions kept; the oldest value in order makes room. One person has one.
+const MAX_SESSIONS: usize = 1_000;
+
+/// How long a wrong token waits for its answer.
+const WRONG_TOKEN_DELAY: Duration = Duration::from_millis(400);
+
+/// What a page may load: this server's stylesheet and images of its own, nothing inline, no script at all.
+const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; \
+                      frame-ancestors 'none'";
+
+/// Who may come in.
+pub(crate) struct Access {
+    token: Option<[u8; 32]>,
+    /// Keys the forms' tokens; new with every start.
+    secret: [u8; 32],
+    secure: bool,
+    sessions: Mutex<BTreeSet<String>>,
+}
+
+/// The session that a request belongs to: the cookie's value, or the empty one of loopback without a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Session(String);
+
+fn random() -> [u8; 32] {
+    use rand::RngCore as _;
+    let mut bytes = [0; 32];
+    rand::rng().fill_bytes(&mut bytes);
+    bytes
+}
+
+/// A keyed hash: SHA-256 twice, key before each, so that a hash cannot be continued.
+fn keyed(key: &[u8; 32], text: &str) -> [u8; 32] {
+    let inner = Sha256::new().chain_update(key).chain_update(text.as_bytes()).finalize();
+    Sha256::new().chain_update(key).chain_update(inner).finalize().into()
+}
+
+impl Access {
+    pub(super) fn new(settings: &Settings) -> Result<Self> {
+        let doing = "starting the server";
+        let secret = random();
+        let token = match &settings.token {
+            Some(token) if token.chars().count() < MIN_TOKEN_CHARACTERS => {
+                return Err(Error::new(
+                    ErrorKind::Usage,
+                    format!("{doing}: the token needs at least {MIN_TOKEN_CHARACTERS} characters"),
+                ));
+            }
+            Some(token) => Some(keyed(&secret, token)),
+            None if settings.bind.ip().is_loopback() => None,
+            None => {
+                return Err(Error::new(
+                    ErrorKind::Usage,
+                    format!(
+                        "{doing}: {} can be reached by others; give a token (ORTHOSCOPE_TOKEN or --token-file), or \
+                         listen on 127.0.0.1",
+                        settings.bind
+                    ),
+                ));
+            }
+        };
+        Ok(Self { token, secret, secure: settings.secure, sessions: Mutex::new(BTreeSet::new()) })
+    }
+
+    /// Whether a visitor has to log in.
+    pub(crate) fn needs_token(&self) -> bool {
+        self.token.is_some()
+    }
+
+    /// Compares hashes of equal length in constant time, so neither length nor prefix of the token can be measured.
+    fn knows(&self, given: &str) -> bool {
+        self.token.is_some_and(|token| bool::from(token.ct_eq(&keyed(&self.secret, given))))
+    }
+
+    /// The token of a session's forms.
+    pub(crate) fn form_token(&self, session: &Session) -> String {
+        hex::encode(keyed(&self.secret, &format!("form {}", session.0)))
+    }
+
+    /// Whether a form's token is the session's.
+    pub(crate) fn form_token_holds(&self, session: &Session, given: &str) -> bool {
+        bool::from(self.form_token(session).as_bytes().ct_eq(given.as_bytes()))
+    }
+
+    fn session_of(&self, headers: &HeaderMap) -> Option<Session> {
+        if !self.needs_token() {
+            return Some(Session(String::new()));
+        }
+        let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        if let Some(token) = bearer.and_then(|value| value.strip_prefix("Bearer ")) {
+            return self.knows(token.trim()).then(|| Session("bearer".to_owned()));
+        }
+        let id = cookie(headers)?;
+        lock(&self.sessions).contains(id).then(|| Session(id.to_owned()))
+    }
+
+    fn cookie(&self, value: &str, age: &str) -> HeaderValue {
+        let secure = if self.secure { "; Secure" } else { "" };
+        let text = format!("{COOKIE}={value}; Path=/; HttpOnly; SameSite=Strict{age}{secure}");
+        HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+    }
+}
+
+fn cookie(headers: &HeaderMap) -> Option<&str> {
+    headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'))
+        .find_map(|pair| pair.trim().strip_prefix(COOKIE)?.strip_prefix('='))
+}
+
+/// Whether a Host header names loopback: `localhost`, 127.0.0.0/8, `[::1]`, with any port.
+fn loopback_name(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || address.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Whether a browser says that the request was made by another site's page.
+fn from_elsewhere(headers: &HeaderMap) -> bool {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    if text("sec-fetch-site").is_some_and(|site| site == "cross-site" || site == "same-site") {
+        return true;
+    }
+    match (text("origin"), text("host")) {
+        (Some(origin), Some(host)) => origin.split_once("://").is_none_or(|(_, rest)| !rest.eq_ignore_ascii_case(host)),
+        _ => false,
+    }
+}
+
+/// Lets requests through, with their session, and puts the headers on every answer.
+pub(super) async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let open = matches!(request.uri().path(), "/login" | "/style.css" | "/icon.svg" | "/healthz");
+    let api = request.uri().path().starts_with("/api/");
+    let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
+    let denied = |what: &str| Failure(Error::new(ErrorKind::Denied, what)).into_response();
+    let mut response = if !app.access.needs_token() && !loopback_name(host) {
+        denied("without a token this server answers only under a loopback name")
+    } else if changes && from_elsewhere(request.headers()) {
+        denied("changes are not taken from another site's page")
+    } else {
+        match app.access.session_of(request.headers()) {
+            Some(session) => {
+                request.extensions_mut().insert(session);
+                next.run(request).await
+            }
+            None if open => next.run(request).await,
+            None if api => {
+                let body = serde_json::json!({ "error": "a token is needed: Authorization: Bearer …" });
+                let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
+                (StatusCode::UNAUTHORIZED, challenge, axum::Json(body)).into_response()
+            }
+            None => Redirect::to("/login").into_response(),
+        }
+    };
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        // Not `no-referrer`: it would make browsers hide the origin of a form's request from this server as well.
+        (header::REFERRER_POLICY, "same-origin"),
+        (header::HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (header::HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+#[derive(Deserialize)]
+pub(super) struct Login {
+    token: String,
+}
+
+pub(super) async fn login_form(State(app): State<Arc<App>>) -> Response {
+    if app.access.needs_token() { form(None).into_response() } else { Redirect::to("/").into_response() }
+}
+
+fn form(wrong: Option<&str>) -> impl IntoResponse {
+    layout::plain(
+        "Log in",
+        html! {
+            h1 { "orthoscope" }
+            @if let Some(wrong) = wrong { p role="alert" { (wrong) } }
+            form method="post" action="/login" {
+                div class="form-row" {
+                    label for="token" { "Token" }
+                    input id="token" name="token" type="password" autocomplete="current-password" required;
+                }
+                button type="submit" { "Log in" }
+            }
+        },
+    )
+}
+
+pub(super) async fn login(State(app): State<Arc<App>>, Form(login): Form<Login>) -> Response {
+    if !app.access.knows(login.token.trim()) {
+        tokio::time::sleep(WRONG_TOKEN_DELAY).await;
+        return (StatusCode::UNAUTHORIZED, form(Some("That is not the token."))).into_response();
+    }
+    let id = hex::encode(random());
+    {
+        let mut sessions = lock(&app.access.sessions);
+        while sessions.len() >= MAX_SESSIONS {
+            sessions.pop_first();
+        }
+        sessions.insert(id.clone());
+    }
+    ([(header::SET_COOKIE, app.access.cookie(&id, ""))], Redirect::to("/")).into_response()
+}
+
+pub(super) async fn logout(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+    if let Some(id) = cookie(&headers) {
+        lock(&app.access.sessions).remove(id);
+    }
+    ([(header::SET_COOKIE, app.access.cookie("", "; Max-Age=0"))], Redirect::to("/login")).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_names() {
+        for host in ["localhost", "localhost:8470", "127.0.0.1:1", "127.9.9.9", "[::1]:8470", "[::1]"] {
+            assert!(loopback_name(host), "{host}");
+        }
+        for host in
+            ["", "example.org", "example.org:127", "127.0.0.1.example.org", "10.0.0.1:8470", "localhost.example"]
+        {
+            assert!(!loopback_name(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn other_sites_are_known_by_two_headers() {
+        let with = |pairs: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            pairs.iter().for_each(|(name, value)| {
+                headers.insert(*name, HeaderValue::from_static(value));
+            });
+            from_elsewhere(&headers)
+        };
+        assert!(!with(&[("host", "127.0.0.1:1"), ("origin", "http://127.0.0.1:1"), ("sec-fetch-site", "same-origin")]));
+        assert!(!with(&[("host", "127.0.0.1:1")]));
+        assert!(with(&[("host", "127.0.0.1:1"), ("origin", "http://evil.example")]));
+        assert!(with(&[("host", "127.0.0.1:1"), ("origin", "null")]));
+        assert!(with(&[("sec-fetch-site", "cross-site")]));
+    }
+}

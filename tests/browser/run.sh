@@ -1,0 +1,30 @@
+#!/bin/sh
+# Opens the pages of `orthoscope serve` in Chromium: queue, filters, dossier, decision, audit trail, API, accessibility.
+#
+#   tests/browser/run.sh INDEX [FOLDER]
+#
+# INDEX is an index with at least one orthogonalized examination (as `orthoscope demo` makes it); it is copied, so it stays
+# as it is. Pictures go to FOLDER (default target/browser). Needs chromium, node, npm, and a release build.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+index=${1:?an index is needed}
+pictures=${2:-$root/target/browser}
+work=$(mktemp -d)
+server=
+trap 'test -z "$server" || kill "$server" 2>/dev/null || true; rm -rf "$work"' EXIT INT TERM
+mkdir -p "$pictures"
+binary=${ORTHOSCOPE:-$root/target/release/orthoscope}
+"$binary" export --index "$index" --sqlite "$work/index.db"
+"$binary" serve --index "$work/index.db" --bind 127.0.0.1:0 >"$work/out" &
+server=$!
+address=
+for _ in $(seq 100); do
+    address=$(sed -n 's/^listening on //p' "$work/out")
+    test -n "$address" && break
+    sleep 0.1
+done
+test -n "$address" || { echo "the server did not start" >&2; exit 1; }
+cp "$here/package.json" "$here/test.mjs" "$work/"
+(cd "$work" && npm install --silent --no-audit --no-fund)
+(cd "$work" && CHROMIUM=$(command -v chromium) ADDRESS=$address PICTURES=$pictures node test.mjs)
