@@ -308,8 +308,9 @@ fn next(index: &Path, lines: &[Line], out: &mut dyn Write) -> std::io::Result<()
     writeln!(out, "  {program} findings list --index {index}")?;
     if let Some(id) = lines.iter().find(|line| line.found == "orthogonalized").and_then(|line| line.finding.as_ref()) {
         writeln!(out, "  {program} findings show {id} --index {index}")?;
-        writeln!(out, "  {program} findings show {id} --index {index} --format html > dossier.html")?;
+        writeln!(out, "  {program} report --finding {id} --format html --out dossier.html --index {index}")?;
     }
+    writeln!(out, "  {program} serve --index {index}")?;
     writeln!(out, "  {program} export --format jsonl --index {index}")?;
     writeln!(out, "\nThe same on a real hub (it reads the base once, and a few rows of most derivatives):\n")?;
     writeln!(out, "  {program} sweep --base hf:HuggingFaceTB/SmolLM2-135M-Instruct --limit 20")
