@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::arch::Kind;
+use crate::checkpoint::adapter::Adapter;
 use crate::checkpoint::{Checkpoint, FileSet};
 use crate::claim::{self, Declarations, structural};
 use crate::diff::screen::Decision;
@@ -325,7 +326,8 @@ impl Bench {
         }
         let opened = self.stages.open(&self.files(candidate, base, meter, false)?)?;
         let pairing = self.stages.pair(&base.checkpoint, &opened)?;
-        if !pairing.pairs.is_empty() && structural::fit(&pairing) == structural::Fit::Not {
+        // An adapter's tensors have no counterparts: it is judged as the weights that it makes of the base.
+        if structural::fit(&pairing) == structural::Fit::Not && Adapter::of(&opened)?.is_none() {
             let mut examination = record::blank(self.stages.tool(), base.side.clone(), Side::default());
             examination.depth = Depth::Screen;
             examination.candidate.format = Some(opened.format.to_owned());

@@ -5,4 +5,5 @@ mod hostile;
 mod hub_client;
 mod hub_sweep;
 mod properties;
+mod screening;
 mod support;
