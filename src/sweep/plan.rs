@@ -79,8 +79,17 @@ fn listings(plan: &Plan) -> Result<Vec<Listing>> {
     Ok(all)
 }
 
-/// Follows every listing of the plan into the queue.
-pub fn list(bench: &Bench, queue: &Queue, plan: &Plan) -> Result<Listed> {
+/// Polls after which a watch follows the listings to their end again.
+const THOROUGH_EVERY: u64 = 12;
+
+/// Seconds that a repository rests in a watch after a failure that may pass.
+const REST: i64 = 3600;
+
+/// Follows every listing of the plan into the queue. `poll` counts from 0 in a watch: the polls after the first read a
+/// listing that has its newest first only until a page with nothing new on it, with a thorough one in between.
+pub fn list(bench: &Bench, queue: &Queue, plan: &Plan, poll: u64) -> Result<Listed> {
+    let thorough = poll.is_multiple_of(THOROUGH_EVERY);
+    let rest = if poll == 0 { 0 } else { REST };
     let tool = bench.stages.tool();
     let key = |commit: &str| bench.settings.key(commit, &tool);
     let mut total = Listed::default();
@@ -94,15 +103,19 @@ pub fn list(bench: &Bench, queue: &Queue, plan: &Plan) -> Result<Listed> {
             // A base is listed among an owner's repositories, but is not its own derivative.
             let rows: Vec<RepoInfo> =
                 rows.into_iter().filter(|row| format!("{}:{}", listing.hub, row.name) != listing.base).collect();
-            for planned in queue.plan(&listing.hub, &listing.base, &rows, &key, seconds_now())? {
+            let mut news = false;
+            for planned in queue.plan(&listing.hub, &listing.base, &rows, &key, rest, seconds_now())? {
                 match planned {
-                    Planned::Queued => total.queued += 1,
+                    Planned::Queued => {
+                        news = true;
+                        total.queued += 1;
+                    }
                     Planned::Waiting => total.waiting += 1,
                     Planned::Skipped => total.unchanged += 1,
                 }
             }
             total.seen += rows.len() as u64;
-            Ok(further)
+            Ok(further && (news || thorough || !newest_first))
         })?;
         if let Some(said) = incomplete.take() {
             total.incomplete.push(format!("{}: {said}", listing.hub));

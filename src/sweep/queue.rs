@@ -114,13 +114,15 @@ impl Queue {
     }
 
     /// Takes note of what a listing said. `key` makes from a listed commit the text that [`Ending::examined`] would
-    /// carry now. All rows in one transaction.
+    /// carry now. A failure that may pass is tried again once its row has rested for `rest` seconds. All rows in one
+    /// transaction.
     pub fn plan(
         &self,
         hub: &str,
         base: &str,
         rows: &[RepoInfo],
         key: &dyn Fn(&str) -> String,
+        rest: i64,
         now: i64,
     ) -> Result<Vec<Planned>> {
         let doing = "planning the sweep";
@@ -132,9 +134,9 @@ impl Queue {
             let listed = row.commit.as_deref().unwrap_or_default();
             let facts =
                 serde_json::to_string(row).map_err(|error| Error::because(ErrorKind::Internal, doing, error))?;
-            let known: Option<(String, String, Option<String>, bool)> = transaction
+            let known: Option<(String, Option<String>, bool, i64)> = transaction
                 .query_row(
-                    "SELECT state, listed, examined, passing FROM sweep_queue
+                    "SELECT state, examined, passing, changed FROM sweep_queue
                      WHERE hub = ?1 AND repository = ?2 AND base = ?3",
                     params![hub, row.name, base],
                     |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
@@ -143,7 +145,11 @@ impl Queue {
                 .map_err(failed(doing))?;
             let what = match known {
                 Some((state, ..)) if state != "done" => Planned::Waiting,
-                Some((_, _, Some(examined), false)) if examined == key(listed) => Planned::Skipped,
+                Some((_, Some(examined), passing, changed))
+                    if examined == key(listed) && (!passing || now - changed < rest) =>
+                {
+                    Planned::Skipped
+                }
                 _ => Planned::Queued,
             };
             match what {
@@ -332,7 +338,8 @@ mod tests {
         let path = folder.path().join("index.db");
         let key = |commit: &str| format!("{commit}\nscreen\n1\ncat");
         let queue = Queue::open(&path, 0).unwrap();
-        let plan = |commit: &str, now| queue.plan("hf", "hf:org/base", &[repo("a/b", commit)], &key, now).unwrap()[0];
+        let plan =
+            |commit: &str, now| queue.plan("hf", "hf:org/base", &[repo("a/b", commit)], &key, 0, now).unwrap()[0];
         assert_eq!(plan("c1", 1), Planned::Queued);
         assert_eq!(plan("c1", 2), Planned::Waiting);
         let item = queue.lease(3).unwrap().unwrap();
@@ -352,8 +359,11 @@ mod tests {
         assert_eq!(queue.lease(62).unwrap().unwrap().attempts, 2);
         let ending = Ending { examined: &key("c2"), outcome: "network", passing: true, reason: Some("down") };
         queue.done(&item, &ending, 63).unwrap();
+        let resting = queue.plan("hf", "hf:org/base", &[repo("a/b", "c2")], &key, 100, 64).unwrap();
+        assert_eq!(resting, [Planned::Skipped], "not at once in a watch");
         assert_eq!(plan("c2", 64), Planned::Queued, "a passing failure is tried again another night");
-        let other = queue.plan("hf", "hf:org/base", &[repo("a/b", "c2")], &|c| format!("{c}\nscreen\n2"), 65).unwrap();
+        let other =
+            queue.plan("hf", "hf:org/base", &[repo("a/b", "c2")], &|c| format!("{c}\nscreen\n2"), 0, 65).unwrap();
         assert_eq!(other, [Planned::Waiting]);
     }
 
@@ -363,7 +373,7 @@ mod tests {
         let path = folder.path().join("index.db");
         let queue = Queue::open(&path, 0).unwrap();
         let rows = [repo("a/1", "c"), repo("a/2", "c")];
-        queue.plan("hf", "", &rows, &|c| c.to_owned(), 0).unwrap();
+        queue.plan("hf", "", &rows, &|c| c.to_owned(), 0, 0).unwrap();
         let first = queue.lease(1).unwrap().unwrap();
         assert_eq!(Queue::open(&path, 1).err().unwrap().kind, ErrorKind::Usage);
         drop(queue);

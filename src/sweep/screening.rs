@@ -27,8 +27,11 @@ const WRITERS: usize = 12;
 /// Rows per writer at most and at least.
 const ROWS: Range<u64> = 8..32;
 
-/// Other tensors sampled at most.
-const SAMPLES: usize = 400;
+/// Further writers sampled at most: an edit of some layers only should be noticed.
+const OTHER_WRITERS: usize = 200;
+
+/// Other tensors sampled at most: they place the relation, and each costs a request.
+const OTHERS: usize = 64;
 
 /// Bytes of a sample.
 const SAMPLE_BYTES: u64 = 1024;
@@ -289,13 +292,34 @@ fn samples(base: &Arc<Base>, candidate: &Checkpoint, pairing: &Pairing, fetched:
         let sample = Sample { kind: pair.role.kind, file: new.file, candidate: to, base_file: old.file, base: from };
         if pair.role.kind == Kind::Writer { writers.push(sample) } else { others.push(sample) }
     }
-    let thin = |samples: Vec<Sample>, most: usize| {
-        let step = samples.len().div_ceil(most.max(1)).max(1);
-        samples.into_iter().step_by(step).collect::<Vec<_>>()
-    };
-    let mut all = thin(writers, SAMPLES / 2);
-    all.extend(thin(others, SAMPLES / 2));
+    let mut all = thin(writers, OTHER_WRITERS);
+    all.extend(thin(others, OTHERS));
     all
+}
+
+/// So many at most, one out of each of as many stretches. Which one differs from stretch to stretch, since tensors repeat
+/// from layer to layer: a fixed step could meet the same module every time.
+fn thin(samples: Vec<Sample>, most: usize) -> Vec<Sample> {
+    let count = samples.len().min(most);
+    let total = samples.len();
+    let mut picked: Vec<usize> = (0..count)
+        .map(|i| {
+            let (start, end) = (i * total / count, (i + 1) * total / count);
+            start + (i * 7919 / 13) % (end - start).max(1)
+        })
+        .collect();
+    picked.dedup();
+    let mut at = 0;
+    samples
+        .into_iter()
+        .enumerate()
+        .filter(|(index, _)| {
+            let hit = picked.get(at) == Some(index);
+            at += usize::from(hit);
+            hit
+        })
+        .map(|(_, sample)| sample)
+        .collect()
 }
 
 /// Writes what the screen saw into an examination: verdict, place in the family, measurements.

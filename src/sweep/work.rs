@@ -115,8 +115,8 @@ pub fn sweep(
     let described = serde_json::to_string(plan).unwrap_or_default();
     let run = queue.begin(&described, seconds_now())?;
     let mut summary = Summary::default();
-    loop {
-        match plan::list(bench, queue, plan) {
+    for poll in 0.. {
+        match plan::list(bench, queue, plan, poll) {
             Ok(listed) => {
                 observer.planned(&listed);
                 summary.listed.seen += listed.seen;

@@ -69,7 +69,7 @@ fn every_kind_of_repository_ends_as_it_should_and_a_second_sweep_reads_nothing()
     let by = |kind: &str| found.values().find(|e| e.candidate.source.contains(kind)).unwrap();
     assert_eq!(by("/reupload").relation, Relation::Identical);
     assert_eq!(by("/renamed").relation, Relation::Repackaged);
-    assert_eq!((by("/tuned").depth, by("/reupload").depth), (Depth::Screen, Depth::Hashes));
+    assert_eq!((by("/low-rank").depth, by("/reupload").depth), (Depth::Screen, Depth::Hashes));
     assert_eq!(by("/other-size").relation, Relation::Incomparable);
     assert_eq!(by("/other-size").claim.as_ref().unwrap().holds, Some(false));
     assert_eq!(by("/ablated").claim.as_ref().unwrap().holds, Some(true));
@@ -271,4 +271,49 @@ fn a_stop_gives_leases_back() {
     let (rest, found) = sweep(standin.hub(), folder.path());
     assert_eq!(rest.examined, 60 - summary.examined);
     assert_endings(&found, 60);
+}
+
+#[test]
+fn a_watch_finds_what_is_uploaded_meanwhile() {
+    let standin = Standin::start(world(15), Settings { list_page: 5, ..open_settings() }).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let bench = bench(standin.hub(), folder.path(), ExamineSettings::default());
+    let base = TINY.llama(1);
+    let mut late = repository("late/upload", &base, bytes(&ablated(&base, 88, 1.0, Form::Plain), "BF16"));
+    late.created = "2026-03-01T00:00:00.000Z".to_owned();
+    struct Uploads<'a>(&'a Standin, &'a Bench, std::sync::Mutex<Option<orthoscope::standin::Repository>>);
+    impl work::Observer for Uploads<'_> {
+        fn examined(&self, id: &orthoscope::ids::RepoId, _: &orthoscope::sweep::examine::Outcome, done: u64, _: u64) {
+            if id.name == "late/upload" {
+                self.1.client.stop().cancel();
+            } else if done == 15
+                && let Some(repository) = self.2.lock().unwrap().take()
+            {
+                self.0.clear_log();
+                self.0.push(repository);
+            }
+        }
+    }
+    let settings = SweepSettings { watch: Some(Duration::from_millis(200)), ..SweepSettings::default() };
+    let observer = Uploads(&standin, &bench, std::sync::Mutex::new(Some(late)));
+    let (summary, found) = sweep_with(&bench, folder.path(), &settings, &observer);
+    assert_eq!((summary.examined, summary.stopped), (16, true));
+    assert!(found.values().any(|e| e.candidate.source == "hf:late/upload" && e.verdict == Verdict::Orthogonalized));
+    let pages = standin.log().iter().filter(|entry| entry.target.contains("/api/models?")).count();
+    assert!(pages <= 2, "a poll reads the listing until nothing on it is new: {pages} pages");
+}
+
+#[test]
+fn a_limit_leaves_the_rest_and_says_so() {
+    let standin = Standin::start(world(15), open_settings()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let settings = SweepSettings { limit: Some(4), ..SweepSettings::default() };
+    let first =
+        sweep_with(&bench(standin.hub(), folder.path(), ExamineSettings::default()), folder.path(), &settings, &Silent)
+            .0;
+    assert_eq!((first.examined, first.left, first.limited), (4, 11, true));
+    assert_eq!(first.exit_status(|_| false), 0, "all that was asked for was done");
+    let (rest, found) = sweep(standin.hub(), folder.path());
+    assert_eq!(rest.examined, 11);
+    assert_endings(&found, 15);
 }

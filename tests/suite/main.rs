@@ -1,5 +1,6 @@
 //! Tests across modules, in one binary.
 
+mod commands;
 mod compare;
 mod hostile;
 mod hub_client;
