@@ -69,7 +69,7 @@ fn every_kind_of_repository_ends_as_it_should_and_a_second_sweep_reads_nothing()
     let by = |kind: &str| found.values().find(|e| e.candidate.source.contains(kind)).unwrap();
     assert_eq!(by("/reupload").relation, Relation::Identical);
     assert_eq!(by("/renamed").relation, Relation::Repackaged);
-    assert_eq!((by("/low-rank").depth, by("/reupload").depth), (Depth::Screen, Depth::Hashes));
+    assert_eq!((by("/other-size").depth, by("/reupload").depth), (Depth::Screen, Depth::Hashes));
     assert_eq!(by("/other-size").relation, Relation::Incomparable);
     assert_eq!(by("/other-size").claim.as_ref().unwrap().holds, Some(false));
     assert_eq!(by("/ablated").claim.as_ref().unwrap().holds, Some(true));
@@ -244,7 +244,7 @@ fn depth_and_escalation_are_obeyed() {
     assert_eq!((auto.depth, auto.verdict), (Depth::Full, Verdict::Orthogonalized));
     let always = ExamineSettings { escalate: Escalate::Always, ..ExamineSettings::default() };
     assert_eq!(one(always, "user3/tuned-003").depth, Depth::Full);
-    let poor = ExamineSettings { max_bytes: Some(130_000), ..ExamineSettings::default() };
+    let poor = ExamineSettings { max_bytes: Some(200_000), ..ExamineSettings::default() };
     let stopped = one(poor, "user0/ablated-000");
     assert_eq!((stopped.depth, stopped.status), (Depth::Screen, Status::Partial));
     assert_eq!(stopped.verdict, Verdict::Orthogonalized);
