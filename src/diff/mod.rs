@@ -51,6 +51,8 @@ const POWER_STEPS: usize = 1;
 const LOUD: f64 = 12.0;
 /// A scale per row or column is divided out before anything else when it explains this share of the change.
 const GAUGE_SHARE: f64 = 0.5;
+/// Energy share from which a direction of a change is one of its own loud ones.
+const LOUD_SHARE: f64 = 0.05;
 /// Sides below this have no spectrum worth the name.
 const SMALLEST_SIDE: usize = 8;
 
@@ -100,6 +102,9 @@ pub struct Projected {
     pub transposed: f64,
     /// Projection consistency of the change's own top left vector, in raw coordinates.
     pub top_consistency: f64,
+    /// How much of W p (p the right vector of the fitted direction, raw coordinates) stays in the span of the change's own
+    /// loud left vectors: 1 when the edit scales components of W itself.
+    pub own_subspace: f64,
     /// |mean|·√n of the first right vector: 1 when the change adds one vector to every input channel.
     pub uniform_right: f64,
     /// First right vector (n numbers), for agreement on the other side; kept for writers whose other side fits.
@@ -624,6 +629,7 @@ fn examine_projection(
         let e: Vec<f64> = (regression.basis.transpose() * top).iter().copied().collect();
         regression.along(&e).consistency()
     });
+    let own_subspace = own_subspace(&tops.raw, &column(&returned.base, 0));
     let mut sides = [None, None];
     for (index, (mut regression, e)) in regressions.into_iter().enumerate() {
         let direction = regression.direction(&e);
@@ -673,9 +679,28 @@ fn examine_projection(
         sides,
         transposed: if scale > 0.0 { inner.abs() / scale } else { 0.0 },
         top_consistency,
+        own_subspace,
         uniform_right: mean.abs(),
         right: tops.right.clone(),
     }))
+}
+
+/// Share (as a cosine) of a vector in the span of the columns that carry at least [`LOUD_SHARE`] of the change each.
+fn own_subspace(tops: &Mat<f64>, through: &[f64]) -> f64 {
+    let loud: Vec<_> = tops
+        .col_iter()
+        .filter(|column| column.norm_l2() >= LOUD_SHARE.sqrt())
+        .map(|column| column.as_mat().to_owned())
+        .collect();
+    let length = through.iter().map(|value| value * value).sum::<f64>().sqrt();
+    if loud.is_empty() || length == 0.0 {
+        return 0.0;
+    }
+    let views: Vec<_> = loud.iter().map(|column| column.as_ref()).collect();
+    let basis = spectrum::orthonormal(spectrum::beside(&views).as_ref());
+    let inside: f64 =
+        basis.col_iter().map(|column| column.iter().zip(through).map(|(a, b)| a * b).sum::<f64>().powi(2)).sum();
+    (inside.sqrt() / length).min(1.0)
 }
 
 fn sized(changed: &Changed<'_>, pair: &Pair, precision: u32) -> Result<Sized> {
