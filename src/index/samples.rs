@@ -188,10 +188,12 @@ impl Maker {
     }
 
     fn profile(&mut self) -> Profile {
-        let model: BTreeMap<String, f64> = MEASUREMENTS
-            .iter()
-            .filter_map(|measurement| self.rng.bool().then(|| (measurement.name.to_owned(), f64::from(self.rng.f32()))))
-            .collect();
+        let mut model: BTreeMap<String, f64> = BTreeMap::new();
+        for measurement in MEASUREMENTS {
+            if self.rng.bool() {
+                model.insert(measurement.name.to_owned(), f64::from(self.rng.f32()));
+            }
+        }
         Profile { model, tensors: self.many(6, Self::tensor) }
     }
 }
