@@ -69,7 +69,8 @@ pub enum Depth {
     Hashes,
     /// Headers and a few rows.
     Screen,
-    /// Every tensor.
+    /// Every tensor; or, where they decide, every matrix that writes to the residual stream: the others then stand under
+    /// `not_examined`.
     Full,
 }
 

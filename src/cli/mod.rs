@@ -2,6 +2,7 @@
 
 pub mod compare;
 pub mod completions;
+pub mod demo;
 pub mod doctor;
 pub mod evaluate;
 pub mod explain;
@@ -26,6 +27,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, Severity, Status};
 use crate::report::{Color, Style};
 use crate::signature::Catalogue;
+
+/// The index where none is named.
+const DEFAULT_INDEX: &str = "orthoscope.db";
 
 /// How the program ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,7 +69,7 @@ pub struct Cli {
 #[derive(Args, Debug, Clone)]
 pub struct Global {
     /// The SQLite index that examinations are recorded in and read from
-    #[arg(long, global = true, value_name = "PATH", default_value = "orthoscope.db", env = "ORTHOSCOPE_INDEX")]
+    #[arg(long, global = true, value_name = "PATH", default_value = DEFAULT_INDEX, env = "ORTHOSCOPE_INDEX")]
     pub index: PathBuf,
     /// Output format
     #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
@@ -145,6 +149,7 @@ impl FailOn {
 
 #[derive(Subcommand)]
 enum Command {
+    Demo(demo::Arguments),
     Compare(compare::Arguments),
     Scan(scan::Arguments),
     Sweep(sweep::Arguments),
@@ -232,6 +237,7 @@ pub fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode 
 impl Command {
     fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         match self {
+            Self::Demo(arguments) => arguments.run(global, out),
             Self::Compare(arguments) => arguments.run(global, out),
             Self::Scan(arguments) => arguments.run(global, out),
             Self::Sweep(arguments) => arguments.run(global, out),

@@ -407,18 +407,19 @@ impl Bench {
         }
         let left = pairing.pairs.len() - pairs.len();
         if left > 0 {
-            examination.status = Status::Partial;
-            examination.reason =
-                Some("read: the matrices that write to the residual stream; the rest was sampled".into());
             examination.coverage.tensors += left as u64;
             examination.coverage.not_examined.push(NotExamined {
                 tensor: "*".to_owned(),
                 reason: format!("{left} tensors that do not write to the residual stream were sampled, not read"),
             });
         }
-        // Readers that changed too make it more than an edit of the writers that were compared.
-        if screening.of("readers").changed * 2 > screening.of("readers").taken
-            && matches!(examination.relation, Relation::LowRankEdit | Relation::Edited)
+        // Few writers changed, but so did what was not compared: training, not an edit of those few.
+        let moved = screening.of("readers").changed * 2 > screening.of("readers").taken;
+        let model = examination.profile.as_ref().map(|profile| &profile.model);
+        let number = |name: &str| model.and_then(|model| model.get(name)).copied().unwrap_or(0.0);
+        if moved
+            && examination.relation == Relation::Edited
+            && number("writers.changed") * 2.0 < number("writers.total")
         {
             examination.relation = Relation::FineTuned;
         }

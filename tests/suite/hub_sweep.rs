@@ -7,116 +7,33 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use orthoscope::examination::{Depth, Examination, Relation, Severity, Status, Verdict};
-use orthoscope::hub::{Client, ClientSettings, Environment, Meter};
-use orthoscope::standin::{Gate, Port, Rates, Repository, Settings, Standin, Surprise};
-use orthoscope::sweep::base::Bases;
+use orthoscope::hub::Meter;
+use orthoscope::stages;
+use orthoscope::standin::{Port, Rates, Settings, Standin};
 use orthoscope::sweep::examine::Bench;
-use orthoscope::sweep::plan::Plan;
 use orthoscope::sweep::queue::Queue;
 use orthoscope::sweep::work::{self, Silent, Summary, SweepSettings};
 use orthoscope::sweep::{Escalate, ExamineSettings};
+use orthoscope::tiny::edits::Form;
 
-use crate::support::{Model, Rows, Shape, TINY, plain};
+use crate::support::{
+    KINDS, TINY, ablated, bench, bytes, catalogue, open_settings, plan, recorded, repository, variables, world,
+};
 
-const CARD: &str = "---\nbase_model: org/base\n---\n# Derivative\n";
-const CONFIG: &str = r#"{"model_type":"llama","architectures":["LlamaForCausalLM"]}"#;
-
-/// What a repository of the test hub is, and how it must end.
-const KINDS: &[(&str, &str)] = &[
-    ("ablated", "orthogonalized"),
-    ("half-ablated", "orthogonalized"),
-    ("row-normalised", "orthogonalized"),
-    ("tuned", "clear"),
-    ("low-rank", "clear"),
-    ("reupload", "clear"),
-    ("renamed", "clear"),
-    ("gated", "denied"),
-    ("gated-reupload", "clear"),
-    ("disabled", "disabled"),
-    ("no-weights", "unsupported"),
-    ("broken", "malformed"),
-    ("deleted", "not-found"),
-    ("moved", "moved"),
-    ("other-size", "inconclusive"),
-];
-
-fn world(count: usize) -> Vec<Repository> {
-    let base = Model::base(1, TINY);
-    let base_bytes = base.bytes("BF16");
-    let variants: Vec<Vec<u8>> = (0..4u64).map(|seed| base.ablated(seed + 10, 1.0, false).bytes("BF16")).collect();
-    let half = base.ablated(20, 0.5, false).bytes("BF16");
-    let normalised = base.ablated(21, 0.9, true).bytes("BF16");
-    let tuned: Vec<Vec<u8>> = (0..3u64).map(|seed| base.tuned(seed + 30).bytes("BF16")).collect();
-    let low_rank = base.low_rank(40, 2).bytes("BF16");
-    let other = Model::base(50, Shape { width: 32, ..TINY }).bytes("BF16");
-    let mut repositories =
-        vec![Repository::new("org/base").with("config.json", CONFIG).with("model.safetensors", base_bytes.clone())];
-    for i in 0..count {
-        let (kind, _) = KINDS[i % KINDS.len()];
-        let mut repository =
-            Repository::new(format!("user{}/{kind}-{i:03}", i % 7)).with("README.md", CARD).with("config.json", CONFIG);
-        repository.created = format!("2026-02-{:02}T{:02}:{:02}:00.000Z", 1 + i / 600, i / 60 % 24, i % 60);
-        let weights = match kind {
-            "ablated" => variants[i / KINDS.len() % 4].clone(),
-            "half-ablated" => half.clone(),
-            "row-normalised" => normalised.clone(),
-            "low-rank" => low_rank.clone(),
-            "reupload" | "gated-reupload" | "renamed" => base_bytes.clone(),
-            "other-size" => other.clone(),
-            "broken" => b"\xff\xff\xff\xff\0\0\0\0 this is no header".to_vec(),
-            _ => tuned[i % 3].clone(),
-        };
-        match kind {
-            "gated" | "gated-reupload" => repository.gate = Gate::Manual,
-            "disabled" => repository.disabled = true,
-            "deleted" => repository.surprise = Some(Surprise::Deleted),
-            "moved" => repository.surprise = Some(Surprise::Moved),
-            _ => {}
-        }
-        repository = match kind {
-            "no-weights" => repository,
-            "renamed" => repository.with("other-name.safetensors", weights),
-            _ => repository.with("model.safetensors", weights),
-        };
-        repositories.push(repository);
-    }
-    repositories
-}
-
-fn bench(hub: &str, folder: &Path, settings: ExamineSettings) -> Bench {
-    let environment = Environment::empty()
-        .with("HF_ENDPOINT", hub)
-        .with("HF_TOKEN", "hf_not_a_real_token_but_a_secret")
-        .with("HF_HOME", folder.join("hf").to_str().unwrap());
-    let client = Client::new(ClientSettings {
-        cache: folder.join("cache"),
-        first_wait: Duration::from_millis(5),
-        longest_wait: Duration::from_millis(200),
-        ..ClientSettings::default()
-    })
-    .unwrap();
-    Bench {
-        client,
-        environment,
-        stages: plain(),
-        settings,
-        night: Meter::new("the run's", None, None),
-        bases: Bases::default(),
-    }
-}
-
-fn plan() -> Plan {
-    Plan { bases: vec!["hf:org/base".into()], ..Plan::default() }
+fn sweep_with(
+    bench: &Bench,
+    folder: &Path,
+    settings: &SweepSettings,
+    observer: &dyn work::Observer,
+) -> (Summary, BTreeMap<String, Examination>) {
+    let index = folder.join("index.db");
+    let (summary, _) = stages::sweep(bench, &catalogue(), &index, &plan(), settings, observer).unwrap();
+    (summary, recorded(&index, bench.environment.get("HF_ENDPOINT").unwrap()))
 }
 
 fn sweep(hub: &str, folder: &Path) -> (Summary, BTreeMap<String, Examination>) {
-    let bench = bench(hub, folder, ExamineSettings::default());
-    let index = folder.join("index.db");
-    let store = Rows::open(&index);
-    let queue = Queue::open(&index, 0).unwrap();
     let settings = SweepSettings { rest: 0, ..SweepSettings::default() };
-    let summary = work::sweep(&bench, &queue, &store, &plan(), &settings, &Silent).unwrap();
-    (summary, store.all())
+    sweep_with(&bench(hub, folder, ExamineSettings::default()), folder, &settings, &Silent)
 }
 
 fn expected(name: &str) -> &'static str {
@@ -138,11 +55,6 @@ fn assert_endings(found: &BTreeMap<String, Examination>, count: usize) {
         assert_eq!(ending(examination), expected(name), "{name}: {:?} {}", examination.reason, examination.because);
         assert_eq!(examination.claim.as_ref().unwrap().base.as_deref(), Some("org/base"), "{name}");
     }
-}
-
-/// The stand-in trusts any token, so that gated repositories stay shut and public ones open.
-fn open_settings() -> Settings {
-    Settings { token: Some("hf_not_a_real_token_but_a_secret".into()), ..Settings::default() }
 }
 
 #[test]
@@ -172,14 +84,33 @@ fn every_kind_of_repository_ends_as_it_should_and_a_second_sweep_reads_nothing()
     assert_eq!((of("/api/models?"), log.len()), (1, 1), "one listing and nothing else");
 
     // A push to one repository is one examination.
-    let base = Model::base(1, TINY);
-    let pushed = Repository::new("user3/tuned-003").with("README.md", CARD).with("config.json", CONFIG);
-    standin.push(pushed.with("model.safetensors", base.ablated(77, 1.0, false).bytes("BF16")));
+    let base = TINY.llama(1);
+    let edited = ablated(&base, 77, 1.0, Form::Plain);
+    standin.push(repository("user3/tuned-003", &base, bytes(&edited, "BF16")));
     let (third, now) = sweep(standin.hub(), folder.path());
     assert_eq!(third.examined, 1);
     assert_eq!(now.len(), 46, "the older commit's examination is kept");
     let newest = now.values().filter(|e| e.candidate.source == "hf:user3/tuned-003").map(|e| e.verdict);
     assert_eq!(newest.filter(|verdict| *verdict == Verdict::Orthogonalized).count(), 1);
+}
+
+/// The program itself, sweeping.
+fn program(hub: &str, folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_orthoscope"));
+    command
+        .args(["sweep", "--base", "hf:org/base", "--format", "json", "--fail-on", "never", "--index"])
+        .arg(folder.join("index.db"))
+        .envs(variables(hub, folder))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command
+}
+
+/// The most memory a running process has held, in bytes, where the system tells.
+fn peak_memory(process: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024)
 }
 
 #[test]
@@ -194,8 +125,21 @@ fn three_hundred_repositories_with_faults_all_end_in_an_outcome() {
     let standin = Standin::start(world(300), settings).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let start = Instant::now();
-    let (summary, found) = sweep(standin.hub(), folder.path());
-    assert_endings(&found, 300);
+    let answer = folder.path().join("summary.json");
+    let mut child = program(standin.hub(), folder.path())
+        .args(["--concurrency", "8"])
+        .stdout(std::fs::File::create(&answer).unwrap())
+        .spawn()
+        .unwrap();
+    let mut peak = 0;
+    while child.try_wait().unwrap().is_none() {
+        peak = peak.max(peak_memory(child.id()).unwrap_or(0));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let summary: serde_json::Value = serde_json::from_slice(&std::fs::read(&answer).unwrap()).unwrap();
+    assert_eq!((&summary["examined"], &summary["left"]), (&300.into(), &0.into()), "{summary}");
+    assert_endings(&recorded(&folder.path().join("index.db"), standin.hub()), 300);
     let log = standin.log();
     let mut met: BTreeMap<String, usize> = BTreeMap::new();
     for entry in &log {
@@ -212,23 +156,16 @@ fn three_hundred_repositories_with_faults_all_end_in_an_outcome() {
         map
     });
     println!(
-        "300 repositories: {:.1} s, {} requests, {} bytes ({} of weights), faults {met:?}, statuses {statuses:?}, \
-         outcomes {:?}",
-        start.elapsed().as_secs_f64(),
-        summary.requests,
-        summary.bytes,
-        summary.weight_bytes,
-        summary.outcomes
+        "300 repositories: {seconds:.1} s, at most {:.0} MB of memory, {} requests, {} bytes ({} of weights), \
+         faults {met:?}, statuses {statuses:?}, outcomes {}",
+        peak as f64 / 1e6,
+        summary["requests"],
+        summary["bytes"],
+        summary["weight_bytes"],
+        summary["outcomes"]
     );
     assert!(met.len() >= 9, "too few kinds of faults were met to mean anything: {met:?}");
-}
-
-/// The sweep as a process of its own, for the test below to kill. Does nothing in an ordinary run.
-#[test]
-fn swept_in_a_process_of_its_own() {
-    let (Ok(hub), Ok(folder)) = (std::env::var("SWEEP_TEST_HUB"), std::env::var("SWEEP_TEST_FOLDER")) else { return };
-    let (summary, _) = sweep(&hub, Path::new(&folder));
-    assert_eq!(summary.left, 0);
+    assert!(peak < 500_000_000, "{peak} bytes of memory");
 }
 
 #[test]
@@ -237,38 +174,24 @@ fn killed_at_ten_moments_the_index_is_that_of_an_undisturbed_run() {
     let standin = Standin::start(world(120), settings()).unwrap();
     let undisturbed = tempfile::tempdir().unwrap();
     let start = Instant::now();
-    let (_, mut wanted) = sweep(standin.hub(), undisturbed.path());
+    assert!(program(standin.hub(), undisturbed.path()).status().unwrap().success());
     let whole = start.elapsed();
-    let without_address = |examination: &mut Examination, hub: &str| {
-        examination.reason = examination.reason.take().map(|reason| reason.replace(hub, "HUB"));
-    };
-    wanted.values_mut().for_each(|examination| without_address(examination, standin.hub()));
+    let wanted = recorded(&undisturbed.path().join("index.db"), standin.hub());
     assert_endings(&wanted, 120);
 
     let standin = Standin::start(world(120), settings()).unwrap();
     let killed = tempfile::tempdir().unwrap();
-    let run = || {
-        Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "hub_sweep::swept_in_a_process_of_its_own"])
-            .env("SWEEP_TEST_HUB", standin.hub())
-            .env("SWEEP_TEST_FOLDER", killed.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap()
-    };
     let mut random = fastrand::Rng::with_seed(9);
     let mut before_the_end = 0;
     for _ in 0..10 {
-        let mut child = run();
+        let mut child = program(standin.hub(), killed.path()).spawn().unwrap();
         std::thread::sleep(whole.mul_f64(0.02 + 0.16 * random.f64()) + Duration::from_millis(30));
         before_the_end += usize::from(child.try_wait().unwrap().is_none());
         child.kill().unwrap();
         child.wait().unwrap();
     }
-    assert!(run().wait().unwrap().success());
-    let mut found = Rows::open(&killed.path().join("index.db")).all();
-    found.values_mut().for_each(|examination| without_address(examination, standin.hub()));
+    assert!(program(standin.hub(), killed.path()).status().unwrap().success());
+    let found = recorded(&killed.path().join("index.db"), standin.hub());
     assert_eq!(found.len(), wanted.len());
     for (key, examination) in &wanted {
         assert_eq!(&found[key], examination, "{key}");
@@ -277,21 +200,20 @@ fn killed_at_ten_moments_the_index_is_that_of_an_undisturbed_run() {
     assert!(before_the_end >= 3);
 }
 
+/// Enough for the base and some of its derivatives.
+const BUDGET: u64 = 4_000_000;
+
 #[test]
 fn a_budget_leaves_the_rest_for_another_night() {
     let standin = Standin::start(world(45), open_settings()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mut bench = bench(standin.hub(), folder.path(), ExamineSettings::default());
-    bench.night = Meter::new("the run's", Some(900_000), None);
-    let index = folder.path().join("index.db");
-    let store = Rows::open(&index);
-    let queue = Queue::open(&index, 0).unwrap();
+    bench.night = Meter::new("the run's", Some(BUDGET), None);
     let settings = SweepSettings { workers: 1, ..SweepSettings::default() };
-    let summary = work::sweep(&bench, &queue, &store, &plan(), &settings, &Silent).unwrap();
+    let (summary, _) = sweep_with(&bench, folder.path(), &settings, &Silent);
     assert!(summary.out_of_budget && summary.left > 0 && summary.examined > 0, "{summary:?}");
-    assert!(summary.bytes <= 900_000);
+    assert!(summary.bytes <= BUDGET);
     assert_eq!(summary.exit_status(|severity| severity >= Severity::High), 2);
-    drop(queue);
     let (rest, found) = sweep(standin.hub(), folder.path());
     assert_eq!(rest.examined, summary.left);
     assert_endings(&found, 45);
@@ -333,9 +255,6 @@ fn a_stop_gives_leases_back() {
     let standin = Standin::start(world(60), open_settings()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let bench = Arc::new(bench(standin.hub(), folder.path(), ExamineSettings::default()));
-    let index = folder.path().join("index.db");
-    let store = Rows::open(&index);
-    let queue = Queue::open(&index, 0).unwrap();
     struct StopAfter<'a>(&'a Bench);
     impl work::Observer for StopAfter<'_> {
         fn examined(&self, _: &orthoscope::ids::RepoId, _: &orthoscope::sweep::examine::Outcome, done: u64, _: u64) {
@@ -344,11 +263,10 @@ fn a_stop_gives_leases_back() {
             }
         }
     }
-    let summary = work::sweep(&bench, &queue, &store, &plan(), &SweepSettings::default(), &StopAfter(&bench)).unwrap();
+    let (summary, _) = sweep_with(&bench, folder.path(), &SweepSettings::default(), &StopAfter(&bench));
     assert!(summary.stopped && summary.left > 0);
-    let counts = queue.counts().unwrap();
+    let counts = Queue::open(&folder.path().join("index.db"), 0).unwrap().counts().unwrap();
     assert_eq!((counts.leased, counts.done), (0, summary.examined));
-    drop(queue);
     let (rest, found) = sweep(standin.hub(), folder.path());
     assert_eq!(rest.examined, 60 - summary.examined);
     assert_endings(&found, 60);

@@ -1,0 +1,317 @@
+//! `orthoscope demo`: the whole job on one machine, without the internet: tiny derivatives, a stand-in hub, a sweep, an index.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::Args;
+use comfy_table::{ContentArrangement, Table, presets};
+use owo_colors::{OwoColorize, Style as Ink};
+
+use super::sweep::{Progress, shown};
+use super::{ExitStatus, Global};
+use crate::error::{Error, ErrorKind, Result};
+use crate::examination::{Examination, Status};
+use crate::hub::{Client, ClientSettings, Environment, Meter};
+use crate::index::{ExaminationFilter, Index};
+use crate::report::{Color, words};
+use crate::stages::{self, Pipeline};
+use crate::standin::{Port, Repository, Settings, Standin};
+use crate::sweep::ExamineSettings;
+use crate::sweep::base::Bases;
+use crate::sweep::examine::{Bench, word};
+use crate::sweep::plan::Plan;
+use crate::sweep::work::SweepSettings;
+use crate::tiny::Size;
+use crate::tiny::derivatives::{Condition, DERIVATIVES, Derivative, write_base};
+
+/// The size of the demo's models: about 2 MB each.
+const SIZE: Size = Size { width: 128, layers: 6, inner: 320, heads: 8, vocabulary: 256 };
+
+/// Decides on all random weights and directions.
+const SEED: u64 = 7;
+
+const BASE: &str = "demo/tiny-base";
+
+/// The index written where none is named.
+const INDEX: &str = "orthoscope-demo.db";
+
+/// Show what orthoscope does, without the internet: tiny models, a stand-in hub, a real sweep
+#[derive(Args)]
+#[command(after_help = "Examples:
+  orthoscope demo
+  orthoscope demo --index demo.db --format json
+
+Random tiny models are made and edited in every way that orthoscope tells apart, and served on this machine by a stand-in for
+a model hub. The sweep that then runs is the real one, with the real client, into a real index (orthoscope-demo.db unless
+--index names another). Exit status 0 when everything was found to be what it was made, 2 otherwise.")]
+pub struct Arguments {}
+
+/// One line of the answer.
+#[derive(serde::Serialize)]
+struct Line {
+    repository: String,
+    made: &'static str,
+    expected: &'static str,
+    found: String,
+    relation: Option<String>,
+    depth: Option<String>,
+    says: String,
+    right: bool,
+    #[serde(skip)]
+    finding: Option<String>,
+}
+
+impl Arguments {
+    pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
+        if !matches!(global.format.as_str(), "text" | "json") {
+            return Err(Error::new(ErrorKind::Usage, "showing the demo: its formats are text and json"));
+        }
+        let text = global.format == "text";
+        let written = |error| Error::io("writing the demo's answer", error);
+        let index_path = match global.index == Path::new(super::DEFAULT_INDEX) {
+            true => fresh(Path::new(INDEX))?,
+            false => global.index.clone(),
+        };
+        let started = Instant::now();
+        let folder = tempfile::tempdir().map_err(|error| Error::io("making a folder for the demo", error))?;
+        if text {
+            writeln!(
+                out,
+                "Making a tiny base and {} derivatives of it with random weights, and serving them on this machine …",
+                DERIVATIVES.len()
+            )
+            .map_err(written)?;
+        }
+        let hub = folder.path().join("hub");
+        world(&hub)?;
+        let standin = Standin::start(Repository::from_folder(&hub)?, Settings::default())?;
+        let catalogue = Arc::new(global.catalogue()?);
+        let client = Client::new(ClientSettings { cache: folder.path().join("cache"), ..ClientSettings::default() })?;
+        let bench = Bench {
+            client,
+            environment: Environment::empty()
+                .with("HF_ENDPOINT", standin.hub())
+                .with("HF_HOME", folder.path().join("home").display().to_string()),
+            stages: Arc::new(Pipeline::new(catalogue.clone())),
+            settings: ExamineSettings::default(),
+            night: Meter::new("the run's", None, None),
+            bases: Bases::default(),
+        };
+        super::hubs::stop_on_signal(&bench.client)?;
+        let plan = Plan {
+            bases: vec![format!("hf:{BASE}")],
+            authors: DERIVATIVES
+                .iter()
+                .filter(|derivative| derivative.condition == Condition::WithoutClaim)
+                .map(|derivative| format!("hf:{}", owner(derivative)))
+                .collect(),
+            ..Plan::default()
+        };
+        let progress = Progress::new(global);
+        let swept = stages::sweep(&bench, &catalogue, &index_path, &plan, &SweepSettings::default(), &progress);
+        progress.bar.finish_and_clear();
+        let (summary, _) = swept?;
+        let lines = lines(&index_path)?;
+        let right = lines.iter().filter(|line| line.right).count();
+        let whole: u64 = folder_bytes(&hub);
+        if text {
+            let requests = standin.log().iter().filter(|entry| entry.port == Port::Hub).count();
+            writeln!(
+                out,
+                "Swept in {:.1} s: {} requests to the hub; {} of the {} of weights on it were read, the base's own included.\n",
+                summary.seconds,
+                requests,
+                words::bytes(summary.weight_bytes),
+                words::bytes(whole),
+            )
+            .map_err(written)?;
+            let style = global.style();
+            writeln!(out, "{}", table(&lines, style.color == Color::Always)).map_err(written)?;
+            if lines.iter().any(|line| line.depth.as_deref() == Some("screen")) {
+                writeln!(out, "(From a few rows, a merged LoRA of higher rank cannot be told from other training.)")
+                    .map_err(written)?;
+            }
+            writeln!(
+                out,
+                "\n{right} of {} found to be what they were made, in {:.1} s.",
+                lines.len(),
+                started.elapsed().as_secs_f64()
+            )
+            .map_err(written)?;
+            next(&index_path, &lines, out).map_err(written)?;
+        } else {
+            crate::report::json::write_value(&lines, &global.style(), out)?;
+            writeln!(out).map_err(written)?;
+        }
+        standin.stop()?;
+        Ok(if right == lines.len() { ExitStatus::Success } else { ExitStatus::Incomplete })
+    }
+}
+
+/// An index that is made anew: the demo's own file of an earlier run goes away.
+fn fresh(path: &Path) -> Result<PathBuf> {
+    for end in ["", "-wal", "-shm"] {
+        let path = PathBuf::from(format!("{}{end}", path.display()));
+        match std::fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io(format!("removing {} of an earlier run", path.display()), error)),
+        }
+    }
+    Ok(path.to_owned())
+}
+
+/// Uploads come from many owners; one without a claim can only be found by its owner.
+fn owner(derivative: &Derivative) -> &'static str {
+    const OWNERS: &[&str] = &["ash", "birch", "cedar"];
+    match derivative.condition {
+        Condition::WithoutClaim => "willow",
+        _ => OWNERS[derivative.name.len() % OWNERS.len()],
+    }
+}
+
+fn repository(derivative: &Derivative) -> String {
+    format!("{}/{}", owner(derivative), derivative.name)
+}
+
+fn world(hub: &Path) -> Result<()> {
+    use rayon::prelude::*;
+    let base = SIZE.llama(SEED);
+    write_base(&base, &hub.join(BASE))?;
+    DERIVATIVES.par_iter().enumerate().try_for_each(|(at, derivative)| {
+        derivative.write(&base, BASE, SEED + at as u64, &hub.join(repository(derivative)))
+    })
+}
+
+fn folder_bytes(folder: &Path) -> u64 {
+    let files = walkdir::WalkDir::new(folder).into_iter().flatten();
+    let weights = files.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "safetensors"));
+    weights.filter_map(|entry| Some(entry.metadata().ok()?.len())).sum()
+}
+
+/// What the index says of each derivative.
+fn lines(path: &Path) -> Result<Vec<Line>> {
+    let index = Index::open_existing(path)?;
+    let mut newest: BTreeMap<String, Examination> = BTreeMap::new();
+    for stored in index.export(ExaminationFilter::default()) {
+        let examination = stored?.examination;
+        newest.insert(examination.candidate.source.clone(), examination);
+    }
+    let line = |derivative: &Derivative| {
+        let name = format!("hf:{}", repository(derivative));
+        let Some(examination) = newest.get(&name) else {
+            return Line {
+                repository: name,
+                made: derivative.about,
+                expected: derivative.ending,
+                found: "nothing".to_owned(),
+                relation: None,
+                depth: None,
+                says: String::new(),
+                right: false,
+                finding: None,
+            };
+        };
+        let reason = examination.reason.as_deref().unwrap_or_default();
+        let failed = examination.status == Status::Failed;
+        let found = match failed {
+            true => reason.split(':').next().unwrap_or_default().to_owned(),
+            false => word(&examination.verdict),
+        };
+        let says = match &examination.orthogonalization {
+            _ if failed => format!(
+                "not examined: {}",
+                crate::report::sanitise::sentence(reason.rsplit(": ").next().unwrap_or(reason))
+            ),
+            Some(o) if o.tensors > 0 => {
+                let strengths = words::range(o).map_or_else(String::new, |(low, high)| match words::strength(low) {
+                    low if low == words::strength(high) => format!("λ {low}, "),
+                    low => format!("λ {low} to {}, ", words::strength(high)),
+                });
+                let layers = words::count(o.layers.len() as u64, "layer", "layers");
+                let part = if examination.status == Status::Partial { ", the rest cannot be read" } else { "" };
+                format!("{strengths}{layers}{part}")
+            }
+            _ => match examination.claim.as_ref().and_then(|claim| claim.holds) {
+                Some(false) => "the claim does not hold".to_owned(),
+                _ => String::new(),
+            },
+        };
+        let relation = derivative.relation.is_none_or(|relation| relation == examination.relation);
+        Line {
+            repository: name,
+            made: derivative.about,
+            expected: derivative.ending,
+            right: found == derivative.ending && relation,
+            found,
+            relation: (!failed).then(|| word(&examination.relation)),
+            depth: (!failed).then(|| word(&examination.depth)),
+            says,
+            finding: examination.findings.iter().max_by_key(|finding| finding.severity).map(|f| f.id.clone()),
+        }
+    };
+    Ok(DERIVATIVES.iter().map(line).collect())
+}
+
+fn table(lines: &[Line], colored: bool) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header([
+        "",
+        "what it was made",
+        "found",
+        "relation",
+        "looked at",
+        "",
+    ]);
+    for line in lines {
+        let mark = if line.right { "ok" } else { "WRONG" };
+        let relation = line.relation.clone().unwrap_or_default();
+        let looked = match line.depth.as_deref() {
+            Some("hashes") => "file hashes",
+            Some("screen") => "a few rows",
+            Some(_) => "weights",
+            None => "",
+        };
+        table.add_row([mark, line.made, &line.found, &relation, looked, &line.says]);
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    let painted = table.lines().enumerate().map(|(at, text)| {
+        let text = text.trim_end().to_owned();
+        let ink = match at.checked_sub(1).and_then(|at| lines.get(at)) {
+            None => Ink::new().bold(),
+            Some(line) if !line.right => Ink::new().red().bold(),
+            Some(line) if line.found == "orthogonalized" => Ink::new().red(),
+            Some(line) if line.found == "clear" => Ink::new().green(),
+            Some(_) => Ink::new().magenta(),
+        };
+        if colored { text.style(ink).to_string() } else { text }
+    });
+    painted.collect::<Vec<_>>().join("\n")
+}
+
+/// How this program was probably called: through cargo out of a clone, or by its name.
+fn program() -> &'static str {
+    let built = std::env::current_exe()
+        .is_ok_and(|path| path.parent().is_some_and(|folder| folder.ends_with("target/release")));
+    if built && std::env::var_os("CARGO").is_some() { "cargo run --release --" } else { "orthoscope" }
+}
+
+/// Where to look, and what to try next.
+fn next(index: &Path, lines: &[Line], out: &mut dyn Write) -> std::io::Result<()> {
+    let (program, index) = (program(), shown(index));
+    writeln!(out, "Everything is in the index {index}. To look further:\n")?;
+    writeln!(out, "  {program} findings list --index {index}")?;
+    if let Some(id) = lines.iter().find(|line| line.found == "orthogonalized").and_then(|line| line.finding.as_ref()) {
+        writeln!(out, "  {program} findings show {id} --index {index}")?;
+        writeln!(out, "  {program} report --finding {id} --format html --out dossier.html --index {index}")?;
+    }
+    writeln!(out, "  {program} serve --index {index}")?;
+    writeln!(out, "  {program} export --format jsonl --index {index}")?;
+    writeln!(out, "\nThe same on a real hub (it reads the base once, and a few rows of most derivatives):\n")?;
+    writeln!(out, "  {program} sweep --base hf:HuggingFaceTB/SmolLM2-135M-Instruct --limit 20")
+}

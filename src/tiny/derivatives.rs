@@ -1,0 +1,268 @@
+//! A catalogue of derivatives of a tiny base, honest and orthogonalized, readable and not, each with what a sweep should
+//! say of it: the world of `orthoscope demo` and of the sweep's tests.
+
+use std::path::Path;
+
+use super::edits::{self, Form};
+use super::{Model, Size, direction};
+use crate::error::{Error, ErrorKind, Result};
+use crate::examination::Relation;
+use crate::tensor::DType;
+
+/// What stands in the way of reading it, or in its card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    /// Nothing.
+    Plain,
+    /// The publisher has to grant access.
+    Gated,
+    /// The last weight file ends halfway.
+    Truncated,
+    /// Of the last weight file there are a hundred bytes.
+    Beginning,
+    /// The card names no base.
+    WithoutClaim,
+}
+
+/// One derivative.
+pub struct Derivative {
+    /// A short name in kebab case.
+    pub name: &'static str,
+    /// What was done, in words.
+    pub about: &'static str,
+    /// What a sweep should end in: a verdict, or the kind of failure.
+    pub ending: &'static str,
+    /// The relation to the base that should be found, where one is.
+    pub relation: Option<Relation>,
+    /// Stored as.
+    pub dtype: &'static str,
+    /// In so many files.
+    pub shards: usize,
+    /// What stands in the way.
+    pub condition: Condition,
+    /// Makes it of the base; the seed decides on directions and noise.
+    pub make: fn(&Model, u64) -> Model,
+}
+
+const PLAIN: Derivative = Derivative {
+    name: "",
+    about: "",
+    ending: "clear",
+    relation: None,
+    dtype: "BF16",
+    shards: 2,
+    condition: Condition::Plain,
+    make: |base, _| base.clone(),
+};
+
+/// Every derivative.
+pub static DERIVATIVES: &[Derivative] = &[
+    Derivative { name: "reupload", about: "the base's own files", relation: Some(Relation::Identical), ..PLAIN },
+    Derivative {
+        name: "resharded",
+        about: "the base in one file instead of two",
+        relation: Some(Relation::Repackaged),
+        shards: 1,
+        ..PLAIN
+    },
+    Derivative {
+        name: "half-precision",
+        about: "the base cast from bfloat16 to float16",
+        relation: Some(Relation::Recast),
+        dtype: "F16",
+        ..PLAIN
+    },
+    Derivative {
+        name: "finetuned",
+        about: "every matrix trained further",
+        relation: Some(Relation::FineTuned),
+        make: |base, seed| {
+            let mut model = base.clone();
+            edits::fine_tune(&mut model, 0.02, seed);
+            model
+        },
+        ..PLAIN
+    },
+    Derivative {
+        name: "lora-merged",
+        about: "a LoRA of rank 8 merged into all linear layers",
+        make: |base, seed| {
+            changed(base, &base.linear(), |weight, name| edits::add_low_rank(weight, 8, 0.05, seed, name))
+        },
+        ..PLAIN
+    },
+    Derivative {
+        name: "lora-rank1",
+        about: "a LoRA of rank 1 merged into the writers alone",
+        relation: Some(Relation::LowRankEdit),
+        make: |base, seed| {
+            changed(base, &base.writers(), |weight, name| edits::add_low_rank(weight, 1, 0.05, seed, name))
+        },
+        ..PLAIN
+    },
+    Derivative {
+        name: "pruned",
+        about: "the smallest fifth of all elements set to zero",
+        relation: Some(Relation::Edited),
+        make: |base, _| changed(base, &base.linear(), |weight, _| edits::prune(weight, 0.2)),
+        ..PLAIN
+    },
+    Derivative {
+        name: "quantized-8bit",
+        about: "rounded to 8 bits in blocks of 32 and back",
+        relation: Some(Relation::Quantized),
+        make: |base, _| changed(base, &base.linear(), |weight, _| edits::quantize(weight, 8)),
+        ..PLAIN
+    },
+    Derivative {
+        name: "assistant-free",
+        about: "one direction removed from all writers, λ = 1",
+        ending: "orthogonalized",
+        make: |base, seed| removed(base, seed, 1.0, Form::Plain, |_| true),
+        ..PLAIN
+    },
+    Derivative {
+        name: "assistant-faint",
+        about: "the same at λ = 0.3, in four of six layers",
+        ending: "orthogonalized",
+        make: |base, seed| removed(base, seed, 0.3, Form::Plain, |layer| (1..5).contains(&layer)),
+        ..PLAIN
+    },
+    Derivative {
+        name: "assistant-normed",
+        about: "removed from rows divided by their norms, λ = 0.8",
+        ending: "orthogonalized",
+        make: |base, seed| removed(base, seed, 0.8, Form::RowNormalised, |_| true),
+        ..PLAIN
+    },
+    Derivative {
+        name: "assistant-kept",
+        about: "removed, each row brought back to its norm, λ = 1",
+        ending: "orthogonalized",
+        make: |base, seed| removed(base, seed, 1.0, Form::RowNormKept, |_| true),
+        ..PLAIN
+    },
+    Derivative {
+        name: "behind-a-gate",
+        about: "orthogonalized, and the publisher has to grant access",
+        ending: "denied",
+        condition: Condition::Gated,
+        make: |base, seed| removed(base, seed, 1.0, Form::Plain, |_| true),
+        ..PLAIN
+    },
+    Derivative {
+        name: "broken-off",
+        about: "orthogonalized, and the second file cut in two",
+        ending: "orthogonalized",
+        condition: Condition::Truncated,
+        make: |base, seed| removed(base, seed, 1.0, Form::Plain, |_| true),
+        ..PLAIN
+    },
+    Derivative {
+        name: "no-model",
+        about: "orthogonalized, and nothing left of the file but its beginning",
+        ending: "malformed",
+        shards: 1,
+        condition: Condition::Beginning,
+        make: |base, seed| removed(base, seed, 1.0, Form::Plain, |_| true),
+        ..PLAIN
+    },
+    Derivative {
+        name: "no-card",
+        about: "trained further, with a card that names no base",
+        ending: "not-found",
+        condition: Condition::WithoutClaim,
+        make: |base, seed| {
+            let mut model = base.clone();
+            edits::fine_tune(&mut model, 0.02, seed);
+            model
+        },
+        ..PLAIN
+    },
+    Derivative {
+        name: "false-claim",
+        about: "another model altogether, with a card that names the base",
+        ending: "inconclusive",
+        relation: Some(Relation::Unrelated),
+        make: |base, seed| size_of(base).llama(seed.wrapping_add(1000)),
+        ..PLAIN
+    },
+];
+
+/// Some matrices of the base changed.
+fn changed(base: &Model, names: &[String], change: impl Fn(&mut super::Weight, &str)) -> Model {
+    let mut model = base.clone();
+    for name in names {
+        if let Some(weight) = model.tensors.get_mut(name) {
+            change(weight, name);
+        }
+    }
+    model
+}
+
+/// λ of one random direction taken out of the writers of the layers that are meant.
+fn removed(base: &Model, seed: u64, lambda: f64, form: Form, is_meant: impl Fn(usize) -> bool) -> Model {
+    let r = direction(seed, "removed", size_of(base).width);
+    let names: Vec<String> = base.writers().into_iter().filter(|name| is_meant(super::layer_of(name))).collect();
+    changed(base, &names, |weight, _| edits::orthogonalize(weight, &r, lambda, form))
+}
+
+fn size_of(model: &Model) -> Size {
+    let number = |key: &str| model.config.get(key).and_then(serde_json::Value::as_u64).unwrap_or(0) as usize;
+    Size {
+        width: number("hidden_size"),
+        layers: number("num_hidden_layers"),
+        inner: number("intermediate_size"),
+        heads: number("num_attention_heads"),
+        vocabulary: number("vocab_size"),
+    }
+}
+
+/// Writes a base as a repository's folder: two files in bfloat16 and a card.
+pub fn write_base(base: &Model, folder: &Path) -> Result<()> {
+    base.write(folder, dtype("BF16")?, 2)?;
+    write(folder, "README.md", "---\nlicense: apache-2.0\n---\n# A tiny base with random weights\n")
+}
+
+fn dtype(name: &str) -> Result<&'static DType> {
+    DType::named(name).ok_or_else(|| Error::new(ErrorKind::Internal, format!("writing weights as {name}")))
+}
+
+fn write(folder: &Path, name: &str, text: &str) -> Result<()> {
+    let path = folder.join(name);
+    std::fs::write(&path, text).map_err(|error| Error::io(format!("writing {}", path.display()), error))
+}
+
+impl Derivative {
+    /// Writes it as a repository's folder: weights, configuration, card, and what the stand-in hub should say of it.
+    pub fn write(&self, base: &Model, base_name: &str, seed: u64, folder: &Path) -> Result<()> {
+        (self.make)(base, seed).write(folder, dtype(self.dtype)?, self.shards)?;
+        let claim = match self.condition {
+            Condition::WithoutClaim => String::new(),
+            _ => format!("base_model: {base_name}\n"),
+        };
+        write(folder, "README.md", &format!("---\nlicense: apache-2.0\n{claim}---\n# {}\n", self.name))?;
+        match self.condition {
+            Condition::Gated => write(folder, ".standin.json", r#"{"gated": "manual"}"#)?,
+            Condition::Truncated => cut_last(folder, |length| length / 2)?,
+            Condition::Beginning => cut_last(folder, |length| length.min(100))?,
+            Condition::Plain | Condition::WithoutClaim => {}
+        }
+        Ok(())
+    }
+}
+
+/// Cuts the last weight file off.
+fn cut_last(folder: &Path, to: impl Fn(u64) -> u64) -> Result<()> {
+    let doing = || format!("cutting a file of {}", folder.display());
+    let entries = std::fs::read_dir(folder).map_err(|error| Error::io(doing(), error))?;
+    let mut weights: Vec<_> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"))
+        .collect();
+    weights.sort();
+    let Some(last) = weights.last() else { return Ok(()) };
+    let file = std::fs::OpenOptions::new().write(true).open(last).map_err(|error| Error::io(doing(), error))?;
+    let length = file.metadata().map_err(|error| Error::io(doing(), error))?.len();
+    file.set_len(to(length)).map_err(|error| Error::io(doing(), error))
+}
