@@ -16,10 +16,13 @@ use crate::signature::{Catalogue, Implies};
 
 /// Honest derivatives that the detector was held against: none was called orthogonalized. `docs/detector.md` lists them.
 /// The smallest false-positive bound that so many controls allow is 1/(N + 1).
-pub const CONTROLS: u32 = 60;
+pub const CONTROLS: u32 = 684;
 
 /// Above this detection limit "clear" would say nothing.
 const TESTABLE: f64 = 0.6;
+
+/// Below this c a matrix's own direction is blurred by noise.
+const NOISY: f64 = 0.98;
 
 /// From here on the writers of all layers lost one and the same direction.
 const GLOBAL_AGREEMENT: f64 = 0.97;
@@ -110,7 +113,9 @@ fn evidence(profile: &Profile) -> Option<Orthogonalization> {
     let fitting: Vec<&TensorMeasurement> =
         writers.iter().copied().filter(|tensor| tensor.projection.as_ref().is_some_and(|p| p.fits)).collect();
     let layers: BTreeSet<u32> = fitting.iter().filter_map(|tensor| tensor.role.layer).collect();
-    let global = number("projection.agreement") >= GLOBAL_AGREEMENT;
+    // Noise that lowers c lowers the agreement of directions at least as much.
+    let expected = (number("projection.consistency") - 0.02).min(GLOBAL_AGREEMENT);
+    let global = number("projection.agreement") >= expected;
     // Readers are listed too where a direction was taken out of what they read.
     let readers = profile
         .tensors
@@ -146,6 +151,10 @@ fn evidence(profile: &Profile) -> Option<Orthogonalization> {
 fn strength_of(tensor: &TensorMeasurement, global: bool) -> (f64, f64) {
     match (&tensor.projection, tensor.sameness) {
         (_, Sameness::Identical | Sameness::Recast | Sameness::Requantized) | (None, _) => (0.0, 0.0),
+        // A direction that all layers share is known better than one matrix shows it through noise.
+        (Some(projection), _) if projection.fits && global && projection.consistency < NOISY => {
+            (projection.shared_strength.unwrap_or(projection.strength), projection.stderr)
+        }
         (Some(projection), _) if projection.fits => (projection.strength, projection.stderr),
         (Some(projection), _) => {
             let shared = projection.shared_strength.filter(|_| global);
