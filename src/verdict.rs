@@ -140,7 +140,7 @@ fn evidence(profile: &Profile) -> Option<Orthogonalization> {
         scope: if global || fitting.is_empty() { "global" } else { "per-layer" }.to_owned(),
         tensors: fitting.len() as u64,
         layers: layers.into_iter().collect(),
-        recipe: if fitting.is_empty() { Vec::new() } else { recipe::describe(profile, &strength) },
+        recipe: if fitting.is_empty() { Vec::new() } else { recipe::describe(profile, &strength, global) },
         strength,
         detection_limit: number("projection.detection_limit"),
     })
