@@ -14,9 +14,10 @@ use crate::ids::Digest;
 use crate::recipe;
 use crate::signature::{Catalogue, Implies};
 
-/// Honest derivatives that the detector was held against: none was called orthogonalized. `docs/detector.md` lists them.
-/// The smallest false-positive bound that so many controls allow is 1/(N + 1).
+/// Honest derivatives that the detector was held against, and how many of them were called orthogonalized;
+/// `docs/detector.md` lists them. The smallest false-positive bound that they allow is (called + 1)/(N + 1).
 pub const CONTROLS: u32 = 684;
+const CONTROLS_CALLED: u32 = 1;
 
 /// Above this detection limit "clear" would say nothing.
 const TESTABLE: f64 = 0.6;
@@ -164,7 +165,7 @@ fn strength_of(tensor: &TensorMeasurement, global: bool) -> (f64, f64) {
 }
 
 /// The largest p that is honest: against rounding alone the chance of the consistencies seen is astronomically small, but against
-/// honest training only controls speak, and N of them allow no less than 1/(N + 1).
+/// honest training only controls speak, and N of them allow no less than (called + 1)/(N + 1).
 fn p_value(fitting: &[&TensorMeasurement]) -> f64 {
     if fitting.is_empty() {
         return 1.0;
@@ -176,6 +177,6 @@ fn p_value(fitting: &[&TensorMeasurement]) -> f64 {
     use statrs::distribution::{Beta, ContinuousCDF as _};
     let chance =
         Beta::new(0.5, ((n - 1.0) / 2.0).max(0.5)).map_or(1.0, |beta| beta.sf((consistency * consistency).min(1.0)));
-    let floor = 1.0 / (f64::from(CONTROLS) + 1.0);
+    let floor = f64::from(CONTROLS_CALLED + 1) / f64::from(CONTROLS + 1);
     chance.max(floor)
 }

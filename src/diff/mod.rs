@@ -52,7 +52,7 @@ const LOUD: f64 = 12.0;
 /// A scale per row or column is divided out before anything else when it explains this share of the change.
 const GAUGE_SHARE: f64 = 0.5;
 /// Energy share from which a direction of a change is one of its own loud ones.
-const LOUD_SHARE: f64 = 0.05;
+const LOUD_SHARE: f64 = 0.01;
 /// Sides below this have no spectrum worth the name.
 const SMALLEST_SIDE: usize = 8;
 
@@ -90,6 +90,8 @@ struct Changed<'a> {
 struct Tops {
     raw: Mat<f64>,
     normalised: Option<Mat<f64>>,
+    /// All left vectors that the range finder found, scaled alike; empty for experts, of which there are thousands.
+    span: Mat<f64>,
     /// First right vector, for the test of the other side.
     right: Vec<f64>,
 }
@@ -388,8 +390,8 @@ fn factors(sums: impl Iterator<Item = (f64, f64)>) -> Vec<f32> {
 }
 
 fn tops_of(vectors: &TopVectors, pair: &Pair, energy: f64) -> Tops {
-    let keep = if pair.role.expert.is_some() { OWN_EXPERT } else { OWN };
-    let leading = |svd: &spectrum::Svd| {
+    let (keep, span) = if pair.role.expert.is_some() { (OWN_EXPERT, 0) } else { (OWN, SKETCH) };
+    let leading = |svd: &spectrum::Svd, keep: usize| {
         let total: f64 = energy.max(svd.values.iter().map(|value| value * value).sum());
         let count = keep.min(svd.values.len());
         let mut left = svd.left.subcols(0, count).to_owned();
@@ -411,7 +413,7 @@ fn tops_of(vectors: &TopVectors, pair: &Pair, energy: f64) -> Tops {
         }
         left
     });
-    Tops { raw: leading(&vectors.raw), normalised, right }
+    Tops { raw: leading(&vectors.raw, keep), normalised, span: leading(&vectors.raw, span), right }
 }
 
 /// Directions shared by the writers (raw, row-normalised) and by the readers of a model.
@@ -629,7 +631,7 @@ fn examine_projection(
         let e: Vec<f64> = (regression.basis.transpose() * top).iter().copied().collect();
         regression.along(&e).consistency()
     });
-    let own_subspace = own_subspace(&tops.raw, &column(&returned.base, 0));
+    let own_subspace = own_subspace(&tops.span, &column(&returned.base, 0));
     let mut sides = [None, None];
     for (index, (mut regression, e)) in regressions.into_iter().enumerate() {
         let direction = regression.direction(&e);
