@@ -11,12 +11,12 @@ const NORM_KEPT: f64 = 5e-4;
 /// A shape over depth is named when it leaves less than this share of the variance.
 const SHAPE_LEFT: f64 = 0.02;
 
-/// One fact a line.
-pub fn describe(profile: &Profile, strengths: &[Strength]) -> Vec<String> {
+/// One fact a line. `global` says whether all layers lost one and the same direction.
+pub fn describe(profile: &Profile, strengths: &[Strength], global: bool) -> Vec<String> {
     let number = |name: &str| profile.model.get(name).copied();
     let mut facts = Vec::new();
     if let Some(agreement) = number("projection.agreement") {
-        facts.push(if agreement >= 0.97 {
+        facts.push(if global {
             format!("one direction for all layers (|cos| {agreement:.3} with the other layers)")
         } else {
             format!("directions differ from layer to layer (|cos| {agreement:.3} with the nearest layers)")

@@ -12,6 +12,7 @@ use crate::diff::{Observer, Unobserved};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, Tool};
 use crate::hub::RepoInfo;
+use crate::index::triage::{Listing, record_listing};
 use crate::index::write::{Writer, WriterThread};
 use crate::index::{Index, Rejudged};
 use crate::limits;
@@ -78,9 +79,20 @@ impl Recorder {
 }
 
 impl Store for Recorder {
-    fn record(&self, examination: &Examination, _facts: &RepoInfo) -> Result<()> {
+    fn record(&self, examination: &Examination, facts: &RepoInfo) -> Result<()> {
+        let (examination, now) = (examination.clone(), Timestamp::now());
+        let listing = Listing {
+            downloads: facts.downloads,
+            created: facts.created.as_deref().and_then(|text| text.parse().ok()),
+            family: facts.config.get("model_type").and_then(|word| word.as_str()).map(str::to_owned),
+            tags: facts.tags.clone(),
+        };
         // Only when it is on disk may its row of the queue be done.
-        self.writer.record(examination.clone(), Timestamp::now())?.wait().map(|_| ())
+        let recorded = self.writer.submit(move |connection| {
+            record_listing(connection, &examination.candidate.source, &listing, now)?;
+            crate::index::record(connection, &examination, now)
+        })?;
+        recorded.wait().map(|_| ())
     }
 }
 

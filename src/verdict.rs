@@ -14,12 +14,16 @@ use crate::ids::Digest;
 use crate::recipe;
 use crate::signature::{Catalogue, Implies};
 
-/// Honest derivatives that the detector was held against: none was called orthogonalized. `docs/detector.md` lists them.
-/// The smallest false-positive bound that so many controls allow is 1/(N + 1).
-pub const CONTROLS: u32 = 60;
+/// Honest derivatives that the detector was held against, and how many of them were called orthogonalized;
+/// `docs/detector.md` lists them. The smallest false-positive bound that they allow is (called + 1)/(N + 1).
+pub const CONTROLS: u32 = 684;
+const CONTROLS_CALLED: u32 = 1;
 
 /// Above this detection limit "clear" would say nothing.
 const TESTABLE: f64 = 0.6;
+
+/// Below this c a matrix's own direction is blurred by noise.
+const NOISY: f64 = 0.98;
 
 /// From here on the writers of all layers lost one and the same direction.
 const GLOBAL_AGREEMENT: f64 = 0.97;
@@ -110,7 +114,9 @@ fn evidence(profile: &Profile) -> Option<Orthogonalization> {
     let fitting: Vec<&TensorMeasurement> =
         writers.iter().copied().filter(|tensor| tensor.projection.as_ref().is_some_and(|p| p.fits)).collect();
     let layers: BTreeSet<u32> = fitting.iter().filter_map(|tensor| tensor.role.layer).collect();
-    let global = number("projection.agreement") >= GLOBAL_AGREEMENT;
+    // Noise that lowers c lowers the agreement of directions at least as much.
+    let expected = (number("projection.consistency") - 0.02).min(GLOBAL_AGREEMENT);
+    let global = number("projection.agreement") >= expected;
     // Readers are listed too where a direction was taken out of what they read.
     let readers = profile
         .tensors
@@ -135,7 +141,7 @@ fn evidence(profile: &Profile) -> Option<Orthogonalization> {
         scope: if global || fitting.is_empty() { "global" } else { "per-layer" }.to_owned(),
         tensors: fitting.len() as u64,
         layers: layers.into_iter().collect(),
-        recipe: if fitting.is_empty() { Vec::new() } else { recipe::describe(profile, &strength) },
+        recipe: if fitting.is_empty() { Vec::new() } else { recipe::describe(profile, &strength, global) },
         strength,
         detection_limit: number("projection.detection_limit"),
     })
@@ -146,6 +152,10 @@ fn evidence(profile: &Profile) -> Option<Orthogonalization> {
 fn strength_of(tensor: &TensorMeasurement, global: bool) -> (f64, f64) {
     match (&tensor.projection, tensor.sameness) {
         (_, Sameness::Identical | Sameness::Recast | Sameness::Requantized) | (None, _) => (0.0, 0.0),
+        // A direction that all layers share is known better than one matrix shows it through noise.
+        (Some(projection), _) if projection.fits && global && projection.consistency < NOISY => {
+            (projection.shared_strength.unwrap_or(projection.strength), projection.stderr)
+        }
         (Some(projection), _) if projection.fits => (projection.strength, projection.stderr),
         (Some(projection), _) => {
             let shared = projection.shared_strength.filter(|_| global);
@@ -155,7 +165,7 @@ fn strength_of(tensor: &TensorMeasurement, global: bool) -> (f64, f64) {
 }
 
 /// The largest p that is honest: against rounding alone the chance of the consistencies seen is astronomically small, but against
-/// honest training only controls speak, and N of them allow no less than 1/(N + 1).
+/// honest training only controls speak, and N of them allow no less than (called + 1)/(N + 1).
 fn p_value(fitting: &[&TensorMeasurement]) -> f64 {
     if fitting.is_empty() {
         return 1.0;
@@ -167,6 +177,6 @@ fn p_value(fitting: &[&TensorMeasurement]) -> f64 {
     use statrs::distribution::{Beta, ContinuousCDF as _};
     let chance =
         Beta::new(0.5, ((n - 1.0) / 2.0).max(0.5)).map_or(1.0, |beta| beta.sf((consistency * consistency).min(1.0)));
-    let floor = 1.0 / (f64::from(CONTROLS) + 1.0);
+    let floor = f64::from(CONTROLS_CALLED + 1) / f64::from(CONTROLS + 1);
     chance.max(floor)
 }

@@ -131,7 +131,7 @@ impl Arguments {
             let style = global.style();
             writeln!(out, "{}", table(&lines, style.color == Color::Always)).map_err(written)?;
             if lines.iter().any(|line| line.depth.as_deref() == Some("screen")) {
-                writeln!(out, "(From a few rows, a merged LoRA of higher rank cannot be told from other training.)")
+                writeln!(out, "(From a few rows, a merged LoRA of higher rank and a quantiser's round trip cannot be told from training.)")
                     .map_err(written)?;
             }
             writeln!(

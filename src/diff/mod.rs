@@ -51,6 +51,8 @@ const POWER_STEPS: usize = 1;
 const LOUD: f64 = 12.0;
 /// A scale per row or column is divided out before anything else when it explains this share of the change.
 const GAUGE_SHARE: f64 = 0.5;
+/// Energy share from which a direction of a change is one of its own loud ones.
+const LOUD_SHARE: f64 = 0.01;
 /// Sides below this have no spectrum worth the name.
 const SMALLEST_SIDE: usize = 8;
 
@@ -88,6 +90,8 @@ struct Changed<'a> {
 struct Tops {
     raw: Mat<f64>,
     normalised: Option<Mat<f64>>,
+    /// All left vectors that the range finder found, scaled alike; empty for experts, of which there are thousands.
+    span: Mat<f64>,
     /// First right vector, for the test of the other side.
     right: Vec<f64>,
 }
@@ -100,6 +104,9 @@ pub struct Projected {
     pub transposed: f64,
     /// Projection consistency of the change's own top left vector, in raw coordinates.
     pub top_consistency: f64,
+    /// How much of W p (p the right vector of the fitted direction, raw coordinates) stays in the span of the change's own
+    /// loud left vectors: 1 when the edit scales components of W itself.
+    pub own_subspace: f64,
     /// |mean|·√n of the first right vector: 1 when the change adds one vector to every input channel.
     pub uniform_right: f64,
     /// First right vector (n numbers), for agreement on the other side; kept for writers whose other side fits.
@@ -383,8 +390,8 @@ fn factors(sums: impl Iterator<Item = (f64, f64)>) -> Vec<f32> {
 }
 
 fn tops_of(vectors: &TopVectors, pair: &Pair, energy: f64) -> Tops {
-    let keep = if pair.role.expert.is_some() { OWN_EXPERT } else { OWN };
-    let leading = |svd: &spectrum::Svd| {
+    let (keep, span) = if pair.role.expert.is_some() { (OWN_EXPERT, 0) } else { (OWN, SKETCH) };
+    let leading = |svd: &spectrum::Svd, keep: usize| {
         let total: f64 = energy.max(svd.values.iter().map(|value| value * value).sum());
         let count = keep.min(svd.values.len());
         let mut left = svd.left.subcols(0, count).to_owned();
@@ -406,7 +413,7 @@ fn tops_of(vectors: &TopVectors, pair: &Pair, energy: f64) -> Tops {
         }
         left
     });
-    Tops { raw: leading(&vectors.raw), normalised, right }
+    Tops { raw: leading(&vectors.raw, keep), normalised, span: leading(&vectors.raw, span), right }
 }
 
 /// Directions shared by the writers (raw, row-normalised) and by the readers of a model.
@@ -624,6 +631,7 @@ fn examine_projection(
         let e: Vec<f64> = (regression.basis.transpose() * top).iter().copied().collect();
         regression.along(&e).consistency()
     });
+    let own_subspace = own_subspace(&tops.span, &column(&returned.base, 0));
     let mut sides = [None, None];
     for (index, (mut regression, e)) in regressions.into_iter().enumerate() {
         let direction = regression.direction(&e);
@@ -673,9 +681,28 @@ fn examine_projection(
         sides,
         transposed: if scale > 0.0 { inner.abs() / scale } else { 0.0 },
         top_consistency,
+        own_subspace,
         uniform_right: mean.abs(),
         right: tops.right.clone(),
     }))
+}
+
+/// Share (as a cosine) of a vector in the span of the columns that carry at least [`LOUD_SHARE`] of the change each.
+fn own_subspace(tops: &Mat<f64>, through: &[f64]) -> f64 {
+    let loud: Vec<_> = tops
+        .col_iter()
+        .filter(|column| column.norm_l2() >= LOUD_SHARE.sqrt())
+        .map(|column| column.as_mat().to_owned())
+        .collect();
+    let length = through.iter().map(|value| value * value).sum::<f64>().sqrt();
+    if loud.is_empty() || length == 0.0 {
+        return 0.0;
+    }
+    let views: Vec<_> = loud.iter().map(|column| column.as_ref()).collect();
+    let basis = spectrum::orthonormal(spectrum::beside(&views).as_ref());
+    let inside: f64 =
+        basis.col_iter().map(|column| column.iter().zip(through).map(|(a, b)| a * b).sum::<f64>().powi(2)).sum();
+    (inside.sqrt() / length).min(1.0)
 }
 
 fn sized(changed: &Changed<'_>, pair: &Pair, precision: u32) -> Result<Sized> {

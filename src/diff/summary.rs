@@ -286,7 +286,7 @@ fn tensor_measurement(
     let c = fit.consistency;
     let agrees = agreement.max(sibling.unwrap_or(0.0)) >= AGREEMENT;
     let strong = c.abs() >= CONSISTENCY_ALONE || (c.abs() >= CONSISTENCY && agrees && fit.quietness <= QUIETNESS);
-    let top_pair = measured.projected.as_ref().map_or(0.0, |p| p.transposed.min(p.top_consistency));
+    let top_pair = measured.projected.as_ref().map_or(0.0, |p| p.transposed.min(p.top_consistency).max(p.own_subspace));
     let loud = tensor.spectrum.first().is_some_and(|share| *share > 0.5);
     let own_component =
         (fit.own_component >= OWN_COMPONENT || (loud && top_pair >= OWN_COMPONENT)) && agreement < OWN_COMPONENT;
@@ -339,6 +339,9 @@ pub fn above_noise(sized: &Sized) -> u32 {
     Spectrum::of(sized).above
 }
 
+/// A singular value this much above the next may end a low rank.
+const STEP: f64 = 1.5;
+
 /// Singular values whose shares are kept in the record.
 const KEPT_VALUES: usize = 16;
 
@@ -363,19 +366,22 @@ impl Spectrum {
         if total <= 0.0 || squares.is_empty() {
             return Self { left: total.max(0.0), ..Self::default() };
         }
-        // The largest number of values whose last one stands above the noise that would be left without them. Counted from
-        // the end: the first of several equal values is not above an edge that still holds the others.
         let mut left_without = vec![total];
         for square in &squares {
             left_without.push((left_without[left_without.len() - 1] - square).max(0.0));
         }
-        let above = (1..=squares.len())
-            .rev()
-            .find(|count| {
-                let edge = spectrum::noise_edge(rows, columns, left_without[*count], sized.peaks[0], sized.peaks[1]);
-                squares[count - 1].sqrt() > edge
-            })
-            .unwrap_or(0) as u32;
+        let stands = |count: usize| {
+            let edge = spectrum::noise_edge(rows, columns, left_without[count], sized.peaks[0], sized.peaks[1]);
+            squares[count - 1].sqrt() > edge
+        };
+        // One after the other, each above the noise that would be left without it; and beyond, where several equal values
+        // hide one another, up to a cliff behind which only noise is left.
+        let in_turn = (1..=squares.len()).take_while(|count| stands(*count)).count();
+        let ends = |count: usize| squares.get(count).is_none_or(|next| squares[count - 1] > STEP * STEP * next);
+        let room = rows.min(columns) / 3;
+        let at_a_cliff =
+            (in_turn + 1..=squares.len().min(room)).rev().find(|count| ends(*count) && stands(*count)).unwrap_or(0);
+        let above = in_turn.max(at_a_cliff) as u32;
         let left = left_without[above as usize];
         // Σσ⁴ of the values known, and of the rest as if it were flat.
         let known: f64 = squares.iter().map(|square| square * square).sum();

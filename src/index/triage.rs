@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use rusqlite::types::Value;
-use rusqlite::{OptionalExtension, Row, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 use serde::Serialize;
 
 use super::{Index, failed};
@@ -170,28 +170,33 @@ JOIN repository c ON c.key = t.candidate
 JOIN repository b ON b.key = t.base
 JOIN side s ON s.key = e.candidate";
 
+/// Records what a listing said of a repository, through a connection that may be in a transaction already.
+pub fn record_listing(connection: &Connection, source: &str, listing: &Listing, now: Timestamp) -> Result<()> {
+    let downloads = listing.downloads.map(|count| i64::try_from(count).unwrap_or(i64::MAX));
+    connection
+        .prepare_cached(
+            "INSERT INTO listing (source, downloads, created, family, declared, seen) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT (source) DO UPDATE SET downloads = excluded.downloads, created = excluded.created,
+                 family = excluded.family, declared = excluded.declared, seen = excluded.seen",
+        )
+        .and_then(|mut statement| {
+            statement.execute((
+                source,
+                downloads,
+                listing.created.map(Timestamp::as_second),
+                &listing.family,
+                declares(source, &listing.tags),
+                now.as_second(),
+            ))
+        })
+        .map_err(|error| failed(format!("recording the listing of {source}"), error))?;
+    Ok(())
+}
+
 impl Index {
     /// Records what a listing said of a repository; later word takes the place of earlier.
     pub fn record_listing(&mut self, source: &str, listing: &Listing, now: Timestamp) -> Result<()> {
-        let downloads = listing.downloads.map(|count| i64::try_from(count).unwrap_or(i64::MAX));
-        self.connection()
-            .prepare_cached(
-                "INSERT INTO listing (source, downloads, created, family, declared, seen) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-                 ON CONFLICT (source) DO UPDATE SET downloads = excluded.downloads, created = excluded.created,
-                     family = excluded.family, declared = excluded.declared, seen = excluded.seen",
-            )
-            .and_then(|mut statement| {
-                statement.execute((
-                    source,
-                    downloads,
-                    listing.created.map(Timestamp::as_second),
-                    &listing.family,
-                    declares(source, &listing.tags),
-                    now.as_second(),
-                ))
-            })
-            .map_err(|error| failed(format!("recording the listing of {source}"), error))?;
-        Ok(())
+        record_listing(self.connection(), source, listing, now)
     }
 
     /// A page of examinations.

@@ -282,6 +282,15 @@ pub struct HeatRow {
     pub cells: BTreeMap<Option<u32>, Heat>,
 }
 
+impl HeatRow {
+    /// The relative changes of the cells that changed, smallest first.
+    pub fn changes(&self) -> Vec<f64> {
+        let mut all: Vec<f64> = self.cells.values().map(|cell| cell.relative).filter(|r| *r > 0.0).collect();
+        all.sort_by(f64::total_cmp);
+        all
+    }
+}
+
 /// Relative change by module and layer: writers first, then readers, then the rest.
 pub fn heat(profile: &Profile) -> Vec<HeatRow> {
     let order = |kind: Kind| match kind {

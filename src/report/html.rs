@@ -237,8 +237,7 @@ fn heat_table(rows: &[chart::HeatRow]) -> Markup {
                     } }
                     tbody {
                         @for row in rows.iter().take(ROWS) {
-                            @let mut changed: Vec<f64> = row.cells.values().map(|c| c.relative).filter(|r| *r > 0.0).collect();
-                            @let _ = changed.sort_by(f64::total_cmp);
+                            @let changed = row.changes();
                             tr {
                                 th scope="row" { (row.module) }
                                 td { (format!("{:?}", row.kind).to_lowercase()) }

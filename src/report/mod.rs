@@ -193,7 +193,9 @@ mod tests {
             }
             let render = || {
                 let mut out = Vec::new();
-                renderer.render(&report, &Style::default(), &mut out).expect(renderer.name());
+                renderer
+                    .render(&report, &Style::default(), &mut out)
+                    .unwrap_or_else(|error| panic!("{}: {error}", renderer.name()));
                 out
             };
             let bytes = render();

@@ -83,7 +83,7 @@ pub fn number(value: f64) -> String {
     if value == 0.0 {
         return "0".to_owned();
     }
-    if size >= 1000.0 && size < 1e9 || value.fract() == 0.0 && size < 1e9 {
+    if (1000.0..1e9).contains(&size) || value.fract() == 0.0 && size < 1000.0 {
         return format!("{value:.0}");
     }
     if !(0.001..1e9).contains(&size) {

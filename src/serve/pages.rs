@@ -341,8 +341,8 @@ pub(super) fn table(rows: &[TriageRow]) -> Markup {
                             td class="keep" { (row.relation) }
                             td class="keep" { (sanitise::fit(&sanitise::name(&row.form), 18, "…")) }
                             td class="n" { (row.downloads.map_or("–".to_owned(), |count| count.to_string())) }
-                            td class="keep" { (when(row.seen)) }
-                            td { (row.decision) }
+                            td class="keep" title=(when(row.seen)) { (row.seen.strftime("%Y-%m-%d").to_string()) }
+                            td class="keep" { (row.decision) }
                         }
                     }
                 }

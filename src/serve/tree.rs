@@ -164,7 +164,7 @@ fn picture(tree: &Node) -> Markup {
     let (width, height) = (columns as f64 * COLUMN, next + 6.0);
     let at = |value: f64| format!("{value:.1}");
     html! {
-        svg class="chart tree" role="img" aria-labelledby="tree-title tree-desc" width=(at(width)) height=(at(height))
+        svg class="chart tree" role="group" aria-labelledby="tree-title tree-desc" width=(at(width)) height=(at(height))
             viewBox={ "0 0 " (at(width)) " " (at(height)) } {
             title id="tree-title" { "Derivatives of " (sanitise::name(&tree.source)) }
             desc id="tree-desc" { (placed.len() - 1) " derivatives, the most serious first; the list below says the same." }

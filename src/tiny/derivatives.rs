@@ -110,7 +110,6 @@ pub static DERIVATIVES: &[Derivative] = &[
     Derivative {
         name: "quantized-8bit",
         about: "rounded to 8 bits in blocks of 32 and back",
-        relation: Some(Relation::Quantized),
         make: |base, _| changed(base, &base.linear(), |weight, _| edits::quantize(weight, 8)),
         ..PLAIN
     },

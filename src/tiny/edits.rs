@@ -221,9 +221,11 @@ pub fn quantize(weight: &mut Weight, bits: u32) {
     let top = ((1i32 << (bits - 1)) - 1) as f32;
     for block in weight.values.chunks_mut(32) {
         let largest = block.iter().fold(0f32, |a, b| a.max(b.abs()));
-        let step = half::f16::from_f32(largest / top).to_f32();
+        // As ggml does: codes by the exact step, the step itself stored in binary16.
+        let step = largest / top;
+        let stored = half::f16::from_f32(step).to_f32();
         if step > 0.0 {
-            block.iter_mut().for_each(|value| *value = (*value / step).round().clamp(-top, top) * step);
+            block.iter_mut().for_each(|value| *value = (*value / step).round().clamp(-top, top) * stored);
         }
     }
 }
