@@ -99,13 +99,16 @@ pub fn shape(series: &[(f64, f64)]) -> String {
     format!("λ from {low:.2} to {high:.2} (median {:.2}) in {span}{gaps}", crate::diff::summary::median(values))
 }
 
+/// λ over the distance from the peak, 1 at 0.
+type Kernel = fn(f64) -> f64;
+
 /// A tent, a cosine or a bell around a peak, whichever fits best, if one leaves little.
 fn named_shape(touched: &[(f64, f64)], variance: f64) -> Option<String> {
     if touched.len() < 5 {
         return None;
     }
     let (first, last) = (touched[0].0, touched[touched.len() - 1].0);
-    let kernels: [(&str, fn(f64) -> f64); 3] = [
+    let kernels: [(&str, Kernel); 3] = [
         ("a tent", |t| 1.0 - t),
         ("a cosine", |t| 0.5 * (1.0 + (std::f64::consts::PI * t).cos())),
         ("a bell", |t| (-4.0 * t * t).exp()),

@@ -80,7 +80,7 @@ fn open(bytes: &[u8]) -> Result<Checkpoint> {
 }
 
 fn refused(bytes: &[u8], kind: ErrorKind, message: &str) {
-    let error = open(bytes).err().expect("the file was opened");
+    let error = open(bytes).expect_err("the file was opened");
     assert!(error.kind == kind && error.one_line().contains(message), "{:?}: {}", error.kind, error.one_line());
     assert!(error.one_line().contains("m.gguf"), "no file name: {}", error.one_line());
 }
@@ -212,7 +212,7 @@ fn only_gguf_is_recognised() {
     assert!(!Gguf.recognizes(&set(&[("pytorch_model.bin", &model), ("config.json", b"{}")])));
     assert!(!Gguf.recognizes(&set(&[("sha256-01", b"something else, long enough to be asked")])));
     assert!(Gguf.open(&set(&[("sha256-01", &model), ("config.json", b"{}")])).is_ok());
-    let error = Gguf.open(&set(&[("config.json", b"{}"), ("a", b"")])).err().expect("nothing to open");
+    let error = Gguf.open(&set(&[("config.json", b"{}"), ("a", b"")])).expect_err("nothing to open");
     assert_eq!(error.kind, ErrorKind::NotFound);
 }
 
@@ -422,7 +422,7 @@ fn a_missing_or_broken_part_stays_visible() {
     let fewer = Gguf.open(&set(&[("m-00001-of-00002.gguf", &fewer), ("m-00002-of-00002.gguf", &two)])).expect("opens");
     assert_eq!(fewer.anomalies[0].kind, "missing-tensors");
     let neither = Gguf.open(&set(&[("m-00001-of-00002.gguf", b""), ("m-00002-of-00002.gguf", b"")]));
-    assert_eq!(neither.err().expect("nothing to read").kind, ErrorKind::Malformed);
+    assert_eq!(neither.expect_err("nothing to read").kind, ErrorKind::Malformed);
 }
 
 #[test]

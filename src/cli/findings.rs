@@ -27,6 +27,7 @@ pub struct Arguments {
 }
 
 #[derive(Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "made once, by the command line")]
 enum What {
     /// List findings, those of the most severe examinations first
     List(List),

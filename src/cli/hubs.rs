@@ -113,7 +113,11 @@ pub fn stop_on_signal(client: &Arc<Client>) -> Result<()> {
                 }
                 stop.cancel();
                 if signalled().await.is_ok() {
-                    #[allow(clippy::exit, reason = "the user asked twice, and a worker may be deep in a computation")]
+                    #[allow(
+                        clippy::exit,
+                        clippy::disallowed_methods,
+                        reason = "the user asked twice, and a worker may be deep in a computation"
+                    )]
                     std::process::exit(130);
                 }
             });

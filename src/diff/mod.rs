@@ -295,7 +295,7 @@ fn survey<'a>(pair: &'a Pair, base: &'a Checkpoint, candidate: &'a Checkpoint) -
     }
 
     let dtype = candidate.tensors.get(&pair.candidate.tensor).map(|entry| entry.dtype);
-    let own = dtype.and_then(|dtype| float_format(dtype));
+    let own = dtype.and_then(float_format);
     if let Some(own) = own.filter(|_| pair.base.rows > 1 && operator.columns as u64 == pair.base.columns)
         && let Some(scheme) = operator.requantized(own)?
     {
@@ -321,7 +321,7 @@ fn survey<'a>(pair: &'a Pair, base: &'a Checkpoint, candidate: &'a Checkpoint) -
     let scale_explained = scale_explained(&moments);
     let mut energy = moments.total.dd;
     // A loud change of low rank looks like a scale of its rows or columns as well; it is not one.
-    let scaled = matrix && !start.as_ref().is_some_and(|start| is_low_rank(start));
+    let scaled = matrix && !start.as_ref().is_some_and(is_low_rank);
     if scaled && scale_explained[1].max(scale_explained[2]) > GAUGE_SHARE && scale_explained[0] < 0.95 {
         operator.gauge = if scale_explained[1] >= scale_explained[2] {
             Gauge::Rows(factors(moments.rows.iter().map(|sums| (sums.ww, sums.dw))))

@@ -80,6 +80,9 @@ pub struct Product {
     pub base: Mat<f32>,
 }
 
+/// Moments of one segment of rows: per row, per column, and its rows of the product.
+type MomentsPart = (Vec<Sums>, ColumnSums, Mat<f32>);
+
 impl<'a> Operator<'a> {
     /// The operator of a pair. Errors when its sides are larger than this machine can address.
     pub fn new(pair: &'a Pair, base: &'a Checkpoint, candidate: &'a Checkpoint) -> Result<Self> {
@@ -143,7 +146,7 @@ impl<'a> Operator<'a> {
     /// First pass: moments of everything, and Δ times `right` (columns × k) where given; without a gauge.
     pub fn moments(&self, right: Option<&Mat<f32>>) -> Result<(Moments, Option<Mat<f32>>)> {
         let width = right.map_or(0, |right| right.ncols());
-        let parts: Vec<Result<(Vec<Sums>, ColumnSums, Mat<f32>)>> = self
+        let parts: Vec<Result<MomentsPart>> = self
             .segments()
             .into_par_iter()
             .map(|rows| {

@@ -304,7 +304,7 @@ pub fn is_plain_path(path: &str) -> bool {
         && !path.contains(['\\', '\0'])
         && !path.chars().any(char::is_control)
         && path.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
-        && !path.get(1..2).is_some_and(|second| second == ":")
+        && path.get(1..2).is_none_or(|second| second != ":")
 }
 
 /// `base` with these path segments appended, each percent-encoded as a whole (a slash in a revision becomes `%2F`).

@@ -249,7 +249,7 @@ mod tests {
         file.prefetch(&[500_000..500_100, 505_000..505_100, 800_000..800_010, 505_050..505_200]);
         assert_eq!(*fake.asked.lock().unwrap(), [500_000..505_200, 800_000..800_010]);
         assert_eq!(&*file.read(505_060..505_100).unwrap(), &fake.bytes[505_060..505_100]);
-        file.prefetch(&[500_000..500_100]);
+        file.prefetch(std::slice::from_ref(&(500_000..500_100)));
         assert_eq!(fake.asked.lock().unwrap().len(), 2);
         assert!(file.read(999_999..1_000_001).is_err());
     }

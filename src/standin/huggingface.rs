@@ -60,9 +60,9 @@ pub(super) fn answer(state: &Arc<State>, asked: &Asked) -> Response {
     }
 }
 
-fn expansions<'a>(asked: &'a Asked, one: bool) -> Result<Vec<&'a str>, Response> {
+fn expansions(asked: &Asked, one: bool) -> Result<Vec<&str>, Response> {
     let wanted = asked.values("expand");
-    match wanted.iter().find(|field| !ON_LIST.contains(field) && !(one && ON_ONE.contains(field))) {
+    match wanted.iter().find(|field| !(ON_LIST.contains(field) || one && ON_ONE.contains(field))) {
         None => Ok(wanted),
         Some(field) => Err(refused(400, None, &format!("Invalid expand value: {field}"))),
     }

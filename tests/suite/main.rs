@@ -1,5 +1,7 @@
 //! Tests across modules, in one binary.
 
+#![allow(clippy::print_stdout, reason = "tests print what they measured")]
+
 mod commands;
 mod compare;
 mod hostile;

@@ -108,7 +108,7 @@ fn modules_import_only_what_comes_before_them() {
         };
         let Some(place) = ORDER.iter().position(|name| *name == module) else { continue };
         let is_test = path.to_str().unwrap().contains("test") || path.ends_with("samples.rs");
-        if !path.extension().is_some_and(|extension| extension == "rs") || is_test {
+        if path.extension().is_none_or(|extension| extension != "rs") || is_test {
             continue;
         }
         let text = std::fs::read_to_string(path).unwrap();
