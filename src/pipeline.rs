@@ -204,7 +204,12 @@ fn not_examined(pairing: &Pairing, measured: &diff::Measurements<'_>) -> Vec<Not
             tensor: unpaired.tensor.clone(),
             reason: format!("{side}: {}", unpaired.reason),
         })
-        .chain(measured.not_examined.iter().cloned())
+        .chain(
+            measured
+                .not_examined
+                .iter()
+                .map(|left| NotExamined { tensor: left.tensor.clone(), reason: left.reason.clone() }),
+        )
         .collect();
     all.sort();
     all

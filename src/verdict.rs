@@ -153,7 +153,7 @@ fn strength_of(tensor: &TensorMeasurement, global: bool) -> (f64, f64) {
     match (&tensor.projection, tensor.sameness) {
         (_, Sameness::Identical | Sameness::Recast | Sameness::Requantized) | (None, _) => (0.0, 0.0),
         // A direction that all layers share is known better than one matrix shows it through noise.
-        (Some(projection), _) if projection.fits && global && projection.consistency < NOISY => {
+        (Some(projection), _) if projection.fits && global && projection.consistency.abs() < NOISY => {
             (projection.shared_strength.unwrap_or(projection.strength), projection.stderr)
         }
         (Some(projection), _) if projection.fits => (projection.strength, projection.stderr),

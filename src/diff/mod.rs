@@ -32,8 +32,7 @@ use self::stats::Sameness;
 use crate::arch::{Axis, Kind};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
-use crate::examination::NotExamined;
-use crate::pair::{Pair, Pairing};
+use crate::pair::{Pair, Pairing, Unpaired};
 use crate::tensor::{DType, Family};
 
 /// Own directions of a writer that are kept for pooling and for its regression.
@@ -189,7 +188,7 @@ pub struct Measurements<'a> {
     /// In the order of the pairing.
     pub pairs: Vec<Measured<'a>>,
     /// With reasons.
-    pub not_examined: Vec<NotExamined>,
+    pub not_examined: Vec<Unpaired>,
     /// Shared directions, raw and row-normalised, d × k each.
     pub shared: [Mat<f64>; 2],
     /// Bytes of weights looked at, both sides.
@@ -227,14 +226,14 @@ pub fn measure<'a>(
 
     let shared = pool(&pairing.pairs, &surveyed);
     let layers = pool_layers(&pairing.pairs, &surveyed);
-    let pairs: Vec<Result<Measured<'a>, NotExamined>> = pairing
+    let pairs: Vec<Result<Measured<'a>, Unpaired>> = pairing
         .pairs
         .par_iter()
         .zip(surveyed)
         .map(|(pair, found)| {
             let measured = finish(pair, found, &shared, &layers, base, candidate);
             advance(pair.base.elements());
-            measured.map_err(|reason| NotExamined { tensor: pair.name.clone(), reason })
+            measured.map_err(|reason| Unpaired { tensor: pair.name.clone(), reason })
         })
         .collect();
 

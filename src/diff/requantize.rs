@@ -143,9 +143,11 @@ impl Scheme {
                 values.iter_mut().for_each(|value| *value = round_to(*value / scale, precision, exponent) * scale);
             }
             Grid::Integer(top) => {
-                // ggml rounds with the exact scale and stores it in binary16.
+                // ggml rounds with the exact scale, halves away from zero, and stores the scale in binary16; the others
+                // round halves to even. In bf16 halves are common.
                 let scale = largest / top;
-                values.iter_mut().for_each(|value| *value = (*value / scale).round_ties_even() * stored(scale));
+                let round = if self.scale_in_f16 { f32::round } else { f32::round_ties_even };
+                values.iter_mut().for_each(|value| *value = round(*value / scale) * stored(scale));
             }
             Grid::SignedNibble => {
                 let peak = values.iter().fold(0f32, |best, value| if value.abs() > best.abs() { *value } else { best });
