@@ -1,7 +1,7 @@
 //! Depth 2: which rows and samples to fetch, and what they make of a candidate.
 //!
 //! A dozen writers of the base (`down_proj` before others) give a block of rows each to
-//! [`screen`](crate::diff::screen); all other tensors give a short run of bytes each, compared bit for bit, so that the
+//! [`screen`]; all other tensors give a short run of bytes each, compared bit for bit, so that the
 //! relation can be placed and an edit elsewhere than in the dozen is noticed.
 
 use std::collections::BTreeMap;
