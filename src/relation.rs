@@ -89,11 +89,7 @@ fn is_few(profile: &Profile, changed: &[&TensorMeasurement]) -> bool {
 
 /// The changed matrices.
 fn matrices(profile: &Profile) -> Vec<&TensorMeasurement> {
-    profile
-        .tensors
-        .iter()
-        .filter(|tensor| tensor.sameness == Sameness::Changed && tensor.shape[0] > 1 && !tensor.spectrum.is_empty())
-        .collect()
+    profile.tensors.iter().filter(|tensor| tensor.sameness == Sameness::Changed && tensor.shape[0] > 1).collect()
 }
 
 /// White noise of one relative size in every matrix: neither training nor a quantiser leaves that.

@@ -343,7 +343,8 @@ fn survey<'a>(pair: &'a Pair, base: &'a Checkpoint, candidate: &'a Checkpoint) -
     let normalise = pair.role.kind == Kind::Writer;
     let norms = normalise.then(|| oriented.row_norms(&moments));
     let (mut tops, mut values) = (None, Vec::new());
-    if let Some(start) = start {
+    // A reader whose change is flat has no direction to look for; its spectrum is not worth another pass.
+    if let Some(start) = start.filter(|start| normalise || !is_flat(start)) {
         let steps = if normalise { POWER_STEPS } else { 0 };
         let vectors = projection::top_vectors(&oriented, &start, energy, norms.as_deref(), steps)?;
         values.clone_from(&vectors.raw.values);
@@ -355,11 +356,25 @@ fn survey<'a>(pair: &'a Pair, base: &'a Checkpoint, candidate: &'a Checkpoint) -
 /// Whether most of a change is one direction, by its product with a sign matrix: the product's columns are then nearly
 /// parallel.
 fn is_low_rank(product: &Mat<f32>) -> bool {
+    loudest_share(product) > 0.6
+}
+
+/// Whether a change is spread over more directions than training or an edit leaves: the columns of its product with a sign matrix are
+/// then as good as independent, and none of k stands above (1 + √(k/r))²/k of their energy, r the directions. Under
+/// 1.5/k, r is above 200 for k = 12.
+fn is_flat(product: &Mat<f32>) -> bool {
+    loudest_share(product) < 1.5 / product.ncols().max(1) as f64
+}
+
+fn loudest_share(product: &Mat<f32>) -> f64 {
     let wide = spectrum::widen(product);
     let gram = wide.transpose() * &wide;
     let trace: f64 = (0..gram.nrows()).map(|i| gram[(i, i)]).sum();
     let (values, _) = spectrum::symmetric_eigen(gram.as_ref());
-    values.last().is_some_and(|largest| *largest > 0.6 * trace)
+    match values.last() {
+        Some(largest) if trace > 0.0 => largest / trace,
+        _ => 0.0,
+    }
 }
 
 /// Precision and smallest normal exponent of the ordinary float dtypes; `None` for everything else.

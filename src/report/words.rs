@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use crate::examination::{Depth, Examination, Orthogonalization, Relation, Side, Status, Verdict};
 use crate::report::sanitise;
 
-/// Largest projection consistency of an honest derivative among the controls of `docs/detector.md` (a full fine-tune
-/// of a very small model; at a real model's width it was 0.11).
-pub const BENIGN_CONSISTENCY: f64 = 0.52;
+/// Largest projection consistency of an honest derivative among the controls of `docs/detector.md` (a fine-tune with
+/// weight decay of a very small model; at SmolLM2's width it was 0.11).
+pub const BENIGN_CONSISTENCY: f64 = 0.77;
 
 /// An examination told in sentences.
 #[derive(Debug, Clone, PartialEq, Eq)]
