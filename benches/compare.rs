@@ -39,6 +39,9 @@ impl Numbers {
     }
 }
 
+/// Name, shape and bytes of a tensor.
+type Stored = (String, [u64; 2], Vec<u8>);
+
 fn pair() -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pair-8b-shaped");
     if folder.join("done").exists() {
@@ -53,7 +56,7 @@ fn pair() -> PathBuf {
         std::fs::write(folder.join(side).join("config.json"), config.to_string()).expect("config.json");
     }
     for layer in 0..LAYERS {
-        let mut sides: [Vec<(String, [u64; 2], Vec<u8>)>; 2] = [Vec::new(), Vec::new()];
+        let mut sides: [Vec<Stored>; 2] = [Vec::new(), Vec::new()];
         let mut numbers = Numbers::new(layer as u64);
         for (part, rows, columns) in [
             ("self_attn.q_proj", WIDTH, WIDTH),
@@ -107,7 +110,7 @@ fn compare(c: &mut Criterion) {
         b.iter(|| {
             let mut digest = sha2::Sha256::new();
             for file in base.files.iter().chain(&candidate.files) {
-                digest.update(&file.source.read(0..file.source.len()).expect("a mapped file"));
+                digest.update(file.source.read(0..file.source.len()).expect("a mapped file"));
             }
             digest.finalize()
         });
