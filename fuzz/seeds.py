@@ -79,6 +79,48 @@ def torch_zip():
     return buffer.getvalue()
 
 
+# A group of each scheme: configuration, then name, dtype, shape of its tensors.
+SCHEMES = {
+    "fp8-block": ({"weight_block_size": [2, 2]}, [("w.weight", "F8_E4M3", [3, 4]), ("w.weight_scale_inv", "F32", [2, 2])]),
+    "fp8-channel": ({}, [("w.weight", "F8_E4M3", [4, 4]), ("w.weight_scale", "F32", [4, 1])]),
+    "int8": ({"load_in_8bit": True}, [("w.weight", "I8", [4, 4]), ("w.SCB", "F32", [4])]),
+    "nf4": ({"load_in_4bit": True},
+            [("w.weight", "U8", [64, 1]), ("w.weight.absmax", "F32", [2]), ("w.weight.quant_map", "F32", [16]),
+             ("w.weight.quant_state.bitsandbytes__nf4", "U8", [77])]),
+    "gptq": ({"quant_method": "gptq", "bits": 4, "group_size": 32},
+             [("w.qweight", "I32", [4, 8]), ("w.scales", "F16", [1, 8]), ("w.qzeros", "I32", [1, 1]),
+              ("w.g_idx", "I32", [32])]),
+    "awq": ({"quant_method": "awq", "bits": 4, "group_size": 32},
+            [("w.qweight", "I32", [32, 1]), ("w.scales", "F16", [1, 8]), ("w.qzeros", "I32", [1, 1])]),
+    "compressed-tensors": ({"quant_method": "compressed-tensors", "format": "pack-quantized"},
+                           [("w.weight_packed", "I32", [4, 4]), ("w.weight_scale", "F32", [4, 1]),
+                            ("w.weight_shape", "I64", [2])]),
+    "mxfp4": ({"quant_method": "mxfp4"},
+              [("e.down_proj_blocks", "U8", [1, 2, 1, 16]), ("e.down_proj_scales", "U8", [1, 2, 1])]),
+    "nvfp4": ({}, [("w.weight", "U8", [4, 8]), ("w.weight_scale", "F8_E4M3", [4, 1]),
+                   ("w.weight_scale_2", "F32", [1])]),
+    "lora": ({"peft_type": "LORA", "r": 1, "lora_alpha": 2, "rank_pattern": {"o": 1}},
+             [("base_model.model.o.lora_A.weight", "F32", [1, 2]), ("base_model.model.o.lora_B.weight", "F32", [3, 1])]),
+    "dora": ({"peft_type": "LORA", "r": 1, "lora_alpha": 2, "use_dora": True, "use_rslora": True},
+             [("base_model.model.o.lora_A.weight", "F32", [1, 2]), ("base_model.model.o.lora_B.weight", "F32", [3, 1]),
+              ("base_model.model.o.lora_magnitude_vector", "F32", [3])]),
+}
+WIDTHS = {"F32": 4, "I32": 4, "F16": 2, "I64": 8}
+
+
+def quantized(config, tensors, data):
+    """The three lines of an input: configuration, header, bytes."""
+    header, at = {}, 0
+    for name, dtype, shape in tensors:
+        size = WIDTHS.get(dtype, 1)
+        for extent in shape:
+            size *= extent
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + size]}
+        at += size
+    keys = {"quantization_config": config, **config}
+    return b"\n".join([json.dumps(keys).encode(), json.dumps(header).encode(), data])
+
+
 def main():
     seeds = {"gguf_header": {"v3": gguf(), "v2": gguf(2), "v1": gguf(1), "big-endian": gguf(3, ">")}}
     seeds["gguf_header"]["without-magic"] = gguf()[8:]
@@ -97,6 +139,10 @@ def main():
     seeds["pickle"] = {f"protocol-{n}": pickle.dumps({"w": (1, 2.0, "x", b"y", None, True)}, protocol=n)
                        for n in range(2, 6)}
     seeds["pickle"]["zip"] = torch_zip()
+    # What 4-bit codes of bitsandbytes bring along comes after 136 bytes of other tensors.
+    state = json.dumps({"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [8, 16]}).encode()
+    seeds["quantized"] = {name: quantized(config, tensors, generator.randbytes(136) + state)
+                          for name, (config, tensors) in SCHEMES.items()}
     for target, inputs in seeds.items():
         folder = CORPUS / target
         folder.mkdir(parents=True, exist_ok=True)

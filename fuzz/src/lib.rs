@@ -21,6 +21,16 @@ pub fn files(files: &[(&str, &[u8])]) -> FileSet {
     FileSet { label: "fuzz".to_owned(), files: files.iter().map(source).collect(), digests: BTreeMap::new() }
 }
 
+/// Most bytes of tensor data made for a header.
+const DATA: usize = 1 << 16;
+
+/// A safetensors file of that header, its data repeated to [`DATA`] bytes.
+pub fn safetensors(header: &[u8], data: &[u8]) -> Vec<u8> {
+    let mut file = [&(header.len() as u64).to_le_bytes()[..], header].concat();
+    file.extend(data.iter().copied().cycle().take(DATA));
+    file
+}
+
 /// Opens the files in whatever format they are and uses everything that was found. Refusals are fine; panics are not.
 pub fn exercise(files: &FileSet) {
     if let Ok(checkpoint) = checkpoint::open(files) {
