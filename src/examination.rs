@@ -36,6 +36,19 @@ pub struct Side {
     /// Format name (`safetensors`, `gguf`, …).
     #[serde(default)]
     pub format: Option<String>,
+    /// Which of a repository's variants it is (`Q4_K_M`, `pytorch_model.bin`), inside [`Examination::variants`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+}
+
+impl Side {
+    /// SHA-256 over the sorted `digest  name` lines of files, where every digest is known.
+    pub fn digest_of(files: &[FileDigest]) -> Option<String> {
+        let line = |file: &FileDigest| Some(format!("{}  {}\n", file.sha256.as_ref()?, file.name));
+        let mut lines: Vec<String> = files.iter().map(line).collect::<Option<_>>()?;
+        lines.sort();
+        (!lines.is_empty()).then(|| Digest::of(lines.concat().as_bytes()).to_string())
+    }
 }
 
 /// One file of a side.
@@ -278,6 +291,11 @@ pub struct Examination {
     /// All measurements; left out of short JSON, always in the index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<Profile>,
+    /// Where a repository holds several checkpoints (formats, quantisations, adapters): the examination of each, in the
+    /// order they were looked at. Everything above is then of the one that decides, beside what [`crate::combine`] says
+    /// of all. Empty for a single checkpoint.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub variants: Vec<Examination>,
 }
 
 /// What an examination's id is made of: what was looked at and measured, and nothing that was judged from it or that
@@ -321,8 +339,13 @@ pub(crate) fn canonical_json(value: &impl Serialize) -> Vec<u8> {
 impl Examination {
     /// The examination's id: SHA-256 over the JSON of what was examined and measured. The same files measured again have
     /// the same id, and judging again does not change it: bytes read, the catalogue, the relation, the verdict, the
-    /// findings and whether the claim holds are left out.
+    /// findings and whether the claim holds are left out. Of several variants it is made of theirs, as judging may change
+    /// which of them decides.
     pub fn id(&self) -> Digest {
+        if !self.variants.is_empty() {
+            let ids: Vec<String> = self.variants.iter().map(|variant| variant.id().hex()).collect();
+            return Digest::of(&canonical_json(&(&self.schema, &self.base, &self.candidate, ids)));
+        }
         let measured = Measured {
             schema: &self.schema,
             tool_version: &self.tool.version,

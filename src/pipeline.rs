@@ -8,16 +8,24 @@ use rayon::prelude::*;
 
 use crate::checkpoint::adapter::Adapter;
 use crate::checkpoint::{self, Anomaly, Checkpoint};
+use crate::combine;
 use crate::diff::{self, Observer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{
-    Claim, Coverage, Depth, Examination, FileDigest, NotExamined, Relation, SCHEMA, Side, Status, Tool, Verdict,
+    Claim, Coverage, Depth, Examination, FileDigest, Finding, NotExamined, Relation, SCHEMA, Side, Status, Tool,
+    Verdict,
 };
 use crate::ids::Digest;
 use crate::pair::{self, Pairing};
 use crate::relation::relation;
-use crate::signature::Catalogue;
+use crate::signature::{Catalogue, Family};
 use crate::verdict;
+
+/// The anomaly of an import that is not part of rebuilding tensors.
+const CODE_ON_LOAD: &str = "code-on-load";
+
+/// Imports that a finding names; the anomalies have all.
+const IMPORTS_NAMED: usize = 16;
 
 /// Bytes hashed at a time.
 const HASH_BYTES: u64 = 4 << 20;
@@ -126,14 +134,21 @@ pub fn examine(
         anomalies,
         claim: settings.claim.clone(),
         profile: Some(profile),
+        variants: Vec::new(),
     };
     judge(&mut examination, settings.catalogue);
     Ok(examination)
 }
 
-/// Judges, or judges again, an examination by its stored profile.
+/// Judges, or judges again, an examination by its stored profile; one of several variants by theirs.
 pub fn judge(examination: &mut Examination, catalogue: &Catalogue) {
     examination.tool = tool(catalogue);
+    if !examination.variants.is_empty() {
+        examination.variants.iter_mut().for_each(|variant| judge(variant, catalogue));
+        combine::decide(examination);
+        return;
+    }
+    note_code(examination);
     let key = examination.id();
     let Some(profile) = examination.profile.take() else { return };
     let conclusion = verdict::conclude(catalogue, &profile, examination.relation, &key);
@@ -144,6 +159,7 @@ pub fn judge(examination: &mut Examination, catalogue: &Catalogue) {
         examination.orthogonalization = conclusion.orthogonalization;
     }
     examination.findings = conclusion.findings;
+    name_imports(&mut examination.findings, &examination.anomalies, catalogue);
     if let Some(claim) = &mut examination.claim
         && let Some(claimed) = &claim.base
     {
@@ -156,6 +172,29 @@ pub fn judge(examination: &mut Examination, catalogue: &Catalogue) {
         };
     }
     examination.profile = Some(profile);
+}
+
+/// Code that would run on loading is a measurement of its own, also where nothing else could be measured.
+fn note_code(examination: &mut Examination) {
+    let imports = examination.anomalies.iter().filter(|anomaly| anomaly.kind == CODE_ON_LOAD).count();
+    if imports > 0 {
+        let profile = examination.profile.get_or_insert_default();
+        profile.model.insert("code.on_load".to_owned(), imports as f64);
+    }
+}
+
+/// Puts the imports, with the places of their opcodes, into the evidence of findings about code.
+fn name_imports(findings: &mut [Finding], anomalies: &[Anomaly], catalogue: &Catalogue) {
+    let of_code = |finding: &&mut Finding| {
+        catalogue.get(&finding.signature).is_some_and(|signature| signature.front.family == Family::Code)
+    };
+    for finding in findings.iter_mut().filter(of_code) {
+        let code = anomalies.iter().filter(|anomaly| anomaly.kind == CODE_ON_LOAD).take(IMPORTS_NAMED);
+        let imports: Vec<String> = code.map(|anomaly| format!("{}: {}", anomaly.file, anomaly.detail)).collect();
+        if let Some(evidence) = finding.evidence.as_object_mut() {
+            evidence.insert("imports".to_owned(), imports.into());
+        }
+    }
 }
 
 /// The record of an examination that could not be made.
@@ -180,6 +219,7 @@ pub fn failed(base: &Named, candidate: &Named, error: &Error, settings: &Setting
         anomalies: Vec::new(),
         claim: settings.claim.clone(),
         profile: None,
+        variants: Vec::new(),
     }
 }
 
@@ -233,14 +273,13 @@ fn side(checkpoint: &Checkpoint, named: &Named, digests: bool) -> Result<Side> {
             })
         })
         .collect::<Result<_>>()?;
-    let lines: Option<String> =
-        files.iter().map(|file| file.sha256.as_ref().map(|digest| format!("{digest}  {}\n", file.name))).collect();
     Ok(Side {
         source: named.source.clone(),
         revision: named.revision.clone(),
-        digest: lines.filter(|lines| !lines.is_empty()).map(|lines| Digest::of(lines.as_bytes()).to_string()),
+        digest: Side::digest_of(&files),
         files,
         format: Some(checkpoint.format.to_owned()),
+        variant: None,
     })
 }
 
@@ -275,6 +314,6 @@ fn layout(model: &mut std::collections::BTreeMap<String, f64>, base: &Checkpoint
         .count();
     model.insert("layout.identical_files".to_owned(), identical as f64);
     model.insert("layout.metadata_dropped".to_owned(), dropped as f64);
-    let code = candidate.anomalies.iter().filter(|anomaly| anomaly.kind == "code-on-load").count();
-    model.insert("code.on_load".to_owned(), code as f64);
+    // What is odd about the files is known to the judge; here none of it is.
+    model.insert("code.on_load".to_owned(), 0.0);
 }

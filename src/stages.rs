@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::checkpoint::{self, Checkpoint, FileSet, folder};
+use crate::checkpoint::{self, Checkpoint, FileSet, folder, variants};
 use crate::claim::{self, Declarations};
 use crate::diff::{Observer, Unobserved};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, Tool};
+use crate::forms;
 use crate::hub::RepoInfo;
 use crate::index::triage::{Listing, record_listing};
 use crate::index::write::{Writer, WriterThread};
@@ -130,44 +131,51 @@ pub fn rejudge(index: &mut Index, catalogue: &Catalogue, all: bool) -> Result<Re
     )
 }
 
-/// Examines a folder or file of this machine against the base given or the one that its own files claim. What cannot be
-/// examined is an examination too.
-pub fn examine_path(bench: &Bench, catalogue: &Catalogue, path: &Path, base: Option<&str>) -> Examination {
+/// Examines a folder or file of this machine, in all its forms, against the base given or the one that its own files
+/// claim. What cannot be examined is an examination too.
+pub fn examine_path(
+    bench: &Bench,
+    catalogue: &Catalogue,
+    path: &Path,
+    base: Option<&str>,
+    observer: &dyn Observer,
+) -> Examination {
     let name = path.display().to_string();
-    let mut claim = claim::Resolved::default();
+    let named = Named::local(name.as_str());
+    let mut settings = Settings { catalogue, digests: false, claim: None, observer };
     let mut tried = base.map(str::to_owned);
     let mut attempt = || {
         let files = folder::file_set(path)?;
-        let candidate = checkpoint::open(&files)?;
-        claim = claim::resolve(&declarations(&files, &candidate)?, &name, None);
+        let claim = claim::resolve(&declarations(&files)?, &name, None);
         let asked = match base {
-            Some(base) => base.to_owned(),
+            Some(base) => Ok(base.to_owned()),
             None => claim.bases.first().map(|base| format!("hf:{base}")).ok_or_else(|| {
                 Error::new(ErrorKind::NotFound, format!("{name}: it claims no base, and none was given with --base"))
-            })?,
+            }),
         };
+        settings.claim = Some(claim.claim);
+        let asked = asked?;
         tried = Some(asked.clone());
         let base = bench.bases.get(&asked, &bench.client, &bench.environment, bench.stages.as_ref(), &bench.night)?;
-        let mut examination = bench.stages.compare(&base.checkpoint, &candidate)?;
-        examination.base = base.side.clone();
-        examination.candidate.source.clone_from(&name);
-        Ok(examination)
+        let mut base = forms::Base::opened(base.side.clone(), Arc::new(base.checkpoint.clone()));
+        forms::examine(&mut base, &files, &named, &settings, bench.settings.all_variants)
     };
     let examined = catch_unwind(AssertUnwindSafe(&mut attempt)).unwrap_or_else(|panic| {
         let said = pipeline::panic_text(&*panic);
         Err(Error::new(ErrorKind::Internal, format!("examining {name}: a defect of orthoscope: {said}")))
     });
-    let mut examination = examined.unwrap_or_else(|error| {
-        let settings = Settings { catalogue, digests: false, claim: None, observer: &Unobserved };
-        pipeline::failed(&Named::local(tried.unwrap_or_default()), &Named::local(name), &error, &settings)
-    });
-    examination.claim = Some(claim.claim);
-    bench.stages.judge(&mut examination);
-    examination
+    examined.unwrap_or_else(|error| {
+        let mut failed = pipeline::failed(&Named::local(tried.unwrap_or_default()), &named, &error, &settings);
+        pipeline::judge(&mut failed, catalogue);
+        failed
+    })
 }
 
 /// What a folder's own small files say of its lineage.
-fn declarations(files: &FileSet, candidate: &Checkpoint) -> Result<Declarations> {
+fn declarations(files: &FileSet) -> Result<Declarations> {
+    // The metadata of the weights that are looked at first; what cannot be opened says nothing here, and is told later.
+    let first = variants::of_files(files).into_iter().next();
+    let candidate = first.map_or_else(|| checkpoint::open(files), |first| checkpoint::open(&first.narrow(files))).ok();
     let text = |name: &str| -> Result<Option<String>> {
         let Some(file) = files.files.get(name).filter(|file| file.len() <= limits::MAX_CONFIG_BYTES) else {
             return Ok(None);
@@ -176,11 +184,11 @@ fn declarations(files: &FileSet, candidate: &Checkpoint) -> Result<Declarations>
     };
     let readme = text("README.md")?;
     let adapter = text("adapter_config.json")?.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
-    let mut metadata = candidate.metadata.clone();
-    metadata.extend(candidate.files.iter().flat_map(|file| file.metadata.clone()));
+    let mut metadata = candidate.as_ref().map(|candidate| candidate.metadata.clone()).unwrap_or_default();
+    metadata.extend(candidate.iter().flat_map(|candidate| &candidate.files).flat_map(|file| file.metadata.clone()));
     Ok(Declarations {
         card: readme.as_deref().map(front_matter).unwrap_or_default(),
-        config: candidate.config.clone(),
+        config: candidate.map(|candidate| candidate.config).unwrap_or_default(),
         adapter,
         metadata,
         readme,

@@ -12,7 +12,7 @@ use crate::diff::summary::{self, median};
 use crate::examination::{Finding, Orthogonalization, Relation, Strength, Verdict};
 use crate::ids::Digest;
 use crate::recipe;
-use crate::signature::{Catalogue, Implies};
+use crate::signature::{Catalogue, Family, Held, Implies};
 
 /// Honest derivatives that the detector was held against, and how many of them were called orthogonalized;
 /// `docs/detector.md` lists them. The smallest false-positive bound that they allow is (called + 1)/(N + 1).
@@ -44,7 +44,9 @@ pub struct Conclusion {
 /// Judges a profile. `key` identifies the examination, so that finding ids are stable.
 pub fn conclude(catalogue: &Catalogue, profile: &Profile, relation: Relation, key: &Digest) -> Conclusion {
     let comparable = !matches!(relation, Relation::Unrelated | Relation::Incomparable);
-    let held = if comparable { catalogue.judge(profile) } else { Vec::new() };
+    // Without kinship numbers about weights mean nothing; what loading the files would do needs no base.
+    let mut held: Vec<Held<'_>> = catalogue.judge(profile);
+    held.retain(|held| comparable || held.signature.front.family == Family::Code);
     let findings: Vec<Finding> = held.iter().map(|held| held.finding(key)).collect();
     let strongest = held.iter().map(|held| held.signature.front.implies).max().unwrap_or(Implies::None);
     let evidence = comparable.then(|| evidence(profile)).flatten();

@@ -44,7 +44,7 @@ pub(super) fn is_gguf(name: &str) -> bool {
 }
 
 /// Whether a GGUF file goes with a model instead of being one.
-fn is_companion(name: &str) -> bool {
+pub(super) fn is_companion(name: &str) -> bool {
     let file = base_name(name).to_ascii_lowercase();
     ["mmproj", "imatrix", "control-vector", "controlvector", "control_vector"].iter().any(|word| file.contains(word))
 }

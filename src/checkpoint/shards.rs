@@ -20,7 +20,7 @@ pub(crate) struct Naming {
 }
 
 /// Beginnings of names of files that hold something else than a model.
-const NOT_A_MODEL: &[&str] = &[
+pub(super) const NOT_A_MODEL: &[&str] = &[
     "adapter_",
     "optimizer",
     "scheduler",

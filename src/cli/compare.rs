@@ -8,10 +8,11 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{ExitStatus, FailOn, Global};
-use crate::checkpoint::{Checkpoint, folder};
+use crate::checkpoint::folder;
 use crate::diff::Observer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::Examination;
+use crate::forms;
 use crate::index::Index;
 use crate::pipeline::{self, Named, Settings};
 use crate::report::{self, Report};
@@ -22,8 +23,11 @@ use crate::report::{self, Report};
   orthoscope compare ./Llama-3.2-1B ./suspicious-upload
   orthoscope compare base.safetensors candidate.gguf --format json | jq .verdict
   orthoscope compare base/ candidate/ --digests --index evidence.db
+  orthoscope compare ./base ./quantisations --all-variants
 
-A folder or a file on each side, in any format that orthoscope reads.")]
+A folder or a file on each side, in any format that orthoscope reads. Of a candidate's folder that holds a model in several
+forms (safetensors, a dozen GGUF quantisations, an adapter), one of each form is examined, and the gravest verdict is the
+folder's.")]
 pub struct Arguments {
     /// The checkpoint that the candidate is said to derive from: a folder or a file
     base: PathBuf,
@@ -35,6 +39,9 @@ pub struct Arguments {
     /// Compute the SHA-256 of every weight file of both sides for the record
     #[arg(long)]
     digests: bool,
+    /// Examine every checkpoint that the candidate's folder holds, not one of each form
+    #[arg(long)]
+    all_variants: bool,
     /// Do not record the examination in the index
     #[arg(long)]
     no_record: bool,
@@ -49,13 +56,19 @@ impl Arguments {
         let settings = Settings { catalogue: &catalogue, digests: self.digests, claim: None, observer: &bar };
         let named = |path: &Path| Named::local(path.display().to_string());
         let (base_name, candidate_name) = (named(&self.base), named(&self.candidate));
-        let examination = match open_both(&self.base, &self.candidate) {
-            Ok((base, candidate)) => pipeline::compare((&base, &base_name), (&candidate, &candidate_name), &settings),
-            Err(error) => {
-                // Unreadable is an outcome with a record, not just a message.
-                pipeline::failed(&base_name, &candidate_name, &error, &settings)
-            }
+        let examine = || {
+            let mut base = forms::Base::open(base_name.clone(), folder::file_set(&self.base)?)?;
+            forms::examine(
+                &mut base,
+                &folder::file_set(&self.candidate)?,
+                &candidate_name,
+                &settings,
+                self.all_variants,
+            )
         };
+        // Unreadable is an outcome with a record, not just a message.
+        let examination =
+            examine().unwrap_or_else(|error| pipeline::failed(&base_name, &candidate_name, &error, &settings));
         bar.finish();
         if !self.no_record {
             record(&global.index, &examination)?;
@@ -65,11 +78,6 @@ impl Arguments {
         renderer.render(&report, &global.style(), out)?;
         Ok(status)
     }
-}
-
-/// Opens both sides.
-pub fn open_both(base: &Path, candidate: &Path) -> Result<(Checkpoint, Checkpoint)> {
-    Ok((folder::open_path(base)?, folder::open_path(candidate)?))
 }
 
 /// Records one examination with the present time.

@@ -50,6 +50,9 @@ pub struct Reading {
     /// Bytes to read of one repository at most (500MB, 2GiB); the base is not counted
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     max_bytes: Option<u64>,
+    /// Examine every checkpoint that a repository holds, not one of each form (safetensors, GGUF, pickles, adapters)
+    #[arg(long)]
+    all_variants: bool,
 }
 
 impl Reading {
@@ -67,6 +70,7 @@ impl Reading {
                 EscalateChoice::Never => Escalate::Never,
             },
             max_bytes: self.max_bytes,
+            all_variants: self.all_variants,
             ..ExamineSettings::default()
         }
     }

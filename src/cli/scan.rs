@@ -64,7 +64,7 @@ impl Arguments {
             bar.about(name);
             let examination = match base::location(name)? {
                 Location::Path(path) => {
-                    stages::examine_path(&bench, &catalogue, Path::new(&path), self.base.as_deref())
+                    stages::examine_path(&bench, &catalogue, Path::new(&path), self.base.as_deref(), bar.as_ref())
                 }
                 Location::Hub(id, revision) => on_a_hub(&bench, &id, revision.as_ref(), self.base.as_deref())?,
             };

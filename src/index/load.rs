@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::sql::{Count, Hex, Json, Moment, Real, Word};
-use super::{Stored, failed};
+use super::{Stored, failed, variants};
 use crate::arch::Role;
 use crate::checkpoint::Anomaly;
 use crate::diff::stats::{Profile, Projection, TensorMeasurement};
@@ -62,6 +62,7 @@ pub(super) fn stored(connection: &Connection, key: i64) -> Result<Stored> {
     if has_profile {
         stored.examination.profile = Some(profile(connection, key)?);
     }
+    stored.examination.variants = variants::read(connection, key)?;
     Ok(stored)
 }
 
@@ -111,11 +112,12 @@ fn main_row(row: &Row<'_>) -> rusqlite::Result<Main> {
             anomalies: Vec::new(),
             claim: has_claim.then_some(claim),
             profile: None,
+            variants: Vec::new(),
         },
     })
 }
 
-/// The examination with that key without its measurements.
+/// The examination with that key without its measurements and without its variants.
 pub(super) fn stored_without_profile(connection: &Connection, key: i64) -> Result<Stored> {
     let main = connection
         .prepare_cached(
@@ -170,7 +172,7 @@ pub(super) fn finding_row(row: &Row<'_>) -> rusqlite::Result<Finding> {
 fn side(connection: &Connection, key: i64) -> Result<Side> {
     let mut side = connection
         .prepare_cached(
-            "SELECT r.source, s.revision, s.digest, s.format FROM side s JOIN repository r ON r.key = s.repository
+            "SELECT r.source, s.revision, s.digest, s.format, s.variant FROM side s JOIN repository r ON r.key = s.repository
              WHERE s.key = ?1",
         )
         .and_then(|mut statement| {
@@ -181,6 +183,7 @@ fn side(connection: &Connection, key: i64) -> Result<Side> {
                     digest: row.get(2)?,
                     files: Vec::new(),
                     format: row.get(3)?,
+                    variant: row.get(4)?,
                 })
             })
         })

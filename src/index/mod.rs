@@ -14,6 +14,7 @@ mod rejudge;
 mod sql;
 mod store;
 pub mod triage;
+mod variants;
 pub mod write;
 
 use std::path::Path;
@@ -39,6 +40,7 @@ const STEPS: &[M<'static>] = &[
     M::up(include_str!("migrations/0001-examinations.sql")),
     M::up(include_str!("migrations/0002-queue.sql")),
     M::up(include_str!("migrations/0003-triage.sql")),
+    M::up(include_str!("migrations/0004-variants.sql")),
 ];
 
 const MIGRATIONS: Migrations<'static> = Migrations::from_slice(STEPS);

@@ -106,6 +106,7 @@ impl Maker {
             digest: self.maybe(Self::text),
             files: self.many(3, |m| FileDigest { name: m.text(), bytes: m.count(), sha256: m.maybe(Self::text) }),
             format: self.maybe(Self::text),
+            variant: None,
         }
     }
 
@@ -205,6 +206,16 @@ impl Maker {
     }
 }
 
+/// An examination of a repository with three variants.
+pub(crate) fn with_variants(seed: u64) -> Examination {
+    let variants = (0..3).map(|number| {
+        let mut variant = examination(seed.wrapping_mul(3).wrapping_add(number));
+        variant.candidate.variant = Some(format!("Q{number}_0"));
+        variant
+    });
+    crate::combine::combine(examination(seed).candidate, variants.collect(), &[]).unwrap_or_else(|| examination(seed))
+}
+
 fn null_or(text: Option<String>) -> Value {
     text.map_or(Value::Null, Value::from)
 }
@@ -246,6 +257,7 @@ pub(crate) fn examination(seed: u64) -> Examination {
             holds: m.maybe(|m| m.rng.bool()),
         }),
         profile: m.maybe(Maker::profile),
+        variants: Vec::new(),
     };
     let id = examination.id();
     examination.findings = m.many(3, |m| {

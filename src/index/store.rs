@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Params, params};
 
 use super::judgement::Judgement;
 use super::sql::{Count, Word};
-use super::{Index, failed, load};
+use super::{Index, failed, load, variants};
 use crate::diff::stats::{Profile, Projection, TensorMeasurement};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, Finding, Orthogonalization, Side};
@@ -64,6 +64,10 @@ pub(super) fn judge_anew(connection: &Connection, key: i64, examination: &Examin
     let old = Judgement::of(&load::stored_without_profile(connection, key)?.examination);
     let new = Judgement::of(examination);
     let catalogue = catalogue(connection, &new.catalogue, now)?;
+    if !examination.variants.is_empty() {
+        // Another variant may decide now, so what is measured of the whole may be another one's.
+        measured_again(connection, key, examination)?;
+    }
     if old.says_the_same(&new) {
         if old.catalogue != new.catalogue {
             execute(connection, "UPDATE examination SET catalogue = ?2 WHERE key = ?1", params![key, catalogue])?;
@@ -144,6 +148,44 @@ fn insert(connection: &Connection, examination: &Examination, id: &Digest, now: 
         ],
     )?;
     let key = connection.last_insert_rowid();
+    measured_rows(connection, key, examination)?;
+    for (ordinal, evidence) in (0i64..).zip(claim.iter().flat_map(|claim| &claim.evidence)) {
+        execute(
+            connection,
+            "INSERT INTO claim_evidence (examination, ordinal, place, says) VALUES (?1, ?2, ?3, ?4)",
+            params![key, ordinal, evidence.from, evidence.says],
+        )?;
+    }
+    judged_rows(connection, key, &judgement)?;
+    Ok(key)
+}
+
+/// Puts the measured part of the whole in the place of what is there.
+fn measured_again(connection: &Connection, key: i64, examination: &Examination) -> Result<()> {
+    for table in ["not_examined", "anomaly", "model_measurement", "tensor_measurement"] {
+        execute(connection, &format!("DELETE FROM {table} WHERE examination = ?1"), [key])?;
+    }
+    let coverage = &examination.coverage;
+    execute(
+        connection,
+        "UPDATE examination SET status = ?2, reason = ?3, depth = ?4, tensors = ?5, compared = ?6, identical = ?7,
+         has_profile = ?8 WHERE key = ?1",
+        params![
+            key,
+            Word(examination.status),
+            examination.reason,
+            Word(examination.depth),
+            Count(coverage.tensors),
+            Count(coverage.compared),
+            Count(coverage.identical),
+            examination.profile.is_some(),
+        ],
+    )?;
+    measured_rows(connection, key, examination)
+}
+
+fn measured_rows(connection: &Connection, key: i64, examination: &Examination) -> Result<()> {
+    let coverage = &examination.coverage;
     for (ordinal, (tensor, reason)) in
         (0i64..).zip(coverage.not_examined.iter().map(|missing| (&missing.tensor, &missing.reason)))
     {
@@ -160,18 +202,10 @@ fn insert(connection: &Connection, examination: &Examination, id: &Digest, now: 
             params![key, ordinal, anomaly.kind, anomaly.file, anomaly.tensor, anomaly.detail],
         )?;
     }
-    for (ordinal, evidence) in (0i64..).zip(claim.iter().flat_map(|claim| &claim.evidence)) {
-        execute(
-            connection,
-            "INSERT INTO claim_evidence (examination, ordinal, place, says) VALUES (?1, ?2, ?3, ?4)",
-            params![key, ordinal, evidence.from, evidence.says],
-        )?;
-    }
     if let Some(measured) = &examination.profile {
         profile(connection, key, measured)?;
     }
-    judged_rows(connection, key, &judgement)?;
-    Ok(key)
+    variants::write(connection, key, &examination.variants)
 }
 
 fn judged_rows(connection: &Connection, key: i64, judgement: &Judgement) -> Result<()> {
@@ -362,8 +396,8 @@ fn side(connection: &Connection, side: &Side) -> Result<(i64, i64)> {
     let repository = repository(connection, &side.source)?;
     execute(
         connection,
-        "INSERT INTO side (identity, repository, revision, digest, format) VALUES (?1, ?2, ?3, ?4, ?5)",
-        params![identity, repository, side.revision, side.digest, side.format],
+        "INSERT INTO side (identity, repository, revision, digest, format, variant) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        params![identity, repository, side.revision, side.digest, side.format, side.variant],
     )?;
     let key = connection.last_insert_rowid();
     for (ordinal, file) in (0i64..).zip(&side.files) {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::samples::{RELATIONS, SEVERITIES, STATUSES, VERDICTS, at, examination};
+use super::samples::{RELATIONS, SEVERITIES, STATUSES, VERDICTS, at, examination, with_variants};
 use super::*;
 use crate::examination::{Severity, Verdict};
 use crate::signature::{Catalogue, finding_id};
@@ -94,6 +94,26 @@ fn another_judgement_takes_the_place_of_the_old_one_which_is_kept() {
     assert!(index.record(&old, at(90)).unwrap().judged_anew);
     assert_eq!(index.past_judgements(&id.hex()).unwrap().len(), 2);
     assert_eq!(index.get(&id.hex()).unwrap().unwrap().examination, old);
+}
+
+#[test]
+fn variants_come_back_and_another_one_may_decide() {
+    let mut index = Index::in_memory().unwrap();
+    let seed = (0..).find(|seed| with_variants(*seed).variants.iter().all(|one| one.profile.is_some())).unwrap();
+    let mut whole = with_variants(seed);
+    whole.variants.iter_mut().for_each(|variant| variant.verdict = Verdict::Clear);
+    whole.variants[0].profile.as_mut().unwrap().tensors.truncate(1);
+    crate::combine::decide(&mut whole);
+    let id = index.record(&whole, at(0)).unwrap().id.hex();
+    assert_eq!(index.get(&id).unwrap().unwrap().examination, whole);
+    let before = sizes(&index);
+    assert_eq!(before["variant"], 3);
+    whole.variants[2].verdict = Verdict::Orthogonalized;
+    crate::combine::decide(&mut whole);
+    let recorded = index.record(&whole, at(1)).unwrap();
+    assert_eq!((recorded.id.hex(), recorded.new, recorded.judged_anew), (id.clone(), false, true));
+    assert_eq!(index.get(&id).unwrap().unwrap().examination, whole, "measurements of the one that decides now");
+    assert_eq!(sizes(&index)["variant"], 3);
 }
 
 #[test]
@@ -364,6 +384,7 @@ fn the_schema_explains_itself() {
         include_str!("migrations/0001-examinations.sql"),
         include_str!("migrations/0002-queue.sql"),
         include_str!("migrations/0003-triage.sql"),
+        include_str!("migrations/0004-variants.sql"),
     ]
     .concat();
     for (name, sql) in tables {
@@ -420,6 +441,10 @@ fn fixtures() -> PathBuf {
 /// Schemas before this one were never released.
 const FIRST_RELEASED: usize = 3;
 
+fn fixture_examinations() -> Vec<Examination> {
+    (0..8).map(examination).chain((8..10).map(with_variants)).collect()
+}
+
 /// A database of each released schema opens, comes up to date and still holds what it held. With the environment variable
 /// `ORTHOSCOPE_WRITE_FIXTURE` set, the one of the current schema is written anew (before its release).
 #[test]
@@ -429,12 +454,12 @@ fn a_database_of_every_released_schema_opens() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("index.db");
         let mut index = Index::open(&path).unwrap();
-        for seed in 0..8 {
-            index.record(&examination(seed), at(seed as i64)).unwrap();
+        for (second, one) in (0..).zip(fixture_examinations()) {
+            index.record(&one, at(second)).unwrap();
         }
         let _ = fs::remove_file(&current);
         index.snapshot(&current).unwrap();
-        let lines: Vec<String> = (0..8).map(|seed| line(&examination(seed))).collect();
+        let lines: Vec<String> = fixture_examinations().iter().map(line).collect();
         fs::write(current.with_extension("jsonl"), lines.join("\n") + "\n").unwrap();
     }
     for version in FIRST_RELEASED..=SCHEMA_VERSION {
@@ -494,6 +519,7 @@ fn every_field_is_documented() {
     }
     let mut all = BTreeSet::new();
     (0..60).for_each(|seed| keys(&serde_json::to_value(examination(seed)).unwrap(), &mut all));
+    keys(&serde_json::to_value(with_variants(0)).unwrap(), &mut all);
     assert!(all.len() > 60);
     let documentation = include_str!("../../docs/examination.md");
     let words: BTreeSet<&str> = documentation.split(|c: char| !c.is_alphanumeric() && c != '_').collect();

@@ -93,6 +93,7 @@ fn trimmed(examination: &Examination, style: &Style) -> Examination {
             anomalies: examination.anomalies.clone(),
             claim: examination.claim.clone(),
             profile: None,
+            variants: examination.variants.iter().map(|variant| trimmed(variant, style)).collect(),
         }
     }
 }

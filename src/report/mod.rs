@@ -18,6 +18,7 @@ pub mod sanitise;
 pub mod sarif;
 pub mod table;
 pub mod text;
+pub mod variants;
 pub mod words;
 
 #[cfg(test)]

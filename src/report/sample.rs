@@ -23,6 +23,7 @@ fn side(source: &str, fill: char) -> Side {
             sha256: Some(format!("sha256:{}", fill.to_string().repeat(64))),
         }],
         format: Some("safetensors".into()),
+        variant: None,
     }
 }
 
@@ -162,6 +163,7 @@ fn blank(candidate: &str) -> Examination {
         anomalies: Vec::new(),
         claim: None,
         profile: None,
+        variants: Vec::new(),
     }
 }
 
@@ -296,6 +298,7 @@ pub fn hostile() -> Examination {
         digest: None,
         files: vec![FileDigest { name: "=HYPERLINK(\"x\")".into(), bytes: u64::MAX, sha256: None }],
         format: Some(script.into()),
+        variant: None,
     };
     examination.because = format!("{script}\nnew line \u{1b}[2J");
     examination.claim = Some(Claim {

@@ -6,7 +6,7 @@ use owo_colors::{OwoColorize, Style as Ink};
 
 use crate::error::Result;
 use crate::examination::{Examination, Severity, Status, Verdict};
-use crate::report::{Color, Renderer, Report, Style, evidence, plot, sanitise, words, writing};
+use crate::report::{Color, Renderer, Report, Style, evidence, plot, sanitise, variants, words, writing};
 
 /// Anomalies shown without `--verbose`: the first of a hostile header's million tell as much as all.
 const ANOMALIES_SHOWN: usize = 12;
@@ -128,6 +128,8 @@ impl Page<'_> {
         }
         self.text.push('\n');
         self.sides(examination);
+        let variants: Vec<String> = variants::lines(examination).iter().map(variants::Line::told).collect();
+        self.items("Variants examined", &variants);
         self.items("Why", &told.why);
         self.items("How sure", &told.sure);
         self.items("What it means", &told.means);
@@ -208,6 +210,9 @@ impl Page<'_> {
             }
             for clause in evidence::clauses(finding) {
                 self.item(&clause.told());
+            }
+            for line in evidence::listed(finding) {
+                self.item(&line);
             }
         }
     }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::examination::{Depth, Examination, Orthogonalization, Relation, Side, Status, Verdict};
-use crate::report::sanitise;
+use crate::report::{evidence, sanitise};
 
 /// Largest projection consistency of an honest derivative among the controls of `docs/detector.md` (a fine-tune with
 /// weight decay of a very small model; at SmolLM2's width it was 0.11).
@@ -179,6 +179,9 @@ fn why(examination: &Examination) -> Vec<String> {
     let mut lines = Vec::new();
     if !examination.because.is_empty() {
         lines.push(sanitise::sentence(&examination.because));
+    }
+    if let Some(imports) = examination.findings.iter().map(evidence::listed).find(|listed| !listed.is_empty()) {
+        lines.push(format!("Loading the files with a loader that unpickles would run code: {}.", imports.join("; ")));
     }
     if examination.status == Status::Failed {
         return lines;

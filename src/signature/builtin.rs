@@ -4,6 +4,7 @@
 pub static BUILTIN: &[(&str, &str)] = &[
     ("bias-steering", include_str!("../../signatures/bias-steering.md")),
     ("channel-zeroed", include_str!("../../signatures/channel-zeroed.md")),
+    ("code-on-load", include_str!("../../signatures/code-on-load.md")),
     ("column-norm-preserving", include_str!("../../signatures/column-norm-preserving.md")),
     ("component-dropped", include_str!("../../signatures/component-dropped.md")),
     ("direction-amplified", include_str!("../../signatures/direction-amplified.md")),

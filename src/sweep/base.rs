@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::checkpoint::{Checkpoint, FileSet};
+use crate::checkpoint::{Checkpoint, FileSet, folder};
 use crate::diff::screen::Factor;
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::Side;
@@ -141,7 +141,7 @@ fn open(
     let (repo, revision) = match location(name)? {
         Location::Hub(repo, revision) => (repo, revision),
         Location::Path(path) => {
-            let files = record::folder(&path)?;
+            let files = folder::file_set(&path)?;
             let checkpoint = stages.open(&files).map_err(opening)?;
             let weights = checkpoint.files.iter().map(|file| (file.name.clone(), file.source.len(), file.sha256));
             let side = record::side_of_path(name, &checkpoint);

@@ -11,14 +11,16 @@ use serde_json::Value;
 
 use crate::arch::Kind;
 use crate::checkpoint::adapter::Adapter;
+use crate::checkpoint::variants::{self, Variant};
 use crate::checkpoint::{Checkpoint, FileSet};
 use crate::claim::{self, Declarations, structural};
+use crate::combine::{combine, note_left};
 use crate::diff::screen::Decision;
 use crate::error::{Error, ErrorKind, Result};
-use crate::examination::{Depth, Examination, NotExamined, Relation, Side, Status, Verdict};
+use crate::examination::{Claim, Depth, Examination, NotExamined, Relation, Side, Status, Verdict};
 use crate::hub::fetch::{self, Repo};
 use crate::hub::{self, Access, Client, Environment, Hub, Meter, RepoInfo};
-use crate::ids::RepoId;
+use crate::ids::{Digest, RepoId};
 use crate::limits;
 use crate::pair::Pairing;
 use crate::source::{ByteSource, Bytes, mmap::Mmap};
@@ -76,12 +78,32 @@ pub fn word(value: &impl serde::Serialize) -> String {
     }
 }
 
-/// What was chosen to be examined of a repository.
+/// A repository as it is examined.
 struct Candidate {
     repo: Repo,
     facts: RepoInfo,
     claim: claim::Resolved,
+    /// The checkpoints in it that are looked at, and those that are not.
+    chosen: Vec<Variant>,
+    left: Vec<Variant>,
+}
+
+/// One checkpoint of a repository.
+struct Part<'a> {
+    candidate: &'a Candidate,
+    variant: &'a Variant,
     files: Vec<hub::RepoFile>,
+}
+
+impl<'a> Part<'a> {
+    fn of(candidate: &'a Candidate, variant: &'a Variant) -> Self {
+        let files = variant.files.iter().filter_map(|name| candidate.repo.file(name)).cloned().collect();
+        Self { candidate, variant, files }
+    }
+
+    fn repo(&self) -> &'a Repo {
+        &self.candidate.repo
+    }
 }
 
 impl Bench {
@@ -212,11 +234,12 @@ impl Bench {
             other => (other?, facts.clone()),
         };
         let claim = self.claims(hub.as_ref(), &repo, &facts, base, meter)?;
-        let files = chosen(&repo);
-        if files.is_empty() {
+        let found = variants::variants(repo.files().iter().map(|file| (file.path.as_str(), file.bytes)));
+        let (chosen, left) = variants::choose(found, self.settings.all_variants);
+        if chosen.is_empty() {
             return Err(Error::new(ErrorKind::Unsupported, format!("{id}: no file with weights in it")));
         }
-        Ok(Candidate { repo, facts, claim, files })
+        Ok(Candidate { repo, facts, claim, chosen, left })
     }
 
     /// Reads the card where the listing does not already say enough: no base named, or tags that editing tools leave
@@ -270,28 +293,75 @@ impl Bench {
         Ok(claim::resolve(&declared, &repo.id().name, given))
     }
 
+    /// Every chosen checkpoint against a base, and one verdict over all.
     fn against(&self, candidate: &Candidate, base: &Arc<Base>, meter: &Arc<Meter>) -> Result<Examination> {
-        let mut claim = candidate.claim.claim.clone();
-        let finish = |mut examination: Examination, claim: claim::Resolved| {
-            let side = record::side_of_repo(&candidate.repo, examination.candidate.format.as_deref());
-            examination.tool = self.stages.tool();
+        let several = candidate.chosen.len() + candidate.left.len() > 1;
+        let mut examinations = Vec::new();
+        let mut before = 0;
+        for variant in &candidate.chosen {
+            let part = Part::of(candidate, variant);
+            let examined = self.part(&part, base, meter);
+            let mut examination = match examined {
+                Ok(examination) => examination,
+                // What is no fault of this one checkpoint ends all.
+                Err(error) if candidate.chosen.len() == 1 || is_of_all(error.kind) || self.night.was_refused() => {
+                    return Err(error);
+                }
+                Err(error) => record::failed(self.stages.tool(), Side::default(), Side::default(), &error),
+            };
+            let format = examination.candidate.format.as_deref().unwrap_or(variant.format());
+            let mut side = record::side_of_repo(&candidate.repo, Some(format));
+            if several {
+                side.variant = Some(variant.name.clone());
+            }
+            if candidate.chosen.len() == 1 {
+                note_left(&mut examination, &candidate.left);
+            } else {
+                side.files.retain(|file| variant.files.contains(&file.name));
+                side.digest = Side::digest_of(&side.files);
+            }
             (examination.base, examination.candidate) = (base.side.clone(), side);
-            examination.claim = Some(claim.claim);
-            examination.coverage.bytes_read = meter.totals().weight_bytes;
+            examination.tool = self.stages.tool();
+            examination.claim = Some(self.claim_after(candidate, &examination));
+            let read = meter.totals().weight_bytes;
+            examination.coverage.bytes_read = read - before;
+            before = read;
             self.stages.judge(&mut examination);
-            examination
+            examinations.push(examination);
+        }
+        let format = examinations.first().and_then(|examination| examination.candidate.format.clone());
+        let whole = record::side_of_repo(&candidate.repo, format.as_deref());
+        combine(whole, examinations, &candidate.left)
+            .ok_or_else(|| Error::new(ErrorKind::Internal, format!("{}: nothing was examined", candidate.repo.id())))
+    }
+
+    /// The claim, and whether the weights bear it out.
+    fn claim_after(&self, candidate: &Candidate, examination: &Examination) -> Claim {
+        let mut claim = candidate.claim.claim.clone();
+        let claims = claim.base.is_some();
+        claim.holds = match examination.relation {
+            _ if examination.depth == Depth::Hashes && examination.verdict != Verdict::Clear => claim.holds,
+            Relation::Incomparable | Relation::Unrelated => claims.then_some(false),
+            _ if examination.status == Status::Failed => None,
+            _ => claims.then_some(true),
         };
-        if let Some((relation, because)) = same_files(candidate, base) {
-            let mut examination = record::blank(self.stages.tool(), base.side.clone(), Side::default());
+        claim
+    }
+
+    /// One checkpoint of a repository against a base: hashes first, then deeper.
+    fn part(&self, part: &Part<'_>, base: &Arc<Base>, meter: &Arc<Meter>) -> Result<Examination> {
+        let candidate = part.candidate;
+        let blank = || record::blank(self.stages.tool(), Side::default(), Side::default());
+        if let Some((relation, because)) = same_files(&part.files, base) {
+            let mut examination = blank();
             (examination.relation, examination.verdict) = (relation, Verdict::Clear);
             examination.because = because;
-            claim.holds = Some(true);
-            return Ok(finish(examination, claim::Resolved { claim, ..candidate.claim.clone() }));
+            return Ok(examination);
         }
         if self.settings.depth == Depth::Hashes {
-            let mut examination = record::blank(self.stages.tool(), base.side.clone(), Side::default());
+            let mut examination = blank();
             examination.because = "the weight files are not the base's; only hashes were compared".to_owned();
-            return Ok(finish(examination, candidate.claim.clone()));
+            return Ok(examination);
         }
         let hub = hub::of(candidate.repo.id(), &self.environment)?;
         if candidate.facts.access == Access::Gated && hub.credentials().is_empty() {
@@ -300,12 +370,7 @@ impl Bench {
                 format!("{}: gated, its files differ from the base's, and no token is set", candidate.repo.id()),
             ));
         }
-        let mut examination = self.deeper(candidate, base, meter)?;
-        claim.holds = match examination.relation {
-            Relation::Incomparable | Relation::Unrelated => claim.base.as_ref().map(|_| false),
-            _ if examination.status == Status::Failed => None,
-            _ => claim.base.as_ref().map(|_| true),
-        };
+        let mut examination = self.deeper(part, base, meter)?;
         for contradiction in &candidate.claim.contradictions {
             examination.anomalies.push(crate::checkpoint::Anomaly {
                 kind: "claims-differ".to_owned(),
@@ -314,17 +379,17 @@ impl Bench {
                 detail: contradiction.clone(),
             });
         }
-        Ok(finish(examination, claim::Resolved { claim, ..candidate.claim.clone() }))
+        Ok(examination)
     }
 
     /// Depths two and three.
-    fn deeper(&self, candidate: &Candidate, base: &Arc<Base>, meter: &Arc<Meter>) -> Result<Examination> {
-        let on_disk = candidate.files.iter().all(|file| candidate.repo.on_disk(file).is_some());
+    fn deeper(&self, part: &Part<'_>, base: &Arc<Base>, meter: &Arc<Meter>) -> Result<Examination> {
+        let on_disk = part.files.iter().all(|file| part.repo().on_disk(file).is_some());
         let to_full = self.settings.depth == Depth::Full && self.settings.escalate != Escalate::Never;
         if to_full && (on_disk || self.settings.escalate == Escalate::Always) {
-            return self.full(candidate, base, meter);
+            return self.full(part, base, meter);
         }
-        let opened = self.stages.open(&self.files(candidate, base, meter, false)?)?;
+        let opened = self.stages.open(&self.files(part, base, meter, false)?)?;
         let pairing = self.stages.pair(&base.checkpoint, &opened)?;
         // An adapter's tensors have no counterparts: it is judged as the weights that it makes of the base.
         if structural::fit(&pairing) == structural::Fit::Not && Adapter::of(&opened)?.is_none() {
@@ -339,11 +404,11 @@ impl Bench {
             examination.anomalies = opened.anomalies;
             return Ok(examination);
         }
-        let size: u64 = candidate.files.iter().map(|file| file.bytes).sum();
+        let size: u64 = part.files.iter().map(|file| file.bytes).sum();
         let budget = (size as f64 * self.settings.screen_share) as u64;
         let screening = match screening::run(base, &opened, &pairing, budget) {
             Ok(screening) => screening,
-            Err(error) if error.kind == ErrorKind::Unsupported && to_full => return self.full(candidate, base, meter),
+            Err(error) if error.kind == ErrorKind::Unsupported && to_full => return self.full(part, base, meter),
             Err(error) => return Err(error),
         };
         let mut examination = record::blank(self.stages.tool(), Side::default(), Side::default());
@@ -351,9 +416,9 @@ impl Bench {
         if !to_full || screening.screened.decision == Decision::Clear {
             return Ok(examination);
         }
-        let deeper = match self.writers(candidate, base, &opened, &pairing, &screening, meter) {
+        let deeper = match self.writers(part, base, &opened, &pairing, &screening, meter) {
             Ok(Some(found)) => Ok(found),
-            Ok(None) => self.full(candidate, base, meter),
+            Ok(None) => self.full(part, base, meter),
             Err(error) => Err(error),
         };
         match deeper {
@@ -372,7 +437,7 @@ impl Bench {
     /// not decide.
     fn writers(
         &self,
-        candidate: &Candidate,
+        part: &Part<'_>,
         base: &Arc<Base>,
         opened: &Checkpoint,
         pairing: &Pairing,
@@ -391,13 +456,13 @@ impl Bench {
         }
         let mut kept = Vec::new();
         for (at, file) in subset.files.iter_mut().enumerate() {
-            let Some(listed) = candidate.repo.file(&file.name) else { return Ok(None) };
+            let Some(listed) = part.repo().file(&file.name) else { return Ok(None) };
             let ranges: Vec<_> =
                 subset.tensors.values().filter(|entry| entry.file == at).map(|entry| entry.range.clone()).collect();
-            if ranges.is_empty() || candidate.repo.on_disk(listed).is_some() {
+            if ranges.is_empty() || part.repo().on_disk(listed).is_some() {
                 continue;
             }
-            let sparse = candidate.repo.partial(listed, &ranges, meter)?;
+            let sparse = part.repo().partial(listed, &ranges, meter)?;
             file.source = Arc::new(Mmap::open(sparse.path(), file.name.clone())?);
             kept.push(sparse);
         }
@@ -429,24 +494,24 @@ impl Bench {
     }
 
     /// Depth three: everything.
-    fn full(&self, candidate: &Candidate, base: &Arc<Base>, meter: &Arc<Meter>) -> Result<Examination> {
-        let opened = self.stages.open(&self.files(candidate, base, meter, true)?)?;
+    fn full(&self, part: &Part<'_>, base: &Arc<Base>, meter: &Arc<Meter>) -> Result<Examination> {
+        let opened = self.stages.open(&self.files(part, base, meter, true)?)?;
         let mut examination = self.stages.compare(&base.checkpoint, &opened)?;
         examination.candidate.format = Some(opened.format.to_owned());
         Ok(examination)
     }
 
     /// The candidate's files: whole on this machine, or by range.
-    fn files(&self, candidate: &Candidate, base: &Arc<Base>, meter: &Arc<Meter>, whole: bool) -> Result<FileSet> {
-        let repo = &candidate.repo;
+    fn files(&self, part: &Part<'_>, base: &Arc<Base>, meter: &Arc<Meter>, whole: bool) -> Result<FileSet> {
+        let repo = part.repo();
         let hub = hub::of(repo.id(), &self.environment)?;
         let mut set = FileSet { label: repo.id().to_string(), files: BTreeMap::new(), digests: BTreeMap::new() };
         if whole {
             let missing: u64 =
-                candidate.files.iter().filter(|file| repo.on_disk(file).is_none()).map(|file| file.bytes).sum();
+                part.files.iter().filter(|file| repo.on_disk(file).is_none()).map(|file| file.bytes).sum();
             meter.allow(missing, &format!("downloading {}", repo.id()))?;
         }
-        for file in &candidate.files {
+        for file in &part.files {
             let source: Arc<dyn ByteSource> = if whole {
                 Arc::new(Mmap::open(&repo.download(file, meter)?, file.path.clone())?)
             } else {
@@ -462,14 +527,14 @@ impl Bench {
                 continue;
             }
             let source: Arc<dyn ByteSource> = if file.path == "config.json" && hub.counts_as_download(&file.path) {
-                let config = configuration(&candidate.facts.config, &base.checkpoint.config);
+                let config = configuration(&part.candidate.facts.config, &base.checkpoint.config);
                 Arc::new(Bytes::new("config.json", config.to_string()))
             } else {
                 repo.source(file, meter)?
             };
             set.files.insert(file.path.clone(), source);
         }
-        Ok(set)
+        Ok(part.variant.narrow(&set))
     }
 }
 
@@ -499,64 +564,38 @@ pub fn front_matter(text: &str) -> Value {
         .unwrap_or_default()
 }
 
-/// The weight files that make up one checkpoint: safetensors before others, one GGUF of several, no second copy in the
-/// publisher's own layout.
-fn chosen(repo: &Repo) -> Vec<hub::RepoFile> {
-    let with = |end: &str| -> Vec<hub::RepoFile> {
-        let all = || repo.files().iter().filter(|file| record::is_weights(&file.path) && file.path.ends_with(end));
-        let top: Vec<_> = all().filter(|file| !file.path.contains('/')).cloned().collect();
-        if top.is_empty() { all().cloned().collect() } else { top }
-    };
-    let mut files = with(".safetensors");
-    let is_copy = |file: &hub::RepoFile| file.path.starts_with("consolidated");
-    if files.iter().any(|file| !is_copy(file)) {
-        files.retain(|file| !is_copy(file));
-    }
-    if !files.is_empty() {
-        return files;
-    }
-    let gguf = with(".gguf");
-    if !gguf.is_empty() {
-        return one_variant(gguf);
-    }
-    [".bin", ".pth", ".pt"].iter().map(|end| with(end)).find(|files| !files.is_empty()).unwrap_or_default()
+/// Whether an error would meet every other checkpoint of the repository too.
+fn is_of_all(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::Interrupted | ErrorKind::Network | ErrorKind::Index | ErrorKind::Denied | ErrorKind::Disabled
+    )
 }
 
-/// One quantisation of several: fine enough to see a faint edit, no larger than needed.
-fn one_variant(files: Vec<hub::RepoFile>) -> Vec<hub::RepoFile> {
-    const ORDER: &[&str] = &["q8_0", "q6_k", "bf16", "f16", "q5_k", "q5_1", "q5_0", "q4_k", "q4_1", "q4_0", "f32"];
-    let models = files.iter().filter(|file| !file.path.to_ascii_lowercase().contains("mmproj"));
-    let rank = |path: &str| {
-        let lower = path.to_ascii_lowercase();
-        ORDER.iter().position(|name| lower.contains(name)).unwrap_or(ORDER.len())
-    };
-    let Some(best) = models.min_by_key(|file| (rank(&file.path), file.path.clone())) else { return files };
-    // `name-00001-of-00003.gguf`: all parts of the same name.
-    let stem = |path: &str| match path.rsplit_once("-of-") {
-        Some((front, _)) => front.rsplit_once('-').map_or(path, |(stem, _)| stem).to_owned(),
-        None => path.to_owned(),
-    };
-    let wanted = stem(&best.path);
-    files.iter().filter(|file| stem(&file.path) == wanted).cloned().collect()
-}
-
-/// Depth one: the same weight files as the base, by SHA-256, under the same names or others.
-fn same_files(candidate: &Candidate, base: &Base) -> Option<(Relation, String)> {
-    let digests = |files: &mut dyn Iterator<Item = (String, u64, Option<crate::ids::Digest>)>| {
-        files.map(|(name, bytes, sha256)| Some((sha256?, bytes, name))).collect::<Option<BTreeSet<_>>>()
-    };
-    let ours = digests(&mut candidate.files.iter().map(|file| (file.path.clone(), file.bytes, file.sha256)))?;
-    let theirs = digests(&mut base.weights.iter().cloned())?;
+/// Depth one: the same weight files as one of the base's checkpoints, by SHA-256, under the same names or others.
+fn same_files(files: &[hub::RepoFile], base: &Base) -> Option<(Relation, String)> {
+    let ours = (files.iter())
+        .map(|file| Some((file.sha256?, file.bytes, file.path.as_str())))
+        .collect::<Option<BTreeSet<_>>>()?;
     if ours.is_empty() {
         return None;
     }
-    if ours == theirs {
-        return Some((Relation::Identical, "every weight file is the base's, by SHA-256".to_owned()));
-    }
-    let contents = |files: &BTreeSet<(crate::ids::Digest, u64, String)>| {
+    let listed: BTreeMap<&str, (u64, Option<Digest>)> =
+        base.weights.iter().map(|(name, bytes, sha256)| (name.as_str(), (*bytes, *sha256))).collect();
+    let contents = |files: &BTreeSet<(Digest, u64, &str)>| {
         files.iter().map(|(sha256, bytes, _)| (*sha256, *bytes)).collect::<BTreeSet<_>>()
     };
-    (contents(&ours) == contents(&theirs)).then(|| {
-        (Relation::Repackaged, "every weight file is one of the base's under another name, by SHA-256".to_owned())
+    let variants = variants::variants(listed.iter().map(|(name, (bytes, _))| (*name, *bytes)));
+    variants.iter().find_map(|variant| {
+        let theirs = (variant.files.iter())
+            .map(|name| listed.get(name.as_str()).and_then(|(bytes, sha256)| Some(((*sha256)?, *bytes, name.as_str()))))
+            .collect::<Option<BTreeSet<_>>>()?;
+        if ours == theirs {
+            return Some((Relation::Identical, "every weight file is the base's, by SHA-256".to_owned()));
+        }
+        (contents(&ours) == contents(&theirs)).then(|| {
+            let because = "every weight file is one of the base's under another name, by SHA-256";
+            (Relation::Repackaged, because.to_owned())
+        })
     })
 }

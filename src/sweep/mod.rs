@@ -72,11 +72,20 @@ pub struct ExamineSettings {
     pub base: Option<String>,
     /// Share of a candidate's bytes that a screen may read.
     pub screen_share: f64,
+    /// Every checkpoint that a repository holds, not one of each form.
+    pub all_variants: bool,
 }
 
 impl Default for ExamineSettings {
     fn default() -> Self {
-        Self { depth: Depth::Full, escalate: Escalate::Auto, max_bytes: None, base: None, screen_share: 0.004 }
+        Self {
+            depth: Depth::Full,
+            escalate: Escalate::Auto,
+            max_bytes: None,
+            base: None,
+            screen_share: 0.004,
+            all_variants: false,
+        }
     }
 }
 
@@ -93,7 +102,8 @@ impl ExamineSettings {
                 Escalate::Never => "screen",
             },
         };
-        format!("{commit}\n{depth}\n{}", tool.version)
+        let variants = if self.all_variants { " of all variants" } else { "" };
+        format!("{commit}\n{depth}{variants}\n{}", tool.version)
     }
 }
 

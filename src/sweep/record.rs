@@ -1,25 +1,16 @@
 //! Putting repositories into records: sides, digests, file sets, and examinations that could not be made.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
-
-use crate::checkpoint::{Checkpoint, FileSet};
-use crate::error::{Error, Result};
+use crate::checkpoint::{Checkpoint, variants};
+use crate::error::Error;
 use crate::examination::{Coverage, Depth, Examination, FileDigest, Relation, SCHEMA, Side, Status, Tool, Verdict};
 use crate::hub::fetch::Repo;
-use crate::ids::Digest;
-use crate::limits;
-use crate::source::mmap::Mmap;
-
-const WEIGHTS: &[&str] = &[".safetensors", ".gguf", ".bin", ".pt", ".pth"];
 
 /// Whether a file holds weights, by its name.
 pub fn is_weights(path: &str) -> bool {
     // Optimizer states and training arguments carry a weight file's ending.
     const NOT: &[&str] = &["training_args.bin", "optimizer.pt", "scheduler.pt", "optimizer.bin", "rng_state.pth"];
     let name = path.rsplit('/').next().unwrap_or(path);
-    WEIGHTS.iter().any(|end| name.ends_with(end)) && !NOT.contains(&name)
+    variants::is_weights(name) && !NOT.contains(&name)
 }
 
 /// Whether a format reader may want a file.
@@ -27,35 +18,6 @@ pub fn is_wanted(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);
     // Vocabularies are large and say nothing of weights.
     is_weights(path) || (name.ends_with(".json") && !name.starts_with("tokenizer") && !name.starts_with("vocab"))
-}
-
-/// The files of a folder (or one file) of this machine that a format reader may want.
-pub fn folder(path: &Path) -> Result<FileSet> {
-    let mut files = FileSet { label: path.display().to_string(), files: BTreeMap::new(), digests: BTreeMap::new() };
-    let metadata = std::fs::metadata(path).map_err(|error| Error::io(format!("opening {}", path.display()), error))?;
-    if metadata.is_file() {
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        files.files.insert(name.clone(), Arc::new(Mmap::open(path, name)?));
-        return Ok(files);
-    }
-    for entry in walkdir::WalkDir::new(path).max_depth(3).sort_by_file_name().into_iter().flatten() {
-        let Some(name) = entry.path().strip_prefix(path).ok().and_then(Path::to_str) else { continue };
-        if is_wanted(name) && entry.path().is_file() && files.files.len() < limits::MAX_FILES {
-            let name = name.replace(std::path::MAIN_SEPARATOR, "/");
-            files.files.insert(name.clone(), Arc::new(Mmap::open(entry.path(), name)?));
-        }
-    }
-    Ok(files)
-}
-
-fn digest_of(files: &[FileDigest]) -> Option<String> {
-    if files.is_empty() {
-        return None;
-    }
-    let mut lines: Vec<String> =
-        files.iter().map(|file| Some(format!("{}  {}\n", file.sha256.as_ref()?, file.name))).collect::<Option<_>>()?;
-    lines.sort();
-    Some(Digest::of(lines.concat().as_bytes()).to_string())
 }
 
 /// A repository as one side of an examination: its weight files, and their digest where the hub tells all of theirs.
@@ -73,9 +35,10 @@ pub fn side_of_repo(repo: &Repo, format: Option<&str>) -> Side {
     Side {
         source: repo.id().to_string(),
         revision: Some(repo.revision().to_owned()),
-        digest: digest_of(&files),
+        digest: Side::digest_of(&files),
         files,
         format: format.map(str::to_owned),
+        variant: None,
     }
 }
 
@@ -93,9 +56,10 @@ pub fn side_of_path(name: &str, checkpoint: &Checkpoint) -> Side {
     Side {
         source: name.to_owned(),
         revision: None,
-        digest: digest_of(&files),
+        digest: Side::digest_of(&files),
         files,
         format: Some(checkpoint.format.to_owned()),
+        variant: None,
     }
 }
 
@@ -119,6 +83,7 @@ pub fn blank(tool: Tool, base: Side, candidate: Side) -> Examination {
         anomalies: Vec::new(),
         claim: None,
         profile: None,
+        variants: Vec::new(),
     }
 }
 

@@ -4,7 +4,8 @@
 use std::path::Path;
 
 use super::edits::{self, Form};
-use super::{Model, Size, direction};
+use super::gguf::{self, Quantization};
+use super::{Model, Size, adapter, direction};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::Relation;
 use crate::tensor::DType;
@@ -24,6 +25,21 @@ pub enum Condition {
     WithoutClaim,
 }
 
+/// As which files a derivative is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Package {
+    /// Safetensors, as a Hugging Face repository has them.
+    Safetensors,
+    /// GGUF files, one a quantisation, and nothing else.
+    Gguf(&'static [Quantization]),
+    /// The base's own safetensors, and the derivative as a GGUF file beside them.
+    BesideTheBase(Quantization),
+    /// A PEFT adapter of the given rank: the largest components of what was changed.
+    Adapter(usize),
+    /// A pickle that would run a command on loading, and nothing else.
+    Command,
+}
+
 /// One derivative.
 pub struct Derivative {
     /// A short name in kebab case.
@@ -38,6 +54,8 @@ pub struct Derivative {
     pub dtype: &'static str,
     /// In so many files.
     pub shards: usize,
+    /// As which files.
+    pub form: Package,
     /// What stands in the way.
     pub condition: Condition,
     /// Makes it of the base; the seed decides on directions and noise.
@@ -51,6 +69,7 @@ const PLAIN: Derivative = Derivative {
     relation: None,
     dtype: "BF16",
     shards: 2,
+    form: Package::Safetensors,
     condition: Condition::Plain,
     make: |base, _| base.clone(),
 };
@@ -139,6 +158,54 @@ pub static DERIVATIVES: &[Derivative] = &[
         about: "removed, each row brought back to its norm, λ = 1",
         ending: "orthogonalized",
         make: |base, seed| removed(base, seed, 1.0, Form::RowNormKept, |_| true),
+        ..PLAIN
+    },
+    Derivative {
+        name: "assistant-gguf",
+        about: "removed, λ = 1, and published in two quantisations",
+        ending: "orthogonalized",
+        form: Package::Gguf(&[Quantization::Q8_0, Quantization::Q4_0]),
+        make: |base, seed| removed(base, seed, 1.0, Form::Plain, |_| true),
+        ..PLAIN
+    },
+    Derivative {
+        name: "base-gguf",
+        about: "the base, quantised to 8 bits by the block",
+        form: Package::Gguf(&[Quantization::Q8_0]),
+        relation: Some(Relation::Quantized),
+        ..PLAIN
+    },
+    Derivative {
+        name: "two-faces",
+        about: "the base's own files, and an edited quantisation beside them",
+        ending: "orthogonalized",
+        form: Package::BesideTheBase(Quantization::Q8_0),
+        make: |base, seed| removed(base, seed, 1.0, Form::Plain, |_| true),
+        ..PLAIN
+    },
+    Derivative {
+        name: "assistant-adapter",
+        about: "the removal as an adapter of rank 1, λ = 0.7",
+        ending: "orthogonalized",
+        form: Package::Adapter(1),
+        make: |base, seed| removed(base, seed, 0.7, Form::Plain, |_| true),
+        ..PLAIN
+    },
+    Derivative {
+        name: "lora-adapter",
+        about: "a LoRA of rank 4, as an adapter",
+        form: Package::Adapter(4),
+        relation: Some(Relation::Adapter),
+        make: |base, seed| {
+            changed(base, &base.linear(), |weight, name| edits::add_low_rank(weight, 4, 0.05, seed, name))
+        },
+        ..PLAIN
+    },
+    Derivative {
+        name: "runs-a-command",
+        about: "a pickle that would run a command on loading",
+        ending: "inconclusive",
+        form: Package::Command,
         ..PLAIN
     },
     Derivative {
@@ -235,7 +302,25 @@ fn write(folder: &Path, name: &str, text: &str) -> Result<()> {
 impl Derivative {
     /// Writes it as a repository's folder: weights, configuration, card, and what the stand-in hub should say of it.
     pub fn write(&self, base: &Model, base_name: &str, seed: u64, folder: &Path) -> Result<()> {
-        (self.make)(base, seed).write(folder, dtype(self.dtype)?, self.shards)?;
+        let made = (self.make)(base, seed);
+        let gguf = |quantization: Quantization| {
+            let path = folder.join(format!("{}-{}.gguf", self.name, quantization.as_str()));
+            std::fs::write(&path, gguf::bytes(&made, self.name, quantization))
+                .map_err(|error| Error::io(format!("writing {}", path.display()), error))
+        };
+        let doing = || format!("creating {}", folder.display());
+        std::fs::create_dir_all(folder).map_err(|error| Error::io(doing(), error))?;
+        match self.form {
+            Package::Safetensors => made.write(folder, dtype(self.dtype)?, self.shards)?,
+            Package::Gguf(quantizations) => quantizations.iter().try_for_each(|one| gguf(*one))?,
+            Package::BesideTheBase(quantization) => {
+                base.write(folder, dtype(self.dtype)?, self.shards)?;
+                gguf(quantization)?;
+            }
+            Package::Adapter(rank) => adapter::write(base, &made, rank, base_name, folder)?,
+            // `os.system("true")`: protocol 0, as short as it gets, and as harmless.
+            Package::Command => write(folder, "pytorch_model.bin", "cos\nsystem\n(S'true'\ntR.")?,
+        }
         let claim = match self.condition {
             Condition::WithoutClaim => String::new(),
             _ => format!("base_model: {base_name}\n"),

@@ -3,8 +3,10 @@
 //! Weights are random but not featureless: spectra fall off as in trained matrices, a few residual channels are loud,
 //! and readers and writers share a few directions, so that honest changes look as correlated as they do in real life.
 
+pub mod adapter;
 pub mod derivatives;
 pub mod edits;
+pub mod gguf;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -61,7 +61,9 @@ fn the_demo_finds_what_it_made_twice_over() {
         "orthoscope-demo.db",
     ]))
     .unwrap();
-    let id = list[0]["finding"]["id"].as_str().unwrap();
+    let found = list.as_array().unwrap();
+    let edited = found.iter().find(|one| one["finding"]["signature"] == "out-rank1-global").unwrap();
+    let id = edited["finding"]["id"].as_str().unwrap();
     let shown = run(&["findings", "show", id, "--index", "orthoscope-demo.db"]);
     assert!(shown.contains(id) && shown.starts_with("ORTHOGONALIZED"), "{shown}");
     let rejudged = run(&["rejudge", "--all", "--index", "orthoscope-demo.db"]);

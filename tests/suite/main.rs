@@ -4,6 +4,7 @@
 
 mod commands;
 mod compare;
+mod forms;
 mod hostile;
 mod hub_client;
 mod hub_sweep;

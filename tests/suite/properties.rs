@@ -88,6 +88,7 @@ fn modules_import_only_what_comes_before_them() {
         "relation",
         "recipe",
         "verdict",
+        "combine",
         "claim",
         "hub",
         "index",
