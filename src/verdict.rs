@@ -76,7 +76,7 @@ pub fn conclude(catalogue: &Catalogue, profile: &Profile, relation: Relation, ke
         ),
         _ if limit > TESTABLE => (
             Verdict::Inconclusive,
-            format!("the change is so large that an edit below λ = {limit:.2} would not be seen"),
+            format!("not testable below λ = {limit:.2}: the change is so large that a weaker edit would not be seen"),
         ),
         _ if limit == 0.0 => (
             Verdict::Clear,

@@ -18,11 +18,9 @@ use std::collections::btree_map::Entry;
 use std::ops::Range;
 use std::sync::Arc;
 
-pub use super::gguf_names::{quantization, variants};
-
 use super::gguf_header::{self, Header, Listed};
 use super::gguf_names::{base_name, is_gguf, part_name, split_part};
-use super::{Anomaly, Checkpoint, CheckpointFile, FileSet, Format, Storage, TensorEntry, unknown_dtype};
+use super::{Anomaly, Checkpoint, CheckpointFile, FileSet, Format, Storage, TensorEntry, unknown_dtype, variants};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::MAX_ANOMALIES;
 use crate::source::ByteSource;
@@ -30,8 +28,8 @@ use crate::tensor::ggml_type;
 
 /// The GGUF format.
 ///
-/// Opening a set of files that holds several variants of a model opens the first of [`variants`]; to open another one,
-/// or each, narrow the set to its files.
+/// Of a set of files that holds several variants of a model the largest is opened; to open another one, or each, narrow the
+/// set to it ([`variants::Variant::narrow`]).
 #[derive(Debug, Clone, Copy)]
 pub struct Gguf;
 
@@ -53,7 +51,7 @@ impl Format for Gguf {
     }
 
     fn open(&self, files: &FileSet) -> Result<Checkpoint> {
-        let mut names = variants(files).into_iter().next().unwrap_or_default();
+        let mut names = largest(files);
         if names.is_empty() {
             let blob = files.files.iter().find(|(_, source)| source.len() >= 24 && begins_with_magic(source.as_ref()));
             names.extend(blob.map(|(name, _)| name.clone()));
@@ -72,6 +70,16 @@ impl Format for Gguf {
         };
         Assembly::default().open(files, &parts)
     }
+}
+
+/// The files of the largest variant, which is the most exact one. Files that go with a model (vision projectors, importance
+/// matrices) count only where there is nothing else.
+fn largest(files: &FileSet) -> Vec<String> {
+    let found = variants::of_files(files).into_iter().filter(|variant| variant.format() == Gguf.name());
+    // Of equals the first, as the list is in order.
+    let largest = found.reduce(|best, next| if next.bytes > best.bytes { next } else { best });
+    let any = || files.files.keys().find(|name| is_gguf(name)).cloned().into_iter().collect();
+    largest.map_or_else(any, |largest| largest.files)
 }
 
 fn begins_with_magic(source: &dyn ByteSource) -> bool {

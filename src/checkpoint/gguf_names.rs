@@ -1,42 +1,6 @@
 //! What names of GGUF files say: parts of split files, and which quantisation a file is.
 
-use std::collections::BTreeMap;
-
-use super::FileSet;
 use crate::limits::MAX_FILES;
-
-/// The variants among the GGUF files of a repository: each a list of file names, the parts of a split file in order.
-///
-/// A repository often holds one model in a dozen quantisations. Variants are sorted by size, largest (most exact) first.
-/// Files that are not models are left out: vision projectors (`mmproj`), importance matrices, control vectors; unless
-/// there is nothing else. Missing parts of a split file are simply not in the list; opening it reports them. Which
-/// quantisation a variant is, [`quantization`] tells from its first name.
-pub fn variants(files: &FileSet) -> Vec<Vec<String>> {
-    let named: Vec<&String> = files.files.keys().filter(|name| is_gguf(name)).collect();
-    let mut models: Vec<&String> = named.iter().copied().filter(|name| !is_companion(name)).collect();
-    if models.is_empty() {
-        models = named;
-    }
-    // A single file counts whatever it is called.
-    if models.is_empty() && files.files.len() == 1 {
-        models = files.files.keys().collect();
-    }
-    let mut groups: BTreeMap<(String, u32), BTreeMap<u32, String>> = BTreeMap::new();
-    for name in models {
-        let (stem, part, parts) = match split_part(name) {
-            Some((stem, part, parts)) => (stem.to_owned(), part, parts),
-            None => (name.clone(), 1, 1),
-        };
-        groups.entry((stem, parts)).or_default().insert(part, name.clone());
-    }
-    let size = |names: &[String]| -> u64 {
-        names.iter().filter_map(|name| files.files.get(name)).fold(0, |sum, file| sum.saturating_add(file.len()))
-    };
-    let mut variants: Vec<Vec<String>> = groups.into_values().map(|parts| parts.into_values().collect()).collect();
-    // Groups come in the order of their names, and the sort is stable.
-    variants.sort_by_key(|names| std::cmp::Reverse(size(names)));
-    variants
-}
 
 /// Whether a name ends like a GGUF file's.
 pub(super) fn is_gguf(name: &str) -> bool {
@@ -112,10 +76,7 @@ fn is_quantization_head(head: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::source::{ByteSource, Bytes};
 
     #[test]
     fn quantisations_are_read_from_names() {
@@ -145,41 +106,5 @@ mod tests {
             assert_eq!(split_part(name), None, "{name}");
         }
         assert_eq!(part_name("a/b", 2, 3), "a/b-00002-of-00003.gguf");
-    }
-
-    fn files(sizes: &[(&str, usize)]) -> FileSet {
-        let file = |(name, size): &(&str, usize)| {
-            let source: Arc<dyn ByteSource> = Arc::new(Bytes::new(*name, vec![0; *size]));
-            ((*name).to_owned(), source)
-        };
-        FileSet { label: "test".to_owned(), files: sizes.iter().map(file).collect(), digests: BTreeMap::new() }
-    }
-
-    #[test]
-    fn variants_are_grouped_and_the_most_exact_comes_first() {
-        let found = variants(&files(&[
-            ("m-Q4_K_M.gguf", 4),
-            ("m-Q8_0-00001-of-00002.gguf", 5),
-            ("m-Q8_0-00002-of-00002.gguf", 3),
-            ("m-IQ2_M.gguf", 2),
-            ("mmproj-F16.gguf", 100),
-            ("m.imatrix.gguf", 100),
-            ("README.md", 100),
-        ]));
-        assert_eq!(
-            found,
-            [
-                vec!["m-Q8_0-00001-of-00002.gguf", "m-Q8_0-00002-of-00002.gguf"],
-                vec!["m-Q4_K_M.gguf"],
-                vec!["m-IQ2_M.gguf"]
-            ]
-        );
-    }
-
-    #[test]
-    fn a_projector_alone_or_a_nameless_blob_is_still_a_variant() {
-        assert_eq!(variants(&files(&[("mmproj-F16.gguf", 1)])), [vec!["mmproj-F16.gguf"]]);
-        assert_eq!(variants(&files(&[("sha256-0123", 1)])), [vec!["sha256-0123"]]);
-        assert!(variants(&files(&[("a.bin", 1), ("b.bin", 1)])).is_empty());
     }
 }

@@ -6,9 +6,11 @@
 //! 2. [`pool`]: which directions the writers (and the readers) of the whole model share;
 //! 3. [`examine_projection`]: the regression of [`projection`] in the span of shared and own directions.
 //!
-//! [`summary`] then says which pairs fit a removed direction, given what the other layers show, and names the numbers
+//! Two of the numbers are taken again where the first look cannot tell them: [`rank`] and, through a quantiser, the
+//! strength ([`grid`]). [`summary`] then says which pairs fit a removed direction, given what the other layers show, and names the numbers
 //! that signatures speak of.
 
+pub mod grid;
 pub mod kernel;
 pub mod operator;
 pub mod projection;
@@ -155,6 +157,8 @@ pub struct Measured<'a> {
     pub moments: Option<Sized>,
     /// The projection; `None` when nothing changed or the pair does not face the residual stream.
     pub projected: Option<Projected>,
+    /// λ by the bounds of a quantiser's levels, for writers where they tell more than regression does.
+    pub through_grid: Option<grid::Strength>,
 }
 
 /// The numbers of one changed pair that do not depend on other pairs.
@@ -249,6 +253,7 @@ pub fn measure<'a>(
         }
     }
     rank::widen(base, candidate, &mut measurements.pairs)?;
+    grid::refine(base, candidate, &mut measurements)?;
     Ok(measurements)
 }
 
@@ -535,9 +540,18 @@ fn finish<'a>(
         Surveyed::NotExamined(reason) => return Err(reason),
         Surveyed::Requantized(scheme) => {
             let dtypes = [dtypes[0].clone(), format!("{} as {}", scheme.name(), dtypes[1])];
-            return Ok(Measured { pair, dtypes, sameness: Sameness::Requantized, moments: None, projected: None });
+            return Ok(Measured {
+                pair,
+                dtypes,
+                sameness: Sameness::Requantized,
+                moments: None,
+                projected: None,
+                through_grid: None,
+            });
         }
-        Surveyed::Same(sameness) => return Ok(Measured { pair, dtypes, sameness, moments: None, projected: None }),
+        Surveyed::Same(sameness) => {
+            return Ok(Measured { pair, dtypes, sameness, moments: None, projected: None, through_grid: None });
+        }
         Surveyed::Changed(changed) => changed,
     };
     let projected = match side_of(pair.role.kind) {
@@ -547,7 +561,7 @@ fn finish<'a>(
         _ => None,
     };
     let sized = sized(&changed, pair, precision).map_err(|error| error.one_line())?;
-    Ok(Measured { pair, dtypes, sameness: Sameness::Changed, moments: Some(sized), projected })
+    Ok(Measured { pair, dtypes, sameness: Sameness::Changed, moments: Some(sized), projected, through_grid: None })
 }
 
 fn examine_projection(

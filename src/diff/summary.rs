@@ -86,6 +86,30 @@ pub fn summarize(pairing: &Pairing, measured: &Measurements<'_>) -> Summary {
     Summary { profile: Profile { model, tensors }, direction }
 }
 
+/// Along which direction the strength of each writer is asked for.
+pub struct Directions {
+    /// For each pair: unit, d numbers; `None` where none was removed.
+    pub along: Vec<Option<Vec<f64>>>,
+    /// Whether they are directions of rows divided by their norms.
+    pub row_normalised: bool,
+}
+
+/// The direction that the other layers lost, or a writer's own where it lost one of its own.
+pub fn directions(measured: &Measurements<'_>) -> Directions {
+    let coordinates = choose_coordinates(&measured.pairs);
+    let consensus = Consensus::new(&measured.pairs, coordinates, &measured.shared[coordinates]);
+    let along = measured.pairs.iter().map(|measured| {
+        let side = fitted(measured, coordinates).filter(|_| measured.pair.role.kind == Kind::Writer)?;
+        let shared = consensus.direction_without(measured.pair.role.layer).map(|e| consensus.lift(&e));
+        let own = side.fit.consistency.abs() >= CONSISTENCY_SURE;
+        shared.filter(|shared| !own || cosine(shared, &side.direction).abs() >= AGREEMENT).or_else(|| {
+            // Without others to ask, only its own is left.
+            Some(side.direction.clone())
+        })
+    });
+    Directions { along: along.collect(), row_normalised: coordinates == 1 }
+}
+
 /// The fit that counts for a pair: writers in the coordinates that won, everything else as it is.
 fn fitted<'m>(pair: &'m Measured<'_>, coordinates: usize) -> Option<&'m Coordinates> {
     let projected = pair.projected.as_ref()?;
@@ -281,6 +305,7 @@ fn tensor_measurement(
     let others = if is_writer { consensus.direction_without(pair.role.layer) } else { None };
     let elsewhere = if is_writer { consensus.agreement_without(pair.role.layer, &side.direction) } else { None };
     let along_shared = others.as_ref().and_then(|e| side.along_shared(e));
+    let through_grid = measured.through_grid;
     let agreement = elsewhere.into_iter().chain(neighbour).fold(0.0, f64::max);
     let fit = &side.fit;
     let c = fit.consistency;
@@ -306,8 +331,8 @@ fn tensor_measurement(
         })
         .count() as u32;
     tensor.projection = Some(Projection {
-        strength: fit.strength,
-        stderr: fit.stderr,
+        strength: through_grid.map_or(fit.strength, |grid| grid.lambda),
+        stderr: through_grid.map_or(fit.stderr, |grid| grid.stderr),
         consistency: c,
         cross_fit: side.cross_fit,
         explained: fit.explained,
@@ -317,7 +342,7 @@ fn tensor_measurement(
         agreement,
         sibling_agreement: sibling,
         directions: directions_here.max(1),
-        shared_strength: along_shared.map(|along| along.strength()),
+        shared_strength: along_shared.map(|along| through_grid.map_or(along.strength(), |grid| grid.lambda)),
         shared_consistency: along_shared.map(|along| along.consistency()),
         alone: removal_alone && !agrees,
         fits,

@@ -12,6 +12,9 @@ use crate::report::{evidence, sanitise};
 /// weight decay of a very small model; at SmolLM2's width it was 0.11).
 pub const BENIGN_CONSISTENCY: f64 = 0.77;
 
+/// From this detection limit on, "clear" by itself would promise too much: edits of this strength are published.
+const COARSE: f64 = 0.1;
+
 /// An examination told in sentences.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Told {
@@ -146,6 +149,10 @@ fn headline(examination: &Examination) -> String {
         }
         (Verdict::Clear, _) if same_weights(examination.relation) => {
             "No sign of weight orthogonalization: the weights are the base's own.".to_owned()
+        }
+        (Verdict::Clear, Some(o)) if known_limit(o) && o.detection_limit >= COARSE => {
+            let limit = strength(o.detection_limit);
+            format!("Not testable below λ = {limit}: no sign of weight orthogonalization at that strength or above.")
         }
         (Verdict::Clear, Some(o)) if known_limit(o) => {
             format!("No sign of weight orthogonalization, clear down to λ = {}.", strength(o.detection_limit))

@@ -1,0 +1,295 @@
+//! The strength of a removal that went through a coarse quantiser.
+//!
+//! A quantiser moves every element to the nearest of a few levels. Where the base's own weights stand on such levels
+//! already (a base that was quantised itself, or trained for it), a faint edit moves few elements, and regression finds
+//! less, or more, than was taken out. But each element of the candidate says between which bounds its number was before
+//! it was rounded: the midpoints to the next levels. λ is then the strength at which W - λ a bᵀ lies between the bounds
+//! (interval-censored regression: the sum of squared distances from the bounds is convex in λ). Levels are those seen
+//! among sixteen neighbours: a level that none of them has makes bounds wider than they were, never wrong.
+//!
+//! `docs/detector.md` has what was measured.
+
+use faer::Mat;
+use rayon::prelude::*;
+
+use super::operator::{Operator, Want};
+use super::projection::Oriented;
+use super::{Measured, Measurements, summary};
+use crate::arch::{Axis, Kind};
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+
+/// Elements that share their levels: no format in use has smaller groups.
+const GROUP: usize = 16;
+/// Elements looked at in one matrix: the rows that the edit moves most.
+const ELEMENTS: usize = 1 << 18;
+/// Share of elements that equal one of their group from which there are levels to speak of; ordinary floats and 8 bits stay
+/// under it, and need no such help.
+const REPEATED: f64 = 0.28;
+/// Strengths that are looked for.
+const RANGE: [f64; 2] = [-3.0, 4.0];
+/// The untouched base must be so much further from the bounds than the edit that explains them,
+const FACTOR: f64 = 25.0;
+/// with at most this share of elements out of bounds,
+const OUTSIDE: f64 = 0.025;
+/// and at least this share that the untouched base does not explain, so much more than the edit.
+const MOVED: f64 = 4e-5;
+const MOVED_FACTOR: f64 = 5.0;
+
+/// λ by bounds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Strength {
+    /// λ̂.
+    pub lambda: f64,
+    /// Half of the range over which the squared distance stays within twice its least.
+    pub stderr: f64,
+}
+
+/// Looks at every changed writer whose candidate stands on levels, along the direction that the other layers lost.
+pub fn refine(base: &Checkpoint, candidate: &Checkpoint, measured: &mut Measurements<'_>) -> Result<()> {
+    let directions = summary::directions(measured);
+    let found: Vec<Option<Strength>> = measured
+        .pairs
+        .par_iter()
+        .zip(&directions.along)
+        .map(|(pair, direction)| match direction {
+            Some(direction) => strength(pair, base, candidate, direction, directions.row_normalised),
+            None => Ok(None),
+        })
+        .collect::<Result<_>>()?;
+    for (pair, strength) in measured.pairs.iter_mut().zip(found) {
+        pair.through_grid = strength;
+    }
+    Ok(())
+}
+
+fn strength(
+    measured: &Measured<'_>,
+    base: &Checkpoint,
+    candidate: &Checkpoint,
+    direction: &[f64],
+    row_normalised: bool,
+) -> Result<Option<Strength>> {
+    let pair = measured.pair;
+    let Some(residual) = pair.role.residual.filter(|_| pair.role.kind == Kind::Writer) else { return Ok(None) };
+    let operator = Operator::new(pair, base, candidate)?;
+    let (rows, columns) = (operator.rows, operator.columns);
+    if columns as u64 != pair.base.columns || columns < GROUP {
+        return Ok(None);
+    }
+    let decode = |row: usize, out: &mut [f32]| pair.candidate.decode_rows(candidate, row as u64, out);
+    let mut line = vec![0f32; columns];
+    let (mut seen, mut repeated) = (0, 0);
+    for row in (0..rows).step_by(rows.div_ceil(8).max(1)) {
+        decode(row, &mut line)?;
+        repeated += line.chunks_exact(GROUP).map(repeats).sum::<usize>();
+        seen += columns / GROUP * GROUP;
+    }
+    if (repeated as f64) < REPEATED * seen as f64 {
+        return Ok(None);
+    }
+
+    let oriented = Oriented { operator, residual };
+    if direction.len() != oriented.width() {
+        return Ok(None);
+    }
+    let norms = match row_normalised {
+        true => Some(oriented.row_norms(&oriented.operator.moments(None)?.0)),
+        false => None,
+    };
+    let scale = |at: usize| norms.as_ref().and_then(|norms| norms.get(at)).copied().unwrap_or(1.0);
+    let left: Vec<f64> = direction.iter().enumerate().map(|(at, value)| value * scale(at)).collect();
+    let probe = Mat::from_fn(direction.len(), 1, |at, _| direction[at] / scale(at));
+    let through = oriented.to_other(probe.as_ref(), Want::Both)?.base;
+    let right: Vec<f64> = through.col(0).iter().map(|value| f64::from(*value)).collect();
+    let (by_row, by_column) = if residual == Axis::Rows { (&left, &right) } else { (&right, &left) };
+
+    // The rows that the edit moves most say most.
+    let mut order: Vec<usize> = (0..rows).collect();
+    order.sort_by(|a, b| by_row[*b].abs().total_cmp(&by_row[*a].abs()).then(a.cmp(b)));
+    order.truncate((ELEMENTS / columns).max(GROUP));
+    order.sort_unstable();
+    let mut cells = Vec::with_capacity(order.len() * columns);
+    let mut before = vec![0f32; columns];
+    for row in order {
+        decode(row, &mut line)?;
+        pair.base.decode_rows(base, row as u64, &mut before)?;
+        let moves = by_column.iter().map(|column| by_row[row] * column);
+        let bounds = line.chunks(GROUP).flat_map(bounds);
+        let pieces = before.iter().zip(moves).zip(bounds);
+        cells.extend(pieces.map(|((w, g), bounds)| Cell { w: f64::from(*w), g, bounds }));
+    }
+    Ok(solve(&cells))
+}
+
+/// One element: its number in the base, what a removal of strength 1 takes from it, and the bounds that it was between.
+struct Cell {
+    w: f64,
+    g: f64,
+    bounds: [f64; 2],
+}
+
+/// Elements of a group that equal an earlier one of it.
+fn repeats(group: &[f32]) -> usize {
+    let mut sorted = group.to_vec();
+    sorted.sort_by(f32::total_cmp);
+    sorted.windows(2).filter(|pair| pair[0] == pair[1]).count()
+}
+
+/// The bounds of every element of a group: midpoints to the next lower and the next higher level seen in it, none beyond
+/// the outermost.
+fn bounds(group: &[f32]) -> Vec<[f64; 2]> {
+    let mut levels: Vec<f64> = group.iter().map(|value| f64::from(*value)).collect();
+    levels.sort_by(f64::total_cmp);
+    levels.dedup();
+    let middle = |a: Option<&f64>, b: Option<&f64>| a.zip(b).map(|(a, b)| 0.5 * (a + b));
+    group
+        .iter()
+        .map(|value| {
+            let at = levels.partition_point(|level| *level < f64::from(*value));
+            let below = at.checked_sub(1).and_then(|at| levels.get(at));
+            let low = middle(below, levels.get(at)).unwrap_or(f64::NEG_INFINITY);
+            let high = middle(levels.get(at), levels.get(at + 1)).unwrap_or(f64::INFINITY);
+            [low, high]
+        })
+        .collect()
+}
+
+/// How far a strength is from the bounds.
+#[derive(Debug, Clone, Copy, Default)]
+struct Misfit {
+    squares: f64,
+    slope: f64,
+    outside: usize,
+}
+
+fn misfit(cells: &[Cell], lambda: f64) -> Misfit {
+    let mut total = Misfit::default();
+    for Cell { w, g, bounds: [low, high] } in cells {
+        let x = w - lambda * g;
+        let off = if x > *high {
+            x - high
+        } else if x < *low {
+            x - low
+        } else {
+            continue;
+        };
+        total.squares += off * off;
+        total.slope -= g * off;
+        total.outside += 1;
+    }
+    total
+}
+
+/// The strength with the least misfit, if it explains what the untouched base does not.
+fn solve(cells: &[Cell]) -> Option<Strength> {
+    let [mut low, mut high] = RANGE;
+    for _ in 0..22 {
+        let middle = 0.5 * (low + high);
+        if misfit(cells, middle).slope > 0.0 {
+            high = middle;
+        } else {
+            low = middle;
+        }
+    }
+    let lambda = 0.5 * (low + high);
+    let (best, none) = (misfit(cells, lambda), misfit(cells, 0.0));
+    let share = |count: usize| count as f64 / cells.len().max(1) as f64;
+    let explains = none.squares >= FACTOR * best.squares
+        && share(best.outside) <= OUTSIDE
+        && share(none.outside) >= MOVED
+        && none.outside as f64 >= MOVED_FACTOR * best.outside as f64
+        && RANGE[0] + 0.01 < lambda
+        && lambda < RANGE[1] - 0.01;
+    if !explains {
+        return None;
+    }
+    // With nothing out of bounds any of a range does; a millionth of the base's own misfit stands for none.
+    let enough = (2.0 * best.squares).max(1e-6 * none.squares);
+    let reach = |sign: f64| {
+        let (mut inside, mut beyond) = (0.0, 1.0);
+        for _ in 0..14 {
+            let middle = 0.5 * (inside + beyond);
+            if misfit(cells, lambda + sign * middle).squares > enough {
+                beyond = middle;
+            } else {
+                inside = middle;
+            }
+        }
+        beyond
+    };
+    Some(Strength { lambda, stderr: 0.25 * (reach(1.0) + reach(-1.0)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::tiny::{normal, random};
+
+    /// Sixteen codes to a group, as a quantiser with a scale and a smallest value rounds them.
+    fn rounded(values: &[f32]) -> Vec<f32> {
+        values
+            .chunks(32)
+            .flat_map(|block| {
+                let low = block.iter().copied().fold(f32::INFINITY, f32::min);
+                let high = block.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let step = (high - low) / 15.0;
+                block.iter().map(move |value| low + step * ((value - low) / step).round()).collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    /// Cells of a base, on levels itself or not, that lost λ g before it was rounded.
+    fn cells(seed: u64, lambda: f64, on_levels: bool) -> (Vec<Cell>, f64) {
+        let mut source = random(seed, "grid");
+        let w = normal(&mut source, 1 << 15);
+        let w = if on_levels { rounded(&w) } else { w };
+        let g: Vec<f32> = normal(&mut source, 1 << 15).iter().map(|value| 0.1 * value).collect();
+        let edited: Vec<f32> = w.iter().zip(&g).map(|(w, g)| w - lambda as f32 * g).collect();
+        let x = rounded(&edited);
+        let (mut gd, mut gg) = (0.0, 0.0);
+        for ((x, w), g) in x.iter().zip(&w).zip(&g) {
+            gd += f64::from((w - x) * g);
+            gg += f64::from(g * g);
+        }
+        let bounds = x.chunks(GROUP).flat_map(bounds);
+        let cells = w.iter().zip(&g).zip(bounds);
+        (cells.map(|((w, g), bounds)| Cell { w: f64::from(*w), g: f64::from(*g), bounds }).collect(), gd / gg)
+    }
+
+    #[test]
+    fn strength_is_recovered_where_regression_is_led_astray() {
+        for lambda in [0.4, 0.6] {
+            let (cells, regression) = cells(1, lambda, true);
+            assert!((regression - lambda).abs() > 0.1, "a base on levels takes part of the edit: {regression}");
+            let found = solve(&cells).unwrap();
+            assert!((found.lambda - lambda).abs() < 0.03, "{lambda}: {found:?}");
+            assert!(found.stderr < 0.06, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn an_untouched_base_has_no_strength() {
+        for on_levels in [false, true] {
+            assert_eq!(solve(&cells(2, 0.0, on_levels).0), None);
+        }
+        assert_eq!(solve(&[]), None);
+    }
+
+    #[test]
+    fn bounds_are_midpoints_of_levels_seen() {
+        let found = bounds(&[1.0, 0.0, 3.0, 1.0]);
+        assert_eq!(found, [[0.5, 2.0], [f64::NEG_INFINITY, 0.5], [2.0, f64::INFINITY], [0.5, 2.0]]);
+        assert_eq!(repeats(&[1.0, 0.0, 3.0, 1.0]), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn any_strength_through_four_bits(seed in 0u64..1000, lambda in 0.4f64..2.0, on_levels in any::<bool>()) {
+            let found = solve(&cells(seed, lambda, on_levels).0).unwrap();
+            prop_assert!((found.lambda - lambda).abs() < 0.05, "{found:?}");
+        }
+    }
+}
