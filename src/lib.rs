@@ -14,6 +14,7 @@ pub mod forms;
 pub mod hub;
 pub mod ids;
 pub mod index;
+pub mod inspect;
 pub mod limits;
 pub mod pair;
 pub mod pipeline;

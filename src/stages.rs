@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::checkpoint::{self, Checkpoint, FileSet, folder, variants};
-use crate::claim::{self, Declarations};
+use crate::claim;
 use crate::diff::{Observer, Unobserved};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, Tool};
@@ -16,11 +16,10 @@ use crate::hub::RepoInfo;
 use crate::index::triage::{Listing, record_listing};
 use crate::index::write::{Writer, WriterThread};
 use crate::index::{Index, Rejudged};
-use crate::limits;
 use crate::pair::{self, Pairing};
 use crate::pipeline::{self, Named, Settings};
 use crate::signature::Catalogue;
-use crate::sweep::examine::{Bench, front_matter};
+use crate::sweep::examine::Bench;
 use crate::sweep::plan::Plan;
 use crate::sweep::queue::Queue;
 use crate::sweep::work::{self, Summary, SweepSettings};
@@ -131,6 +130,14 @@ pub fn rejudge(index: &mut Index, catalogue: &Catalogue, all: bool) -> Result<Re
     )
 }
 
+/// What a folder's files say of its lineage, with the metadata of the weights that are looked at first: what cannot be
+/// opened says nothing here, and is told later.
+fn declarations(files: &FileSet) -> Result<claim::Declarations> {
+    let first = variants::of_files(files).into_iter().next();
+    let opened = first.map_or_else(|| checkpoint::open(files), |first| checkpoint::open(&first.narrow(files))).ok();
+    claim::files::declarations(files, opened.as_ref())
+}
+
 /// Examines a folder or file of this machine, in all its forms, against the base given or the one that its own files
 /// claim. What cannot be examined is an examination too.
 pub fn examine_path(
@@ -168,30 +175,5 @@ pub fn examine_path(
         let mut failed = pipeline::failed(&Named::local(tried.unwrap_or_default()), &named, &error, &settings);
         pipeline::judge(&mut failed, catalogue);
         failed
-    })
-}
-
-/// What a folder's own small files say of its lineage.
-fn declarations(files: &FileSet) -> Result<Declarations> {
-    // The metadata of the weights that are looked at first; what cannot be opened says nothing here, and is told later.
-    let first = variants::of_files(files).into_iter().next();
-    let candidate = first.map_or_else(|| checkpoint::open(files), |first| checkpoint::open(&first.narrow(files))).ok();
-    let text = |name: &str| -> Result<Option<String>> {
-        let Some(file) = files.files.get(name).filter(|file| file.len() <= limits::MAX_CONFIG_BYTES) else {
-            return Ok(None);
-        };
-        Ok(Some(String::from_utf8_lossy(&file.read(0..file.len())?).into_owned()))
-    };
-    let readme = text("README.md")?;
-    let adapter = text("adapter_config.json")?.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
-    let mut metadata = candidate.as_ref().map(|candidate| candidate.metadata.clone()).unwrap_or_default();
-    metadata.extend(candidate.iter().flat_map(|candidate| &candidate.files).flat_map(|file| file.metadata.clone()));
-    Ok(Declarations {
-        card: readme.as_deref().map(front_matter).unwrap_or_default(),
-        config: candidate.map(|candidate| candidate.config).unwrap_or_default(),
-        adapter,
-        metadata,
-        readme,
-        ..Declarations::default()
     })
 }

@@ -5,6 +5,7 @@
 //! and told, not resolved in silence, and no claim at all is an outcome of its own.
 
 mod declared;
+pub mod files;
 pub mod structural;
 
 use std::collections::BTreeMap;

@@ -9,6 +9,7 @@ pub mod explain;
 pub mod export;
 pub mod findings;
 pub mod hubs;
+pub mod inspect;
 pub mod rejudge;
 pub mod report;
 pub mod scan;
@@ -152,6 +153,7 @@ enum Command {
     Demo(demo::Arguments),
     Compare(compare::Arguments),
     Scan(scan::Arguments),
+    Inspect(inspect::Arguments),
     Sweep(sweep::Arguments),
     Findings(findings::Arguments),
     Export(export::Arguments),
@@ -240,6 +242,7 @@ impl Command {
             Self::Demo(arguments) => arguments.run(global, out),
             Self::Compare(arguments) => arguments.run(global, out),
             Self::Scan(arguments) => arguments.run(global, out),
+            Self::Inspect(arguments) => arguments.run(global, out),
             Self::Sweep(arguments) => arguments.run(global, out),
             Self::Findings(arguments) => arguments.run(global, out),
             Self::Export(arguments) => arguments.run(global, out),

@@ -281,7 +281,7 @@ impl Bench {
             match path {
                 "README.md" => {
                     if declared.card.is_null() {
-                        declared.card = front_matter(&text);
+                        declared.card = claim::files::front_matter(&text);
                     }
                     declared.readme = Some(text);
                 }
@@ -552,16 +552,6 @@ fn configuration(hub: &Value, base: &Value) -> Value {
         (Value::Object(_), _) => hub.clone(),
         _ => base.clone(),
     }
-}
-
-/// The front matter of a card as JSON; `Null` where there is none.
-pub fn front_matter(text: &str) -> Value {
-    let front = text.strip_prefix("---").and_then(|rest| rest.split_once("\n---")).map(|(front, _)| front);
-    front
-        .filter(|front| front.len() <= 1 << 20)
-        .and_then(|front| serde_yaml_ng::from_str::<Value>(front).ok())
-        .filter(Value::is_object)
-        .unwrap_or_default()
 }
 
 /// Whether an error would meet every other checkpoint of the repository too.

@@ -171,3 +171,35 @@ fn a_repository_of_several_forms_on_a_hub_gets_one_verdict() {
     let differing: Vec<_> = again.lines().zip(both.lines()).filter(|(new, old)| new != old).take(5).collect();
     assert_eq!(differing, [], "judging again says something else");
 }
+
+#[test]
+fn a_checkpoint_is_described_from_its_headers_wherever_it_lies() {
+    let base = TINY.llama(1);
+    let folder = tempfile::tempdir().unwrap();
+    let file = gguf::bytes(&base, "tiny", Quantization::Q4_0);
+    write(folder.path(), "tiny-Q4_0.gguf", &file);
+    let repository = Repository::new("user/tiny")
+        .with("README.md", "---\nbase_model: org/base\n---\n")
+        .with("tiny-Q4_0.gguf", file)
+        .with("tiny-Q8_0.gguf", gguf::bytes(&base, "tiny", Quantization::Q8_0));
+    let standin = Standin::start(vec![repository], open_settings()).unwrap();
+    let inspect = |what: &str| -> Value {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_orthoscope"));
+        command.current_dir(folder.path()).envs(variables(standin.hub(), folder.path()));
+        let assert = command.args(["inspect", what, "--format", "json"]).assert();
+        serde_json::from_slice(&assert.code(0).get_output().stdout).unwrap()
+    };
+    let count = |one: &Value, kind: &str| -> u64 {
+        let modules = one["modules"].as_array().unwrap().iter().filter(|module| module["kind"] == kind);
+        modules.map(|module| module["count"].as_u64().unwrap()).sum()
+    };
+    let local = inspect("tiny-Q4_0.gguf");
+    assert_eq!((local["architecture"].as_str(), local["width"].as_u64()), (Some("llama"), Some(64)));
+    assert_eq!((count(&local, "writer"), count(&local, "reader"), count(&local, "norm")), (8, 20, 9));
+    let remote = inspect("hf:user/tiny");
+    assert_eq!((remote["variant"].as_str(), remote["claim"]["base"].as_str()), (Some("Q8_0"), Some("org/base")));
+    assert_eq!(remote["others"][0], "Q4_0");
+    let log = standin.log();
+    let mut weights = log.iter().filter(|entry| entry.method == "GET" && entry.target.contains(".gguf"));
+    assert!(weights.all(|entry| entry.range.is_some()), "headers alone, by range");
+}

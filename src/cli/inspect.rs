@@ -1,0 +1,230 @@
+//! `orthoscope inspect PATH|REPO`: what a checkpoint is, from its headers alone.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use clap::Args;
+use comfy_table::{ContentArrangement, Table, presets};
+
+use super::hubs;
+use super::{ExitStatus, Global};
+use crate::arch::Kind;
+use crate::checkpoint::{FileSet, folder};
+use crate::diff::Unobserved;
+use crate::error::{Error, ErrorKind, Result};
+use crate::hub::Meter;
+use crate::ids::Location;
+use crate::inspect::{Inspection, Module, inspect};
+use crate::limits;
+use crate::report::json::write_value;
+use crate::report::{sanitise, words};
+use crate::sweep::{ExamineSettings, base, record};
+
+/// Oddities shown without `--verbose`.
+const ANOMALIES_SHOWN: usize = 12;
+
+/// Say what a checkpoint is from its headers: architecture, writers to the residual stream, dtypes, lineage, oddities
+#[derive(Args)]
+#[command(after_help = "Examples:
+  orthoscope inspect ./model
+  orthoscope inspect model-Q4_K_M.gguf --tensors
+  orthoscope inspect hf:someone/model-GGUF --all-variants --format json
+
+No base is needed and no weight is read: of a checkpoint on a hub only the headers are fetched, by range.")]
+pub struct Arguments {
+    /// A folder, a file, or a repository (hf:org/name, with @revision or without)
+    #[arg(value_name = "PATH|REPO")]
+    what: String,
+    /// List every tensor
+    #[arg(long)]
+    tensors: bool,
+    /// Every checkpoint that it holds, not the first alone
+    #[arg(long)]
+    all_variants: bool,
+}
+
+impl Arguments {
+    pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
+        hubs::check_location(&self.what)?;
+        let found = inspect(&self.files(global)?, self.all_variants)?;
+        match global.format.as_str() {
+            "json" => {
+                let shown: Vec<Inspection> = found.into_iter().map(|one| self.trimmed(one)).collect();
+                match shown.as_slice() {
+                    [one] => write_value(one, &global.style(), out)?,
+                    several => write_value(several, &global.style(), out)?,
+                }
+                writeln!(out).map_err(written)?;
+            }
+            "text" => {
+                for (at, inspection) in found.iter().enumerate() {
+                    if at > 0 {
+                        writeln!(out).map_err(written)?;
+                    }
+                    text(inspection, self.tensors, global.verbose > 0, out).map_err(written)?;
+                }
+            }
+            _ => return Err(Error::new(ErrorKind::Usage, "inspecting: its formats are text and json")),
+        }
+        Ok(ExitStatus::Success)
+    }
+
+    fn trimmed(&self, mut inspection: Inspection) -> Inspection {
+        if !self.tensors {
+            inspection.tensors.clear();
+        }
+        inspection
+    }
+
+    fn files(&self, global: &Global) -> Result<FileSet> {
+        let (id, revision) = match base::location(&self.what)? {
+            Location::Path(path) => return folder::file_set(Path::new(&path)),
+            Location::Hub(id, revision) => (id, revision),
+        };
+        let catalogue = Arc::new(global.catalogue()?);
+        let bench = hubs::bench(global, &catalogue, ExamineSettings::default(), None, Arc::new(Unobserved))?;
+        hubs::stop_on_signal(&bench.client)?;
+        let meter = Meter::new("this repository's", None, None);
+        let (repo, _) = base::open_repo(&id, revision.as_ref(), &bench.client, &bench.environment, &meter)?;
+        let mut set = FileSet { label: self.what.clone(), files: BTreeMap::new(), digests: BTreeMap::new() };
+        for file in repo.files() {
+            let card = file.path == "README.md";
+            let small = record::is_weights(&file.path) || file.bytes <= limits::MAX_JSON_BYTES;
+            if !(small && (card || record::is_wanted(&file.path))) {
+                continue;
+            }
+            set.files.insert(file.path.clone(), repo.source(file, &meter)?);
+            if let Some(sha256) = file.sha256 {
+                set.digests.insert(file.path.clone(), sha256);
+            }
+        }
+        Ok(set)
+    }
+}
+
+fn written(error: std::io::Error) -> Error {
+    Error::io("writing the answer", error)
+}
+
+fn shape(shape: &[u64]) -> String {
+    shape.iter().map(u64::to_string).collect::<Vec<_>>().join(" × ")
+}
+
+fn dtypes(module: &Module) -> String {
+    let several = module.dtypes.len() > 1;
+    let told = module.dtypes.iter().map(|(dtype, count)| {
+        let dtype = sanitise::name(dtype);
+        if several { format!("{count} {dtype}") } else { dtype }
+    });
+    told.collect::<Vec<_>>().join(", ")
+}
+
+fn text(one: &Inspection, tensors: bool, all: bool, out: &mut dyn Write) -> std::io::Result<()> {
+    let variant = one.variant.as_deref().map(|variant| format!(", {}", sanitise::name(variant))).unwrap_or_default();
+    writeln!(out, "{} ({}{variant})\n", sanitise::name(&one.source), one.format)?;
+    let width = one.width.map_or("unknown".to_owned(), |width| width.to_string());
+    let bytes: u64 = one.files.values().fold(0, |sum, bytes| sum.saturating_add(*bytes));
+    writeln!(out, "  architecture  {} (tensor names: {})", sanitise::name(&one.architecture), one.names)?;
+    writeln!(
+        out,
+        "  residual      width {width}, {}",
+        words::count(one.layers, "layer that writes to it", "layers that write to it")
+    )?;
+    writeln!(
+        out,
+        "  tensors       {}, {} in {}",
+        one.tensors.len(),
+        words::bytes(bytes),
+        words::count(one.files.len() as u64, "file", "files")
+    )?;
+    match &one.claim.base {
+        Some(base) => {
+            let relation = one.claim.relation.as_deref().map(|said| format!(" ({})", sanitise::name(said)));
+            writeln!(out, "  claims        {}{}", sanitise::name(base), relation.unwrap_or_default())?;
+            for evidence in &one.claim.evidence {
+                writeln!(
+                    out,
+                    "                {}: {}",
+                    sanitise::name(&evidence.from),
+                    sanitise::name(&evidence.says)
+                )?;
+            }
+        }
+        None => writeln!(out, "  claims        no base")?,
+    }
+    if !one.others.is_empty() {
+        let others: Vec<String> = one.others.iter().map(|other| sanitise::name(other)).collect();
+        writeln!(out, "  beside it     {} (--all-variants shows each)", others.join(", "))?;
+    }
+    if !one.adapted.is_empty() {
+        let ranks: std::collections::BTreeSet<String> = one.adapted.values().map(u64::to_string).collect();
+        let ranks: Vec<String> = ranks.into_iter().collect();
+        writeln!(
+            out,
+            "  adapts        {} of rank {}",
+            words::count(one.adapted.len() as u64, "matrix", "matrices"),
+            ranks.join(", ")
+        )?;
+    }
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(["kind", "module", "count", "shape", "stored as", "bytes"]);
+    for module in &one.modules {
+        let shapes: Vec<String> = module.shapes.iter().map(|one| shape(one)).collect();
+        let kind = crate::sweep::examine::word(&module.kind);
+        let count = module.count.to_string();
+        table.add_row([
+            kind,
+            sanitise::name(&module.module),
+            count,
+            shapes.join("; "),
+            dtypes(module),
+            words::bytes(module.bytes),
+        ]);
+    }
+    writeln!(out)?;
+    table.lines().try_for_each(|line| writeln!(out, " {}", line.trim_end()))?;
+    let unreadable = one.tensors.iter().filter(|tensor| tensor.unreadable.is_some()).count() as u64;
+    if unreadable > 0 {
+        writeln!(out, "\n{} cannot be read.", words::count(unreadable, "tensor", "tensors"))?;
+    }
+    if !one.modules.iter().any(|module| module.kind == Kind::Writer) && one.adapted.is_empty() {
+        writeln!(out, "\nNo tensor here is known to write to the residual stream.")?;
+    }
+    if tensors {
+        writeln!(out)?;
+        for tensor in &one.tensors {
+            let why =
+                tensor.unreadable.as_deref().map(|why| format!("  ({})", sanitise::sentence(why))).unwrap_or_default();
+            let kind = crate::sweep::examine::word(&tensor.kind);
+            writeln!(
+                out,
+                "  {}  {kind}  {}  [{}]{why}",
+                sanitise::name(&tensor.name),
+                sanitise::name(&tensor.dtype),
+                shape(&tensor.shape)
+            )?;
+        }
+    }
+    if !one.anomalies.is_empty() {
+        writeln!(out, "\nOddities of the files ({})", one.anomalies.len())?;
+        let shown = if all { one.anomalies.len() } else { ANOMALIES_SHOWN };
+        for anomaly in one.anomalies.iter().take(shown) {
+            let tensor = anomaly.tensor.as_deref().map(|tensor| format!(", tensor {}", sanitise::name(tensor)));
+            writeln!(
+                out,
+                "  - {}: {}{}: {}",
+                sanitise::name(&anomaly.kind),
+                sanitise::name(&anomaly.file),
+                tensor.unwrap_or_default(),
+                sanitise::sentence(&anomaly.detail)
+            )?;
+        }
+        if one.anomalies.len() > shown {
+            writeln!(out, "  - and {} more (--verbose shows all)", one.anomalies.len() - shown)?;
+        }
+    }
+    Ok(())
+}
