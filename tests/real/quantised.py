@@ -1,15 +1,17 @@
 """One edit of a real model in every form it is published in, and the untouched model beside it.
 
 usage: quantised.py OUT [--base FOLDER] [--types Q8_0,…] [--check PATH-OF-ORTHOSCOPE]
-needs: torch, safetensors, gguf, llama-cpp-python (and what smollm2.py needs, where --base is not given)
+needs: torch, transformers, peft, safetensors, gguf, llama-cpp-python
 
 SmolLM2-135M (see smollm2.py) loses one random direction from o_proj and down_proj of layers 8 to 24, at λ = 1 and at
-λ = 0.3. Each of the three models is quantised by llama.cpp's own quantiser to each type (`QUANTISED`); the edit at λ = 1
-is also written as a pickle, FP8 (by channel and by block), NF4, GPTQ, AWQ and an adapter of rank 1. OUT/labels.json is for
-`orthoscope evaluate`.
+λ = 0.3; beside these stand the untouched model and one with an honest LoRA (rank 16, all linear modules, trained on
+Python's own library). Each is quantised by llama.cpp's own quantiser to each type (`QUANTISED`); all but the fainter edit
+are also written as a pickle, FP8 (by channel and by block), NF4, GPTQ and AWQ, and the edit and the LoRA as adapters.
+OUT/labels.json is for `orthoscope evaluate`.
 
 With --check each pair is compared, a line is printed for each, and the exit status is 1 unless the edit is found in every
-form with λ within 0.1 (down to 4 bits; 0.3 down to Q4_K_M), and no untouched form is called orthogonalized or suspect.
+form with λ within 0.1 (down to 4 bits; 0.3 down to Q4_K_M), no untouched form is called orthogonalized or suspect, and no
+form of the LoRA orthogonalized.
 """
 
 import argparse
@@ -51,10 +53,13 @@ def make(out, base_folder, types):
             print(f"wrote {case}", flush=True)
         labels.append(dict(case=case, path=case, base=str(base_folder.resolve()), label=label, group="smollm2-forms", **more))
 
-    for name, strength in (("untouched", 0.0), ("edited", 1.0), ("faint", 0.3)):
+    for name, strength in (("untouched", 0.0), ("edited", 1.0), ("faint", 0.3), ("lora", 0.0)):
         lambdas = constant(base, strength, layers=LAYERS)
-        made = base if strength == 0.0 else remove_direction(base, lambda layer, module: direction, lambdas)
-        label = "orthogonalized" if strength else "quantized"
+        if name == "lora":
+            made = trained(base, base_folder, out / "lora-adapter")
+        else:
+            made = base if strength == 0.0 else remove_direction(base, lambda layer, module: direction, lambdas)
+        label = "orthogonalized" if strength else "fine-tuned" if name == "lora" else "quantized"
         more = {"scope": "global", "directions": 1, "lambda": lambdas} if strength else {}
         plain = out / f"{name}-F32.gguf"
         for kind in types:
@@ -71,16 +76,28 @@ def make(out, base_folder, types):
         plain.unlink(missing_ok=True)
         if name == "faint":
             continue
-        add(f"{name}-pickled", label if strength else "repackaged", lambda path, m=made: storage.pickled(m, path), form="pickle", **more)
+        add(f"{name}-pickled", "repackaged" if name == "untouched" else label, lambda path, m=made: storage.pickled(m, path), form="pickle", **more)
         for method, (pack, config) in storage.METHODS.items():
             add(f"{name}-{method}", label,
                 lambda path, m=made, p=pack, c=config: storage.quantised(m, path, p, c), form=method, **more)  # fmt: skip
-        if strength:
+        if name == "lora":
+            add("lora-adapter", "adapter", lambda path: None, form="adapter")
+        elif strength:
             workshop = argparse.Namespace(base=base)
             add(f"{name}-adapter", label,
                 lambda path: write_adapter(workshop, lambda layer, module: direction, lambdas, path, 1), form="adapter", **more)  # fmt: skip
     (out / "labels.json").write_text(json.dumps(labels, indent=1) + "\n")
     return labels
+
+
+def trained(base, base_folder, adapter):
+    """The base with an honest LoRA merged in; the LoRA itself is left in the folder `adapter`."""
+    from training import adapt, lora, plain_text, token_stream
+    from transformers import AutoTokenizer
+
+    stream = token_stream(AutoTokenizer.from_pretrained(base_folder), plain_text("code"), 150_000)
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    return adapt(base, lora(targets, 16), (stream, stream), 40, 5e-4, batch=1, save_to=adapter)
 
 
 def check(out, labels, orthoscope):
@@ -99,6 +116,8 @@ def check(out, labels, orthoscope):
         wrong = []
         if case.startswith("untouched"):
             wrong += ["called"] if found["verdict"] in ("orthogonalized", "suspect") else []
+        elif case.startswith("lora"):
+            wrong += ["called"] if found["verdict"] == "orthogonalized" else []
         elif case.startswith("edited"):
             wrong += ["missed"] if found["verdict"] != "orthogonalized" else []
             wrong += ["λ"] if (entry["form"] != "gguf" or kind in EXACT) and not error <= 0.1 else []
@@ -126,7 +145,9 @@ def main():
         if not (base / "model.safetensors").exists():
             from smollm2 import convert, fetch_gguf
 
-            convert(fetch_gguf(str(arguments.out)))[0].write(base)
+            checkpoint, tokenizer = convert(fetch_gguf(str(arguments.out)))
+            checkpoint.write(base)
+            tokenizer.save_pretrained(base)
     labels = make(arguments.out, base, arguments.types.split(","))
     if arguments.check and check(arguments.out, labels, arguments.check):
         sys.exit(1)
