@@ -79,20 +79,28 @@ impl Recorder {
 }
 
 impl Store for Recorder {
-    fn record(&self, examination: &Examination, facts: &RepoInfo) -> Result<()> {
+    fn record(&self, examination: &Examination, facts: &RepoInfo, base: Option<&RepoInfo>) -> Result<()> {
         let (examination, now) = (examination.clone(), Timestamp::now());
-        let listing = Listing {
-            downloads: facts.downloads,
-            created: facts.created.as_deref().and_then(|text| text.parse().ok()),
-            family: facts.config.get("model_type").and_then(|word| word.as_str()).map(str::to_owned),
-            tags: facts.tags.clone(),
-        };
+        let (listing, base) = (listing(facts), base.map(listing));
         // Only when it is on disk may its row of the queue be done.
         let recorded = self.writer.submit(move |connection| {
             record_listing(connection, &examination.candidate.source, &listing, now)?;
+            if let Some(base) = &base {
+                record_listing(connection, &examination.base.source, base, now)?;
+            }
             crate::index::record(connection, &examination, now)
         })?;
         recorded.wait().map(|_| ())
+    }
+}
+
+/// What is kept of a hub's word on a repository.
+fn listing(facts: &RepoInfo) -> Listing {
+    Listing {
+        downloads: facts.downloads,
+        created: facts.created.as_deref().and_then(|text| text.parse().ok()),
+        family: facts.config.get("model_type").and_then(|word| word.as_str()).map(str::to_owned),
+        tags: facts.tags.clone(),
     }
 }
 

@@ -22,7 +22,7 @@ use crate::error::Result;
 /// Elements that share their levels: no format in use has smaller groups.
 const GROUP: usize = 16;
 /// Elements looked at in one matrix: the rows that the edit moves most.
-const ELEMENTS: usize = 1 << 18;
+const ELEMENTS: usize = 1 << 19;
 /// Share of elements that equal one of their group from which there are levels to speak of; ordinary floats and 8 bits stay
 /// under it, and need no such help.
 const REPEATED: f64 = 0.28;
@@ -32,8 +32,8 @@ const RANGE: [f64; 2] = [-3.0, 4.0];
 const FACTOR: f64 = 25.0;
 /// with at most this share of elements out of bounds,
 const OUTSIDE: f64 = 0.025;
-/// and at least this share that the untouched base does not explain, so much more than the edit.
-const MOVED: f64 = 4e-5;
+/// and at least so many that the untouched base does not explain, and so much more than the edit.
+const MOVED: usize = 6;
 const MOVED_FACTOR: f64 = 5.0;
 
 /// λ by bounds.
@@ -197,7 +197,7 @@ fn solve(cells: &[Cell]) -> Option<Strength> {
     let share = |count: usize| count as f64 / cells.len().max(1) as f64;
     let explains = none.squares >= FACTOR * best.squares
         && share(best.outside) <= OUTSIDE
-        && share(none.outside) >= MOVED
+        && none.outside >= MOVED
         && none.outside as f64 >= MOVED_FACTOR * best.outside as f64
         && RANGE[0] + 0.01 < lambda
         && lambda < RANGE[1] - 0.01;

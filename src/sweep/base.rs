@@ -26,6 +26,8 @@ pub struct Base {
     pub side: Side,
     /// Its weights, on this machine.
     pub checkpoint: Checkpoint,
+    /// What the hub says of it, where it was asked.
+    pub facts: Option<hub::RepoInfo>,
     /// SHA-256 and length of each weight file, where known.
     pub weights: Vec<(String, u64, Option<Digest>)>,
     cache: PathBuf,
@@ -84,6 +86,7 @@ fn keep(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     file.persist(path).map(|_| ()).map_err(|error| error.error)
 }
 
+/// One base of a run: fetched by the first that asks, while the others wait.
 type Slot = Arc<Mutex<Option<Result<Arc<Base>, (ErrorKind, String)>>>>;
 
 /// The bases of a run.
@@ -93,6 +96,17 @@ pub struct Bases {
 }
 
 impl Bases {
+    /// What the hub says of an opened base, by the source that records name it with.
+    pub fn facts(&self, source: &str) -> Option<hub::RepoInfo> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.values().find_map(|slot| {
+            // One that is being fetched is not the one asked for.
+            let held = slot.try_lock().ok()?;
+            let base = held.as_ref()?.as_ref().ok().filter(|base| base.side.source == source)?;
+            base.facts.clone()
+        })
+    }
+
     /// The base of that name (`hf:org/name[@revision]`, or a path), opened at its first use. A base that cannot be
     /// opened is not tried again in this run unless the network was to blame.
     pub fn get(
@@ -147,6 +161,7 @@ fn open(
             let side = record::side_of_path(name, &checkpoint);
             return Ok(Base {
                 side,
+                facts: None,
                 weights: weights.collect(),
                 checkpoint,
                 cache: client.cache().to_owned(),
@@ -184,7 +199,7 @@ fn open(
         .map(|file| (file.path.clone(), file.bytes, file.sha256))
         .collect();
     let side = record::side_of_repo(&repo, Some(checkpoint.format));
-    Ok(Base { side, checkpoint, weights, cache: client.cache().to_owned(), factors: Mutex::default() })
+    Ok(Base { side, facts, checkpoint, weights, cache: client.cache().to_owned(), factors: Mutex::default() })
 }
 
 /// `hf:org/name`, `local:owner/name` or a path.

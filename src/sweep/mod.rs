@@ -43,8 +43,8 @@ pub trait Stages: Send + Sync {
 
 /// Where examinations go. Recording the same one again must change nothing.
 pub trait Store: Send + Sync {
-    /// Records one examination of a repository, with what the hub said of it (downloads, dates), durably.
-    fn record(&self, examination: &Examination, facts: &RepoInfo) -> Result<()>;
+    /// Records one examination of a repository, with what the hub said of it and of its base (downloads, dates), durably.
+    fn record(&self, examination: &Examination, facts: &RepoInfo, base: Option<&RepoInfo>) -> Result<()>;
 }
 
 /// When to read more than the rows of the screen.

@@ -259,7 +259,8 @@ fn one(
         }
     };
     // Recorded first, ended after: a kill between the two repeats the recording, which changes nothing.
-    store.record(&outcome.examination, &item.facts)?;
+    let base = bench.bases.facts(&outcome.examination.base.source);
+    store.record(&outcome.examination, &item.facts, base.as_ref())?;
     let commit = item.facts.commit.as_deref().unwrap_or_default();
     let examined = bench.settings.key(commit, &outcome.examination.tool);
     let word = outcome.word();
