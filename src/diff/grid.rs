@@ -39,9 +39,9 @@ const MOVED_FACTOR: f64 = 5.0;
 /// λ by bounds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Strength {
-    /// λ̂.
-    pub lambda: f64,
-    /// Half of the range over which the squared distance stays within twice its least.
+    /// λ̂; `None` where the untouched base lies between the bounds as well, so that they do not say which it is.
+    pub lambda: Option<f64>,
+    /// Half of the range over which the squared distance stays within twice its least: no λ̂ is surer than that.
     pub stderr: f64,
 }
 
@@ -181,7 +181,7 @@ fn misfit(cells: &[Cell], lambda: f64) -> Misfit {
     total
 }
 
-/// The strength with the least misfit, if it explains what the untouched base does not.
+/// The strength with the least misfit, if it explains what the untouched base does not; `None` where bounds tell nothing.
 fn solve(cells: &[Cell]) -> Option<Strength> {
     let [mut low, mut high] = RANGE;
     for _ in 0..22 {
@@ -201,7 +201,7 @@ fn solve(cells: &[Cell]) -> Option<Strength> {
         && none.outside as f64 >= MOVED_FACTOR * best.outside as f64
         && RANGE[0] + 0.01 < lambda
         && lambda < RANGE[1] - 0.01;
-    if !explains {
+    if !explains && share(best.outside.max(none.outside)) > OUTSIDE {
         return None;
     }
     // With nothing out of bounds any of a range does; a millionth of the base's own misfit stands for none.
@@ -218,7 +218,7 @@ fn solve(cells: &[Cell]) -> Option<Strength> {
         }
         beyond
     };
-    Some(Strength { lambda, stderr: 0.25 * (reach(1.0) + reach(-1.0)) })
+    Some(Strength { lambda: explains.then_some(lambda), stderr: 0.25 * (reach(1.0) + reach(-1.0)) })
 }
 
 #[cfg(test)]
@@ -265,7 +265,7 @@ mod tests {
             let (cells, regression) = cells(1, lambda, true);
             assert!((regression - lambda).abs() > 0.1, "a base on levels takes part of the edit: {regression}");
             let found = solve(&cells).unwrap();
-            assert!((found.lambda - lambda).abs() < 0.03, "{lambda}: {found:?}");
+            assert!((found.lambda.unwrap() - lambda).abs() < 0.03, "{lambda}: {found:?}");
             assert!(found.stderr < 0.06, "{found:?}");
         }
     }
@@ -273,9 +273,18 @@ mod tests {
     #[test]
     fn an_untouched_base_has_no_strength() {
         for on_levels in [false, true] {
-            assert_eq!(solve(&cells(2, 0.0, on_levels).0), None);
+            assert_eq!(solve(&cells(2, 0.0, on_levels).0).and_then(|found| found.lambda), None);
         }
-        assert_eq!(solve(&[]), None);
+        assert_eq!(solve(&[]).and_then(|found| found.lambda), None);
+    }
+
+    #[test]
+    fn where_the_bounds_do_not_tell_the_error_is_as_wide_as_they_are() {
+        // An edit so faint that no element of a base on levels reaches another one.
+        let (cells, regression) = cells(3, 0.1, true);
+        let found = solve(&cells).unwrap();
+        assert_eq!(found.lambda, None);
+        assert!((regression - 0.1).abs() < 2.0 * found.stderr, "{regression} ± {}", found.stderr);
     }
 
     #[test]
@@ -289,7 +298,7 @@ mod tests {
         #[test]
         fn any_strength_through_four_bits(seed in 0u64..1000, lambda in 0.4f64..2.0, on_levels in any::<bool>()) {
             let found = solve(&cells(seed, lambda, on_levels).0).unwrap();
-            prop_assert!((found.lambda - lambda).abs() < 0.05, "{found:?}");
+            prop_assert!((found.lambda.unwrap() - lambda).abs() < 0.05, "{found:?}");
         }
     }
 }

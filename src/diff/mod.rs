@@ -410,8 +410,7 @@ fn factors(sums: impl Iterator<Item = (f64, f64)>) -> Vec<f32> {
 
 fn tops_of(vectors: &TopVectors, pair: &Pair, energy: f64) -> Tops {
     let (keep, span) = if pair.role.expert.is_some() { (OWN_EXPERT, 0) } else { (OWN, SKETCH) };
-    let leading = |svd: &spectrum::Svd, keep: usize| {
-        let total: f64 = energy.max(svd.values.iter().map(|value| value * value).sum());
+    let leading = |svd: &spectrum::Svd, keep: usize, total: f64| {
         let count = keep.min(svd.values.len());
         let mut left = svd.left.subcols(0, count).to_owned();
         for (column, value) in left.col_iter_mut().zip(&svd.values) {
@@ -420,19 +419,12 @@ fn tops_of(vectors: &TopVectors, pair: &Pair, energy: f64) -> Tops {
         }
         left
     };
+    let caught = |svd: &spectrum::Svd| -> f64 { svd.values.iter().map(|value| value * value).sum() };
+    let total = energy.max(caught(&vectors.raw));
     let right = vectors.raw.right.col_iter().next().map(|column| column.iter().copied().collect()).unwrap_or_default();
     // The energy of row-normalised singular values is not ‖Δ‖²; their own sum serves as the scale there.
-    let normalised = vectors.normalised.as_ref().map(|svd| {
-        let total: f64 = svd.values.iter().map(|value| value * value).sum();
-        let count = keep.min(svd.values.len());
-        let mut left = svd.left.subcols(0, count).to_owned();
-        for (column, value) in left.col_iter_mut().zip(&svd.values) {
-            let weight = value / total.sqrt().max(f64::MIN_POSITIVE);
-            column.iter_mut().for_each(|entry| *entry *= weight);
-        }
-        left
-    });
-    Tops { raw: leading(&vectors.raw, keep), normalised, span: leading(&vectors.raw, span), right }
+    let normalised = vectors.normalised.as_ref().map(|svd| leading(svd, keep, caught(svd)));
+    Tops { raw: leading(&vectors.raw, keep, total), normalised, span: leading(&vectors.raw, span, total), right }
 }
 
 /// Directions shared by the writers (raw, row-normalised) and by the readers of a model.

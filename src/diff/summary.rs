@@ -331,8 +331,12 @@ fn tensor_measurement(
         })
         .count() as u32;
     tensor.projection = Some(Projection {
-        strength: through_grid.map_or(fit.strength, |grid| grid.lambda),
-        stderr: through_grid.map_or(fit.stderr, |grid| grid.stderr),
+        strength: through_grid.and_then(|grid| grid.lambda).unwrap_or(fit.strength),
+        stderr: match through_grid {
+            Some(grid) if grid.lambda.is_some() => grid.stderr,
+            Some(grid) => grid.stderr.max(fit.stderr),
+            None => fit.stderr,
+        },
         consistency: c,
         cross_fit: side.cross_fit,
         explained: fit.explained,
@@ -342,7 +346,8 @@ fn tensor_measurement(
         agreement,
         sibling_agreement: sibling,
         directions: directions_here.max(1),
-        shared_strength: along_shared.map(|along| through_grid.map_or(along.strength(), |grid| grid.lambda)),
+        shared_strength: along_shared
+            .map(|along| through_grid.and_then(|grid| grid.lambda).unwrap_or(along.strength())),
         shared_consistency: along_shared.map(|along| along.consistency()),
         alone: removal_alone && !agrees,
         fits,
