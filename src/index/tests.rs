@@ -97,6 +97,14 @@ fn another_judgement_takes_the_place_of_the_old_one_which_is_kept() {
 }
 
 #[test]
+fn lengths_that_add_up_to_more_than_an_integer_are_stored() {
+    let mut one = examination(1);
+    let huge = |name: &str| crate::examination::FileDigest { name: name.to_owned(), bytes: u64::MAX, sha256: None };
+    one.base.files = vec![huge("a"), huge("b")];
+    Index::in_memory().unwrap().record(&one, at(0)).unwrap();
+}
+
+#[test]
 fn variants_come_back_and_another_one_may_decide() {
     let mut index = Index::in_memory().unwrap();
     let seed = (0..).find(|seed| with_variants(*seed).variants.iter().all(|one| one.profile.is_some())).unwrap();

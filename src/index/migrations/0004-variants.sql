@@ -25,3 +25,19 @@ CREATE TABLE variant (
     PRIMARY KEY (examination, ordinal)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX variant_by_verdict ON variant (verdict, format);
+
+-- Lengths that files only claim can add up to more than an integer holds.
+DROP VIEW triage_source;
+CREATE VIEW triage_source AS
+SELECT e.key AS examination, e.candidate_repository AS candidate, e.base_repository AS base,
+       CASE e.status WHEN 'failed' THEN 'not-examined' ELSE e.verdict END AS outcome,
+       e.severity AS severity, e.last_seen AS seen, coalesce(c.format, '') AS form,
+       coalesce((SELECT CAST(min(total(f.bytes), 9e18) AS INTEGER) FROM side_file f WHERE f.side = e.base), 0) AS weights,
+       coalesce(l.family, '') AS family, coalesce(l.downloads, -1) AS downloads, l.created AS created,
+       coalesce(l.declared, 0) AS declared,
+       coalesce((SELECT d.decision FROM decision d WHERE d.examination = e.key ORDER BY d.key DESC LIMIT 1), 'open')
+           AS decision
+FROM examination e
+JOIN side c ON c.key = e.candidate
+JOIN repository r ON r.key = e.candidate_repository
+LEFT JOIN listing l ON l.source = r.source;
