@@ -178,12 +178,11 @@ mod tests {
         let all = Algorithm::ALL.into_iter().collect();
         let found = hash(&abc, 0..3, &all, &|_| {}).unwrap();
         let hex = |algorithm| hex::encode(&found[&algorithm].bytes);
-        assert_eq!(
-            hex(Algorithm::Sha256),
-            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-        );
+        assert_eq!(hex(Algorithm::Sha256), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert_eq!(hex(Algorithm::GitSha1), "f2ba8f84ab5c1bce84a7b441cb1959cfc7093b7f");
-        assert!(hex(Algorithm::Blake2b).starts_with("ba80a53f981c4d0d6a2797b69f12f6e94c212f14685ac4b74b12bb6fdbffa2d1"));
+        assert!(
+            hex(Algorithm::Blake2b).starts_with("ba80a53f981c4d0d6a2797b69f12f6e94c212f14685ac4b74b12bb6fdbffa2d1")
+        );
         let empty = hash(&Bytes::new("empty", ""), 0..0, &all, &|_| {}).unwrap();
         assert_eq!(
             hex::encode(&empty[&Algorithm::Blake3].bytes),

@@ -200,7 +200,9 @@ pub fn explain(kind: &Kind, promised: &[&str]) -> String {
             format!("{}, not {promised}: often a server's error message (look into it)", kind.word())
         }
         Kind::Program(what) => format!("a program ({what}), not {promised}"),
-        Kind::Zip | Kind::Pickle => format!("{}, not {promised}: loaders that go by content would unpickle it", kind.word()),
+        Kind::Zip | Kind::Pickle => {
+            format!("{}, not {promised}: loaders that go by content would unpickle it", kind.word())
+        }
         Kind::Empty => format!("empty, not {promised}"),
         Kind::Zeros => format!("zeros from its first byte on, not {promised}: a download that was never filled"),
         other => format!("{}, not {promised}", other.word()),
@@ -232,7 +234,7 @@ impl Check for Magic {
                 }
                 look.kind = Some(kind);
             }
-            Err(reason) => look.put(self.name(), Outcome::Failed, None, Some(reason)),
+            Err(reason) => look.put(self.name(), look.unread(), None, Some(reason)),
         }
     }
 }

@@ -193,10 +193,15 @@ mod tests {
 
     #[test]
     fn what_is_hostile_or_unknown_is_refused_and_told() {
-        for name in ["../x", "/etc/passwd", "a/../../b", "c:\\x", "..\\x", "a//b", "\\\\server\\share", "nul\0name", ""] {
+        for name in ["../x", "/etc/passwd", "a/../../b", "c:\\x", "..\\x", "a//b", "\\\\server\\share", "nul\0name", ""]
+        {
             assert!(!stays_inside(name), "{name:?}");
         }
-        let text = format!("{0}  ../x\n{0}  /etc/passwd\n{0}  nul\0name\nnonsense\n{1}  md5\nSHA512 (x) = 00\n", digest("a"), "a".repeat(32));
+        let text = format!(
+            "{0}  ../x\n{0}  /etc/passwd\n{0}  nul\0name\nnonsense\n{1}  md5\nSHA512 (x) = 00\n",
+            digest("a"),
+            "a".repeat(32)
+        );
         let manifest = parse("SHA256SUMS", text.as_bytes()).unwrap();
         assert!(manifest.entries.is_empty());
         assert_eq!(manifest.refused.len(), 6, "{:?}", manifest.refused);

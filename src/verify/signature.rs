@@ -275,8 +275,7 @@ pub(super) mod tests {
 
     pub fn sign(bundle: &mut Bundle, pair: &EcdsaKeyPair) {
         bundle.payload_type = PAYLOAD_TYPE.to_owned();
-        bundle.signatures =
-            vec![pair.sign(&SystemRandom::new(), &encoded(&bundle.payload)).unwrap().as_ref().to_vec()];
+        bundle.signatures = vec![pair.sign(&SystemRandom::new(), &encoded(&bundle.payload)).unwrap().as_ref().to_vec()];
     }
 
     #[test]
