@@ -14,12 +14,11 @@ use super::hubs;
 use super::{ExitStatus, Global};
 use crate::diff::Unobserved;
 use crate::error::{Error, ErrorKind, Result};
-use crate::hub::Meter;
+use crate::hub::{Meter, fetch::Repo};
 use crate::ids::Location;
 use crate::limits::MAX_MANIFEST_BYTES;
 use crate::report::json::write_value;
 use crate::report::{sanitise, words};
-use crate::sweep::examine::Bench;
 use crate::sweep::{ExamineSettings, base};
 use crate::verify::signature::Key;
 use crate::verify::{
@@ -73,7 +72,8 @@ impl Arguments {
         }
         hubs::check_location(&self.what)?;
         let key = self.key.as_deref().map(read_key).transpose()?;
-        let (subject, mut references) = self.subject(global)?;
+        let bar = Bar::new(global.shows_progress());
+        let (subject, mut references) = self.subject(global, &bar)?;
         for path in &self.manifest {
             let name = path.display().to_string();
             references.push(Reference::read(&name, &read_small(path)?, key.as_ref())?);
@@ -94,7 +94,6 @@ impl Arguments {
         if key.is_some() && !references.iter().any(|reference| reference.kind == "signature") {
             references.push(Reference::missing_signature());
         }
-        let bar = Bar::new(global.shows_progress());
         let found = verify::verify(&subject, &references, &bar);
         bar.finish();
         if global.format == "json" {
@@ -110,7 +109,7 @@ impl Arguments {
         })
     }
 
-    fn subject(&self, global: &Global) -> Result<(Subject, Vec<Reference>)> {
+    fn subject(&self, global: &Global, bar: &Bar) -> Result<(Subject, Vec<Reference>)> {
         match base::location(&self.what)? {
             Location::Path(path) => {
                 if self.download {
@@ -121,7 +120,8 @@ impl Arguments {
                 }
                 let (subject, mut references) = files::local(Path::new(&path))?;
                 if let Some(against) = &self.against {
-                    references.push(Reference::hub(&self.repository(against, global)?.0));
+                    let (repo, _, offline) = self.repository(against, global)?;
+                    references.push(Reference::hub(&repo, offline));
                 }
                 Ok((subject, references))
             }
@@ -129,14 +129,16 @@ impl Arguments {
                 if self.against.is_some() {
                     return Err(Error::new(ErrorKind::Usage, "--against is for folders; a repository has its own hub"));
                 }
-                let (repo, _bench, meter) = self.repository(&self.what, global)?;
-                let (subject, listing) = files::repository(&self.what, &repo, &meter, self.download)?;
-                Ok((subject, vec![listing]))
+                let (repo, meter, offline) = self.repository(&self.what, global)?;
+                let fetching = |name: &str| bar.fetching(name);
+                let subject = files::repository(&self.what, &repo, &meter, self.download, &fetching)?;
+                Ok((subject, vec![Reference::hub(&repo, offline)]))
             }
         }
     }
 
-    fn repository(&self, name: &str, global: &Global) -> Result<(crate::hub::fetch::Repo, Bench, Arc<Meter>)> {
+    /// A repository with its files listed, and whether that came from a cache alone.
+    fn repository(&self, name: &str, global: &Global) -> Result<(Repo, Arc<Meter>, bool)> {
         let Location::Hub(id, revision) = base::location(name)? else {
             let what = format!("reading {name:?}: want a repository, as in hf:org/name@revision");
             return Err(Error::new(ErrorKind::Usage, what));
@@ -146,7 +148,8 @@ impl Arguments {
         hubs::stop_on_signal(&bench.client)?;
         let meter = Meter::new("this repository's", None, None);
         let (repo, _) = base::open_repo(&id, revision.as_ref(), &bench.client, &bench.environment, &meter)?;
-        Ok((repo, bench, meter))
+        let offline = bench.client.settings().offline && id.hub != "local";
+        Ok((repo, meter, offline))
     }
 }
 
@@ -186,6 +189,12 @@ impl Bar {
             bar
         });
         Self { bar, total: AtomicU64::new(0) }
+    }
+
+    fn fetching(&self, name: &str) {
+        if let Some(bar) = &self.bar {
+            bar.println(format!("fetching {}", sanitise::name(name)));
+        }
     }
 
     fn finish(&self) {

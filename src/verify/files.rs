@@ -223,15 +223,24 @@ fn commit_of(snapshot: &Path) -> Option<String> {
 }
 
 /// A repository, with what its hub lists. Files that are on this machine are taken from there; the others are read by ranges,
-/// or fetched whole where `download` says so.
-pub fn repository(label: &str, repo: &Repo, meter: &Arc<Meter>, download: bool) -> Result<(Subject, Reference)> {
+/// or fetched whole where `download` says so; `fetching` is told of each such file before.
+pub fn repository(
+    label: &str,
+    repo: &Repo,
+    meter: &Arc<Meter>,
+    download: bool,
+    fetching: &dyn Fn(&str),
+) -> Result<Subject> {
     let mut items = BTreeMap::new();
     for file in repo.files() {
+        if download {
+            fetching(&file.path);
+        }
         let content = content(repo, file, meter, download)?;
         items.insert(file.path.clone(), Item { name: file.path.clone(), bytes: file.bytes, content });
     }
     let revision = Some(repo.revision().to_owned());
-    Ok((Subject { label: label.to_owned(), revision, items, single: false }, Reference::hub(repo)))
+    Ok(Subject { label: label.to_owned(), revision, items, single: false })
 }
 
 fn content(repo: &Repo, file: &RepoFile, meter: &Arc<Meter>, download: bool) -> Result<Content> {

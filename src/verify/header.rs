@@ -12,7 +12,8 @@ use crate::examination::Severity;
 const CODE_ON_LOAD: &str = "code-on-load";
 
 /// Kinds of anomalies that say something of a file's neighbours, which are not there when it is opened alone.
-const OF_NEIGHBOURS: &[&str] = &["missing-shard", "missing-index", "missing-config", "unreadable-shard"];
+const OF_NEIGHBOURS: &[&str] =
+    &["missing-shard", "missing-index", "missing-config", "unreadable-shard", "split-mismatch"];
 
 /// How grave each kind of anomaly is for a file that claims to be a model. `high`: two readers may see different weights, or
 /// code may run. `medium`: room for bytes that no reader looks at, or tensors that cannot be read. `low`: untidy.

@@ -64,17 +64,17 @@ impl Reference {
         Self { kind: "cache", name, ..Self::default() }
     }
 
-    /// What a hub lists of a repository.
-    pub fn hub(repo: &Repo) -> Self {
+    /// What a hub lists of a repository; with `offline` what a cache remembers of that, which may be only part of it.
+    pub fn hub(repo: &Repo, offline: bool) -> Self {
         let files = repo.files().iter().map(|file| {
             let hash = file.sha256.map(Hash::from).or_else(|| file.git.map(Hash::from));
             (file.path.clone(), vec![Expected { bytes: Some(file.bytes), hash, range: None }])
         });
         let mut reference = Self {
-            kind: "hub",
+            kind: if offline { "cache" } else { "hub" },
             name: format!("{}@{}", repo.id(), repo.revision()),
             expected: files.collect(),
-            complete: true,
+            complete: !offline,
             ..Self::default()
         };
         if let Some(missing) = repo.incomplete() {

@@ -24,7 +24,9 @@ pub fn check(subject: &Subject, reports: &BTreeMap<String, FileReport>) -> (Vec<
     for variant in variants::of_files(&files) {
         let narrow = variant.narrow(&files);
         let indexed = narrow.files.keys().any(|name| is_index(name));
-        if variant.files.len() < 2 && !indexed {
+        // One part of several, with the others missing, is told by its number.
+        let numbered = variant.files.iter().any(|name| name.contains("-of-"));
+        if variant.files.len() < 2 && !indexed && !numbered {
             continue;
         }
         let mut put = |outcome, detail: String| {
