@@ -328,10 +328,10 @@ pub(super) mod tests {
     #[test]
     fn files_and_parts_are_read_and_their_root_computed() {
         let (one, two) = (Digest::of(b"one"), Digest::of(b"two"));
-        let files = read(&wrapped(&stated("files", &[("a/b", &one), ("c:d", &two)]))).unwrap();
+        let files = read(&wrapped(&stated("files", &[("a/b", &one), ("cc:d", &two)]))).unwrap();
         assert!(files.root.as_ref().unwrap().agrees() && files.refused.is_empty());
         assert_eq!(files.ignored, ["model.sig", ".git"]);
-        assert_eq!(files.resources.keys().collect::<Vec<_>>(), ["a/b", "c:d"]);
+        assert_eq!(files.resources.keys().collect::<Vec<_>>(), ["a/b", "cc:d"]);
         let parts = read(&wrapped(&stated("shards", &[("a:0:10", &one), ("a:10:15", &two)]))).unwrap();
         assert_eq!(Statement::covered(&parts.resources["a"]), Some(15));
         let gap = read(&wrapped(&stated("shards", &[("a:0:10", &one), ("a:11:15", &two)]))).unwrap();

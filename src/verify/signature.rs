@@ -300,7 +300,7 @@ pub(super) mod tests {
         let (pair, key) = pair();
         let payload = b"{\"a\": 'x\\\n\xff'}".to_vec();
         let message = encoded_before(&payload);
-        let expected = b"DSSEV1 28 application/vnd.in-toto+json 15 b'{\"a\": \\'x\\\\\\n\\xff\\'}'";
+        let expected = b"DSSEV1 28 application/vnd.in-toto+json 13 b'{\"a\": \\'x\\\\\\n\\xff\\'}'";
         assert_eq!(String::from_utf8_lossy(&message), String::from_utf8_lossy(expected));
         let made = pair.sign(&SystemRandom::new(), &message).unwrap().as_ref().to_vec();
         let bundle = Bundle { payload, signatures: vec![made], ..Bundle::default() };

@@ -37,12 +37,12 @@ fn stated(bytes: &[u8]) -> Expected {
 
 #[test]
 fn what_is_not_hashed_is_never_ok_and_statements_are_held_against_each_other() {
-    let subject = subject(&[("a.bin", there(b"\x80\x02}."))]);
-    let hub = reference("hub", "a.bin", vec![stated(b"x")]);
-    let same = verify(&subject, &[hub.clone(), reference("manifest", "a.bin", vec![stated(b"x")])], &Unwatched);
+    let subject = subject(&[("a.safetensors", there(b"\x02\0\0\0\0\0\0\0{}"))]);
+    let hub = reference("hub", "a.safetensors", vec![stated(b"x")]);
+    let same = verify(&subject, &[hub.clone(), reference("manifest", "a.safetensors", vec![stated(b"x")])], &Unwatched);
     assert_eq!((same.files[0].outcome("digest"), same.result), (Outcome::NotChecked, Ending::NotHashed));
     assert_eq!((same.counts.hashed, same.counts.not_hashed), (0, 1));
-    let other = verify(&subject, &[hub, reference("manifest", "a.bin", vec![stated(b"y")])], &Unwatched);
+    let other = verify(&subject, &[hub, reference("manifest", "a.safetensors", vec![stated(b"y")])], &Unwatched);
     assert_eq!((other.files[0].outcome("digest"), other.result), (Outcome::Differs, Ending::Differs));
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Model signatures and lists of checksums made by other tools, verified by orthoscope.
 
-    python3 -m venv v && v/bin/pip install model-signing && cargo build --release
+    python3 -m venv v && v/bin/pip install model-signing pyopenssl && cargo build --release
     v/bin/python tests/oracles/verify.py target/release/orthoscope
 
 The signer is the reference implementation (PyPI `model-signing`); lists come from coreutils, if it is there. Every
@@ -150,7 +150,9 @@ def signatures(top):
                 wrong = [file["name"] for file in found["files"]
                          if any(check["outcome"] == "differs" for check in file["checks"])]
                 assert named in wrong, (edit.__name__, named, wrong)
-                if kind in ("sha256", "blake3", "shards"):
+                # The reference (1.1.1) cannot read its own BLAKE2b and sharded signatures back: it does not know the name
+                # "blake2b" again, and finds the shard's length as a float.
+                if kind in ("sha256", "blake3"):
                     assert refused_by_reference(copy, copy / "model.sig", public), edit.__name__
                 shutil.rmtree(copy)
             tampered(folder, signature, public)
