@@ -7,6 +7,7 @@
 Run from the repository's top; `cargo install cargo-fuzz` once.
 """
 
+import base64
 import io
 import json
 import pathlib
@@ -121,6 +122,26 @@ def quantized(config, tensors, data):
     return b"\n".join([json.dumps(keys).encode(), json.dumps(header).encode(), data])
 
 
+def statement(method, name):
+    digest = "ab" * 32
+    return json.dumps({
+        "_type": "https://in-toto.io/Statement/v1", "subject": [{"name": "m", "digest": {"sha256": digest}}],
+        "predicateType": "https://model_signing/signature/v1.0",
+        "predicate": {"serialization": {"method": method, "hash_type": "sha256", "ignore_paths": ["model.sig"]},
+                      "resources": [{"name": name, "digest": digest, "algorithm": "sha256"}]}}).encode()
+
+
+def signature(method, name):
+    """A bundle with a statement, a signature of nothing and a hint."""
+    payload = base64.b64encode(statement(method, name)).decode()
+    return json.dumps({
+        "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
+        "verificationMaterial": {"publicKey": {"hint": "00"}, "tlogEntries": [],
+                                 "x509CertificateChain": {"certificates": [{"rawBytes": "MAA="}]}},
+        "dsseEnvelope": {"payload": payload, "payloadType": "application/vnd.in-toto+json",
+                         "signatures": [{"sig": "MAA=", "keyid": ""}]}}).encode()
+
+
 def main():
     seeds = {"gguf_header": {"v3": gguf(), "v2": gguf(2), "v1": gguf(1), "big-endian": gguf(3, ">")}}
     seeds["gguf_header"]["without-magic"] = gguf()[8:]
@@ -143,6 +164,14 @@ def main():
     state = json.dumps({"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [8, 16]}).encode()
     seeds["quantized"] = {name: quantized(config, tensors, generator.randbytes(136) + state)
                           for name, (config, tensors) in SCHEMES.items()}
+    digest = "ab" * 32
+    seeds["checksums"] = {
+        "text": f"{digest}  model.safetensors\n{digest} *sub/config.json\n\\{digest}  line\\nfeed\n".encode(),
+        "tagged": f"SHA256 (model (1).gguf) = {digest}\nBLAKE2b (x) = {digest * 2}\n".encode(),
+        "lone": digest.encode(), "escape": f"{digest}  ../x\n{digest}  /etc/x\n".encode()}
+    seeds["model_signature"] = {"files": signature("files", "model.safetensors"),
+                                "shards": signature("shards", "model.safetensors:0:16"),
+                                "statement": statement("files", "model.safetensors")}
     for target, inputs in seeds.items():
         folder = CORPUS / target
         folder.mkdir(parents=True, exist_ok=True)

@@ -87,6 +87,18 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
+/// The name git gives a file's content: SHA-1 over `blob LENGTH`, a zero byte and the content. Hubs list it for small files.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct GitName(pub [u8; 20]);
+
+impl GitName {
+    /// Reads 40 hex digits; `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut bytes = [0u8; 20];
+        hex::decode_to_slice(text, &mut bytes).ok().map(|()| Self(bytes))
+    }
+}
+
 /// Where a checkpoint is: on a hub (at a revision, if one was named) or in a folder or file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Location {

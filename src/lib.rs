@@ -31,3 +31,4 @@ pub mod sweep;
 pub mod tensor;
 pub mod tiny;
 pub mod verdict;
+pub mod verify;

@@ -72,5 +72,12 @@ pub const MAX_METADATA_ELEMENTS: usize = 256 * 1024;
 /// Files of one repository as its hub lists them. Data dumps reach a million; no checkpoint needs more than these.
 pub const MAX_TREE_FILES: usize = 200_000;
 
+/// A list of checksums, a signature bundle or a key given to `verify`. A line takes about 120 bytes; a signed model of
+/// 100,000 files has 20 MB.
+pub const MAX_MANIFEST_BYTES: u64 = 64 << 20;
+
+/// Folders inside one another that are looked through for files to verify.
+pub const MAX_FOLDERS_DEEP: usize = 32;
+
 /// Pages of one listing. The whole of the largest hub is about 3,000 pages of 1,000.
 pub const MAX_PAGES: usize = 20_000;

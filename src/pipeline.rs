@@ -15,10 +15,10 @@ use crate::examination::{
     Claim, Coverage, Depth, Examination, FileDigest, Finding, NotExamined, Relation, SCHEMA, Side, Status, Tool,
     Verdict,
 };
-use crate::ids::Digest;
 use crate::pair::{self, Pairing};
 use crate::relation::relation;
 use crate::signature::{Catalogue, Family};
+use crate::source;
 use crate::verdict;
 
 /// The anomaly of an import that is not part of rebuilding tensors.
@@ -26,9 +26,6 @@ const CODE_ON_LOAD: &str = "code-on-load";
 
 /// Imports that a finding names; the anomalies have all.
 const IMPORTS_NAMED: usize = 16;
-
-/// Bytes hashed at a time.
-const HASH_BYTES: u64 = 4 << 20;
 
 /// What an examination needs beside the two checkpoints.
 pub struct Settings<'a> {
@@ -263,7 +260,7 @@ fn side(checkpoint: &Checkpoint, named: &Named, digests: bool) -> Result<Side> {
         .map(|file| {
             let sha256 = match file.sha256 {
                 Some(known) => Some(known),
-                None if digests => Some(digest_of(file)?),
+                None if digests => Some(source::hash::sha256(file.source.as_ref())?),
                 None => None,
             };
             Ok(FileDigest {
@@ -281,19 +278,6 @@ fn side(checkpoint: &Checkpoint, named: &Named, digests: bool) -> Result<Side> {
         format: Some(checkpoint.format.to_owned()),
         variant: None,
     })
-}
-
-fn digest_of(file: &checkpoint::CheckpointFile) -> Result<Digest> {
-    use sha2::Digest as _;
-    let mut hash = sha2::Sha256::new();
-    let length = file.source.len();
-    let mut at = 0;
-    while at < length {
-        let end = (at + HASH_BYTES).min(length);
-        hash.update(&file.source.read(at..end)?);
-        at = end;
-    }
-    Ok(Digest(hash.finalize().into()))
 }
 
 /// Traces of how the files were written, for signatures of packaging.

@@ -133,7 +133,7 @@ fn part_of(name: &str) -> Option<(String, u32, String)> {
 }
 
 /// The snapshot that a cache folder `models--owner--name` stands for.
-fn cache_snapshot(path: &Path) -> Option<PathBuf> {
+pub(crate) fn cache_snapshot(path: &Path) -> Option<PathBuf> {
     let snapshots = path.join("snapshots");
     if !snapshots.is_dir() || !path.join("blobs").is_dir() {
         return None;

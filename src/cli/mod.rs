@@ -17,6 +17,7 @@ pub mod serve;
 pub mod signatures;
 pub mod stats;
 pub mod sweep;
+pub mod verify;
 
 use std::io::{IsTerminal as _, Write};
 use std::path::PathBuf;
@@ -167,6 +168,7 @@ enum Command {
     Report(report::Arguments),
     Serve(serve::Arguments),
     Stats(stats::Arguments),
+    Verify(verify::Arguments),
 }
 
 impl Global {
@@ -256,6 +258,7 @@ impl Command {
             Self::Report(arguments) => arguments.run(global, out),
             Self::Serve(arguments) => arguments.run(global, out),
             Self::Stats(arguments) => arguments.run(global, out),
+            Self::Verify(arguments) => arguments.run(global, out),
         }
     }
 }

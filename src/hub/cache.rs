@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::{Environment, RepoFile, is_plain_path, text};
-use crate::ids::Digest;
+use crate::ids::{Digest, GitName};
 use crate::limits;
 
 /// One repository's part of the cache.
@@ -85,7 +85,7 @@ impl CachedRepo {
                     let size = |key: &str| facts.get(key).and_then(Value::as_u64);
                     let sha256 = text(facts, "lfs_sha256").and_then(|sha| sha.parse().ok());
                     let bytes = size("lfs_size").or_else(|| size("size"))?;
-                    Some(RepoFile { path: path.clone(), bytes, large: sha256.is_some(), sha256 })
+                    Some(RepoFile { path: path.clone(), bytes, large: sha256.is_some(), sha256, git: None })
                 })
                 .collect(),
         )
@@ -100,8 +100,10 @@ impl CachedRepo {
             let bytes = real.metadata().ok()?.len();
             // The blob's name is its hash: SHA-256 for large files, a git object name (40 digits) for small ones.
             let link = std::fs::read_link(entry.path()).ok();
-            let sha256: Option<Digest> = link.and_then(|link| link.file_name()?.to_str()?.parse().ok());
-            files.push(RepoFile { path: path.to_owned(), bytes, large: sha256.is_some(), sha256 });
+            let blob = link.as_ref().and_then(|link| link.file_name()?.to_str());
+            let sha256: Option<Digest> = blob.and_then(|blob| blob.parse().ok());
+            let git = blob.and_then(GitName::parse);
+            files.push(RepoFile { path: path.to_owned(), bytes, large: sha256.is_some(), sha256, git });
         }
         (!files.is_empty()).then_some(files)
     }

@@ -340,6 +340,12 @@ impl RepoRanges {
                         .is_none_or(|encoding| encoding.as_bytes() == b"identity");
                     if !plain {
                         "the range is compressed, which makes it unusable".to_owned()
+                    } else if let Some((_, _, Some(total))) = content_range(response.headers())
+                        && total != self.file.bytes
+                    {
+                        let listed = self.file.bytes;
+                        let what = format!("{}: the server's file has {total} bytes, listed are {listed}", doing());
+                        return Err(Error::new(ErrorKind::Moved, what));
                     } else if content_range(response.headers()) != wanted {
                         "another range than asked for".to_owned()
                     } else {

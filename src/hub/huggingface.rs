@@ -16,7 +16,7 @@ use super::{
     join, shown, text,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::Digest;
+use crate::ids::{Digest, GitName};
 
 /// Where the Hub is unless `HF_ENDPOINT` says otherwise.
 pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
@@ -196,7 +196,9 @@ impl Hub for HuggingFace {
                 let sha256 =
                     lfs.and_then(|lfs| text(lfs, "oid").or_else(|| text(lfs, "sha256"))).and_then(|o| o.parse().ok());
                 let bytes = lfs.and_then(|lfs| lfs.get("size")).or_else(|| row.get("size")).and_then(Value::as_u64)?;
-                Some(RepoFile { path: path?, bytes, sha256, large: lfs.is_some() })
+                // Beside a large file stands the git name of its pointer, which says nothing of the content.
+                let git = text(row, "oid").filter(|_| lfs.is_none()).and_then(|oid| GitName::parse(&oid));
+                Some(RepoFile { path: path?, bytes, sha256, git, large: lfs.is_some() })
             })
             .collect();
         let incomplete = (refused > 0).then(|| format!("{refused} entries with paths that leave the repository"));

@@ -153,6 +153,7 @@ impl Hub for Local {
                     path: text(entry, "path").filter(|path| is_plain_path(path))?,
                     bytes: entry.get("size").and_then(Value::as_u64)?,
                     sha256: None,
+                    git: None,
                     large: false,
                 })
             })

@@ -28,7 +28,7 @@ pub use client::{Client, ClientSettings, Meter, Totals};
 pub use environment::Environment;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{Digest, RepoId};
+use crate::ids::{Digest, GitName, RepoId};
 
 /// The verb of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,6 +178,8 @@ pub struct RepoFile {
     pub bytes: u64,
     /// SHA-256 of the content, where the hub tells it.
     pub sha256: Option<Digest>,
+    /// The git name of the content, where the hub tells it and the content itself lies in git (small files).
+    pub git: Option<GitName>,
     /// Whether the bytes come from the delivery network by redirect (large files), so that ranges work.
     pub large: bool,
 }

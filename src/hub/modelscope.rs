@@ -266,7 +266,7 @@ impl Hub for ModelScope {
             let Some(bytes) = either(row, "Size", "size").and_then(|size| size.as_u64()) else { continue };
             let sha256 = either(row, "Sha256", "sha256").and_then(|sha| sha.as_str()?.parse().ok());
             let large = either(row, "IsLFS", "is_lfs").and_then(|flag| flag.as_bool()).unwrap_or(bytes > 5 << 20);
-            page.items.push(RepoFile { path, bytes, sha256, large });
+            page.items.push(RepoFile { path, bytes, sha256, git: None, large });
         }
         Ok(page)
     }

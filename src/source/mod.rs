@@ -1,5 +1,6 @@
 //! Where bytes come from: one trait, behind it a memory map of a local file or HTTP ranges of a remote one.
 
+pub mod hash;
 pub mod mmap;
 pub mod remote;
 

@@ -52,6 +52,11 @@ impl Content {
         Self { sha256: Digest::of(&bytes), source: Arc::new(Bytes::new("memory", bytes)) }
     }
 
+    /// Bytes in memory that a hub lists under another's SHA-256.
+    pub fn mislabelled(bytes: impl Into<Vec<u8>>, sha256: Digest) -> Self {
+        Self { sha256, source: Arc::new(Bytes::new("memory", bytes)) }
+    }
+
     /// A file of this machine, mapped.
     pub fn disk(path: &Path) -> Result<Self> {
         let map = Mmap::open(path, path.display().to_string())?;

@@ -11,3 +11,4 @@ mod hub_sweep;
 mod properties;
 mod screening;
 mod support;
+mod verify;

@@ -1,0 +1,92 @@
+//! What concerns several files of one checkpoint: parts that an index or their numbers promise, and tensors where they
+//! should be.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::header::oddity;
+use super::{Checked, FileReport, Oddity, Outcome, Subject};
+use crate::checkpoint::{self, Anomaly, Checkpoint, FileSet, variants};
+use crate::examination::Severity;
+use crate::limits::MAX_JSON_BYTES;
+
+const CHECK: &str = "index";
+
+/// Opens every checkpoint of the files as a whole, and tells what its parts alone did not.
+pub fn check(subject: &Subject, reports: &BTreeMap<String, FileReport>) -> (Vec<Checked>, Vec<Oddity>) {
+    let mut checks = Vec::new();
+    let mut oddities = BTreeSet::new();
+    if subject.single {
+        return (checks, Vec::new());
+    }
+    let files = weights(subject);
+    for variant in variants::of_files(&files) {
+        let narrow = variant.narrow(&files);
+        let indexed = narrow.files.keys().any(|name| is_index(name));
+        // One part of several, with the others missing, is told by its number.
+        let numbered = variant.files.iter().any(|name| name.contains("-of-"));
+        if variant.files.len() < 2 && !indexed && !numbered {
+            continue;
+        }
+        let mut put = |outcome, detail: String| {
+            let against = Some(variant.name.clone());
+            checks.push(Checked { check: CHECK, outcome, against, detail: Some(detail) });
+        };
+        let opened = match checkpoint::open(&narrow) {
+            Ok(opened) => opened,
+            Err(error) => {
+                put(Outcome::Failed, error.one_line());
+                continue;
+            }
+        };
+        let mut found: Vec<Oddity> =
+            opened.anomalies.iter().filter(|anomaly| !is_told(reports, anomaly)).cloned().map(oddity).collect();
+        found.extend(total_size(&narrow, &opened).map(oddity));
+        let grave = found.iter().filter(|oddity| oddity.severity >= Severity::High).count();
+        let summary = format!("{} tensors in {} files", opened.tensors.len(), variant.files.len());
+        match grave {
+            0 => put(Outcome::Ok, summary),
+            _ => put(Outcome::Differs, format!("{summary}; {grave} grave oddities")),
+        }
+        oddities.extend(found);
+    }
+    (checks, oddities.into_iter().collect())
+}
+
+fn is_index(name: &str) -> bool {
+    name.ends_with(".index.json")
+}
+
+/// Weights and shard indexes that can be read.
+fn weights(subject: &Subject) -> FileSet {
+    let wanted = subject.items.iter().filter(|(name, _)| variants::is_weights(name) || is_index(name));
+    let files = wanted.filter_map(|(name, item)| Some((name.clone(), item.source().ok()?))).collect();
+    FileSet { label: subject.label.clone(), files, digests: BTreeMap::new() }
+}
+
+/// Whether the look at the file alone told the same already: the oddity itself, or that its header cannot be read.
+fn is_told(reports: &BTreeMap<String, FileReport>, anomaly: &Anomaly) -> bool {
+    let Some(report) = reports.get(&anomaly.file) else { return false };
+    let unreadable = ["unreadable-file", "unreadable-shard"].contains(&anomaly.kind.as_str());
+    (unreadable && report.gravest() >= Outcome::Failed) || report.oddities.iter().any(|told| told.anomaly == *anomaly)
+}
+
+/// The length that the index states of all tensors together, where it is another.
+fn total_size(files: &FileSet, opened: &Checkpoint) -> Option<Anomaly> {
+    let (name, source) = files.files.iter().find(|(name, _)| is_index(name))?;
+    if source.len() > MAX_JSON_BYTES {
+        return None;
+    }
+    let value: Value = serde_json::from_slice(&source.read(0..source.len()).ok()?).ok()?;
+    // Some writers give a whole number as a float.
+    let total = value.pointer("/metadata/total_size")?;
+    let stated = total.as_u64().or_else(|| total.as_f64().map(|number| number as u64))?;
+    let actual = opened.bytes();
+    (stated != actual).then(|| Anomaly {
+        kind: "total-size".to_owned(),
+        file: name.clone(),
+        tensor: None,
+        detail: format!("it states {stated} bytes of tensors where there are {actual}"),
+    })
+}
