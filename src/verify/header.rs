@@ -7,6 +7,7 @@ use super::{Check, Look, Oddity, Outcome};
 use crate::checkpoint::{self, Anomaly, FileSet, variants};
 use crate::error::Error;
 use crate::examination::Severity;
+use crate::report::words;
 
 /// The anomaly of a pickle that imports more than rebuilding tensors takes.
 const CODE_ON_LOAD: &str = "code-on-load";
@@ -126,7 +127,7 @@ impl Check for Header {
                 };
                 let told = match look.report.oddities.len() {
                     0 => None,
-                    count => Some(format!("{count} oddities")),
+                    count => Some(words::count(count as u64, "oddity", "oddities")),
                 };
                 look.put(self.name(), outcome, None, told);
             }

@@ -10,6 +10,7 @@ use super::{Checked, FileReport, Oddity, Outcome, Subject};
 use crate::checkpoint::{self, Anomaly, Checkpoint, FileSet, variants};
 use crate::examination::Severity;
 use crate::limits::MAX_JSON_BYTES;
+use crate::report::words;
 
 const CHECK: &str = "index";
 
@@ -44,10 +45,14 @@ pub fn check(subject: &Subject, reports: &BTreeMap<String, FileReport>) -> (Vec<
             opened.anomalies.iter().filter(|anomaly| !is_told(reports, anomaly)).cloned().map(oddity).collect();
         found.extend(total_size(&narrow, &opened).map(oddity));
         let grave = found.iter().filter(|oddity| oddity.severity >= Severity::High).count();
-        let summary = format!("{} tensors in {} files", opened.tensors.len(), variant.files.len());
+        let summary = format!(
+            "{} in {}",
+            words::count(opened.tensors.len() as u64, "tensor", "tensors"),
+            words::count(variant.files.len() as u64, "file", "files")
+        );
         match grave {
             0 => put(Outcome::Ok, summary),
-            _ => put(Outcome::Differs, format!("{summary}; {grave} grave oddities")),
+            _ => put(Outcome::Differs, format!("{summary}; {grave} of its oddities grave")),
         }
         oddities.extend(found);
     }

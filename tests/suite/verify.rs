@@ -236,7 +236,7 @@ fn a_repository_is_read_by_ranges_and_hashed_only_when_asked() {
         .with("model.safetensors", weights("a"));
     let mut lying = repository.clone();
     "org/lying".clone_into(&mut lying.name);
-    let other = Content::mislabelled(weights("b"), Digest::of(&weights("a")));
+    let other = Content::mislabelled(weights("b"), Digest::of(&weights("z")));
     lying.files.insert("model.safetensors".to_owned(), other);
     let standin = Standin::start(vec![repository, lying], open_settings()).unwrap();
     let top = tempfile::tempdir().unwrap();
@@ -258,6 +258,8 @@ fn a_repository_is_read_by_ranges_and_hashed_only_when_asked() {
     // What is in the cache now is hashed without being asked for.
     let again = on(top.path(), standin.hub(), &["hf:org/name"], 0);
     assert_eq!(again["result"], "agrees");
+    assert_eq!((&whole["counts"]["cached"], &again["counts"]["cached"]), (&0.into(), &3.into()));
+    assert!(detail(&again, "model.safetensors").contains("the copy in the cache"));
 
     let lies = on(top.path(), standin.hub(), &["hf:org/lying", "--download"], 1);
     assert_eq!(outcome(&lies, "model.safetensors", "digest"), "differs", "{lies:#}");
