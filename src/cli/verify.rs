@@ -251,7 +251,9 @@ fn text(found: &Verification, all: bool, out: &mut dyn Write) -> std::io::Result
     }
     let mut told = false;
     for file in &found.files {
-        let wrong = file.checks.iter().filter(|checked| checked.outcome > Outcome::NotChecked);
+        // Oddities that make a header differ speak for themselves.
+        let spoken = |checked: &&Checked| checked.check == "header" && checked.outcome == Outcome::Differs;
+        let wrong = file.checks.iter().filter(|one| one.outcome > Outcome::NotChecked && !spoken(one));
         let lines: Vec<String> = wrong.map(line).chain(oddities(&file.oddities, all)).collect();
         if !lines.is_empty() && !told {
             writeln!(out, "\nOf single files")?;

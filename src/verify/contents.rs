@@ -60,7 +60,8 @@ impl Check for Contents {
         for (reference, all) in stated {
             let differs = disagreement(&all, source.len(), &found);
             let outcome = if differs.is_some() { Outcome::Differs } else { Outcome::Ok };
-            look.put(self.name(), outcome, Some(reference.name.clone()), differs);
+            let of = look.item.cached.then(|| "of the copy in the cache, not of what the hub serves now".to_owned());
+            look.put(self.name(), outcome, Some(reference.name.clone()), differs.or(of));
         }
     }
 }

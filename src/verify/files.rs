@@ -38,6 +38,8 @@ pub struct Item {
     pub bytes: u64,
     /// Its bytes.
     pub content: Content,
+    /// Whether they are a cache's copy from before, found by what the hub lists: not what it would serve now.
+    pub cached: bool,
 }
 
 impl Item {
@@ -102,7 +104,8 @@ pub fn local(path: &Path) -> Result<(Subject, Vec<Reference>)> {
     let label = path.display().to_string();
     if metadata.is_file() {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let item = Item { name: name.clone(), bytes: metadata.len(), content: Content::Here(path.to_owned()) };
+        let item =
+            Item { name: name.clone(), bytes: metadata.len(), content: Content::Here(path.to_owned()), cached: false };
         let mut cache = Reference::cache(commit_of(path.parent().unwrap_or(path)));
         if let Some(hash) = blob(path) {
             cache.expected.insert(name.clone(), vec![Expected::hash(hash)]);
@@ -135,7 +138,7 @@ pub fn local(path: &Path) -> Result<(Subject, Vec<Reference>)> {
                 }
                 let name = name_in(&real, &at);
                 let content = Content::Unreadable(format!("it cannot be looked into: {error}"));
-                items.insert(name.clone(), Item { name, bytes: 0, content });
+                items.insert(name.clone(), Item { name, bytes: 0, content, cached: false });
                 continue;
             }
         };
@@ -145,7 +148,7 @@ pub fn local(path: &Path) -> Result<(Subject, Vec<Reference>)> {
                 continue;
             }
             let what = format!("more than {MAX_FOLDERS_DEEP} folders deep; not looked into");
-            Item { name: name.clone(), bytes: 0, content: Content::Unreadable(what) }
+            Item { name: name.clone(), bytes: 0, content: Content::Unreadable(what), cached: false }
         } else {
             one(&name, entry.path(), entry.path_is_symlink(), &inside)
         };
@@ -163,7 +166,8 @@ pub fn local(path: &Path) -> Result<(Subject, Vec<Reference>)> {
 
 /// One entry that is no folder; links must end at a file inside.
 fn one(name: &str, path: &Path, is_link: bool, inside: &Path) -> Item {
-    let unreadable = |why: String| Item { name: name.to_owned(), bytes: 0, content: Content::Unreadable(why) };
+    let unreadable =
+        |why: String| Item { name: name.to_owned(), bytes: 0, content: Content::Unreadable(why), cached: false };
     let real = match path.canonicalize() {
         Ok(real) => real,
         Err(error) if is_link => return unreadable(format!("a link to nothing that can be read: {error}")),
@@ -174,7 +178,7 @@ fn one(name: &str, path: &Path, is_link: bool, inside: &Path) -> Item {
     }
     match real.metadata() {
         Ok(metadata) if metadata.is_file() => {
-            Item { name: name.to_owned(), bytes: metadata.len(), content: Content::Here(real) }
+            Item { name: name.to_owned(), bytes: metadata.len(), content: Content::Here(real), cached: false }
         }
         Ok(metadata) if metadata.is_dir() => unreadable("a link to a folder; not followed".to_owned()),
         Ok(_) => unreadable("neither a file nor a folder".to_owned()),
@@ -233,11 +237,12 @@ pub fn repository(
 ) -> Result<Subject> {
     let mut items = BTreeMap::new();
     for file in repo.files() {
-        if download {
+        if download && repo.on_disk(file).is_none() {
             fetching(&file.path);
         }
+        let cached = repo.id().hub != "local" && repo.on_disk(file).is_some();
         let content = content(repo, file, meter, download)?;
-        items.insert(file.path.clone(), Item { name: file.path.clone(), bytes: file.bytes, content });
+        items.insert(file.path.clone(), Item { name: file.path.clone(), bytes: file.bytes, content, cached });
     }
     let revision = Some(repo.revision().to_owned());
     Ok(Subject { label: label.to_owned(), revision, items, single: false })

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::magic::Kind;
 use super::{Check, Look, Oddity, Outcome};
 use crate::checkpoint::{self, Anomaly, FileSet, variants};
-use crate::error::Error;
 use crate::examination::Severity;
+use crate::report::words;
 
 /// The anomaly of a pickle that imports more than rebuilding tensors takes.
 const CODE_ON_LOAD: &str = "code-on-load";
@@ -41,9 +41,6 @@ const SEVERITIES: &[(Severity, &[&str])] = &[
             "shape-overflow",
             "split-mismatch",
             "two-pickles",
-            "unreadable-file",
-            "unreadable-pickle",
-            "unreadable-shard",
             "wrong-shard",
             "wrong-size",
             "zip-in-safetensors",
@@ -77,6 +74,11 @@ pub fn severity(kind: &str) -> Severity {
 /// Whether an oddity is code that loading would run, in a file that is loaded as a model.
 pub fn runs_code(oddity: &Oddity) -> bool {
     oddity.anomaly.kind == CODE_ON_LOAD && oddity.severity >= Severity::High
+}
+
+/// Whether part of a file could not be read.
+pub fn is_unreadable(anomaly: &Anomaly) -> bool {
+    ["unreadable-file", "unreadable-pickle", "unreadable-shard"].contains(&anomaly.kind.as_str())
 }
 
 /// An anomaly as an oddity of its file.
@@ -117,30 +119,31 @@ impl Check for Header {
             Ok(opened) => {
                 let own =
                     opened.anomalies.into_iter().filter(|anomaly| !OF_NEIGHBOURS.contains(&anomaly.kind.as_str()));
-                let named = own.map(|anomaly| Anomaly { file: name.clone(), ..anomaly });
+                let named = own.map(|anomaly| Anomaly {
+                    detail: anomaly.detail.replacen(&plain, &name, 1),
+                    file: name.clone(),
+                    ..anomaly
+                });
                 look.report.oddities.extend(named.map(oddity));
-                // A pickle that is called safetensors is grave whatever is in it.
-                let outcome = match look.report.oddities.iter().map(|oddity| oddity.severity).max() {
+                let oddities = &look.report.oddities;
+                // A file that cannot be read to its end may still have told enough to be called grave.
+                let outcome = match oddities.iter().map(|oddity| oddity.severity).max() {
                     Some(Severity::High) => Outcome::Differs,
+                    _ if oddities.iter().any(|oddity| is_unreadable(&oddity.anomaly)) => Outcome::Failed,
                     _ => Outcome::Ok,
                 };
-                let told = match look.report.oddities.len() {
+                let told = match oddities.len() {
                     0 => None,
-                    count => Some(format!("{count} oddities")),
+                    count => Some(words::count(count as u64, "oddity", "oddities")),
                 };
                 look.put(self.name(), outcome, None, told);
             }
             Err(error) => {
-                let reason = unreadable(&error, &plain, &name);
+                let reason = error.one_line().replacen(&plain, &name, 1);
                 look.put(self.name(), Outcome::Failed, None, Some(reason));
             }
         }
     }
-}
-
-/// Why a header cannot be read, with the file's own name.
-fn unreadable(error: &Error, plain: &str, name: &str) -> String {
-    error.one_line().replacen(plain, name, 1)
 }
 
 #[cfg(test)]

@@ -167,6 +167,8 @@ pub struct Counts {
     pub files: u64,
     /// Of these, files whose contents were hashed and agree with every statement.
     pub hashed: u64,
+    /// Of these, files that a cache had a copy of, so that the copy was hashed and not what the hub serves now.
+    pub cached: u64,
     /// Files that are stated, with a hash, and were not hashed.
     pub not_hashed: u64,
     /// Files of which nobody states a hash.
@@ -323,7 +325,7 @@ pub fn verify(subject: &Subject, references: &[Reference], watch: &dyn Watch) ->
         checks.extend(reference.checks.iter().cloned());
     }
     let files: Vec<FileReport> = files.into_values().collect();
-    let counts = count(&files);
+    let counts = count(&files, subject);
     let (result, because) = end(&counts, &files, &checks, &oddities, references);
     Verification {
         schema: SCHEMA,
@@ -340,7 +342,7 @@ pub fn verify(subject: &Subject, references: &[Reference], watch: &dyn Watch) ->
     }
 }
 
-fn count(files: &[FileReport]) -> Counts {
+fn count(files: &[FileReport], subject: &Subject) -> Counts {
     let mut counts = Counts::default();
     for file in files {
         counts.files += u64::from(file.bytes.is_some());
@@ -351,7 +353,10 @@ fn count(files: &[FileReport]) -> Counts {
             _ => {}
         }
         match file.outcome("digest") {
-            Outcome::Ok => counts.hashed += 1,
+            Outcome::Ok => {
+                counts.hashed += 1;
+                counts.cached += u64::from(subject.items.get(&file.name).is_some_and(|item| item.cached));
+            }
             Outcome::NotChecked => counts.not_hashed += 1,
             Outcome::NotApplicable if file.bytes.is_some() => counts.unstated += 1,
             _ => {}
@@ -396,7 +401,11 @@ fn end(
     let incomplete = !differs && !sentences.is_empty();
     if counts.hashed > 0 {
         let verb = if counts.hashed == 1 { "has the contents" } else { "have the contents" };
-        sentences.push(format!("{} {verb} stated", several(counts.hashed)));
+        let cached = match counts.cached {
+            0 => String::new(),
+            of => format!(" ({of} by the copy in a cache, not by what the hub serves now)"),
+        };
+        sentences.push(format!("{} {verb} stated{cached}", several(counts.hashed)));
     }
     if counts.not_hashed > 0 {
         sentences.push(format!("contents of {} not hashed (--download hashes them)", several(counts.not_hashed)));

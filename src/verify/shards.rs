@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::header::oddity;
+use super::header::{is_unreadable, oddity};
 use super::{Checked, FileReport, Oddity, Outcome, Subject};
 use crate::checkpoint::{self, Anomaly, Checkpoint, FileSet, variants};
 use crate::examination::Severity;
 use crate::limits::MAX_JSON_BYTES;
+use crate::report::words;
 
 const CHECK: &str = "index";
 
@@ -44,10 +45,17 @@ pub fn check(subject: &Subject, reports: &BTreeMap<String, FileReport>) -> (Vec<
             opened.anomalies.iter().filter(|anomaly| !is_told(reports, anomaly)).cloned().map(oddity).collect();
         found.extend(total_size(&narrow, &opened).map(oddity));
         let grave = found.iter().filter(|oddity| oddity.severity >= Severity::High).count();
-        let summary = format!("{} tensors in {} files", opened.tensors.len(), variant.files.len());
+        let summary = format!(
+            "{} in {}",
+            words::count(opened.tensors.len() as u64, "tensor", "tensors"),
+            words::count(variant.files.len() as u64, "file", "files")
+        );
         match grave {
+            0 if opened.anomalies.iter().any(is_unreadable) => {
+                put(Outcome::Failed, format!("{summary}, of which some cannot be read"));
+            }
             0 => put(Outcome::Ok, summary),
-            _ => put(Outcome::Differs, format!("{summary}; {grave} grave oddities")),
+            _ => put(Outcome::Differs, format!("{summary}; {grave} of its oddities grave")),
         }
         oddities.extend(found);
     }
@@ -68,8 +76,8 @@ fn weights(subject: &Subject) -> FileSet {
 /// Whether the look at the file alone told the same already: the oddity itself, or that its header cannot be read.
 fn is_told(reports: &BTreeMap<String, FileReport>, anomaly: &Anomaly) -> bool {
     let Some(report) = reports.get(&anomaly.file) else { return false };
-    let unreadable = ["unreadable-file", "unreadable-shard"].contains(&anomaly.kind.as_str());
-    (unreadable && report.gravest() >= Outcome::Failed) || report.oddities.iter().any(|told| told.anomaly == *anomaly)
+    (is_unreadable(anomaly) && report.gravest() >= Outcome::Failed)
+        || report.oddities.iter().any(|told| told.anomaly == *anomaly)
 }
 
 /// The length that the index states of all tensors together, where it is another.

@@ -13,7 +13,7 @@ fn subject(files: &[(&str, Content)]) -> Subject {
             Content::There(source) => source.len(),
             _ => 0,
         };
-        ((*name).to_owned(), Item { name: (*name).to_owned(), bytes, content: content.clone() })
+        ((*name).to_owned(), Item { name: (*name).to_owned(), bytes, content: content.clone(), cached: false })
     });
     Subject { label: "m".to_owned(), revision: None, items: items.collect(), single: false }
 }

@@ -157,6 +157,7 @@ def signatures(top):
                 shutil.rmtree(copy)
             tampered(folder, signature, public)
     certified(top)
+    keyless(top)
     first_release(top)
 
 
@@ -190,6 +191,43 @@ def certified(top):
     found = run(folder, "--key", top / "p384.crt", expect=0)
     assert found["references"][0]["signature"]["state"] == "verified", found
     run(folder, "--key", top / "p384-other.pem", expect=1)
+
+
+def keyless(top):
+    """A bundle as Sigstore's keyless signing makes it: identity and issuer shown, nothing believed."""
+    import base64
+    private = serialization.load_pem_private_key((top / "p256.key").read_bytes(), None)
+    now = datetime.datetime.now(datetime.timezone.utc)
+    issuer = "https://accounts.example.org"
+    nobody = x509.Name([])
+    authority = x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "an authority")])
+    made = (x509.CertificateBuilder().subject_name(nobody).issuer_name(authority).public_key(private.public_key())
+            .serial_number(1).not_valid_before(now).not_valid_after(now + datetime.timedelta(minutes=10))
+            .add_extension(x509.SubjectAlternativeName(
+                [x509.UniformResourceIdentifier("https://code.example.org/o/n/.github/workflows/sign.yml@main")]),
+                critical=True)
+            .add_extension(x509.UnrecognizedExtension(
+                x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.1"), b"https://older.example.org"), critical=False)
+            .add_extension(x509.UnrecognizedExtension(
+                x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.8"),
+                bytes([12, len(issuer)]) + issuer.encode()), critical=False)
+            .sign(private, hashes.SHA256()))
+    folder = top / "keyless"
+    shutil.copytree(top / "p256-sha256", folder)
+    bundle = json.loads((folder / "model.sig").read_text())
+    bundle["verificationMaterial"] = {
+        "certificate": {"rawBytes": base64.b64encode(made.public_bytes(serialization.Encoding.DER)).decode()},
+        "tlogEntries": [{"logIndex": "1"}]}
+    (folder / "model.sig").write_text(json.dumps(bundle))
+    told = run(folder, expect=0)["references"][0]["signature"]
+    assert told["state"] == "not-checked" and told["issuer"] == issuer and told["log_entries"] == 1, told
+    assert told["identity"].startswith("https://code.example.org/"), told
+    # With another key's certificate the signature contradicts itself, whoever is asked.
+    other = x509.load_pem_x509_certificate((top / "p384.crt").read_bytes())
+    bundle["verificationMaterial"]["certificate"]["rawBytes"] = base64.b64encode(
+        other.public_bytes(serialization.Encoding.DER)).decode()
+    (folder / "model.sig").write_text(json.dumps(bundle))
+    run(folder, expect=1)
 
 
 def first_release(top):

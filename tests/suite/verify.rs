@@ -189,8 +189,17 @@ fn headers_that_cannot_be_read_or_contradict_themselves() {
     let cut = found(top.path(), &["m"], 1);
     assert_eq!(outcome(&cut, "model.safetensors", "header"), "differs");
     assert_eq!(file(&cut, "model.safetensors")["oddities"][0]["kind"], "outside-file");
-    // GGUF with its magic and nothing else.
+    // A pickle that breaks off after its call: what ran before the break would have run.
     std::fs::remove_file(folder.join("model.safetensors")).unwrap();
+    std::fs::write(folder.join("model.bin"), [&CODE[..CODE.len() - 1], b"\xff\xff"].concat()).unwrap();
+    let code = found(top.path(), &["m"], 1);
+    assert_eq!(file(&code, "model.bin")["oddities"][0]["kind"], "code-on-load");
+    assert!(!text(top.path(), NOWHERE, &["m"], 1).contains("oddities"));
+    std::fs::write(folder.join("model.bin"), b"\x80\x02}q\x00X").unwrap();
+    let cut = found(top.path(), &["m"], 2);
+    assert_eq!(outcome(&cut, "model.bin", "header"), "failed");
+    // GGUF with its magic and nothing else.
+    std::fs::remove_file(folder.join("model.bin")).unwrap();
     std::fs::write(folder.join("model.gguf"), b"GGUF\x03\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff").unwrap();
     let gguf = found(top.path(), &["m"], 2);
     assert_eq!(outcome(&gguf, "model.gguf", "header"), "failed");
@@ -236,7 +245,7 @@ fn a_repository_is_read_by_ranges_and_hashed_only_when_asked() {
         .with("model.safetensors", weights("a"));
     let mut lying = repository.clone();
     "org/lying".clone_into(&mut lying.name);
-    let other = Content::mislabelled(weights("b"), Digest::of(&weights("a")));
+    let other = Content::mislabelled(weights("b"), Digest::of(&weights("z")));
     lying.files.insert("model.safetensors".to_owned(), other);
     let standin = Standin::start(vec![repository, lying], open_settings()).unwrap();
     let top = tempfile::tempdir().unwrap();
@@ -258,6 +267,8 @@ fn a_repository_is_read_by_ranges_and_hashed_only_when_asked() {
     // What is in the cache now is hashed without being asked for.
     let again = on(top.path(), standin.hub(), &["hf:org/name"], 0);
     assert_eq!(again["result"], "agrees");
+    assert_eq!((&whole["counts"]["cached"], &again["counts"]["cached"]), (&0.into(), &3.into()));
+    assert!(detail(&again, "model.safetensors").contains("the copy in the cache"));
 
     let lies = on(top.path(), standin.hub(), &["hf:org/lying", "--download"], 1);
     assert_eq!(outcome(&lies, "model.safetensors", "digest"), "differs", "{lies:#}");
