@@ -5,7 +5,7 @@ use std::io::Write;
 use crate::error::Result;
 use crate::examination::{Examination, Status, Verdict};
 use crate::report::table::{severity_name, word};
-use crate::report::{Renderer, Report, Style, evidence, plot, sanitise, words, writing};
+use crate::report::{Renderer, Report, Style, evidence, plot, sanitise, variants, words, writing};
 
 /// The renderer.
 pub struct Markdown;
@@ -81,6 +81,33 @@ fn list(heading: &str, lines: &[String]) -> String {
     format!("\n**{heading}**\n\n{items}")
 }
 
+/// The checkpoints of a repository that holds several; a ticket has room for some.
+fn variant_table(examination: &Examination) -> String {
+    const ROWS: usize = 40;
+    let lines = variants::lines(examination);
+    if lines.is_empty() {
+        return String::new();
+    }
+    let mut out = "\n**Variants examined** (the verdict on the whole is that of the gravest)\n\n\
+                   | file or quantisation | format | verdict | relation | strength and limit, or why not |\n\
+                   |---|---|---|---|---|\n"
+        .to_owned();
+    for line in lines.iter().take(ROWS) {
+        out.push_str(&format!(
+            "| {} | {} | {} | {} | {} |\n",
+            code(&line.name),
+            inline(&line.format),
+            line.verdict,
+            line.relation,
+            inline(&line.detail)
+        ));
+    }
+    if lines.len() > ROWS {
+        out.push_str(&format!("\nand {} more\n", lines.len() - ROWS));
+    }
+    out
+}
+
 fn dossier(examination: &Examination, report: &Report) -> String {
     let told = words::tell(examination);
     let mut out = format!(
@@ -93,6 +120,7 @@ fn dossier(examination: &Examination, report: &Report) -> String {
     out.push_str(&list("Why", &told.why));
     out.push_str(&list("What it means", &told.means));
     out.push_str(&list("What it does not say", &told.limits));
+    out.push_str(&variant_table(examination));
     out.push_str("\n**What was compared**\n\n| | repository | commit | digest |\n|---|---|---|---|\n");
     for (label, side) in [("candidate", &examination.candidate), ("base", &examination.base)] {
         let optional =
@@ -148,6 +176,14 @@ fn dossier(examination: &Examination, report: &Report) -> String {
                 clause.value.map_or("–".to_owned(), words::number),
                 clause.bounds().unwrap_or_default()
             ));
+        }
+        let imports = evidence::listed(finding);
+        if !imports.is_empty() {
+            out.push_str("\nLoading the files would run:\n\n");
+        }
+        out.extend(imports.iter().take(40).map(|import| format!("- {}\n", code(import))));
+        if imports.len() > 40 {
+            out.push_str(&format!("- and {} more\n", imports.len() - 40));
         }
     }
     if matches!(examination.verdict, Verdict::Orthogonalized | Verdict::Suspect) {
@@ -217,5 +253,18 @@ mod tests {
         assert_eq!(escape("1 of 2"), "1 of 2");
         assert_eq!(code("a`b"), "``a`b``");
         assert_eq!(code("a|b"), "`a¦b`");
+    }
+
+    #[test]
+    fn variants_and_imports_are_shown() {
+        let text = shown(sample::several());
+        for needed in [
+            "| `pytorch_model¦<b>.bin` | pickle | not examined |",
+            "| `Q4_K_M` | gguf | orthogonalized | edited |",
+            "- `posix.system in pytorch_model.bin`",
+            "- ``<script>alert(1)</script> in `x¦y` ``",
+        ] {
+            assert!(text.contains(needed), "{needed} in {text}");
+        }
     }
 }

@@ -348,6 +348,17 @@ fn relation(examination: &Examination) -> String {
     format!("{}: {explanation}{rank}", relation_name(examination.relation))
 }
 
+/// The relation that a publisher names, in the hubs' words, as a noun with its article.
+fn claimed_as(relation: &str) -> String {
+    match relation {
+        "finetune" | "fine-tuned" | "finetuned" => "a fine-tune".to_owned(),
+        "quantized" | "quantization" => "a quantisation".to_owned(),
+        "adapter" => "an adapter".to_owned(),
+        "merge" | "merged" => "a merge".to_owned(),
+        other => format!("“{}”", sanitise::name(other)),
+    }
+}
+
 fn claim(examination: &Examination) -> Vec<String> {
     let Some(claim) = &examination.claim else {
         return vec!["The publisher claims no base.".to_owned()];
@@ -355,7 +366,7 @@ fn claim(examination: &Examination) -> Vec<String> {
     let mut lines = Vec::new();
     let claimed = match (&claim.base, &claim.relation) {
         (Some(base), Some(relation)) => {
-            format!("The publisher claims a {} of {}", sanitise::name(relation), sanitise::name(base))
+            format!("The publisher claims {} of {}", claimed_as(relation), sanitise::name(base))
         }
         (Some(base), None) => format!("The publisher claims the base {}", sanitise::name(base)),
         (None, _) => "The publisher claims no base".to_owned(),
@@ -428,7 +439,8 @@ fn reproduce(examination: &Examination) -> Vec<String> {
     } else {
         format!("orthoscope compare {} {}", quoted(&base.source), quoted(&candidate.source))
     };
-    vec![format!("cargo install orthoscope@{}", sanitise::name(&examination.tool.version)), command]
+    let version = sanitise::name(&examination.tool.version);
+    vec![format!("# with orthoscope {version}, built from its sources: cargo install --path ."), command]
 }
 
 fn located(side: &Side) -> String {
