@@ -183,10 +183,14 @@ fn pictures(examination: &Examination, id: &str) -> Markup {
     html! {
         @if let Some(o) = orthogonalization {
             @if let Some(picture) = chart::strengths(o, &format!("{id}-strength")) {
-                h2 { "Strength over layers" }
+                h2 { (plot::heading(o, "Strength over layers")) }
                 figure {
                     (picture)
                     figcaption {
+                        @if o.tensors == 0 {
+                            "No writer fits a removed direction: these are the strengths that the best one would have, as \
+                             any change has some. "
+                        }
                         "λ̂ per layer and module; bars reach 1.96 standard errors (95 %). Hollow marks: unchanged. "
                         "λ = 1 removes the direction wholly, 2 reflects it, below 0 amplifies it."
                     }
@@ -206,7 +210,7 @@ fn pictures(examination: &Examination, id: &str) -> Markup {
                     figcaption {
                         "Relative change ‖Δ‖/‖W‖ of each module in each layer. W marks the writers: matrices whose "
                         "output is added to the residual stream. An edit of this kind changes writers and little else; "
-                        "training changes nearly everything."
+                        "training changes nearly everything. What was only sampled is not drawn."
                     }
                 }
                 (heat_table(&chart::heat(profile)))
@@ -406,20 +410,25 @@ fn look_alikes(examination: &Examination, report: &Report) -> Markup {
                 table {
                     thead { tr { th scope="col" { "what else it could be" } th scope="col" { "does it fit?" } th scope="col" { "the number" } } }
                     tbody {
-                        @for look in &all {
+                        @for look in all.iter().filter(|look| look.fits.is_some()) {
                             tr {
                                 th scope="row" { (look.name) }
                                 td {
                                     @match look.fits {
                                         Some(true) => "not excluded by this",
-                                        Some(false) => "no",
-                                        None => "not weighed",
+                                        _ => "no",
                                     }
                                 }
                                 td class="long" { (look.told) }
                             }
                         }
                     }
+                }
+            }
+            @if all.iter().any(|look| look.fits.is_none()) {
+                p class="quiet" {
+                    "Not weighed, for want of a measurement: "
+                    (all.iter().filter(|look| look.fits.is_none()).map(|look| look.name).collect::<Vec<_>>().join(", ")) "."
                 }
             }
             @if !considered.is_empty() {
@@ -514,12 +523,13 @@ fn looked_at(examination: &Examination, told: &Told) -> Markup {
         @if c.tensors > 0 && c.compared < c.tensors {
             p { (percent(c.compared as f64 / c.tensors as f64)) " of the base's tensors were compared." }
         }
-        @if !told.not_examined.is_empty() {
+        @for (reason, _, _) in told.not_examined.iter().filter(|one| one.1 == 0) { p { (reason) "." } }
+        @if told.not_examined.iter().any(|one| one.1 > 0) {
             div class="scroll" tabindex="0" role="region" aria-label="Not examined" {
         table {
                 thead { tr { th class="n" scope="col" { "tensors" } th scope="col" { "not examined because" } th scope="col" { "such as" } } }
                 tbody {
-                    @for (reason, number, names) in told.not_examined.iter().take(ROWS) {
+                    @for (reason, number, names) in told.not_examined.iter().filter(|one| one.1 > 0).take(ROWS) {
                         tr { td class="n" { (number) } td { (reason) } td class="mono" { (names.join(", ")) } }
                     }
                 }

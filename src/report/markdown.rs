@@ -44,7 +44,11 @@ pub fn inline(text: &str) -> String {
     for (index, character) in text.char_indices() {
         let starts_link = character == ':' && text[index..].starts_with("://")
             || character == '.' && text[..index].to_ascii_lowercase().ends_with("www");
-        if MEANING.contains(character) || starts_link {
+        // Within a word it has no meaning, and names of tensors are full of it.
+        let within_word = character == '_'
+            && text[..index].ends_with(char::is_alphanumeric)
+            && text[index + 1..].starts_with(char::is_alphanumeric);
+        if (MEANING.contains(character) && !within_word) || starts_link {
             out.push_str(&format!("&#{};", character as u32));
         } else {
             out.push(character);
@@ -137,6 +141,10 @@ fn dossier(examination: &Examination, report: &Report) -> String {
     out.extend(told.claim.iter().map(|line| format!("- {}\n", escape(line))));
     out.push_str(&format!("\n**Looked at**: {}.\n", inline(&told.coverage)));
     for (reason, number, names) in told.not_examined.iter().take(8) {
+        if *number == 0 {
+            out.push_str(&format!("\n- {}", escape(reason)));
+            continue;
+        }
         out.push_str(&format!("\n- not examined: {number} because {} ({})", escape(reason), escape(&names.join(", "))));
     }
     if !told.not_examined.is_empty() {
@@ -144,7 +152,10 @@ fn dossier(examination: &Examination, report: &Report) -> String {
     }
     if let Some(o) = &examination.orthogonalization {
         // A fence longer than any run of backticks that a module's name could hold.
-        let picture = plot::lines(o, 90, true);
+        let mut picture = plot::lines(o, 90, true);
+        if let Some(heading) = picture.first_mut() {
+            *heading = plot::heading(o, heading);
+        }
         if !picture.is_empty() && examination.status != Status::Failed {
             let fence = "`".repeat(picture.iter().map(|l| l.matches('`').count()).max().unwrap_or(0) + 3);
             let legend = plot::legend(o, true);

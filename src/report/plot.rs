@@ -64,6 +64,11 @@ pub fn legend(orthogonalization: &Orthogonalization, unicode: bool) -> String {
     legend
 }
 
+/// A heading that does not promise a removal where no writer fits one.
+pub fn heading(orthogonalization: &Orthogonalization, heading: &str) -> String {
+    if orthogonalization.tensors > 0 { heading.to_owned() } else { format!("{heading}, were it a removal (none fits)") }
+}
+
 /// The picture as lines: a heading, then one line per module with its range in numbers.
 pub fn lines(orthogonalization: &Orthogonalization, width: usize, unicode: bool) -> Vec<String> {
     const MODULES: usize = 12;

@@ -91,8 +91,8 @@ pub fn markup(counts: &Prevalence, detector: Option<Detector>) -> Markup {
             (tile("examined", &group.examined.to_string()))
             (tile("not examinable", &group.not_examinable().to_string()))
             (tile("orthogonalized", &group.orthogonalized.to_string()))
-            (tile("of the examined", &all.wilson.told()))
-            (tile("of downloads", &all.downloads.told()))
+            (tile("of the examined", &known(group.examined > 0, all.wilson)))
+            (tile("of downloads", &known(group.downloads[1] > 0.0, all.downloads)))
             @if let Some(corrected) = all.corrected { (tile("corrected for the detector", &corrected.told())) }
         }
         @for line in basis(counts, detector) { p class="quiet" { (line) } }
@@ -194,7 +194,7 @@ fn group_table(dimension: Dimension, groups: &[Group], detector: Option<Detector
                             td class="n" { (group.listed) } td class="n" { (group.examined) }
                             td class="n" {
                                 (group.not_examinable())
-                                @if let Some(reasons) = reasons_told(group) { br; span class="quiet" { (reasons) } }
+                                @if let Some(reasons) = reasons_told(group) { span class="quiet" { (reasons) } }
                             }
                             td class="n" { (group.orthogonalized) }
                             td class="n" { (group.suspect) }

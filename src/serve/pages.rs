@@ -423,7 +423,7 @@ pub(super) async fn dossier(
 
 fn decision_form(app: &App, session: &Session, id: &str) -> Markup {
     html! {
-        section class="card" aria-labelledby="decide" {
+        section class="card decide" aria-labelledby="decide" {
             h2 id="decide" { "Record a decision" }
             p class="quiet" { "Decisions are only ever added; this one will be shown with your name and the time." }
             form method="post" action={ "/examination/" (id) "/decide" } {

@@ -111,8 +111,11 @@ fn names_made_to_harm_are_harmless_in_every_report() {
         let output = orthoscope(folder.path()).args(arguments).output().unwrap();
         let errors = String::from_utf8(output.stderr).unwrap();
         assert!(!errors.contains("panicked"), "{arguments:?}: {errors}");
-        assert!(matches!(output.status.code(), Some(0..=2)), "{arguments:?}: {errors}");
+        // `doctor` may have something to say; the others have only findings to tell of.
+        let worst = if arguments[0] == "doctor" { 2 } else { 1 };
+        assert!(output.status.code().is_some_and(|code| code <= worst), "{arguments:?}: {errors}");
         assert_harmless("standard error", &errors, 5_000);
+        assert!(!output.stdout.is_empty() || arguments.contains(&"--out"), "{arguments:?} said nothing: {errors}");
         String::from_utf8(output.stdout).unwrap()
     };
     for format in ["table", "html", "markdown", "csv", "sarif"] {
@@ -205,6 +208,11 @@ impl Served {
     }
 }
 
+/// What follows the end of an attribute's value.
+fn after(rest: &str) -> &str {
+    rest.split_once('"').unwrap().1
+}
+
 fn encoded(text: &str) -> String {
     url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }
@@ -227,7 +235,10 @@ fn names_made_to_harm_are_harmless_on_every_page() {
     assert_eq!(list["items"].as_array().unwrap().len(), names().len());
     for path in &pages {
         let page = served.get(path);
-        assert_harmless(path, &page.replace('\r', ""), 400_000);
+        // What a form sends back is the name itself; it is never shown.
+        let shown: String =
+            page.split(" value=\"").enumerate().map(|(n, rest)| if n == 0 { rest } else { after(rest) }).collect();
+        assert_harmless(path, &shown, 400_000);
         assert_no_markup(path, &page);
     }
     for path in ["/api/v1/examinations?rows=100", "/api/v1/prevalence"] {
