@@ -92,16 +92,14 @@ fn share(text: &str) -> Result<f64, String> {
 /// The rates that `evaluate` measured.
 fn measured(path: &Path) -> Result<Detector> {
     let doing = || format!("reading the rates in {}", path.display());
-    let text = std::fs::read_to_string(path).map_err(|error| Error::io(doing(), error))?;
-    let value: serde_json::Value =
-        serde_json::from_str(&text).map_err(|error| Error::because(ErrorKind::Usage, doing(), error))?;
+    let what = "write it with `orthoscope evaluate LABELS.json --format json`, with cases of both kinds";
+    let text = std::fs::read_to_string(path).map_err(|error| Error::io(format!("{}; {what}", doing()), error))?;
+    let value: serde_json::Value = serde_json::from_str(&text)
+        .map_err(|error| Error::because(ErrorKind::Usage, format!("{}; {what}", doing()), error))?;
     let rate = |name: &str| {
         let counted = value.get(name).filter(|rate| rate.get("of").and_then(serde_json::Value::as_u64) > Some(0));
         let rate = counted.and_then(|rate| rate.get("rate")?.as_f64()).filter(|rate| (0.0..=1.0).contains(rate));
-        rate.ok_or_else(|| {
-            let what = "write it with `orthoscope evaluate LABELS.json --format json`, with cases of both kinds";
-            Error::new(ErrorKind::Usage, format!("{}: no {name} is in it; {what}", doing()))
-        })
+        rate.ok_or_else(|| Error::new(ErrorKind::Usage, format!("{}: no {name} is in it; {what}", doing())))
     };
     Ok(Detector { sensitivity: rate("detection")?, false_positives: rate("false_positives")? })
 }
@@ -159,7 +157,9 @@ impl Arguments {
             other => {
                 return Err(Error::new(
                     ErrorKind::Usage,
-                    format!("no format of stats is called {other:?}; there are text, json, html"),
+                    format!(
+                        "no format of stats is called {other:?}; there are text, json, html (and --charts for pictures)"
+                    ),
                 ));
             }
         }

@@ -273,7 +273,7 @@ mod tests {
             "| `pytorch_model¦<b>.bin` | pickle | not examined |",
             "| `Q4_K_M` | gguf | orthogonalized | edited |",
             "- `posix.system in pytorch_model.bin`",
-            "- ``<script>alert(1)</script> in `x¦y` ``",
+            "- `` <script>alert(1)</script> in `x¦y` ``",
         ] {
             assert!(text.contains(needed), "{needed} in {text}");
         }

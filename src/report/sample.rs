@@ -344,6 +344,7 @@ pub fn several() -> Examination {
         examination.candidate.source = "hf:example/two-faces".into();
         examination.candidate.variant = Some(variant.into());
         examination.candidate.format = Some(format.into());
+        examination.profile = None;
         examination
     };
     let mut pickle = with(failed(), "pytorch_model|<b>.bin", "pickle");
