@@ -187,7 +187,7 @@ fn pictures(examination: &Examination, id: &str) -> Markup {
                 figure {
                     (picture)
                     figcaption {
-                        @if o.tensors == 0 {
+                        @if o.tensors == 0 && words::range(o).is_some() {
                             "No writer fits a removed direction: these are the strengths that the best one would have, as \
                              any change has some. "
                         }

@@ -66,7 +66,12 @@ pub fn legend(orthogonalization: &Orthogonalization, unicode: bool) -> String {
 
 /// A heading that does not promise a removal where no writer fits one.
 pub fn heading(orthogonalization: &Orthogonalization, heading: &str) -> String {
-    if orthogonalization.tensors > 0 { heading.to_owned() } else { format!("{heading}, were it a removal (none fits)") }
+    let changed = orthogonalization.strength.iter().any(|strength| strength.lambda != 0.0);
+    if orthogonalization.tensors == 0 && changed {
+        format!("{heading}, were it a removal (none fits)")
+    } else {
+        heading.to_owned()
+    }
 }
 
 /// The picture as lines: a heading, then one line per module with its range in numbers.
