@@ -2,23 +2,28 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::time::Duration;
 
 use clap::Args;
 
 use super::{ExitStatus, Global};
 use crate::error::{Error, Result};
+use crate::hub::probe::{Token, probe};
+use crate::hub::{Client, ClientSettings, Environment, HUBS, HubEntry};
 use crate::index::Index;
 use crate::report::json::write_value;
-use crate::report::{RENDERERS, sanitise};
+use crate::report::{RENDERERS, sanitise, words};
 
-/// Check the index, the catalogue, the cache, disk, processor and settings, and say what to do about what is wrong
+/// Check network, tokens, quotas, caches, disk, processor, catalogue and index, and say what to do about what is wrong
 #[derive(Args)]
 #[command(after_help = "Examples:
   orthoscope doctor
-  orthoscope doctor --format json
+  orthoscope doctor --offline --quick
+  orthoscope doctor --index nightly.db --format json
 
-Exit status 2 when something has to be done. Tokens are never shown.")]
+Each hub is asked one cheap question, with its own token (--offline asks none). Exit status 2 when something has to be done.
+Tokens are never shown.")]
 pub struct Arguments {
     /// Leave out the check of every page of the index, which reads all of it
     #[arg(long)]
@@ -62,9 +67,9 @@ impl Arguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         let mut checks = vec![program(), processor(), catalogue(global)];
         checks.extend(index(&global.index, self.quick));
-        checks.push(token());
-        checks.push(endpoint(global));
-        checks.extend(places(global));
+        let environment = Environment::of_process();
+        checks.extend(hubs(global, &environment));
+        checks.extend(places(global, &environment));
         let written = |error| Error::io("writing the answer", error);
         if global.format == "json" {
             write_value(&checks, &global.style(), out)?;
@@ -76,9 +81,9 @@ impl Arguments {
                     State::Note => "note",
                     State::Bad => "BAD ",
                 };
-                writeln!(out, "{mark}  {:<10} {}", check.what, sanitise::sentence(&check.told)).map_err(written)?;
+                writeln!(out, "{mark}  {:<11} {}", check.what, sanitise::sentence(&check.told)).map_err(written)?;
                 if let Some(advice) = &check.advice {
-                    writeln!(out, "                 {}", sanitise::sentence(advice)).map_err(written)?;
+                    writeln!(out, "                  {}", sanitise::sentence(advice)).map_err(written)?;
                 }
             }
         }
@@ -177,48 +182,86 @@ fn index(path: &Path, quick: bool) -> Vec<Check> {
     checks
 }
 
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
-}
-
-fn home(folder: &str) -> Option<PathBuf> {
-    variable("HOME").map(|home| Path::new(&home).join(folder))
-}
-
-/// The folder of the hub's own tools.
-fn hub_home() -> Option<PathBuf> {
-    variable("HF_HOME").map(PathBuf::from).or_else(|| home(".cache/huggingface"))
-}
-
-fn token() -> Check {
-    if variable("HF_TOKEN").is_some() {
-        return Check::good("token", "from HF_TOKEN");
+/// Every hub that is on a network: whether it answers, how fast, what it makes of the token, what is left of its quota.
+fn hubs(global: &Global, environment: &Environment) -> Vec<Check> {
+    if global.offline || environment.offline() {
+        let told = "offline by request: no hub is asked; only local files and caches are read";
+        return vec![Check::note("network", told, "leave out --offline (or HF_HUB_OFFLINE) to ask the hubs")];
     }
-    let file = variable("HF_TOKEN_PATH").map(PathBuf::from).or_else(|| hub_home().map(|home| home.join("token")));
-    match file {
-        Some(path) if path.is_file() => match fs::metadata(&path) {
-            Ok(metadata) if metadata.len() > 0 => Check::good("token", format!("from {}", path.display())),
-            _ => Check::note("token", format!("{} is empty", path.display()), "gated repositories need a token"),
-        },
-        _ => Check::note(
-            "token",
-            "none",
-            "without one, gated repositories are not examined and rate limits are lower; set HF_TOKEN",
-        ),
-    }
-}
-
-fn endpoint(global: &Global) -> Check {
-    if global.offline {
-        return Check::note("network", "offline by request", "no hub is asked; only local files and caches are read");
-    }
-    match variable("HF_ENDPOINT") {
-        Some(endpoint) if url::Url::parse(&endpoint).is_err() => {
-            Check::bad("network", format!("HF_ENDPOINT is {endpoint:?}"), "it has to be an address like https://host")
+    let client = Client::new(ClientSettings {
+        tries: 2,
+        patience: Duration::from_secs(5),
+        silence: Duration::from_secs(10),
+        cache: environment.own_cache(),
+        ..ClientSettings::default()
+    });
+    let client = match client {
+        Ok(client) => client,
+        Err(error) => return vec![Check::bad("network", error.one_line(), "no thread or socket could be made")],
+    };
+    let mut checks: Vec<Check> = std::thread::scope(|scope| {
+        let asked: Vec<_> = HUBS.iter().map(|entry| scope.spawn(|| one_hub(&client, entry, environment))).collect();
+        asked.into_iter().flat_map(|hub| hub.join().unwrap_or_default()).collect()
+    });
+    // One hub that cannot be reached is often one that nobody here uses; none at all is the network.
+    if checks.iter().any(|check| check.state == State::Good) {
+        for check in checks.iter_mut().filter(|check| check.advice.as_deref() == Some(UNREACHABLE)) {
+            check.state = State::Note;
         }
-        Some(endpoint) => Check::good("network", format!("Hugging Face at {}", without_password(&endpoint))),
-        None => Check::good("network", "Hugging Face at its own address"),
     }
+    checks
+}
+
+const UNREACHABLE: &str = "check the connection and the proxy (HTTPS_PROXY), and HF_ENDPOINT or MODELSCOPE_ENDPOINT where a \
+     mirror is meant; --offline works from local files and caches";
+
+/// Nothing for a hub that is a folder of this machine.
+fn one_hub(client: &Client, entry: &HubEntry, environment: &Environment) -> Vec<Check> {
+    let title = entry.title;
+    let hub = match (entry.open)(environment) {
+        Ok(hub) if hub.endpoint().scheme() == "file" => return Vec::new(),
+        Ok(hub) => hub,
+        Err(error) => {
+            let advice = "correct the variable; an address is written like https://host";
+            return vec![Check::bad("network", format!("{title}: {}", error.one_line()), advice)];
+        }
+    };
+    let at = without_password(hub.endpoint().as_str());
+    let probed = match probe(client, hub.as_ref()) {
+        Ok(probed) => probed,
+        Err(error) => {
+            return vec![Check::bad("network", format!("{title} at {at}: {}", error.one_line()), UNREACHABLE)];
+        }
+    };
+    let milliseconds = probed.latency.as_millis();
+    let mut checks = vec![Check::good("network", format!("{title} at {at} answers in {milliseconds} ms"))];
+    checks.push(match (probed.token, environment.token_from(entry.prefix)) {
+        (Token::Taken, from) => Check::good(
+            "token",
+            format!("{title} takes the one from {}", from.unwrap_or_else(|| "the environment".into())),
+        ),
+        (Token::Refused, from) => Check::bad(
+            "token",
+            format!("{title} refuses the one from {}", from.unwrap_or_else(|| "the environment".into())),
+            "it has expired or was withdrawn: make another at the hub, or unset it to go on without",
+        ),
+        (Token::None, _) => Check::note(
+            "token",
+            format!("{title}: none"),
+            "without one, gated repositories are not examined and rate limits are lower; set HF_TOKEN or \
+             MODELSCOPE_API_TOKEN",
+        ),
+    });
+    checks.push(match probed.left {
+        Some((0, seconds)) => Check::note(
+            "quota",
+            format!("{title}: nothing left for {seconds} s"),
+            "a sweep waits by itself; another program may be using the same token or address",
+        ),
+        Some((left, seconds)) => Check::good("quota", format!("{title}: {left} requests left in the next {seconds} s")),
+        None => Check::good("quota", format!("{title} states none")),
+    });
+    checks
 }
 
 /// An address without user and password.
@@ -229,25 +272,50 @@ fn without_password(address: &str) -> String {
     url.to_string()
 }
 
-/// Whether the folders that are written to can be.
-fn places(global: &Global) -> Vec<Check> {
-    let cache = variable("HF_HUB_CACHE").map(PathBuf::from).or_else(|| hub_home().map(|home| home.join("hub")));
+/// Whether the folders that are written to can be, and what room there is.
+fn places(global: &Global, environment: &Environment) -> Vec<Check> {
     let index = global.index.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut checks = vec![writable("disk", index, "the index cannot be written there")];
-    if let Some(cache) = cache {
-        checks.push(if cache.is_dir() {
-            let snapshots = fs::read_dir(&cache).map_or(0, |entries| entries.count());
-            Check::good("cache", format!("{} with {snapshots} entries", cache.display()))
+    let mut checks = vec![writable("disk", index, "the index cannot be written there; name another with --index")];
+    for (what, folder) in [("hub's cache", environment.hf_cache()), ("own cache", environment.own_cache())] {
+        checks.push(if folder.is_dir() {
+            let entries = fs::read_dir(&folder).map_or(0, |entries| entries.count());
+            Check::good(what, format!("{} with {entries} entries{}", folder.display(), room(&folder)))
         } else {
-            Check::note("cache", format!("{} is not there", cache.display()), "it is made by the first download")
+            // The room is that of the nearest folder there is.
+            let parent = folder.ancestors().find(|parent| parent.is_dir()).map(room).unwrap_or_default();
+            Check::note(what, format!("{} is not there{parent}", folder.display()), "it is made when first needed")
         });
     }
     checks
 }
 
+/// Less room than this is soon none.
+const LITTLE: u64 = 256 << 20;
+
+/// Free bytes of the file system that a folder is on.
+#[cfg(unix)]
+fn free(folder: &Path) -> Option<u64> {
+    let facts = rustix::fs::statvfs(folder).ok()?;
+    facts.f_bavail.checked_mul(facts.f_frsize)
+}
+
+#[cfg(not(unix))]
+fn free(_: &Path) -> Option<u64> {
+    None
+}
+
+fn room(folder: &Path) -> String {
+    free(folder).map(|bytes| format!(", {} free", words::bytes(bytes))).unwrap_or_default()
+}
+
 fn writable(what: &'static str, folder: &Path, consequence: &str) -> Check {
     match tempfile::NamedTempFile::new_in(folder) {
-        Ok(_) => Check::good(what, format!("{} can be written", folder.display())),
+        Ok(_) if free(folder).is_some_and(|bytes| bytes < LITTLE) => Check::bad(
+            what,
+            format!("{} can be written{}", folder.display(), room(folder)),
+            "an index of a million examinations takes tens of gigabytes: make room, or name another with --index",
+        ),
+        Ok(_) => Check::good(what, format!("{} can be written{}", folder.display(), room(folder))),
         Err(error) => Check::bad(what, format!("{}: {error}", folder.display()), consequence),
     }
 }

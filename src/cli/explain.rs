@@ -94,6 +94,12 @@ fn told(
         }
         paragraph("", "");
     }
+    let imports = evidence::listed(finding);
+    if !imports.is_empty() {
+        paragraph("", "Loading the files with a loader that unpickles would run:");
+        imports.iter().for_each(|import| paragraph("    ", import));
+        paragraph("", "");
+    }
     let told = words::tell(examination);
     for line in told.sure.iter().chain(&told.limits) {
         paragraph("", line);
@@ -157,6 +163,12 @@ mod tests {
         ] {
             assert!(text.contains(needed), "{needed}\n{text}");
         }
+    }
+
+    #[test]
+    fn imports_are_listed() {
+        let text = told(&sample::several(), &sample::code_finding(), None, false, 100);
+        assert!(text.contains("    posix.system in pytorch_model.bin"), "{text}");
     }
 
     #[test]

@@ -30,8 +30,14 @@ pub struct Arguments {
 #[allow(clippy::large_enum_variant, reason = "made once, by the command line")]
 enum What {
     /// List findings, those of the most severe examinations first
+    #[command(after_help = "Examples:
+  orthoscope findings list --severity high --limit 20
+  orthoscope findings list --verdict orthogonalized --format json")]
     List(List),
     /// Show the examination that a finding is in, with its evidence
+    #[command(after_help = "Examples:
+  orthoscope findings show 3f2a9c1b04de
+  orthoscope findings show 3f2a9c1b04de --format markdown")]
     Show {
         /// The finding's id, or the examination's, or the beginning of one
         id: String,
@@ -213,7 +219,13 @@ fn show(id: &str, global: &Global, index: &Index, out: &mut dyn Write) -> Result
         }
     };
     let stored = stored.ok_or_else(|| {
-        Error::new(ErrorKind::NotFound, format!("looking for {id:?}: no finding and no examination begins like this"))
+        Error::new(
+            ErrorKind::NotFound,
+            format!(
+                "looking for {id:?}: no finding and no examination begins like this; \
+            `orthoscope findings list` shows those there are"
+            ),
+        )
     })?;
     let report = Report::with_catalogue(vec![stored.examination], &global.catalogue()?);
     renderer.render(&report, &global.style(), out)?;

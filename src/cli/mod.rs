@@ -279,3 +279,25 @@ fn complain(error: &Error) {
     }
     let _ = writeln!(std::io::stderr(), "{text}");
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn assert_examples(command: &clap::Command, path: &str) {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        assert!(help.contains("Example"), "{path} --help has no example");
+        for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
+            assert_examples(inner, &format!("{path} {}", inner.get_name()));
+        }
+    }
+
+    #[test]
+    fn every_command_has_an_example_in_its_help() {
+        for command in Cli::command().get_subcommands().filter(|command| command.get_name() != "help") {
+            assert_examples(command, &format!("orthoscope {}", command.get_name()));
+        }
+    }
+}

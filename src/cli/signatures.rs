@@ -28,13 +28,16 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// One line for each signature.
+    #[command(after_help = "Examples:\n  orthoscope signatures list --format json")]
     List,
     /// One signature: what it means and its numbers (`--format source` for the file itself, to start one of your own from).
+    #[command(after_help = "Examples:\n  orthoscope signatures show out-rank1-global --format source > mine.md")]
     Show {
         /// The signature's id.
         id: String,
     },
     /// Check every signature against the rules, its examples and its counter examples.
+    #[command(after_help = "Examples:\n  orthoscope signatures check --folder my-signatures --deny-warnings")]
     Check {
         /// Fail on warnings too.
         #[arg(long)]

@@ -1,7 +1,7 @@
 //! `orthoscope stats`: how common findings are among the derivatives in the index.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use maud::{DOCTYPE, PreEscaped, html};
@@ -11,10 +11,12 @@ use super::{ExitStatus, Global};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::Index;
 use crate::index::prevalence::{DIMENSIONS, Dimension};
+use crate::report::charts::{Chart, charts};
 use crate::report::html::STYLESHEET;
 use crate::report::json::write_value;
 use crate::report::prevalence::{markup, text, values};
 use crate::report::rates::Detector;
+use crate::report::{csv, picture};
 
 /// Count derivatives by base, family, size, form, month and uploader: listed, examined, not examinable, orthogonalized
 #[derive(Args)]
@@ -22,10 +24,13 @@ use crate::report::rates::Detector;
   orthoscope stats
   orthoscope stats --by base --by month
   orthoscope stats --sensitivity 0.95 --false-positives 0.01 --format json
+  orthoscope stats --rates rates.json
   orthoscope stats --format html --out prevalence.html
+  orthoscope stats --charts charts/
 
 Shares come with 95 % intervals, by count and by downloads. Correction needs the detector's rates on labelled pairs, which
-`orthoscope evaluate` measures. Formats: text, json, html.")]
+`orthoscope evaluate --format json` measures. --charts writes NAME.svg, NAME.png and NAME.csv (the numbers) for each picture.
+Formats: text, json, html.")]
 pub struct Arguments {
     /// Group by this (all when left out; may be given several times)
     #[arg(long, value_enum, value_name = "WHAT")]
@@ -36,6 +41,12 @@ pub struct Arguments {
     /// … and raises this share of the others (0 to 1)
     #[arg(long, value_name = "SHARE", requires = "sensitivity", value_parser = share)]
     false_positives: Option<f64>,
+    /// Correct with the rates in this file, which `orthoscope evaluate --format json` wrote
+    #[arg(long, value_name = "FILE", conflicts_with = "sensitivity")]
+    rates: Option<PathBuf>,
+    /// Write every picture to this folder as well: SVG, PNG, and the numbers as CSV
+    #[arg(long, value_name = "FOLDER")]
+    charts: Option<PathBuf>,
     /// Write to this file (standard output when left out)
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -78,16 +89,49 @@ fn share(text: &str) -> Result<f64, String> {
     }
 }
 
+/// The rates that `evaluate` measured.
+fn measured(path: &Path) -> Result<Detector> {
+    let doing = || format!("reading the rates in {}", path.display());
+    let what = "write it with `orthoscope evaluate LABELS.json --format json`, with cases of both kinds";
+    let text = std::fs::read_to_string(path).map_err(|error| Error::io(format!("{}; {what}", doing()), error))?;
+    let value: serde_json::Value = serde_json::from_str(&text)
+        .map_err(|error| Error::because(ErrorKind::Usage, format!("{}; {what}", doing()), error))?;
+    let rate = |name: &str| {
+        let counted = value.get(name).filter(|rate| rate.get("of").and_then(serde_json::Value::as_u64) > Some(0));
+        let rate = counted.and_then(|rate| rate.get("rate")?.as_f64()).filter(|rate| (0.0..=1.0).contains(rate));
+        rate.ok_or_else(|| Error::new(ErrorKind::Usage, format!("{}: no {name} is in it; {what}", doing())))
+    };
+    Ok(Detector { sensitivity: rate("detection")?, false_positives: rate("false_positives")? })
+}
+
+/// Writes each picture's files.
+fn write_charts(folder: &Path, charts: &[Chart]) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(|error| Error::io(format!("making {}", folder.display()), error))?;
+    for chart in charts {
+        let svg = picture::svg(&chart.picture);
+        let png = picture::png(&svg)?;
+        let written = |error| Error::io(format!("writing {} in {}", chart.name, folder.display()), error);
+        let at = |ending: &str| folder.join(format!("{}.{ending}", chart.name));
+        whole_file(&at("svg"), |file| file.write_all(svg.as_bytes()).map_err(written))?;
+        whole_file(&at("png"), |file| file.write_all(&png).map_err(written))?;
+        whole_file(&at("csv"), |file| csv::table(&chart.table, file))?;
+    }
+    Ok(())
+}
+
 impl Arguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         let detector = match (self.sensitivity, self.false_positives) {
             (Some(sensitivity), Some(false_positives)) => Some(Detector { sensitivity, false_positives }),
-            _ => None,
+            _ => self.rates.as_deref().map(measured).transpose()?,
         };
         let mut counts = Index::open_read_only(&global.index)?.prevalence()?;
         let wanted: Vec<Dimension> =
             if self.by.is_empty() { DIMENSIONS.to_vec() } else { self.by.iter().map(|by| by.dimension()).collect() };
         counts.groups.retain(|dimension, _| wanted.contains(dimension));
+        if let Some(folder) = &self.charts {
+            write_charts(folder, &charts(&counts, detector))?;
+        }
         let mut body = Vec::new();
         match global.format.as_str() {
             "text" => body.extend(text(&counts, &wanted, detector).into_bytes()),
@@ -113,7 +157,9 @@ impl Arguments {
             other => {
                 return Err(Error::new(
                     ErrorKind::Usage,
-                    format!("no format of stats is called {other:?}; there are text, json, html"),
+                    format!(
+                        "no format of stats is called {other:?}; there are text, json, html (and --charts for pictures)"
+                    ),
                 ));
             }
         }

@@ -111,6 +111,20 @@ impl Environment {
         (!token.is_empty() && token.len() < 4096).then_some(token)
     }
 
+    /// Where the token for the hub of that prefix comes from: a variable's name or a file's path, never the token.
+    pub fn token_from(&self, prefix: &str) -> Option<String> {
+        match prefix {
+            "hf" if self.get("HF_TOKEN").is_some() => Some("HF_TOKEN".to_owned()),
+            "hf" => {
+                self.hf_token()?;
+                let path = self.get("HF_TOKEN_PATH").map_or_else(|| self.hf_home().join("token"), PathBuf::from);
+                Some(path.display().to_string())
+            }
+            "ms" => self.get("MODELSCOPE_API_TOKEN").map(|_| "MODELSCOPE_API_TOKEN".to_owned()),
+            _ => None,
+        }
+    }
+
     /// Whether requests are forbidden by the environment.
     pub fn offline(&self) -> bool {
         self.is_on("HF_HUB_OFFLINE") || self.is_on("TRANSFORMERS_OFFLINE")

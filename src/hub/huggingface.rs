@@ -113,6 +113,13 @@ impl Hub for HuggingFace {
         "main"
     }
 
+    fn probe(&self) -> Result<Ask> {
+        // Any request is refused when its token is wrong, also one for what is public.
+        let mut url = join(&self.endpoint, &["api", "models"])?;
+        url.query_pairs_mut().append_pair("limit", "1");
+        Ok(Ask::get(url, Bucket::Api))
+    }
+
     fn list(&self, query: &Query) -> Result<Ask> {
         let mut url = join(&self.endpoint, &["api", "models"])?;
         {

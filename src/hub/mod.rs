@@ -15,6 +15,7 @@ pub mod local;
 mod meter;
 pub mod modelscope;
 mod pace;
+pub mod probe;
 
 use std::sync::Arc;
 
@@ -235,6 +236,11 @@ pub trait Hub: Send + Sync {
 
     /// Asks for repositories. `Unsupported` where the hub cannot be asked that.
     fn list(&self, query: &Query) -> Result<Ask>;
+
+    /// The cheapest request that tells whether the hub answers and takes the token.
+    fn probe(&self) -> Result<Ask> {
+        self.list(&Query { search: Some("orthoscope".to_owned()), ..Query::default() })
+    }
 
     /// Reads one page of repositories.
     fn read_list(&self, ask: &Ask, answer: &Answer) -> Result<Page<RepoInfo>>;

@@ -136,7 +136,7 @@ impl Pace {
 }
 
 /// `RateLimit: "api";r=0;t=55`: the scarcest of the quotas stated, as (remaining, seconds to the end of the window).
-fn rate_limit(headers: &HeaderMap) -> Option<(u64, u64)> {
+pub(super) fn rate_limit(headers: &HeaderMap) -> Option<(u64, u64)> {
     headers
         .get_all("ratelimit")
         .iter()

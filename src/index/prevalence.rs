@@ -60,6 +60,8 @@ pub struct Group {
     pub suspect: u64,
     /// Of the examined, inconclusive.
     pub inconclusive: u64,
+    /// Why the others could not be examined, with counts.
+    pub reasons: BTreeMap<&'static str, u64>,
     /// Downloads of the examined repositories where known: of the orthogonalized, of all, and squares of all.
     pub downloads: [f64; 3],
 }
@@ -70,9 +72,10 @@ impl Group {
         self.listed - self.examined
     }
 
-    fn add(&mut self, unit: &Unit) {
+    fn add(&mut self, unit: &Unit, reason: Option<&'static str>) {
         self.listed += 1;
         if unit.outcome == Outcome::NotExamined {
+            *self.reasons.entry(reason.unwrap_or(NO_CLASS)).or_default() += 1;
             return;
         }
         self.examined += 1;
@@ -263,8 +266,10 @@ impl Index {
         let (forms, families) = (forms.labels(), families.labels());
         let mut groups: BTreeMap<Dimension, BTreeMap<Key<'_>, Group>> = BTreeMap::new();
         let mut first: BTreeMap<i64, i64> = BTreeMap::new();
+        let reasons = self.reasons(&units)?;
         for (candidate, unit) in &units {
-            counts.overall.add(unit);
+            let reason = reasons.get(candidate).copied();
+            counts.overall.add(unit, reason);
             let source = |key: &i64| sources.get(key).map(|(source, _)| source.as_str()).filter(|s| !s.is_empty());
             let keys = [
                 (Dimension::Base, Key::Word(source(&unit.base))),
@@ -275,7 +280,7 @@ impl Index {
                 (Dimension::Uploader, Key::Word(sources.get(candidate).and_then(|(_, owner)| owner.as_deref()))),
             ];
             for (dimension, key) in keys {
-                groups.entry(dimension).or_default().entry(key).or_default().add(unit);
+                groups.entry(dimension).or_default().entry(key).or_default().add(unit, reason);
             }
             counts.declared.add(unit);
             if let (Outcome::Orthogonalized, Some(created)) = (unit.outcome, unit.created) {
@@ -290,7 +295,8 @@ impl Index {
             }
             counts.groups.insert(dimension, list);
         }
-        counts.reasons = self.reasons(units.values().filter(|u| u.outcome == Outcome::NotExamined))?;
+        counts.reasons = counts.overall.reasons.iter().map(|(word, count)| ((*word).to_owned(), *count)).collect();
+        counts.reasons.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         counts.delays = self.delays(&first, &sources)?;
         counts.waiting = connection
             .query_row("SELECT count(*) FROM listing WHERE source NOT IN (SELECT source FROM repository)", [], |row| {
@@ -310,19 +316,18 @@ impl Index {
         rows.collect::<rusqlite::Result<_>>().map_err(sql)
     }
 
-    fn reasons<'a>(&self, units: impl Iterator<Item = &'a Unit>) -> Result<Vec<(String, u64)>> {
+    /// The kind of reason of each repository that could not be examined.
+    fn reasons(&self, units: &BTreeMap<i64, Unit>) -> Result<BTreeMap<i64, &'static str>> {
         let sql = |error| failed("reading reasons", error);
         let mut statement =
             self.connection().prepare_cached("SELECT reason FROM examination WHERE key = ?1").map_err(sql)?;
-        let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
-        for unit in units {
+        let mut classes = BTreeMap::new();
+        for (candidate, unit) in units.iter().filter(|(_, unit)| unit.outcome == Outcome::NotExamined) {
             let reason: Option<Option<String>> =
                 statement.query_row([unit.examination], |row| row.get(0)).optional().map_err(sql)?;
-            *counts.entry(reason_class(reason.flatten().as_deref().unwrap_or_default())).or_default() += 1;
+            classes.insert(*candidate, reason_class(reason.flatten().as_deref().unwrap_or_default()));
         }
-        let mut list: Vec<(String, u64)> = counts.into_iter().map(|(word, count)| (word.to_owned(), count)).collect();
-        list.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-        Ok(list)
+        Ok(classes)
     }
 
     fn delays(
@@ -390,6 +395,9 @@ fn month(seconds: i64) -> (i16, i8) {
     (date.year(), date.month())
 }
 
+/// The kind of a reason that is of no other.
+const NO_CLASS: &str = "something else";
+
 /// The kind of a reason: reasons are sentences with names in them, and there are as many as repositories.
 fn reason_class(reason: &str) -> &'static str {
     const CLASSES: &[(&str, &[&str])] = &[
@@ -407,7 +415,7 @@ fn reason_class(reason: &str) -> &'static str {
     CLASSES
         .iter()
         .find(|(_, words)| words.iter().any(|word| reason.contains(word)))
-        .map_or("something else", |(class, _)| class)
+        .map_or(NO_CLASS, |(class, _)| class)
 }
 
 #[cfg(test)]

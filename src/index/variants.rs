@@ -50,7 +50,10 @@ pub(super) fn read(connection: &Connection, key: i64) -> Result<Vec<Examination>
         .and_then(|mut statement| statement.query_map([key], |row| row.get(0))?.collect())
         .map_err(|error| failed(doing, error))?;
     let decode = |record: Vec<u8>| {
-        ciborium::from_reader(record.as_slice()).map_err(|error| Error::because(ErrorKind::Index, doing, error))
+        // Keys longer than the reader's own buffer would be refused.
+        let mut buffer = vec![0; record.len()];
+        ciborium::de::from_reader_with_buffer(record.as_slice(), &mut buffer)
+            .map_err(|error| Error::because(ErrorKind::Index, doing, error))
     };
     records.into_iter().map(decode).collect()
 }

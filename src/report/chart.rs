@@ -435,6 +435,36 @@ pub fn bars(shares: &[Share], id: &str, title: &str) -> Option<Markup> {
     })
 }
 
+/// Horizontal bars of whole numbers, `unit` on the axis. `None` for none.
+pub fn lengths(items: &[(String, i64)], id: &str, title: &str, unit: &str) -> Option<Markup> {
+    const ROWS: usize = 30;
+    const LABEL: f64 = 230.0;
+    const NUMBER: f64 = 60.0;
+    const ROW: f64 = 24.0;
+    let shown = &items[..items.len().min(ROWS)];
+    let highest = shown.iter().map(|item| item.1).max()?.max(1) as f64;
+    let height = 12.0 + shown.len() as f64 * ROW + BOTTOM;
+    let x = |value: f64| LABEL + (value / highest).clamp(0.0, 1.0) * (WIDTH - LABEL - NUMBER);
+    let (heading, desc) = (format!("{id}-title"), format!("{id}-desc"));
+    Some(html! {
+        svg class="chart" role="img" aria-labelledby={ (heading) " " (desc) } viewBox={ "0 0 " (WIDTH) " " (at(height)) } {
+            title id=(heading) { (title) }
+            desc id=(desc) { (shown.len()) " rows; the numbers are in the table beside the picture." }
+            @for tick in ticks(0.0, highest, 5).into_iter().filter(|tick| tick.fract() == 0.0) {
+                line class="grid" x1=(at(x(tick))) x2=(at(x(tick))) y1="8" y2=(at(height - BOTTOM)) {}
+                text class="tick middle" x=(at(x(tick))) y=(at(height - BOTTOM + 16.0)) { (axis_number(tick)) }
+            }
+            text class="axis middle" x=(at((LABEL + WIDTH - NUMBER) / 2.0)) y=(at(height - 6.0)) { (unit) }
+            @for (row, (label, value)) in shown.iter().enumerate() {
+                @let y = 12.0 + row as f64 * ROW;
+                text class="tick end" x=(at(LABEL - 8.0)) y=(at(y + 13.0)) { (sanitise::fit(&sanitise::name(label), 32, "…")) }
+                rect class="share" x=(at(LABEL)) y=(at(y + 2.0)) width=(at(x(*value as f64) - LABEL)) height=(at(ROW - 8.0)) {}
+                text class="tick" x=(at(x(*value as f64) + 6.0)) y=(at(y + 13.0)) { (value) }
+            }
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -480,5 +510,8 @@ mod tests {
         let text = bars(&[share(0.5, (0.1, 0.9)), share(0.0, (0.0, 0.0))], "x", "Shares").map(Markup::into_string);
         assert!(text.is_some_and(|t| t.contains("&lt;b&gt;") && !t.contains("NaN")));
         assert!(bars(&[], "x", "Shares").is_none());
+        let text = lengths(&[("<b>".into(), -3), ("b".into(), 12)], "x", "Days", "days").map(Markup::into_string);
+        assert!(text.is_some_and(|t| t.contains("&lt;b&gt;") && t.contains(">12<") && !t.contains("NaN")));
+        assert!(lengths(&[], "x", "Days", "days").is_none());
     }
 }

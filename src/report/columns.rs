@@ -2,6 +2,7 @@
 
 use crate::examination::{Depth, Examination, Status};
 use crate::report::table::severity_name;
+use crate::report::variants;
 use crate::report::words::{relation_name, verdict_name};
 
 /// One cell.
@@ -153,6 +154,19 @@ pub static COLUMNS: &[Column] = &[
     }),
     column("tool_version", Type::Text, "orthoscope's version", |e| text(&e.tool.version)),
     column("catalogue", Type::Text, "hash of the signature catalogue", |e| text(&e.tool.catalogue)),
+    column("variants", Type::Count, "checkpoints examined, each by itself", |e| {
+        Cell::Count(Some(e.variants.len().max(1) as u64))
+    }),
+    column(
+        "variant_verdicts",
+        Type::Text,
+        "name and verdict of each where there are several, semicolon between",
+        |e| {
+            let told: Vec<_> =
+                variants::lines(e).iter().map(|line| format!("{}: {}", line.name, line.verdict)).collect();
+            Cell::Text((!told.is_empty()).then(|| told.join("; ")))
+        },
+    ),
 ];
 
 #[cfg(test)]

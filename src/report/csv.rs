@@ -52,6 +52,17 @@ pub fn rows(examinations: &[Examination], out: &mut dyn Write) -> Result<()> {
     writer.flush().map_err(super::writing)
 }
 
+/// A table of text, harmless as the rest.
+pub fn table(lines: &[Vec<String>], out: &mut dyn Write) -> Result<()> {
+    let mut writer = csv::Writer::from_writer(out);
+    for line in lines {
+        // A number may be negative; text that only looks like one may not begin a formula either.
+        let cells = line.iter().map(|cell| if cell.parse::<f64>().is_ok() { cell.clone() } else { harmless(cell) });
+        writer.write_record(cells).map_err(failed)?;
+    }
+    writer.flush().map_err(super::writing)
+}
+
 fn failed(error: csv::Error) -> Error {
     Error::io("writing the report", std::io::Error::other(error))
 }

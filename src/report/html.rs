@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::examination::{Examination, Finding, Side, Status};
 use crate::report::table::{severity_name, word};
 use crate::report::words::{self, Told, number, percent, strength};
-use crate::report::{Note, Renderer, Report, Style, chart, evidence, paragraphs, plot, sanitise, writing};
+use crate::report::{Note, Renderer, Report, Style, chart, evidence, paragraphs, plot, sanitise, variants, writing};
 
 /// The stylesheet of dossiers and pages.
 pub const STYLESHEET: &str = include_str!("templates/style.css");
@@ -114,6 +114,7 @@ pub fn dossier(examination: &Examination, report: &Report, id: &str) -> Markup {
                 (card("What it means", &told.means))
                 (card("What it does not say", &told.limits))
             }
+            (variant_table(examination))
             (pictures(examination, id))
             (signatures(examination, report))
             (look_alikes(examination, report))
@@ -123,6 +124,40 @@ pub fn dossier(examination: &Examination, report: &Report, id: &str) -> Markup {
             (anomalies(examination))
             @if let Some(notes) = report.notes.get(&examination.candidate.source) { (decisions(notes)) }
             (appeal(&told))
+        }
+    }
+}
+
+/// The checkpoints of a repository that holds several.
+fn variant_table(examination: &Examination) -> Markup {
+    let lines = variants::lines(examination);
+    html! {
+        @if !lines.is_empty() {
+            h2 { "Variants examined" }
+            p {
+                "The repository holds " (words::count(lines.len() as u64, "checkpoint that was", "checkpoints that were"))
+                " examined, each by itself; the verdict on the whole and the numbers below are those of the gravest."
+            }
+            div class="scroll" tabindex="0" role="region" aria-label="Variants examined" {
+                table {
+                    thead { tr {
+                        th scope="col" { "file or quantisation" } th scope="col" { "format" } th scope="col" { "verdict" }
+                        th scope="col" { "relation" } th scope="col" { "strength and limit, or why not" }
+                    } }
+                    tbody {
+                        @for line in lines.iter().take(ROWS) {
+                            tr {
+                                th scope="row" class="long" { (line.name) }
+                                td class="keep" { (line.format) }
+                                td { span class={ "word " (class(line.verdict)) } { (line.verdict) } }
+                                td class="keep" { (line.relation) }
+                                td class="long" { (line.detail) }
+                            }
+                        }
+                    }
+                }
+            }
+            (more(lines.len()))
         }
     }
 }
@@ -148,10 +183,14 @@ fn pictures(examination: &Examination, id: &str) -> Markup {
     html! {
         @if let Some(o) = orthogonalization {
             @if let Some(picture) = chart::strengths(o, &format!("{id}-strength")) {
-                h2 { "Strength over layers" }
+                h2 { (plot::heading(o, "Strength over layers")) }
                 figure {
                     (picture)
                     figcaption {
+                        @if o.tensors == 0 && words::range(o).is_some() {
+                            "No writer fits a removed direction: these are the strengths that the best one would have, as \
+                             any change has some. "
+                        }
                         "λ̂ per layer and module; bars reach 1.96 standard errors (95 %). Hollow marks: unchanged. "
                         "λ = 1 removes the direction wholly, 2 reflects it, below 0 amplifies it."
                     }
@@ -171,7 +210,7 @@ fn pictures(examination: &Examination, id: &str) -> Markup {
                     figcaption {
                         "Relative change ‖Δ‖/‖W‖ of each module in each layer. W marks the writers: matrices whose "
                         "output is added to the residual stream. An edit of this kind changes writers and little else; "
-                        "training changes nearly everything."
+                        "training changes nearly everything. What was only sampled is not drawn."
                     }
                 }
                 (heat_table(&chart::heat(profile)))
@@ -294,6 +333,7 @@ fn signatures(examination: &Examination, report: &Report) -> Markup {
 pub fn signature(finding: &Finding, report: &Report) -> Markup {
     let severity = severity_name(finding.severity);
     let clauses = evidence::clauses(finding);
+    let imports = evidence::listed(finding);
     let text = report.catalogue.get(&finding.signature);
     html! {
         section class="card" {
@@ -324,6 +364,11 @@ pub fn signature(finding: &Finding, report: &Report) -> Markup {
                         }
                     }
                 }
+            }
+            @if !imports.is_empty() {
+                h4 { "What loading the files would run" }
+                ul { @for import in imports.iter().take(ROWS) { li class="mono" { (import) } } }
+                (more(imports.len()))
             }
             @if let Some(text) = text {
                 @for (heading, prose) in [("What was seen", &text.seen), ("What else looks like this", &text.look_alikes), ("What to do", &text.advice)] {
@@ -365,20 +410,25 @@ fn look_alikes(examination: &Examination, report: &Report) -> Markup {
                 table {
                     thead { tr { th scope="col" { "what else it could be" } th scope="col" { "does it fit?" } th scope="col" { "the number" } } }
                     tbody {
-                        @for look in &all {
+                        @for look in all.iter().filter(|look| look.fits.is_some()) {
                             tr {
                                 th scope="row" { (look.name) }
                                 td {
                                     @match look.fits {
                                         Some(true) => "not excluded by this",
-                                        Some(false) => "no",
-                                        None => "not weighed",
+                                        _ => "no",
                                     }
                                 }
                                 td class="long" { (look.told) }
                             }
                         }
                     }
+                }
+            }
+            @if all.iter().any(|look| look.fits.is_none()) {
+                p class="quiet" {
+                    "Not weighed, for want of a measurement: "
+                    (all.iter().filter(|look| look.fits.is_none()).map(|look| look.name).collect::<Vec<_>>().join(", ")) "."
                 }
             }
             @if !considered.is_empty() {
@@ -473,12 +523,13 @@ fn looked_at(examination: &Examination, told: &Told) -> Markup {
         @if c.tensors > 0 && c.compared < c.tensors {
             p { (percent(c.compared as f64 / c.tensors as f64)) " of the base's tensors were compared." }
         }
-        @if !told.not_examined.is_empty() {
+        @for (reason, _, _) in told.not_examined.iter().filter(|one| one.1 == 0) { p { (reason) "." } }
+        @if told.not_examined.iter().any(|one| one.1 > 0) {
             div class="scroll" tabindex="0" role="region" aria-label="Not examined" {
         table {
                 thead { tr { th class="n" scope="col" { "tensors" } th scope="col" { "not examined because" } th scope="col" { "such as" } } }
                 tbody {
-                    @for (reason, number, names) in told.not_examined.iter().take(ROWS) {
+                    @for (reason, number, names) in told.not_examined.iter().filter(|one| one.1 > 0).take(ROWS) {
                         tr { td class="n" { (number) } td { (reason) } td class="mono" { (names.join(", ")) } }
                     }
                 }
@@ -606,6 +657,22 @@ mod tests {
             "projection.consistency",
             "How to check or appeal this",
             "272 of 272 tensors",
+        ] {
+            assert!(page.contains(needed), "{needed}");
+        }
+    }
+
+    #[test]
+    fn variants_and_imports_are_shown() {
+        let page = page(&Report::of(sample::several()));
+        for needed in [
+            "Variants examined",
+            "pytorch_model|&lt;b&gt;.bin",
+            "reading pytorch_model.bin: not a tensor file",
+            "detection limit 0.003",
+            "What loading the files would run",
+            "posix.system in pytorch_model.bin",
+            "a quantisation of hf:example/tiny-base",
         ] {
             assert!(page.contains(needed), "{needed}");
         }

@@ -5,7 +5,7 @@ use std::io::Write;
 use crate::error::Result;
 use crate::examination::{Examination, Status, Verdict};
 use crate::report::table::{severity_name, word};
-use crate::report::{Renderer, Report, Style, evidence, plot, sanitise, words, writing};
+use crate::report::{Renderer, Report, Style, evidence, plot, sanitise, variants, words, writing};
 
 /// The renderer.
 pub struct Markdown;
@@ -44,7 +44,11 @@ pub fn inline(text: &str) -> String {
     for (index, character) in text.char_indices() {
         let starts_link = character == ':' && text[index..].starts_with("://")
             || character == '.' && text[..index].to_ascii_lowercase().ends_with("www");
-        if MEANING.contains(character) || starts_link {
+        // Within a word it has no meaning, and names of tensors are full of it.
+        let within_word = character == '_'
+            && text[..index].ends_with(char::is_alphanumeric)
+            && text[index + 1..].starts_with(char::is_alphanumeric);
+        if (MEANING.contains(character) && !within_word) || starts_link {
             out.push_str(&format!("&#{};", character as u32));
         } else {
             out.push(character);
@@ -81,6 +85,33 @@ fn list(heading: &str, lines: &[String]) -> String {
     format!("\n**{heading}**\n\n{items}")
 }
 
+/// The checkpoints of a repository that holds several; a ticket has room for some.
+fn variant_table(examination: &Examination) -> String {
+    const ROWS: usize = 40;
+    let lines = variants::lines(examination);
+    if lines.is_empty() {
+        return String::new();
+    }
+    let mut out = "\n**Variants examined** (the verdict on the whole is that of the gravest)\n\n\
+                   | file or quantisation | format | verdict | relation | strength and limit, or why not |\n\
+                   |---|---|---|---|---|\n"
+        .to_owned();
+    for line in lines.iter().take(ROWS) {
+        out.push_str(&format!(
+            "| {} | {} | {} | {} | {} |\n",
+            code(&line.name),
+            inline(&line.format),
+            line.verdict,
+            line.relation,
+            inline(&line.detail)
+        ));
+    }
+    if lines.len() > ROWS {
+        out.push_str(&format!("\nand {} more\n", lines.len() - ROWS));
+    }
+    out
+}
+
 fn dossier(examination: &Examination, report: &Report) -> String {
     let told = words::tell(examination);
     let mut out = format!(
@@ -93,6 +124,7 @@ fn dossier(examination: &Examination, report: &Report) -> String {
     out.push_str(&list("Why", &told.why));
     out.push_str(&list("What it means", &told.means));
     out.push_str(&list("What it does not say", &told.limits));
+    out.push_str(&variant_table(examination));
     out.push_str("\n**What was compared**\n\n| | repository | commit | digest |\n|---|---|---|---|\n");
     for (label, side) in [("candidate", &examination.candidate), ("base", &examination.base)] {
         let optional =
@@ -109,6 +141,10 @@ fn dossier(examination: &Examination, report: &Report) -> String {
     out.extend(told.claim.iter().map(|line| format!("- {}\n", escape(line))));
     out.push_str(&format!("\n**Looked at**: {}.\n", inline(&told.coverage)));
     for (reason, number, names) in told.not_examined.iter().take(8) {
+        if *number == 0 {
+            out.push_str(&format!("\n- {}", escape(reason)));
+            continue;
+        }
         out.push_str(&format!("\n- not examined: {number} because {} ({})", escape(reason), escape(&names.join(", "))));
     }
     if !told.not_examined.is_empty() {
@@ -116,7 +152,10 @@ fn dossier(examination: &Examination, report: &Report) -> String {
     }
     if let Some(o) = &examination.orthogonalization {
         // A fence longer than any run of backticks that a module's name could hold.
-        let picture = plot::lines(o, 90, true);
+        let mut picture = plot::lines(o, 90, true);
+        if let Some(heading) = picture.first_mut() {
+            *heading = plot::heading(o, heading);
+        }
         if !picture.is_empty() && examination.status != Status::Failed {
             let fence = "`".repeat(picture.iter().map(|l| l.matches('`').count()).max().unwrap_or(0) + 3);
             let legend = plot::legend(o, true);
@@ -148,6 +187,14 @@ fn dossier(examination: &Examination, report: &Report) -> String {
                 clause.value.map_or("–".to_owned(), words::number),
                 clause.bounds().unwrap_or_default()
             ));
+        }
+        let imports = evidence::listed(finding);
+        if !imports.is_empty() {
+            out.push_str("\nLoading the files would run:\n\n");
+        }
+        out.extend(imports.iter().take(40).map(|import| format!("- {}\n", code(import))));
+        if imports.len() > 40 {
+            out.push_str(&format!("- and {} more\n", imports.len() - 40));
         }
     }
     if matches!(examination.verdict, Verdict::Orthogonalized | Verdict::Suspect) {
@@ -217,5 +264,18 @@ mod tests {
         assert_eq!(escape("1 of 2"), "1 of 2");
         assert_eq!(code("a`b"), "``a`b``");
         assert_eq!(code("a|b"), "`a¦b`");
+    }
+
+    #[test]
+    fn variants_and_imports_are_shown() {
+        let text = shown(sample::several());
+        for needed in [
+            "| `pytorch_model¦<b>.bin` | pickle | not examined |",
+            "| `Q4_K_M` | gguf | orthogonalized | edited |",
+            "- `posix.system in pytorch_model.bin`",
+            "- `` <script>alert(1)</script> in `x¦y` ``",
+        ] {
+            assert!(text.contains(needed), "{needed} in {text}");
+        }
     }
 }

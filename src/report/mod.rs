@@ -3,6 +3,7 @@
 //! A renderer reads a report and nothing else: no files, no clock, no network. The same report gives the same bytes.
 
 pub mod chart;
+pub mod charts;
 pub mod columns;
 pub mod csv;
 pub mod evidence;
@@ -11,6 +12,7 @@ pub mod intoto;
 pub mod json;
 pub mod markdown;
 pub mod parquet;
+pub mod picture;
 pub mod plot;
 pub mod prevalence;
 pub mod rates;

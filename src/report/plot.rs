@@ -64,6 +64,16 @@ pub fn legend(orthogonalization: &Orthogonalization, unicode: bool) -> String {
     legend
 }
 
+/// A heading that does not promise a removal where no writer fits one.
+pub fn heading(orthogonalization: &Orthogonalization, heading: &str) -> String {
+    let changed = orthogonalization.strength.iter().any(|strength| strength.lambda != 0.0);
+    if orthogonalization.tensors == 0 && changed {
+        format!("{heading}, were it a removal (none fits)")
+    } else {
+        heading.to_owned()
+    }
+}
+
 /// The picture as lines: a heading, then one line per module with its range in numbers.
 pub fn lines(orthogonalization: &Orthogonalization, width: usize, unicode: bool) -> Vec<String> {
     const MODULES: usize = 12;

@@ -91,8 +91,8 @@ pub fn markup(counts: &Prevalence, detector: Option<Detector>) -> Markup {
             (tile("examined", &group.examined.to_string()))
             (tile("not examinable", &group.not_examinable().to_string()))
             (tile("orthogonalized", &group.orthogonalized.to_string()))
-            (tile("of the examined", &all.wilson.told()))
-            (tile("of downloads", &all.downloads.told()))
+            (tile("of the examined", &known(group.examined > 0, all.wilson)))
+            (tile("of downloads", &known(group.downloads[1] > 0.0, all.downloads)))
             @if let Some(corrected) = all.corrected { (tile("corrected for the detector", &corrected.told())) }
         }
         @for line in basis(counts, detector) { p class="quiet" { (line) } }
@@ -115,7 +115,8 @@ fn tile(label: &str, value: &str) -> Markup {
     html! { div class="tile" { span class="value" { (value) } (label) } }
 }
 
-fn section(dimension: Dimension, groups: &[Group], detector: Option<Detector>) -> Markup {
+/// A dimension as a picture: share by group with intervals. `None` when nothing was examined.
+pub fn picture(dimension: Dimension, groups: &[Group], detector: Option<Detector>) -> Option<Markup> {
     let drawn: Vec<Share> = groups
         .iter()
         .filter(|group| group.examined > 0)
@@ -131,11 +132,38 @@ fn section(dimension: Dimension, groups: &[Group], detector: Option<Detector>) -
         })
         .take(20)
         .collect();
-    let title = heading(dimension);
-    let id = format!("prevalence-{}", dimension.as_str());
+    let title = format!("Share orthogonalized, {}", heading(dimension).to_lowercase());
+    chart::bars(&drawn, &format!("prevalence-{}", dimension.as_str()), &title)
+}
+
+/// What names and tags say against the weights, as a picture.
+pub fn declared_picture(counts: &Prevalence) -> Option<Markup> {
+    let d = &counts.declared;
+    let bar = |label: &str, hits: u64, of: u64| {
+        let rate = wilson(hits, of);
+        let (share, interval) = (rate.share, (rate.low, rate.high));
+        (of > 0).then(|| Share { label: label.to_owned(), share, interval, counts: format!("{hits} of {of}") })
+    };
+    let drawn: Vec<Share> = [
+        bar("orthogonalized, not declared", d.undeclared_found, d.declared_found + d.undeclared_found),
+        bar("declared, not orthogonalized", d.declared_not_found, d.declared_found + d.declared_not_found),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    chart::bars(&drawn, "prevalence-declared", "What a search by name misses, and what it raises in vain")
+}
+
+/// Days from a base's release to its first orthogonalized derivative, as a picture.
+pub fn delays_picture(counts: &Prevalence) -> Option<Markup> {
+    let days: Vec<(String, i64)> = counts.delays.iter().map(|delay| (delay.base.clone(), delay.days)).collect();
+    chart::lengths(&days, "prevalence-delays", "Days from release to the first orthogonalized derivative", "days")
+}
+
+fn section(dimension: Dimension, groups: &[Group], detector: Option<Detector>) -> Markup {
     html! {
-        h2 { (title) }
-        @if let Some(picture) = chart::bars(&drawn, &id, &format!("Share orthogonalized, {}", title.to_lowercase())) {
+        h2 { (heading(dimension)) }
+        @if let Some(picture) = picture(dimension, groups, detector) {
             figure { (picture) figcaption { "Share of examined repositories that are orthogonalized, with 95 % intervals." } }
         }
         @if groups.len() > OPEN_ROWS {
@@ -164,7 +192,11 @@ fn group_table(dimension: Dimension, groups: &[Group], detector: Option<Detector
                         tr {
                             th scope="row" class="long" { (sanitise::name(&group.label)) }
                             td class="n" { (group.listed) } td class="n" { (group.examined) }
-                            td class="n" { (group.not_examinable()) } td class="n" { (group.orthogonalized) }
+                            td class="n" {
+                                (group.not_examinable())
+                                @if let Some(reasons) = reasons_told(group) { span class="quiet" { (reasons) } }
+                            }
+                            td class="n" { (group.orthogonalized) }
                             td class="n" { (group.suspect) }
                             td class="n" { (known(group.examined > 0, rate.wilson)) }
                             td class="n" { (known(group.examined > 0, rate.exact)) }
@@ -181,6 +213,14 @@ fn group_table(dimension: Dimension, groups: &[Group], detector: Option<Detector
     }
 }
 
+/// Why repositories of a group could not be examined: the commonest reasons.
+fn reasons_told(group: &Group) -> Option<String> {
+    let mut reasons: Vec<_> = group.reasons.iter().collect();
+    reasons.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    let told: Vec<String> = reasons.iter().take(3).map(|(reason, count)| format!("{reason} {count}")).collect();
+    (!told.is_empty()).then(|| told.join(", "))
+}
+
 fn known(known: bool, rate: Rate) -> String {
     if known { rate.told() } else { "–".to_owned() }
 }
@@ -190,6 +230,9 @@ fn declared(counts: &Prevalence) -> Markup {
     let found = d.declared_found + d.undeclared_found;
     html! {
         h2 { "Names and tags against weights" }
+        @if let Some(picture) = declared_picture(counts) {
+            figure { (picture) figcaption { "Shares with 95 % intervals: of the orthogonalized, and of the declared." } }
+        }
         table {
             caption { "Examined repositories. “Declared”: name or tags hold a word such as “abliterated”." }
             thead { tr { th scope="col" { "" } th class="n" scope="col" { "orthogonalized" } th class="n" scope="col" { "not" } } }
@@ -208,6 +251,9 @@ fn delays(counts: &Prevalence) -> Markup {
     html! {
         @if !counts.delays.is_empty() {
             h2 { "From a base's release to its first orthogonalized derivative" }
+            @if let Some(picture) = delays_picture(counts) {
+                figure { (picture) figcaption { "Days. Both dates are the hub's, of when a repository was made." } }
+            }
             table {
                 thead { tr { th scope="col" { "base" } th class="n" scope="col" { "days" } th scope="col" { "released" } th scope="col" { "first derivative" } } }
                 tbody {
@@ -223,7 +269,7 @@ fn delays(counts: &Prevalence) -> Markup {
     }
 }
 
-fn day(seconds: i64) -> String {
+pub(super) fn day(seconds: i64) -> String {
     jiff::Timestamp::from_second(seconds).map(|time| time.strftime("%Y-%m-%d").to_string()).unwrap_or_default()
 }
 
@@ -233,7 +279,7 @@ pub fn values(counts: &Prevalence, detector: Option<Detector>) -> Value {
         let rate = shares(group, detector);
         json!({
             "label": group.label, "listed": group.listed, "examined": group.examined,
-            "not_examinable": group.not_examinable(), "orthogonalized": group.orthogonalized, "suspect": group.suspect,
+            "not_examinable": group.not_examinable(), "reasons": group.reasons, "orthogonalized": group.orthogonalized, "suspect": group.suspect,
             "inconclusive": group.inconclusive, "share": rate.wilson, "exact": rate.exact,
             "share_of_downloads": (group.downloads[1] > 0.0).then_some(rate.downloads), "corrected": rate.corrected,
         })
@@ -283,17 +329,19 @@ pub fn text(counts: &Prevalence, dimensions: &[Dimension], detector: Option<Dete
             dimension.as_str(),
             "listed",
             "examined",
-            "orthogonalized",
-            "share, % (95 %)",
-            "of downloads, %",
+            "not exam.",
+            "orthogon.",
+            "share (95 %)",
+            "of downloads (95 %)",
         ]);
         for group in groups.iter().take(TERMINAL_ROWS) {
             let rate = shares(group, detector);
             let rate_told = known(group.examined > 0, rate.corrected.unwrap_or(rate.wilson));
             table.add_row([
-                sanitise::fit(&sanitise::name(&group.label), 44, "…"),
+                sanitise::fit(&sanitise::name(&group.label), 36, "…"),
                 group.listed.to_string(),
                 group.examined.to_string(),
+                group.not_examinable().to_string(),
                 group.orthogonalized.to_string(),
                 rate_told,
                 known(group.downloads[1] > 0.0, rate.downloads),
@@ -312,6 +360,17 @@ pub fn text(counts: &Prevalence, dimensions: &[Dimension], detector: Option<Dete
         "\nNames and tags: {} declared and found, {} declared and not found, {} found and not declared, {} neither",
         d.declared_found, d.declared_not_found, d.undeclared_found, d.neither
     );
+    let found = d.declared_found + d.undeclared_found;
+    if found > 0 {
+        let missed = wilson(d.undeclared_found, found).told();
+        let _ = writeln!(out, "A search by name misses {missed} of the orthogonalized repositories.");
+    }
+    for delay in counts.delays.iter().take(TERMINAL_ROWS) {
+        let base = sanitise::name(&delay.base);
+        let days = words::count(delay.days.unsigned_abs(), "day", "days");
+        let told = if delay.days < 0 { "before its release" } else { "after its release" };
+        let _ = writeln!(out, "First orthogonalized derivative of {base}: {days} {told}");
+    }
     for (reason, count) in &counts.reasons {
         let _ = writeln!(out, "Not examinable, {reason}: {count}");
     }

@@ -338,6 +338,41 @@ pub fn hostile() -> Examination {
     examination
 }
 
+/// A repository with three checkpoints: one edited, one honest, one that could not be read and would run code.
+pub fn several() -> Examination {
+    let with = |mut examination: Examination, variant: &str, format: &str| {
+        examination.candidate.source = "hf:example/two-faces".into();
+        examination.candidate.variant = Some(variant.into());
+        examination.candidate.format = Some(format.into());
+        examination.profile = None;
+        examination
+    };
+    let mut pickle = with(failed(), "pytorch_model|<b>.bin", "pickle");
+    pickle.reason = Some("reading pytorch_model.bin: not a tensor file".into());
+    pickle.findings = vec![code_finding()];
+    let variants =
+        vec![with(clear(), "model.safetensors", "safetensors"), with(orthogonalized(), "Q4_K_M", "gguf"), pickle];
+    let mut whole = crate::combine::combine(side("hf:example/two-faces", 'b'), variants, &[]).expect("there are three");
+    whole.claim = Some(Claim {
+        base: Some("hf:example/tiny-base".into()),
+        relation: Some("quantized".into()),
+        evidence: Vec::new(),
+        holds: Some(true),
+    });
+    whole
+}
+
+/// A finding whose evidence is a list of imports.
+pub fn code_finding() -> Finding {
+    Finding {
+        id: "00ff00ff00ff".into(),
+        signature: "code-on-load".into(),
+        evidence: json!({ "imports": ["posix.system in pytorch_model.bin", "<script>alert(1)</script> in `x|y`"] }),
+        severity: Severity::Medium,
+        ..finding()
+    }
+}
+
 /// Catalogue prose for the signature of [`finding`].
 pub fn catalogue() -> BTreeMap<String, SignatureText> {
     let text = SignatureText {
@@ -358,7 +393,7 @@ pub fn everything() -> Report {
         note: "<img src=x onerror=alert(1)>".into(),
     }];
     Report {
-        examinations: vec![orthogonalized(), clear(), suspect(), failed(), identical(), hostile()],
+        examinations: vec![orthogonalized(), clear(), suspect(), failed(), identical(), hostile(), several()],
         catalogue: catalogue(),
         signatures: crate::signature::Catalogue::builtin().expect("the built-in signatures parse"),
         notes: BTreeMap::from([("hf:example/tiny-edited".to_owned(), notes)]),

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::error::Result;
 use crate::examination::{Examination, Finding, Severity, Status};
 use crate::report::json::write_value;
-use crate::report::{Renderer, Report, Style, evidence, sanitise, words, writing};
+use crate::report::{Renderer, Report, Style, evidence, sanitise, variants, words, writing};
 
 /// Tensors named in a result; the record has them all.
 const LOCATIONS: usize = 200;
@@ -106,7 +106,8 @@ fn paragraph(text: &str, otherwise: &str) -> String {
 
 fn result(examination: &Examination, finding: &Finding, index: &BTreeMap<&str, usize>) -> Value {
     let told = words::tell(examination);
-    let clauses: Vec<String> = evidence::clauses(finding).iter().map(evidence::Clause::told).collect();
+    let mut clauses: Vec<String> = evidence::clauses(finding).iter().map(evidence::Clause::told).collect();
+    clauses.extend(evidence::listed(finding));
     let evidence = if clauses.is_empty() { String::new() } else { format!(" Evidence: {}.", clauses.join("; ")) };
     let mut locations: Vec<Value> = fitted(examination)
         .take(LOCATIONS)
@@ -133,6 +134,7 @@ fn result(examination: &Examination, finding: &Finding, index: &BTreeMap<&str, u
             "relation": words::relation_name(examination.relation),
             "catalogue": sanitise::name(&examination.tool.catalogue),
             "limits": told.limits,
+            "variants": variants::lines(examination).iter().map(variants::Line::told).collect::<Vec<_>>(),
         }
     })
 }

@@ -170,7 +170,7 @@ impl Page<'_> {
         let Some(o) = &examination.orthogonalization else { return };
         let lines = plot::lines(o, self.width() - 2, self.style.unicode);
         if let Some((heading, rows)) = lines.split_first() {
-            self.heading(heading);
+            self.heading(&plot::heading(o, heading));
             for row in rows {
                 self.text.push_str(&format!("  {row}\n"));
             }
@@ -243,6 +243,10 @@ impl Page<'_> {
         self.item(&format!("{}.", told.coverage));
         let shown = if self.style.verbose { told.not_examined.len() } else { REASONS };
         for (reason, number, names) in told.not_examined.iter().take(shown) {
+            if *number == 0 {
+                self.item(reason);
+                continue;
+            }
             let more = if *number > names.len() { ", …" } else { "" };
             self.item(&format!("not examined: {number} because {reason} ({}{more})", names.join(", ")));
         }

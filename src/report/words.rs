@@ -34,7 +34,7 @@ pub struct Told {
     pub claim: Vec<String>,
     /// What was looked at.
     pub coverage: String,
-    /// What was not, by reason: the reason, how many tensors, the first of their names.
+    /// What was not, by reason: the reason, how many tensors, the first of their names. None where the reason counts them.
     pub not_examined: Vec<(String, usize, Vec<String>)>,
     /// Command lines that make the examination again.
     pub reproduce: Vec<String>,
@@ -185,7 +185,7 @@ fn known_limit(o: &Orthogonalization) -> bool {
 fn why(examination: &Examination) -> Vec<String> {
     let mut lines = Vec::new();
     if !examination.because.is_empty() {
-        lines.push(sanitise::sentence(&examination.because));
+        lines.push(as_sentence(&sanitise::sentence(&examination.because)));
     }
     if let Some(imports) = examination.findings.iter().map(evidence::listed).find(|listed| !listed.is_empty()) {
         lines.push(format!("Loading the files with a loader that unpickles would run code: {}.", imports.join("; ")));
@@ -206,7 +206,7 @@ fn why(examination: &Examination) -> Vec<String> {
             sanitise::name(&o.coordinates)
         ));
     }
-    if let Some((low, high)) = range(o) {
+    if let Some((low, high)) = range(o).filter(|_| o.tensors > 0) {
         lines.push(format!(
             "Recovered strength λ {} (1 removes a direction wholly, 2 reflects it).",
             if strength(low) == strength(high) {
@@ -245,7 +245,7 @@ fn sure(examination: &Examination) -> Vec<String> {
             let one_in = (1.0 / o.p_value).floor().min(1e6);
             lines.push(format!(
                 "False-positive bound p ≤ {}: by the benign controls of the calibration, at most about 1 honest \
-                 derivative in {one_in:.0} would score this high.",
+                 derivative in {one_in:.0} would score this high (docs/detector.md says which controls).",
                 number(o.p_value)
             ));
         } else {
@@ -348,6 +348,17 @@ fn relation(examination: &Examination) -> String {
     format!("{}: {explanation}{rank}", relation_name(examination.relation))
 }
 
+/// The relation that a publisher names, in the hubs' words, as a noun with its article.
+fn claimed_as(relation: &str) -> String {
+    match relation {
+        "finetune" | "fine-tuned" | "finetuned" => "a fine-tune".to_owned(),
+        "quantized" | "quantization" => "a quantisation".to_owned(),
+        "adapter" => "an adapter".to_owned(),
+        "merge" | "merged" => "a merge".to_owned(),
+        other => format!("“{}”", sanitise::name(other)),
+    }
+}
+
 fn claim(examination: &Examination) -> Vec<String> {
     let Some(claim) = &examination.claim else {
         return vec!["The publisher claims no base.".to_owned()];
@@ -355,13 +366,15 @@ fn claim(examination: &Examination) -> Vec<String> {
     let mut lines = Vec::new();
     let claimed = match (&claim.base, &claim.relation) {
         (Some(base), Some(relation)) => {
-            format!("The publisher claims a {} of {}", sanitise::name(relation), sanitise::name(base))
+            format!("The publisher claims {} of {}", claimed_as(relation), sanitise::name(base))
         }
         (Some(base), None) => format!("The publisher claims the base {}", sanitise::name(base)),
         (None, _) => "The publisher claims no base".to_owned(),
     };
     lines.push(match claim.holds {
-        Some(true) => format!("{claimed}; the weights bear it out."),
+        Some(true) => {
+            format!("{claimed}; the weights do derive from that base (what was done to them is the verdict's matter).")
+        }
         Some(false) => format!("{claimed}; the weights do not bear it out."),
         None if claim.base.is_some() => format!("{claimed}; the weights could not settle it."),
         None => format!("{claimed}."),
@@ -383,9 +396,9 @@ fn coverage(examination: &Examination) -> String {
     let depth = match examination.depth {
         Depth::Hashes => "file digests only",
         Depth::Screen => "headers and some rows",
-        Depth::Full => "every tensor",
+        Depth::Full => "all weights that the verdict rests on",
     };
-    let missing = c.not_examined.len();
+    let missing = c.not_examined.iter().filter(|one| one.tensor != NOTE).count();
     let not_examined = if missing == 0 { String::new() } else { format!(", {missing} not examined") };
     format!(
         "{} of {} compared, {} of them bit-identical{not_examined}; {} of weights read (depth: {depth})",
@@ -396,10 +409,16 @@ fn coverage(examination: &Examination) -> String {
     )
 }
 
+/// The name that stands for no tensor in particular: its reason speaks of many, and counts them itself.
+const NOTE: &str = "*";
+
 fn not_examined(examination: &Examination) -> Vec<(String, usize, Vec<String>)> {
     let mut reasons: BTreeMap<String, (usize, Vec<String>)> = BTreeMap::new();
     for missing in &examination.coverage.not_examined {
         let (number, names) = reasons.entry(sanitise::sentence(&missing.reason)).or_default();
+        if missing.tensor == NOTE {
+            continue;
+        }
         *number += 1;
         if names.len() < 3 {
             names.push(sanitise::name(&missing.tensor));
@@ -428,7 +447,8 @@ fn reproduce(examination: &Examination) -> Vec<String> {
     } else {
         format!("orthoscope compare {} {}", quoted(&base.source), quoted(&candidate.source))
     };
-    vec![format!("cargo install orthoscope@{}", sanitise::name(&examination.tool.version)), command]
+    let version = sanitise::name(&examination.tool.version);
+    vec![format!("# with orthoscope {version}, built from its sources: cargo install --path ."), command]
 }
 
 fn located(side: &Side) -> String {
@@ -444,6 +464,13 @@ pub fn quoted(text: &str) -> String {
     let text = sanitise::clean(text, 400);
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@+=,".contains(c);
     if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+/// A clause as a sentence: a capital at its start, a full stop at its end.
+fn as_sentence(text: &str) -> String {
+    let mut rest = text.chars();
+    let first = rest.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+    format!("{first}{}.", end(rest.as_str()))
 }
 
 /// A sentence without its closing full stop, to be put into another.

@@ -64,6 +64,11 @@ fn frame(title: &str, head: Markup, body: Markup) -> Html<String> {
     Html(markup.into_string())
 }
 
+/// Whether a name fits an address: browsers and proxies refuse longer ones, and a page need not repeat a megabyte.
+pub(super) fn fits(name: &str) -> bool {
+    name.len() <= 2000
+}
+
 /// A query string of the fields that are not empty.
 pub(super) fn query<'a>(fields: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
     let mut out = url::form_urlencoded::Serializer::new(String::new());

@@ -256,7 +256,9 @@ pub(super) async fn queue(
 }
 
 fn filters(asked: &Asked, forms: &[(String, u64)], families: &[(String, u64)]) -> Markup {
-    let words = |list: &[(String, u64)]| list.iter().map(|(word, _)| word.clone()).filter(|w| !w.is_empty()).collect();
+    let words = |list: &[(String, u64)]| {
+        list.iter().map(|(word, _)| word.clone()).filter(|w| !w.is_empty() && layout::fits(w)).collect()
+    };
     let forms: Vec<String> = words(forms);
     let families: Vec<String> = words(families);
     let owned = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
@@ -397,8 +399,10 @@ pub(super) async fn dossier(
     let body = html! {
         p class="quiet" {
             "examined " (when(stored.last_seen)) ", judged " (when(stored.judged_at)) "; "
-            a href={ "/repository?" (layout::query([("source", candidate.as_str())])) } { "all examinations of this repository" }
-            @if !base.is_empty() {
+            @if layout::fits(&candidate) {
+                a href={ "/repository?" (layout::query([("source", candidate.as_str())])) } { "all examinations of this repository" }
+            }
+            @if !base.is_empty() && layout::fits(&base) {
                 " · " a href={ "/tree?" (layout::query([("base", base.as_str())])) } { "family tree of its base" }
             }
             " · " a href={ "/api/v1/examinations/" (id) } { "as JSON" }
@@ -423,7 +427,7 @@ pub(super) async fn dossier(
 
 fn decision_form(app: &App, session: &Session, id: &str) -> Markup {
     html! {
-        section class="card" aria-labelledby="decide" {
+        section class="card decide" aria-labelledby="decide" {
             h2 id="decide" { "Record a decision" }
             p class="quiet" { "Decisions are only ever added; this one will be shown with your name and the time." }
             form method="post" action={ "/examination/" (id) "/decide" } {

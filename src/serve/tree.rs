@@ -79,7 +79,13 @@ pub(super) async fn page(
                 tbody {
                     @for (base, count) in &bases {
                         tr {
-                            th scope="row" { a href={ "/tree?" (layout::query([("base", base.as_str())])) } { (sanitise::name(base)) } }
+                            th scope="row" {
+                                @if layout::fits(base) {
+                                    a href={ "/tree?" (layout::query([("base", base.as_str())])) } { (sanitise::name(base)) }
+                                } @else {
+                                    (sanitise::name(base))
+                                }
+                            }
                             td class="n" { (count) }
                         }
                     }

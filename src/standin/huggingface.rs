@@ -69,6 +69,11 @@ fn expansions(asked: &Asked, one: bool) -> Result<Vec<&str>, Response> {
 }
 
 fn list(state: &Arc<State>, asked: &Asked) -> Response {
+    // A wrong token is refused even where none is needed.
+    let known = state.settings.token.as_deref();
+    if known.is_some() && asked.token().is_some() && asked.token() != known {
+        return refused(401, None, "Invalid credentials in Authorization header");
+    }
     let expand = match expansions(asked, false) {
         Ok(expand) => expand,
         Err(response) => return response,

@@ -14,6 +14,7 @@ work=$(mktemp -d)
 server=
 trap 'test -z "$server" || kill "$server" 2>/dev/null || true; rm -rf "$work"' EXIT INT TERM
 mkdir -p "$pictures"
+pictures=$(cd "$pictures" && pwd)
 binary=${ORTHOSCOPE:-$root/target/release/orthoscope}
 "$binary" export --index "$index" --sqlite "$work/index.db"
 "$binary" serve --index "$work/index.db" --bind 127.0.0.1:0 >"$work/out" &
@@ -27,4 +28,5 @@ done
 test -n "$address" || { echo "the server did not start" >&2; exit 1; }
 cp "$here/package.json" "$here/test.mjs" "$work/"
 (cd "$work" && npm install --silent --no-audit --no-fund)
-(cd "$work" && CHROMIUM=$(command -v chromium) ADDRESS=$address PICTURES=$pictures node test.mjs)
+chromium=$(command -v chromium) || { echo "chromium is needed (Debian: apt-get install chromium)" >&2; exit 1; }
+(cd "$work" && ADDRESS=$address BINARY=$binary CHROMIUM=$chromium INDEX=$work/index.db PICTURES=$pictures WORK=$work node test.mjs)

@@ -1,21 +1,48 @@
 #!/bin/sh
 # Exports an index in every format and reads the files back with other people's tools: DuckDB and pandas (Parquet), the
-# csv module, and a model of SARIF 2.1.0.
+# csv module, the official JSON schema of SARIF 2.1.0, and a validator of OpenAPI for what `orthoscope serve` describes.
 #
 #   tests/exports/run.sh INDEX
 #
-# Needs python3 with venv, and a release build.
+# Needs python3 with venv, cargo, and a release build.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 index=${1:?an index is needed}
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT INT TERM
+server=
+trap 'test -z "$server" || kill "$server" 2>/dev/null || true; rm -rf "$work"' EXIT INT TERM
 binary=${ORTHOSCOPE:-$root/target/release/orthoscope}
-for format in csv parquet sarif jsonl; do
-    "$binary" export --index "$index" --format "$format" --out "$work/export.$format"
+"$binary" export --index "$index" --sqlite "$work/index.db"
+for format in csv parquet sarif jsonl in-toto; do
+    "$binary" export --index "$work/index.db" --format "$format" --out "$work/export.$format"
 done
-"$binary" stats --index "$index" --format json >"$work/stats.json"
+"$binary" stats --index "$work/index.db" --format json --charts "$work/charts" >"$work/stats.json"
+
+"$binary" serve --index "$work/index.db" --bind 127.0.0.1:0 >"$work/out" &
+server=$!
+address=
+for _ in $(seq 100); do
+    address=$(sed -n 's/^listening on //p' "$work/out")
+    test -n "$address" && break
+    sleep 0.1
+done
+test -n "$address" || { echo "the server did not start" >&2; exit 1; }
+
+# OASIS's own schema, as this crate carries it; fetched as any dependency is, and not built.
+mkdir -p "$work/schema/src"
+: >"$work/schema/src/lib.rs"
+cat >"$work/schema/Cargo.toml" <<'MANIFEST'
+[package]
+name = "schema"
+version = "0.0.0"
+edition = "2024"
+[workspace]
+[dependencies]
+serde-sarif = "=0.8.0"
+MANIFEST
+cargo metadata --quiet --format-version 1 --manifest-path "$work/schema/Cargo.toml" >"$work/metadata.json"
+
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet duckdb pandas pyarrow sarif-pydantic
-"$work/venv/bin/python" "$here/check.py" "$work"
+"$work/venv/bin/pip" install --quiet --disable-pip-version-check duckdb pandas pyarrow jsonschema rfc3986-validator openapi-spec-validator pillow
+"$work/venv/bin/python" "$here/check.py" "$work" "$address"

@@ -8,6 +8,7 @@ mod forms;
 mod hostile;
 mod hub_client;
 mod hub_sweep;
+mod people;
 mod properties;
 mod screening;
 mod support;

@@ -1,0 +1,51 @@
+//! Whether a hub can be reached, how fast it answers, whether it takes the token, and what is left of its quota.
+
+use std::time::{Duration, Instant};
+
+use url::Url;
+
+use super::pace::rate_limit;
+use super::{Client, Hub, Meter};
+use crate::error::{ErrorKind, Result};
+
+/// What became of the user's token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Token {
+    /// None is set.
+    None,
+    /// It was sent, and the answer was no refusal.
+    Taken,
+    /// The hub refuses it.
+    Refused,
+}
+
+/// A hub's answer to one cheap request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probed {
+    /// The address asked.
+    pub endpoint: Url,
+    /// From the request to the end of its answer.
+    pub latency: Duration,
+    /// What became of the token.
+    pub token: Token,
+    /// Requests left of the stated quota, and seconds until it is full again.
+    pub left: Option<(u64, u64)>,
+}
+
+/// Asks a hub one cheap question. The token goes to the hub's own origin alone, as with any request of the client.
+///
+/// # Errors
+/// Whatever kept the hub from answering: network, its overload, offline mode. A refused token is an answer.
+pub fn probe(client: &Client, hub: &dyn Hub) -> Result<Probed> {
+    let has_token = !hub.credentials().is_empty();
+    let ask = hub.probe()?;
+    let started = Instant::now();
+    let answer = client.ask(hub, &ask, &Meter::unlimited());
+    let latency = started.elapsed();
+    let (token, left) = match answer {
+        Ok(answer) => (if has_token { Token::Taken } else { Token::None }, rate_limit(&answer.headers)),
+        Err(error) if has_token && error.kind == ErrorKind::Denied => (Token::Refused, None),
+        Err(error) => return Err(error),
+    };
+    Ok(Probed { endpoint: hub.endpoint().clone(), latency, token, left })
+}
