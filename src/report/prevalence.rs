@@ -233,12 +233,14 @@ fn declared(counts: &Prevalence) -> Markup {
         @if let Some(picture) = declared_picture(counts) {
             figure { (picture) figcaption { "Shares with 95 % intervals: of the orthogonalized, and of the declared." } }
         }
-        table {
-            caption { "Examined repositories. “Declared”: name or tags hold a word such as “abliterated”." }
-            thead { tr { th scope="col" { "" } th class="n" scope="col" { "orthogonalized" } th class="n" scope="col" { "not" } } }
-            tbody {
-                tr { th scope="row" { "declared" } td class="n" { (d.declared_found) } td class="n" { (d.declared_not_found) } }
-                tr { th scope="row" { "not declared" } td class="n" { (d.undeclared_found) } td class="n" { (d.neither) } }
+        div class="scroll" tabindex="0" role="region" aria-label="Names and tags against weights" {
+            table {
+                caption { "Examined repositories. “Declared”: name or tags hold a word such as “abliterated”." }
+                thead { tr { th scope="col" { "" } th class="n" scope="col" { "orthogonalized" } th class="n" scope="col" { "not" } } }
+                tbody {
+                    tr { th scope="row" { "declared" } td class="n" { (d.declared_found) } td class="n" { (d.declared_not_found) } }
+                    tr { th scope="row" { "not declared" } td class="n" { (d.undeclared_found) } td class="n" { (d.neither) } }
+                }
             }
         }
         @if found > 0 {
@@ -254,13 +256,15 @@ fn delays(counts: &Prevalence) -> Markup {
             @if let Some(picture) = delays_picture(counts) {
                 figure { (picture) figcaption { "Days. Both dates are the hub's, of when a repository was made." } }
             }
-            table {
-                thead { tr { th scope="col" { "base" } th class="n" scope="col" { "days" } th scope="col" { "released" } th scope="col" { "first derivative" } } }
-                tbody {
-                    @for delay in counts.delays.iter().take(ROWS) {
-                        tr {
-                            th scope="row" { (sanitise::name(&delay.base)) } td class="n" { (delay.days) }
-                            td { (day(delay.released)) } td { (day(delay.first)) }
+            div class="scroll" tabindex="0" role="region" aria-label="Days to the first orthogonalized derivative" {
+                table {
+                    thead { tr { th scope="col" { "base" } th class="n" scope="col" { "days" } th scope="col" { "released" } th scope="col" { "first derivative" } } }
+                    tbody {
+                        @for delay in counts.delays.iter().take(ROWS) {
+                            tr {
+                                th scope="row" { (sanitise::name(&delay.base)) } td class="n" { (delay.days) }
+                                td { (day(delay.released)) } td { (day(delay.first)) }
+                            }
                         }
                     }
                 }
