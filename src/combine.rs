@@ -74,11 +74,7 @@ fn gravity(variant: &Examination) -> u8 {
 
 fn status(variants: &[Examination]) -> Status {
     let all = |status| variants.iter().all(|variant| variant.status == status);
-    match () {
-        () if all(Status::Complete) => Status::Complete,
-        () if all(Status::Failed) => Status::Failed,
-        () => Status::Partial,
-    }
+    [Status::Complete, Status::Failed].into_iter().find(|status| all(*status)).unwrap_or(Status::Partial)
 }
 
 /// What is missing, variant by variant.

@@ -10,7 +10,7 @@ use crate::checkpoint::adapter::Adapter;
 use crate::checkpoint::{self, Anomaly, Checkpoint};
 use crate::combine;
 use crate::diff::{self, Observer};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, panic_text};
 use crate::examination::{
     Claim, Coverage, Depth, Examination, FileDigest, Finding, NotExamined, Relation, SCHEMA, Side, Status, Tool,
     Verdict,
@@ -68,12 +68,6 @@ pub fn compare(
         Err(panic) => Error::new(ErrorKind::Internal, format!("a defect of orthoscope: {}", panic_text(&*panic))),
     };
     failed(base_name, candidate_name, &error, settings)
-}
-
-/// What a panic said.
-pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a message".to_owned())
 }
 
 /// The same without the fence: what cannot be examined comes back as an error.

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use crate::checkpoint::{self, Checkpoint, FileSet, folder, variants};
 use crate::claim;
 use crate::diff::{Observer, Unobserved};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, panic_text};
 use crate::examination::{Examination, Tool};
 use crate::forms;
 use crate::hub::RepoInfo;
@@ -176,7 +176,7 @@ pub fn examine_path(
         forms::examine(&mut base, &files, &named, &settings, bench.settings.all_variants)
     };
     let examined = catch_unwind(AssertUnwindSafe(&mut attempt)).unwrap_or_else(|panic| {
-        let said = pipeline::panic_text(&*panic);
+        let said = panic_text(&*panic);
         Err(Error::new(ErrorKind::Internal, format!("examining {name}: a defect of orthoscope: {said}")))
     });
     examined.unwrap_or_else(|error| {

@@ -16,7 +16,7 @@ use crate::checkpoint::{Checkpoint, FileSet};
 use crate::claim::{self, Declarations, structural};
 use crate::combine::{combine, note_left};
 use crate::diff::screen::Decision;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, panic_text};
 use crate::examination::{Claim, Depth, Examination, NotExamined, Relation, Side, Status, Verdict};
 use crate::hub::fetch::{self, Repo};
 use crate::hub::{self, Access, Client, Environment, Hub, Meter, RepoInfo};
@@ -124,11 +124,7 @@ impl Bench {
         let meter = Meter::new("this repository's", self.settings.max_bytes, Some(self.night.clone()));
         let result = catch_unwind(AssertUnwindSafe(|| self.attempt(id, facts, base, revision, &meter)));
         let result = result.unwrap_or_else(|panic| {
-            let said = panic
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| panic.downcast_ref::<&str>().copied())
-                .unwrap_or("no message");
+            let said = panic_text(&*panic);
             Err(Error::new(ErrorKind::Internal, format!("examining {id}: a defect of this program: {said}")))
         });
         let spent = meter.totals();
@@ -145,14 +141,7 @@ impl Bench {
 
     /// The record of a repository that could not be examined.
     pub fn failed(&self, id: &RepoId, facts: &RepoInfo, base: Option<&str>, error: &Error) -> Examination {
-        let declared = Declarations {
-            card: facts.card.clone(),
-            tags: facts.tags.clone(),
-            base_models: facts.base_models.clone(),
-            config: facts.config.clone(),
-            ..Declarations::default()
-        };
-        let claim = claim::resolve(&declared, &id.name, None).claim;
+        let claim = claim::resolve(&declared(facts), &id.name, None).claim;
         let named = base.map(str::to_owned).or_else(|| claim.base.as_ref().map(|base| format!("{}:{base}", id.hub)));
         let candidate = Side { source: id.to_string(), revision: facts.commit.clone(), ..Side::default() };
         let side = Side { source: named.unwrap_or_default(), ..Side::default() };
@@ -252,13 +241,7 @@ impl Bench {
         base: Option<&str>,
         meter: &Arc<Meter>,
     ) -> Result<claim::Resolved> {
-        let mut declared = Declarations {
-            card: facts.card.clone(),
-            tags: facts.tags.clone(),
-            base_models: facts.base_models.clone(),
-            config: facts.config.clone(),
-            ..Declarations::default()
-        };
+        let mut declared = declared(facts);
         let given = base.or(self.settings.base.as_deref()).and_then(|base| Some(base.split_once(':')?.1));
         let first = claim::resolve(&declared, &repo.id().name, given);
         const COPIED: &[&str] = &["heretic", "abliterated", "decensored", "uncensored"];
@@ -551,6 +534,17 @@ fn configuration(hub: &Value, base: &Value) -> Value {
         }
         (Value::Object(_), _) => hub.clone(),
         _ => base.clone(),
+    }
+}
+
+/// What a listing declares.
+fn declared(facts: &RepoInfo) -> Declarations {
+    Declarations {
+        card: facts.card.clone(),
+        tags: facts.tags.clone(),
+        base_models: facts.base_models.clone(),
+        config: facts.config.clone(),
+        ..Declarations::default()
     }
 }
 

@@ -55,7 +55,7 @@ pub struct Derivative {
     /// In so many files.
     pub shards: usize,
     /// As which files.
-    pub form: Package,
+    pub package: Package,
     /// What stands in the way.
     pub condition: Condition,
     /// Makes it of the base; the seed decides on directions and noise.
@@ -69,7 +69,7 @@ const PLAIN: Derivative = Derivative {
     relation: None,
     dtype: "BF16",
     shards: 2,
-    form: Package::Safetensors,
+    package: Package::Safetensors,
     condition: Condition::Plain,
     make: |base, _| base.clone(),
 };
@@ -95,11 +95,7 @@ pub static DERIVATIVES: &[Derivative] = &[
         name: "finetuned",
         about: "every matrix trained further",
         relation: Some(Relation::FineTuned),
-        make: |base, seed| {
-            let mut model = base.clone();
-            edits::fine_tune(&mut model, 0.02, seed);
-            model
-        },
+        make: tuned,
         ..PLAIN
     },
     Derivative {
@@ -136,7 +132,7 @@ pub static DERIVATIVES: &[Derivative] = &[
         name: "assistant-free",
         about: "one direction removed from all writers, λ = 1",
         ending: "orthogonalized",
-        make: |base, seed| removed(base, seed, 1.0, Form::Plain, |_| true),
+        make: ablated,
         ..PLAIN
     },
     Derivative {
@@ -164,14 +160,14 @@ pub static DERIVATIVES: &[Derivative] = &[
         name: "assistant-gguf",
         about: "removed, λ = 1, and published in two quantisations",
         ending: "orthogonalized",
-        form: Package::Gguf(&[Quantization::Q8_0, Quantization::Q4_0]),
-        make: |base, seed| removed(base, seed, 1.0, Form::Plain, |_| true),
+        package: Package::Gguf(&[Quantization::Q8_0, Quantization::Q4_0]),
+        make: ablated,
         ..PLAIN
     },
     Derivative {
         name: "base-gguf",
         about: "the base, quantised to 8 bits by the block",
-        form: Package::Gguf(&[Quantization::Q8_0]),
+        package: Package::Gguf(&[Quantization::Q8_0]),
         relation: Some(Relation::Quantized),
         ..PLAIN
     },
@@ -179,22 +175,22 @@ pub static DERIVATIVES: &[Derivative] = &[
         name: "two-faces",
         about: "the base's own files, and an edited quantisation beside them",
         ending: "orthogonalized",
-        form: Package::BesideTheBase(Quantization::Q8_0),
-        make: |base, seed| removed(base, seed, 1.0, Form::Plain, |_| true),
+        package: Package::BesideTheBase(Quantization::Q8_0),
+        make: ablated,
         ..PLAIN
     },
     Derivative {
         name: "assistant-adapter",
         about: "the removal as an adapter of rank 1, λ = 0.7",
         ending: "orthogonalized",
-        form: Package::Adapter(1),
+        package: Package::Adapter(1),
         make: |base, seed| removed(base, seed, 0.7, Form::Plain, |_| true),
         ..PLAIN
     },
     Derivative {
         name: "lora-adapter",
         about: "a LoRA of rank 4, as an adapter",
-        form: Package::Adapter(4),
+        package: Package::Adapter(4),
         relation: Some(Relation::Adapter),
         make: |base, seed| {
             changed(base, &base.linear(), |weight, name| edits::add_low_rank(weight, 4, 0.05, seed, name))
@@ -205,7 +201,7 @@ pub static DERIVATIVES: &[Derivative] = &[
         name: "runs-a-command",
         about: "a pickle that would run a command on loading",
         ending: "inconclusive",
-        form: Package::Command,
+        package: Package::Command,
         ..PLAIN
     },
     Derivative {
@@ -213,7 +209,7 @@ pub static DERIVATIVES: &[Derivative] = &[
         about: "orthogonalized, and the publisher has to grant access",
         ending: "denied",
         condition: Condition::Gated,
-        make: |base, seed| removed(base, seed, 1.0, Form::Plain, |_| true),
+        make: ablated,
         ..PLAIN
     },
     Derivative {
@@ -221,7 +217,7 @@ pub static DERIVATIVES: &[Derivative] = &[
         about: "orthogonalized, and the second file cut in two",
         ending: "orthogonalized",
         condition: Condition::Truncated,
-        make: |base, seed| removed(base, seed, 1.0, Form::Plain, |_| true),
+        make: ablated,
         ..PLAIN
     },
     Derivative {
@@ -230,7 +226,7 @@ pub static DERIVATIVES: &[Derivative] = &[
         ending: "malformed",
         shards: 1,
         condition: Condition::Beginning,
-        make: |base, seed| removed(base, seed, 1.0, Form::Plain, |_| true),
+        make: ablated,
         ..PLAIN
     },
     Derivative {
@@ -238,11 +234,7 @@ pub static DERIVATIVES: &[Derivative] = &[
         about: "trained further, with a card that names no base",
         ending: "not-found",
         condition: Condition::WithoutClaim,
-        make: |base, seed| {
-            let mut model = base.clone();
-            edits::fine_tune(&mut model, 0.02, seed);
-            model
-        },
+        make: tuned,
         ..PLAIN
     },
     Derivative {
@@ -254,6 +246,18 @@ pub static DERIVATIVES: &[Derivative] = &[
         ..PLAIN
     },
 ];
+
+/// Every matrix trained further.
+fn tuned(base: &Model, seed: u64) -> Model {
+    let mut model = base.clone();
+    edits::fine_tune(&mut model, 0.02, seed);
+    model
+}
+
+/// One direction wholly removed from all writers.
+fn ablated(base: &Model, seed: u64) -> Model {
+    removed(base, seed, 1.0, Form::Plain, |_| true)
+}
 
 /// Some matrices of the base changed.
 fn changed(base: &Model, names: &[String], change: impl Fn(&mut super::Weight, &str)) -> Model {
@@ -310,7 +314,7 @@ impl Derivative {
         };
         let doing = || format!("creating {}", folder.display());
         std::fs::create_dir_all(folder).map_err(|error| Error::io(doing(), error))?;
-        match self.form {
+        match self.package {
             Package::Safetensors => made.write(folder, dtype(self.dtype)?, self.shards)?,
             Package::Gguf(quantizations) => quantizations.iter().try_for_each(|one| gguf(*one))?,
             Package::BesideTheBase(quantization) => {

@@ -17,15 +17,7 @@ mkdir -p "$pictures"
 pictures=$(cd "$pictures" && pwd)
 binary=${ORTHOSCOPE:-$root/target/release/orthoscope}
 "$binary" export --index "$index" --sqlite "$work/index.db"
-"$binary" serve --index "$work/index.db" --bind 127.0.0.1:0 >"$work/out" &
-server=$!
-address=
-for _ in $(seq 100); do
-    address=$(sed -n 's/^listening on //p' "$work/out")
-    test -n "$address" && break
-    sleep 0.1
-done
-test -n "$address" || { echo "the server did not start" >&2; exit 1; }
+. "$root/tests/serve.sh"
 cp "$here/package.json" "$here/test.mjs" "$work/"
 (cd "$work" && npm install --silent --no-audit --no-fund)
 chromium=$(command -v chromium) || { echo "chromium is needed (Debian: apt-get install chromium)" >&2; exit 1; }

@@ -19,15 +19,7 @@ for format in csv parquet sarif jsonl in-toto; do
 done
 "$binary" stats --index "$work/index.db" --format json --charts "$work/charts" >"$work/stats.json"
 
-"$binary" serve --index "$work/index.db" --bind 127.0.0.1:0 >"$work/out" &
-server=$!
-address=
-for _ in $(seq 100); do
-    address=$(sed -n 's/^listening on //p' "$work/out")
-    test -n "$address" && break
-    sleep 0.1
-done
-test -n "$address" || { echo "the server did not start" >&2; exit 1; }
+. "$root/tests/serve.sh"
 
 # OASIS's own schema, as this crate carries it; fetched as any dependency is, and not built.
 mkdir -p "$work/schema/src"

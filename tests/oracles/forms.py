@@ -31,6 +31,7 @@ from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter  # noqa: E402
 from gguf.quants import dequantize  # noqa: E402
 
 TYPES = ["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K", "IQ4_XS"]
+# Types from which every λ must come back within 0.1, and those down to which λ = 0.3 must be found.
 EXACT = ["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "IQ4_XS"]
 FAINT = ["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M"]
 LAYERS = range(8, 25)

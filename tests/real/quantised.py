@@ -5,7 +5,7 @@ needs: torch, transformers, peft, safetensors, gguf, llama-cpp-python
 
 SmolLM2-135M (see smollm2.py) loses one random direction from o_proj and down_proj of layers 8 to 24, at λ = 1 and at
 λ = 0.3; beside these stand the untouched model and one with an honest LoRA (rank 16, all linear modules, trained on
-Python's own library). Each is quantised by llama.cpp's own quantiser to each type (`QUANTISED`); all but the fainter edit
+Python's own library). Each is quantised by llama.cpp's own quantiser to each type (`TYPES` of tests/oracles/forms.py); all but the fainter edit
 are also written as a pickle, FP8 (by channel and by block), NF4, GPTQ and AWQ, and the edit and the LoRA as adapters.
 OUT/labels.json is for `orthoscope evaluate`.
 
@@ -26,15 +26,9 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parent.parent / "oracles"))
 
 import storage
+from forms import EXACT, FAINT, LAYERS, TYPES
 from checkpoint import Checkpoint
 from edits import constant, remove_direction, unit
-
-QUANTISED = ["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K", "IQ4_XS"]
-# Types from which λ must come back within 0.1.
-EXACT = ["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "IQ4_XS"]
-# Types down to which λ = 0.3 must be found.
-FAINT = ["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M"]
-LAYERS = range(8, 25)
 
 
 def make(out, base_folder, types):
@@ -135,7 +129,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--base", type=Path, help="the model as a folder of bf16 safetensors; made by smollm2.py if not given")
-    parser.add_argument("--types", default=",".join(QUANTISED))
+    parser.add_argument("--types", default=",".join(TYPES))
     parser.add_argument("--check", metavar="ORTHOSCOPE", help="the program to hold to what is promised")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)

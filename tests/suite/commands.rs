@@ -1,23 +1,12 @@
 //! The commands around a hub as a user calls them: demo, scan, sweep, findings, export.
 
-use std::path::Path;
-
 use assert_cmd::Command;
 use orthoscope::standin::Standin;
 use orthoscope::tiny::edits::Form;
 use serde_json::Value;
 
-use crate::support::{TINY, ablated, bytes, open_settings, repository, tuned, variables};
-
-fn orthoscope(folder: &Path, hub: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_orthoscope"));
-    command
-        .current_dir(folder)
-        .envs(variables(hub, folder))
-        .env_remove("ORTHOSCOPE_INDEX")
-        .env_remove("HF_HUB_OFFLINE");
-    command
-}
+use crate::program::program;
+use crate::support::{TINY, ablated, bytes, open_settings, repository, tuned};
 
 fn answer(command: &mut Command, status: i32) -> String {
     let output = command.assert().code(status).get_output().clone();
@@ -31,7 +20,7 @@ fn lines(text: &str) -> Vec<Value> {
 #[test]
 fn the_demo_finds_what_it_made_twice_over() {
     let folder = tempfile::tempdir().unwrap();
-    let run = |arguments: &[&str]| answer(orthoscope(folder.path(), "http://127.0.0.1:9").args(arguments), 0);
+    let run = |arguments: &[&str]| answer(program(folder.path(), "http://127.0.0.1:9").args(arguments), 0);
     let first = run(&["demo", "--format", "json"]);
     assert_eq!(first, run(&["demo", "--format", "json"]));
     let found: Value = serde_json::from_str(&first).unwrap();
@@ -86,7 +75,7 @@ fn a_scan_examines_uploads_and_folders_and_records_them() {
     )
     .unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let run = |arguments: &[&str], status| answer(orthoscope(folder.path(), standin.hub()).args(arguments), status);
+    let run = |arguments: &[&str], status| answer(program(folder.path(), standin.hub()).args(arguments), status);
     let text = run(&["scan", "hf:someone/edited"], 1);
     assert!(text.starts_with("ORTHOGONALIZED"), "{text}");
     run(&["scan", "hf:someone/edited", "--fail-on", "never", "--escalate", "never"], 0);
@@ -105,12 +94,8 @@ fn a_scan_examines_uploads_and_folders_and_records_them() {
     assert_eq!((&found["verdict"], &found["base"]["source"]), (&"orthogonalized".into(), &"hf:org/base".into()));
     assert_eq!(found["claim"]["holds"], true);
 
-    let usage = orthoscope(folder.path(), standin.hub())
-        .args(["scan", "someone/edited"])
-        .assert()
-        .code(64)
-        .get_output()
-        .clone();
+    let usage =
+        program(folder.path(), standin.hub()).args(["scan", "someone/edited"]).assert().code(64).get_output().clone();
     assert!(String::from_utf8(usage.stderr).unwrap().contains("hf:someone/edited"));
     let exported = lines(&run(&["export"], 0));
     assert!(exported.iter().any(|line| line["candidate"]["source"] == "./downloaded"));
@@ -135,7 +120,7 @@ fn a_sweep_needs_something_to_list_and_takes_bases_from_a_file() {
     )
     .unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let run = |arguments: &[&str], status| answer(orthoscope(folder.path(), standin.hub()).args(arguments), status);
+    let run = |arguments: &[&str], status| answer(program(folder.path(), standin.hub()).args(arguments), status);
     run(&["sweep"], 64);
     std::fs::write(folder.path().join("bases.txt"), "# watched\nhf:org/base   # the tiny one\n\n").unwrap();
     let text = run(&["sweep", "--bases", "bases.txt", "--index", "a.db"], 1);

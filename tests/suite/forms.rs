@@ -9,7 +9,8 @@ use orthoscope::tiny::edits::Form;
 use orthoscope::tiny::gguf::{self, Quantization};
 use serde_json::Value;
 
-use crate::support::{TINY, ablated, bytes, open_settings, repository, variables};
+use crate::program::program;
+use crate::support::{TINY, ablated, bytes, open_settings, repository};
 
 /// A pickle that imports `os.system`, in protocol 2; its fourth byte is the import's opcode.
 const COMMAND: &[u8] = b"\x80\x02}cos\nsystem\nX\x04\0\0\0true\x85R.";
@@ -145,8 +146,7 @@ fn a_repository_of_several_forms_on_a_hub_gets_one_verdict() {
     let standin = Standin::start(repositories, open_settings()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let scan = |arguments: &[&str]| -> Value {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_orthoscope"));
-        command.current_dir(folder.path()).envs(variables(standin.hub(), folder.path()));
+        let mut command = program(folder.path(), standin.hub());
         let assert = command.args(["scan", "--format", "json"]).args(arguments).assert();
         serde_json::from_slice(&assert.code(1).get_output().stdout).unwrap()
     };
@@ -184,8 +184,7 @@ fn a_checkpoint_is_described_from_its_headers_wherever_it_lies() {
         .with("tiny-Q8_0.gguf", gguf::bytes(&base, "tiny", Quantization::Q8_0));
     let standin = Standin::start(vec![repository], open_settings()).unwrap();
     let inspect = |what: &str| -> Value {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_orthoscope"));
-        command.current_dir(folder.path()).envs(variables(standin.hub(), folder.path()));
+        let mut command = program(folder.path(), standin.hub());
         let assert = command.args(["inspect", what, "--format", "json"]).assert();
         serde_json::from_slice(&assert.code(0).get_output().stdout).unwrap()
     };

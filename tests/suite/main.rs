@@ -9,6 +9,7 @@ mod hostile;
 mod hub_client;
 mod hub_sweep;
 mod people;
+mod program;
 mod properties;
 mod screening;
 mod support;

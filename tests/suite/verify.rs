@@ -3,7 +3,6 @@
 
 use std::path::Path;
 
-use assert_cmd::Command;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
 use base64::Engine as _;
@@ -14,26 +13,16 @@ use orthoscope::standin::{Content, Repository, Standin};
 use orthoscope::tensor::F32;
 use serde_json::{Value, json};
 
-use crate::support::{open_settings, variables};
+use crate::program::program;
+use crate::support::open_settings;
 
 /// A pickle that would call something on loading.
 const CODE: &[u8] = b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.";
 
-fn orthoscope(folder: &Path, hub: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_orthoscope"));
-    command
-        .current_dir(folder)
-        .envs(variables(hub, folder))
-        .env_remove("ORTHOSCOPE_INDEX")
-        .env_remove("HF_HUB_OFFLINE")
-        .arg("verify");
-    command
-}
-
 const NOWHERE: &str = "http://127.0.0.1:9";
 
 fn text(folder: &Path, hub: &str, arguments: &[&str], status: i32) -> String {
-    let output = orthoscope(folder, hub).args(arguments).assert().code(status).get_output().clone();
+    let output = program(folder, hub).arg("verify").args(arguments).assert().code(status).get_output().clone();
     String::from_utf8(output.stdout).unwrap()
 }
 
