@@ -63,7 +63,7 @@ impl Arguments {
                     if at > 0 {
                         writeln!(out).map_err(written)?;
                     }
-                    text(inspection, self.tensors, global.verbose > 0, out).map_err(written)?;
+                    text(inspection, &self, global.verbose > 0, out).map_err(written)?;
                 }
             }
             _ => return Err(Error::new(ErrorKind::Usage, "inspecting: its formats are text and json")),
@@ -121,7 +121,7 @@ fn dtypes(module: &Module) -> String {
     told.collect::<Vec<_>>().join(", ")
 }
 
-fn text(one: &Inspection, tensors: bool, all: bool, out: &mut dyn Write) -> std::io::Result<()> {
+fn text(one: &Inspection, asked: &Arguments, all: bool, out: &mut dyn Write) -> std::io::Result<()> {
     let variant = one.variant.as_deref().map(|variant| format!(", {}", sanitise::name(variant))).unwrap_or_default();
     writeln!(out, "{} ({}{variant})\n", sanitise::name(&one.source), one.format)?;
     let width = one.width.map_or("unknown".to_owned(), |width| width.to_string());
@@ -156,7 +156,8 @@ fn text(one: &Inspection, tensors: bool, all: bool, out: &mut dyn Write) -> std:
     }
     if !one.others.is_empty() {
         let others: Vec<String> = one.others.iter().map(|other| sanitise::name(other)).collect();
-        writeln!(out, "  beside it     {} (--all-variants shows each)", others.join(", "))?;
+        let hint = if asked.all_variants { "" } else { " (--all-variants shows each)" };
+        writeln!(out, "  beside it     {}{hint}", others.join(", "))?;
     }
     if !one.adapted.is_empty() {
         let ranks: std::collections::BTreeSet<String> = one.adapted.values().map(u64::to_string).collect();
@@ -193,7 +194,7 @@ fn text(one: &Inspection, tensors: bool, all: bool, out: &mut dyn Write) -> std:
     if !one.modules.iter().any(|module| module.kind == Kind::Writer) && one.adapted.is_empty() {
         writeln!(out, "\nNo tensor here is known to write to the residual stream.")?;
     }
-    if tensors {
+    if asked.tensors {
         writeln!(out)?;
         for tensor in &one.tensors {
             let why =

