@@ -103,7 +103,7 @@ pub fn inspect(files: &FileSet, all: bool) -> Result<Vec<Inspection>> {
     found
         .iter()
         .take(wanted)
-        .map(|variant| of(files, Some(variant), &checkpoint::open(&variant.narrow(files))?, &found))
+        .map(|variant| of(files, Some(variant), &variant.open(files)?, &found))
         .collect()
 }
 
@@ -182,7 +182,7 @@ fn of(files: &FileSet, variant: Option<&Variant>, opened: &Checkpoint, found: &[
         tensors,
         adapted: adapted.collect(),
         claim: claim::resolve(&declared, &files.label, None).claim,
-        anomalies: opened.anomalies.clone(),
+        anomalies: opened.anomalies.iter().cloned().chain(checkpoint::surroundings(files)).collect(),
         others: found.iter().filter(|other| Some(*other) != variant).map(|other| other.name.clone()).collect(),
     })
 }

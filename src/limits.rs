@@ -81,3 +81,14 @@ pub const MAX_FOLDERS_DEEP: usize = 32;
 
 /// Pages of one listing. The whole of the largest hub is about 3,000 pages of 1,000.
 pub const MAX_PAGES: usize = 20_000;
+
+/// Shard indexes of one repository that are read. A repository of many checkpoints has one each.
+pub const MAX_INDEXES: usize = 1_000;
+
+/// Tensors and files that an examination lists as not compared; after that one entry says how many more there were. A
+/// hostile header can hold hundreds of thousands, and every report and answer repeats the list.
+pub const MAX_NOT_EXAMINED: usize = 1_000;
+
+/// Weight files of one repository on a hub that are part of no checkpoint and are looked into: optimizer states and the
+/// like, two requests each. A training run uploaded with all its checkpoints has a few dozen.
+pub const MAX_FILES_ASIDE: usize = 200;

@@ -45,7 +45,7 @@ impl Format for Peft {
             anomalies.file("missing-config", name, "no adapter_config.json tells its scale: taken as 1");
         }
         let read_one = if name.ends_with(".bin") { pickle::read_file } else { safetensors::read_file };
-        let selection = Selection { folder, files: vec![name.clone()], index: None };
+        let selection = Selection { folder, files: vec![name.clone()], ..Selection::default() };
         let mut checkpoint = Assembly::new(anomalies).read(files, &selection, self.name(), read_one)?;
         checkpoint.config = config;
         Ok(checkpoint)

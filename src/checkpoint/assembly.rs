@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::collect::{Anomalies, config_json, shown};
 use super::shards::{Selection, ShardIndex};
-use super::{Checkpoint, CheckpointFile, FileSet, Storage, TensorEntry, unknown_dtype};
+use super::{Checkpoint, CheckpointFile, FileSet, Storage, TensorEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
 use crate::limits::{MAX_TENSOR_NAME_BYTES, MAX_TENSORS};
@@ -66,14 +66,26 @@ impl Assembly {
                 first_error = first_error.or(Some(error));
             }
         }
-        if let Some(index) = &selection.index {
-            self.compare_with(index);
+        match &selection.index {
+            Some(index) => self.compare_with(index),
+            // The shards that are there say that there are others: without an index they stand for their tensors.
+            None => {
+                let missing = selection.missing.iter().map(|name| (name.clone(), "it is not there".to_owned()));
+                self.unread.extend(missing);
+            }
         }
         let nothing = self.tensors.is_empty() || self.files.is_empty();
+        if !nothing {
+            self.stand_in_for_unread();
+        }
         if nothing && !TELLING.iter().any(|kind| self.anomalies.has(kind)) {
             return Err(first_error.unwrap_or_else(|| {
-                let named = selection.files.join(", ");
-                Error::new(ErrorKind::Malformed, format!("opening {}: no tensor in {named}", files.label))
+                let absent = selection.index.iter().flat_map(|index| index.absent.values());
+                let what = match (selection.files.as_slice(), absent.cloned().next()) {
+                    (_, Some(first)) => format!("none of the shards that its index names can be read: {first}"),
+                    (read, None) => format!("no tensor in {}", read.join(", ")),
+                };
+                Error::new(ErrorKind::Malformed, format!("opening {}: {what}", files.label))
             }));
         }
         let config = config_json(files, &selection.folder, &mut self.anomalies);
@@ -86,6 +98,14 @@ impl Assembly {
             metadata: BTreeMap::new(),
             anomalies: self.anomalies.finish(),
         })
+    }
+
+    /// Lists every file that could not be read as something that could not: what it holds cannot be named without it.
+    fn stand_in_for_unread(&mut self) {
+        for (file, reason) in std::mem::take(&mut self.unread) {
+            let entry = TensorEntry::unreadable(file.clone(), format!("the file could not be read: {reason}"));
+            self.tensors.entry(file).or_insert(entry);
+        }
     }
 
     /// Puts a file on the list, before its tensors: should one of them fail, the others still name the right file.
@@ -137,17 +157,7 @@ impl Assembly {
                     format!("it is not in {file}, where {} says it is", index.name)
                 }
             };
-            self.tensors.insert(
-                tensor.clone(),
-                TensorEntry {
-                    name: tensor.clone(),
-                    dtype: unknown_dtype(),
-                    shape: vec![0],
-                    file: 0,
-                    range: 0..0,
-                    storage: Storage::Unreadable(reason),
-                },
-            );
+            self.tensors.insert(tensor.clone(), TensorEntry::unreadable(tensor.clone(), reason));
         }
         let unlisted: Vec<(String, usize)> = (self.tensors.values())
             .filter(|entry| !index.map.contains_key(&entry.name) && !entry.name.contains(" (duplicate "))

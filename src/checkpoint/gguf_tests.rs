@@ -72,7 +72,7 @@ fn set(files: &[(&str, &[u8])]) -> FileSet {
         let source: Arc<dyn ByteSource> = Arc::new(Bytes::new(*name, *bytes));
         ((*name).to_owned(), source)
     };
-    FileSet { label: "test".to_owned(), files: files.iter().map(source).collect(), digests: BTreeMap::new() }
+    FileSet { label: "test".to_owned(), files: files.iter().map(source).collect(), ..FileSet::default() }
 }
 
 fn open(bytes: &[u8]) -> Result<Checkpoint> {
@@ -464,7 +464,7 @@ fn a_long_header_takes_few_requests_and_the_data_none() {
     let bytes = file(&keys, &[tensor("w", &[1 << 22], F32, 0)], &vec![0; 1 << 24]);
     let source = Arc::new(Counted(Bytes::new("m.gguf", bytes), AtomicU64::new(0), AtomicU64::new(0)));
     let files = BTreeMap::from([("m.gguf".to_owned(), source.clone() as Arc<dyn ByteSource>)]);
-    let checkpoint = Gguf.open(&FileSet { label: "test".to_owned(), files, digests: BTreeMap::new() }).expect("opens");
+    let checkpoint = Gguf.open(&FileSet { label: "test".to_owned(), files, ..FileSet::default() }).expect("opens");
     assert_eq!(checkpoint.tensors.len(), 1);
     let (requests, read) = (source.1.load(Ordering::Relaxed), source.2.load(Ordering::Relaxed));
     assert!(requests <= 6, "{requests} requests");

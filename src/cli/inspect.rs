@@ -1,6 +1,5 @@
 //! `orthoscope inspect PATH|REPO`: what a checkpoint is, from its headers alone.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -88,7 +87,7 @@ impl Arguments {
         hubs::stop_on_signal(&bench.client)?;
         let meter = Meter::new("this repository's", None, None);
         let (repo, _) = base::open_repo(&id, revision.as_ref(), &bench.client, &bench.environment, &meter)?;
-        let mut set = FileSet { label: self.what.clone(), files: BTreeMap::new(), digests: BTreeMap::new() };
+        let mut set = FileSet { label: self.what.clone(), ..FileSet::default() };
         for file in repo.files() {
             let card = file.path == "README.md";
             let small = record::is_weights(&file.path) || file.bytes <= limits::MAX_JSON_BYTES;

@@ -75,7 +75,9 @@ impl Arguments {
         }
         bar.finish();
         let status = self.fail_on.status(&examinations);
-        renderer.render(&Report::with_catalogue(examinations, &catalogue), &global.style(), out)?;
+        let report = Report::with_catalogue(examinations, &catalogue);
+        renderer.render(&report, &global.style(), out)?;
+        super::tell_undone(status, &report.examinations);
         Ok(status)
     }
 }

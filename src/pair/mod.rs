@@ -137,6 +137,9 @@ pub struct Unpaired {
     pub tensor: String,
     /// One clause: `not in the candidate`, `tied to embed_tokens`, `shape 3 × 4 against 5 × 4`, …
     pub reason: String,
+    /// Whether a loader would load it as part of the model, so that the comparison is not whole without it. It would not
+    /// where the tensor is computed (rotary tables, masks), tied to another one, or lies outside of the text decoder.
+    pub loaded: bool,
 }
 
 /// The whole correspondence.

@@ -171,7 +171,7 @@ fn open(
     };
     let (repo, facts) = open_repo(&repo, revision.as_ref(), client, environment, meter).map_err(opening)?;
     let hub = hub::of(repo.id(), environment)?;
-    let mut files = FileSet { label: name.to_owned(), files: BTreeMap::new(), digests: BTreeMap::new() };
+    let mut files = FileSet { label: name.to_owned(), ..FileSet::default() };
     for file in repo.files().iter().filter(|file| record::is_wanted(&file.path)) {
         if !record::is_weights(&file.path) && file.bytes > limits::MAX_JSON_BYTES {
             continue;

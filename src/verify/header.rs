@@ -114,7 +114,7 @@ impl Check for Header {
         // Formats go by names: a file with another one's ending, or a part of several, is opened under a plain one.
         let plain = format!("model.{ending}");
         let files =
-            FileSet { label: name.clone(), files: BTreeMap::from([(plain.clone(), source)]), digests: BTreeMap::new() };
+            FileSet { label: name.clone(), files: BTreeMap::from([(plain.clone(), source)]), ..FileSet::default() };
         match checkpoint::open(&files) {
             Ok(opened) => {
                 let own =

@@ -85,7 +85,7 @@ fn zipped(pickle: &[u8]) -> Vec<u8> {
 fn open_bytes(name: &str, bytes: Vec<u8>) -> Result<Checkpoint> {
     let source: Arc<dyn ByteSource> = Arc::new(Bytes::new(name, bytes));
     let files = BTreeMap::from([(name.to_owned(), source)]);
-    crate::checkpoint::open(&FileSet { label: "test".to_owned(), files, digests: BTreeMap::new() })
+    crate::checkpoint::open(&FileSet { label: "test".to_owned(), files, ..FileSet::default() })
 }
 
 fn open_bin(bytes: Vec<u8>) -> Result<Checkpoint> {

@@ -23,7 +23,7 @@ fn set(files: Vec<(&str, Vec<u8>)>) -> FileSet {
         let source: Arc<dyn ByteSource> = Arc::new(Bytes::new(name, bytes));
         (name.to_owned(), source)
     });
-    FileSet { label: "test".to_owned(), files: files.collect(), digests: BTreeMap::new() }
+    FileSet { label: "test".to_owned(), files: files.collect(), ..FileSet::default() }
 }
 
 fn open_one(bytes: Vec<u8>) -> Result<Checkpoint> {
