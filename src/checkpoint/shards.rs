@@ -6,10 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::FileSet;
 use super::collect::{Anomalies, Strings, json_bytes, kept_name, shown};
+use super::{FileSet, turn};
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::{MAX_FILES, MAX_TENSORS};
+use crate::limits::{MANY_INDEX_BYTES, MAX_FILES, MAX_TENSORS};
 
 /// How one format names its files.
 pub(crate) struct Naming {
@@ -226,6 +226,9 @@ fn read_index(
         weight_map: Strings<MAX_TENSORS>,
     }
     let Some(source) = files.files.get(name) else { return Ok(None) };
+    if source.len() > MANY_INDEX_BYTES {
+        turn::take();
+    }
     let bytes = json_bytes(source.as_ref())?;
     let pairs = match serde_json::from_slice::<Whole>(&bytes) {
         Ok(whole) => whole.weight_map.0,

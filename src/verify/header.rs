@@ -40,6 +40,7 @@ const SEVERITIES: &[(Severity, &[&str])] = &[
             "pickle-in-safetensors",
             "shape-overflow",
             "split-mismatch",
+            "too-many-pickles",
             "two-pickles",
             "wrong-shard",
             "wrong-size",
