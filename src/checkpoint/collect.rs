@@ -8,7 +8,9 @@ use serde_json::Value;
 
 use super::{Anomaly, FileSet};
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::{MAX_ANOMALIES, MAX_ANOMALIES_OF_A_KIND, MAX_CONFIG_BYTES, MAX_CONFIG_VALUES_BYTES, MAX_JSON_BYTES};
+use crate::limits::{
+    MAX_ANOMALIES, MAX_ANOMALIES_OF_A_KIND, MAX_CONFIG_BYTES, MAX_CONFIG_VALUES_BYTES, MAX_JSON_BYTES,
+};
 use crate::parse;
 
 /// The longest piece of a hostile name that a message repeats.

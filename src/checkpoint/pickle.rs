@@ -111,10 +111,9 @@ fn walk(anomalies: &mut Anomalies, source: &dyn ByteSource, name: &str) -> Resul
         let what = "a tar archive, which was PyTorch's first layout; it is not walked";
         Err(Error::new(ErrorKind::Unsupported, format!("reading {name}: {what}")))
     } else {
-        let before = anomalies.has("code-on-load");
         match walk_plain(anomalies, source, name) {
             Err(error)
-                if error.kind == ErrorKind::Malformed && !begins_pickle(&first) && anomalies.has("code-on-load") == before =>
+                if error.kind == ErrorKind::Malformed && !begins_pickle(&first) && !anomalies.has("code-on-load") =>
             {
                 anomalies.file("not-a-pickle", name, error.one_line());
                 Ok(())
@@ -295,8 +294,7 @@ fn walk_plain(anomalies: &mut Anomalies, source: &dyn ByteSource, file: &str) ->
 /// The plain layout: magic number, version, system, object, list of storage keys; then per key a count and the bytes.
 fn read_legacy(assembly: &mut Assembly, part: &Part<'_>) -> Result<()> {
     let size = part.source.len();
-    let Plain { pickles, end: mut at, magic } =
-        walk_plain(&mut assembly.anomalies, part.source.as_ref(), part.name)?;
+    let Plain { pickles, end: mut at, magic } = walk_plain(&mut assembly.anomalies, part.source.as_ref(), part.name)?;
     if !magic && let Some(pickle) = pickles.first() {
         let storages =
             Storages { unreadable: Some("its storages are not in the file".to_owned()), ..Default::default() };

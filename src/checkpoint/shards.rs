@@ -327,6 +327,16 @@ mod tests {
     }
 
     #[test]
+    fn an_index_of_more_tensors_than_any_model_has_is_refused() {
+        let entries: Vec<String> = (0..=MAX_TENSORS).map(|at| format!("\"{at}\":\"m.safetensors\"")).collect();
+        let index = format!("{{\"weight_map\":{{{}}}}}", entries.join(","));
+        let files = set(&[("model.safetensors.index.json", &index), ("m.safetensors", "")]);
+        let error = NAMING.select(&files, &mut Anomalies::default()).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::TooLarge);
+        assert!(error.one_line().contains("tensors are listed"), "{}", error.one_line());
+    }
+
+    #[test]
     fn an_index_decides_and_its_errors_are_told() {
         let index = r#"{"weight_map": {"a": "model-00001-of-00003.safetensors", "b": "model-00002-of-00003.safetensors",
             "c": "../../secret", "d": "/etc/passwd", "e": "c:\\x", "f": "", "g": 5, "a": "model-00001-of-00003.safetensors"}}"#;

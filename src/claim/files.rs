@@ -69,7 +69,8 @@ pub fn front_matter(text: &str) -> Value {
                 pieces.push((key, String::new()));
             }
         }
-        if let Some((_, piece)) = pieces.last_mut().filter(|(_, piece)| wanted && piece.len() <= limits::MAX_YAML_BYTES) {
+        if let Some((_, piece)) = pieces.last_mut().filter(|(_, piece)| wanted && piece.len() <= limits::MAX_YAML_BYTES)
+        {
             piece.push_str(line);
             piece.push('\n');
         }
@@ -97,7 +98,8 @@ mod tests {
             }
         }
         assert_eq!(front_matter("---\nbase_model: org/base\n---"), json!({"base_model": "org/base"}));
-        for none in ["", "---", "# x\n---\nbase_model: a/b\n---\n", "--- base_model: a/b\n---\n", "---\na: b\n--- c\n"] {
+        for none in ["", "---", "# x\n---\nbase_model: a/b\n---\n", "--- base_model: a/b\n---\n", "---\na: b\n--- c\n"]
+        {
             assert_eq!(front_matter(none), Value::Null, "{none:?}");
         }
     }
@@ -111,7 +113,10 @@ mod tests {
         assert_eq!(of("base_model: [\n  a/b\n]"), json!({"base_model": ["a/b"]}));
         assert_eq!(of("'base_model': a/b # said"), json!({"base_model": "a/b"}));
         assert_eq!(of("base_model: a/b\nbase_model: c/d"), json!({"base_model": "c/d"}));
-        assert_eq!(of("base_model: ~\nbase_model_relation: quantized"), json!({"base_model": null, "base_model_relation": "quantized"}));
+        assert_eq!(
+            of("base_model: ~\nbase_model_relation: quantized"),
+            json!({"base_model": null, "base_model_relation": "quantized"})
+        );
         assert_eq!(of("text: |\n  base_model: a/b"), json!({}));
         // What is broken or long elsewhere does not hide it.
         assert_eq!(of("widget: [\nbase_model: a/b\nx: \"open"), json!({"base_model": "a/b"}));
@@ -122,7 +127,9 @@ mod tests {
     #[test]
     fn brackets_and_depth_are_refused_before_the_parser_sees_them() {
         let deep = |open: &str, count: usize| front_matter(&format!("---\nbase_model: {}\n---\n", open.repeat(count)));
-        for (open, count) in [("[", 65), ("[", 1 << 20), ("{a: ", 1 << 20), ("[ # ]\n ", 100_000), ("\n - - -", 1 << 18)] {
+        for (open, count) in
+            [("[", 65), ("[", 1 << 20), ("{a: ", 1 << 20), ("[ # ]\n ", 100_000), ("\n - - -", 1 << 18)]
+        {
             assert_eq!(deep(open, count), json!({}), "{open:?}");
         }
         let laughs = "base_model: [&a x, &b [*a, *a, *a], &c [*b, *b, *b], &d [*c, *c, *c], *d]";

@@ -84,13 +84,16 @@ mod tests {
 
     #[test]
     fn oddities_of_one_kind_in_one_file_are_told_once_with_a_count() {
-        let cut: Vec<Anomaly> = (0..183).map(|at| anomaly("outside-file", "a", Some(&format!("t{at}")), "ends")).collect();
+        let cut: Vec<Anomaly> =
+            (0..183).map(|at| anomaly("outside-file", "a", Some(&format!("t{at}")), "ends")).collect();
         let mut all = cut.clone();
         all.insert(1, anomaly("outside-file", "b", None, "other"));
         all.push(anomaly("gap", "a", Some("t0"), "8 bytes"));
         let groups = grouped(&all);
-        let lines: Vec<String> =
-            groups.iter().map(|one| format!("{}: {}{}: {}", one.kind(), one.file(), one.tensor(), one.detail())).collect();
+        let lines: Vec<String> = groups
+            .iter()
+            .map(|one| format!("{}: {}{}: {}", one.kind(), one.file(), one.tensor(), one.detail()))
+            .collect();
         assert_eq!(
             lines,
             [

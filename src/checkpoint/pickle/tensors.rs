@@ -216,8 +216,7 @@ pub(crate) fn add(assembly: &mut Assembly, part: &Part<'_>, pickle: &Pickle, sto
             None => break,
         }
     }
-    let mut walk =
-        Walk { assembly, part, pickle, storages, file: 0, visited: 0, name_bytes: 0, open: BTreeSet::new() };
+    let mut walk = Walk { assembly, part, pickle, storages, file: 0, visited: 0, name_bytes: 0, open: BTreeSet::new() };
     walk.file = walk.assembly.files.len().saturating_sub(1);
     walk.visit(root, "", 0)
 }

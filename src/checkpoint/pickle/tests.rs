@@ -5,8 +5,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::limits::MAX_PICKLE_IMPORTS;
 use crate::checkpoint::Storage;
+use crate::limits::{MAX_NAMES_BYTES, MAX_PICKLE_IMPORTS};
 use crate::source::{ByteSource, Bytes};
 
 /// A zip archive of stored entries.
@@ -285,8 +285,9 @@ fn bombs_end_at_a_cap() {
     assert_eq!(error.kind, ErrorKind::TooLarge);
 
     let deep = [b"]".repeat(100_000), b"a".repeat(99_999), b".".to_vec()].concat();
-    let error = open_bin(zipped(&deep)).unwrap_err();
-    assert!(error.one_line().contains("no tensor"), "{}", error.one_line());
+    let deep = open_bin(zipped(&deep)).unwrap();
+    let (name, _) = deep.tensors.first_key_value().unwrap();
+    assert!(unreadable(&deep, name).contains("too deep"), "what lies too deep is not read, and says so");
     let circle = [b"]q\x00h\x00a.".to_vec()].concat();
     assert!(open_bin(zipped(&circle)).unwrap_err().one_line().contains("no tensor"));
 }
@@ -411,12 +412,42 @@ fn imports_are_told_once_each_and_are_capped() {
     let (kinds, code) = imports(again);
     assert_eq!(kinds, ["code-on-load"]);
     assert!(code[0].contains("at byte 2 of the file, and 999 more"), "{code:?}");
-    let many: Vec<u8> = (0..2 * MAX_PICKLE_IMPORTS).flat_map(|number| format!("cm\nn{number}\n0").into_bytes()).collect();
+    let many: Vec<u8> =
+        (0..2 * MAX_PICKLE_IMPORTS).flat_map(|number| format!("cm\nn{number}\n0").into_bytes()).collect();
     let pickle = Pickle::read(&many);
     assert_eq!(pickle.imports.len(), MAX_PICKLE_IMPORTS);
     assert!(pickle.broken.is_some_and(|why| why.contains("more than")));
     // One long text as the name of many imports is not kept many times over.
-    let long = [text(&"m".repeat(100_000)), b"q\x00".to_vec(), b"h\x00h\x00\x930".to_vec(), b"h\x00Vx\n\x930".repeat(500)];
+    let long =
+        [text(&"m".repeat(100_000)), b"q\x00".to_vec(), b"h\x00h\x00\x930".to_vec(), b"h\x00Vx\n\x930".repeat(500)];
     let pickle = Pickle::read(&long.concat());
     assert!(pickle.imports.iter().all(|import| import.module.len() < 200 && import.name.len() < 200));
+}
+
+#[test]
+fn one_long_text_costs_no_more_than_itself_however_often_it_is_named() {
+    let long =
+        [b"}".to_vec(), text(&"k".repeat(MAX_NAMES_BYTES / 16)), b"q\x000".to_vec(), b"]q\x010".to_vec()].concat();
+    let again = [long.clone(), b"(".to_vec(), b"h\x00h\x01".repeat(20), b"u.".to_vec()].concat();
+    let error = open_bin(zipped(&again)).unwrap_err();
+    assert!(error.kind == ErrorKind::TooLarge && error.one_line().contains("the names in it"), "{}", error.one_line());
+    // One key of four kilobytes above many tensors.
+    let key = text(&"k".repeat(4000));
+    let many = MAX_NAMES_BYTES / 4000 + 1;
+    let list = [
+        b"}".to_vec(),
+        key,
+        b"(".to_vec(),
+        tensor(0, &[8], &[1]),
+        b"q\x01".to_vec(),
+        b"h\x01".repeat(many),
+        b"ls.".to_vec(),
+    ];
+    let opened = open_bin(zipped(&list.concat())).unwrap();
+    assert!(opened.tensors.len() < many && details(&opened, "unreadable-file")[0].contains("the names in it"));
+    // A storage's key is compared for every tensor.
+    let key = tensor(0, &[8], &[1]);
+    let at = key.windows(6).position(|bytes| bytes == text("0")).unwrap();
+    let key = [&key[..at], &text(&"0".repeat(1000)), &key[at + 6..]].concat();
+    assert!(unreadable(&open_bin(zipped(&dictionary(&key))).unwrap(), "w").contains("storage is missing"));
 }
