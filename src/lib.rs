@@ -18,6 +18,7 @@ pub mod index;
 pub mod inspect;
 pub mod limits;
 pub mod pair;
+mod parse;
 pub mod pipeline;
 pub mod recipe;
 pub mod relation;

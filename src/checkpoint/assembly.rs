@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::collect::{Anomalies, config_json, shown};
 use super::shards::{Selection, ShardIndex};
-use super::{Checkpoint, CheckpointFile, FileSet, Storage, TensorEntry};
+use super::{Checkpoint, CheckpointFile, FileSet, Storage, TensorEntry, turn};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
-use crate::limits::{MAX_TENSOR_NAME_BYTES, MAX_TENSORS};
+use crate::limits::{MANY_TENSORS, MAX_NAMES_BYTES, MAX_TENSOR_NAME_BYTES, MAX_TENSORS};
 use crate::source::ByteSource;
 
 /// Enough for the header of 97 of 100 published files, so that a remote source needs one request.
@@ -28,6 +28,8 @@ pub(crate) struct Assembly {
     pub anomalies: Anomalies,
     /// Files whose header could not be read, and why.
     unread: BTreeMap<String, String>,
+    /// Bytes of the tensors' names.
+    name_bytes: usize,
 }
 
 /// One file of a selection as it is read.
@@ -118,6 +120,14 @@ impl Assembly {
     pub fn insert(&mut self, file: &str, tensor: &str, mut entry: TensorEntry) -> Result<()> {
         if self.tensors.len() >= MAX_TENSORS {
             return Err(Error::new(ErrorKind::TooLarge, format!("reading {file}: more than {MAX_TENSORS} tensors")));
+        }
+        self.name_bytes = self.name_bytes.saturating_add(entry.name.len());
+        if self.name_bytes > MAX_NAMES_BYTES {
+            let what = format!("reading {file}: the names of its tensors have more than {MAX_NAMES_BYTES} bytes");
+            return Err(Error::new(ErrorKind::TooLarge, what));
+        }
+        if self.tensors.len() == MANY_TENSORS {
+            turn::take();
         }
         if tensor.len() > MAX_TENSOR_NAME_BYTES {
             self.anomalies.tensor("odd-name", file, tensor, format!("its name has {} bytes", tensor.len()));

@@ -22,6 +22,7 @@ pub mod pickle;
 mod quantized;
 pub mod safetensors;
 mod shards;
+pub mod turn;
 pub mod unread_kinds;
 pub mod variants;
 

@@ -6,11 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::FileSet;
 use super::collect::{Anomalies, StringPairs, Strings, json_bytes, kept_name, shown};
 use super::variants::is_small;
+use super::{FileSet, turn};
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::{MAX_FILES, MAX_TENSORS};
+use crate::limits::{MANY_INDEX_BYTES, MAX_FILES, MAX_TENSORS};
 use crate::source::ByteSource;
 
 /// How one format names its files.
@@ -274,6 +274,9 @@ fn read_index(
     anomalies: &mut Anomalies,
 ) -> Result<Option<(ShardIndex, Vec<String>)>> {
     let Some(source) = files.files.get(name) else { return Ok(None) };
+    if source.len() > MANY_INDEX_BYTES {
+        turn::take();
+    }
     let bytes = json_bytes(source.as_ref())?;
     let pairs = match serde_json::from_slice::<Whole>(&bytes) {
         Ok(whole) => whole.weight_map.0,
@@ -375,6 +378,16 @@ mod tests {
                 .unwrap()
                 .is_none()
         );
+    }
+
+    #[test]
+    fn an_index_of_more_tensors_than_any_model_has_is_refused() {
+        let entries: Vec<String> = (0..=MAX_TENSORS).map(|at| format!("\"{at}\":\"m.safetensors\"")).collect();
+        let index = format!("{{\"weight_map\":{{{}}}}}", entries.join(","));
+        let files = set(&[("model.safetensors.index.json", &index), ("m.safetensors", "")]);
+        let error = NAMING.select(&files, &mut Anomalies::default()).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::TooLarge);
+        assert!(error.one_line().contains("tensors are listed"), "{}", error.one_line());
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod html;
 pub mod intoto;
 pub mod json;
 pub mod markdown;
+pub mod oddities;
 pub mod parquet;
 pub mod picture;
 pub mod plot;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::checkpoint::{Checkpoint, FileSet, folder};
+use crate::checkpoint::{Checkpoint, FileSet, folder, turn};
 use crate::diff::screen::Factor;
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::Side;
@@ -151,6 +151,8 @@ fn open(
     stages: &dyn Stages,
     meter: &Arc<Meter>,
 ) -> Result<Base> {
+    // Bases are opened beside the examinations of others.
+    let _turn = turn::Scope::begin();
     let opening = |error: Error| Error { doing: format!("opening the base {name}: {}", error.doing), ..error };
     let (repo, revision) = match location(name)? {
         Location::Hub(repo, revision) => (repo, revision),

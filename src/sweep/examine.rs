@@ -14,7 +14,7 @@ use crate::checkpoint::adapter::Adapter;
 use crate::account::Account;
 use crate::checkpoint::aside::{self, Aside};
 use crate::checkpoint::variants::{self, Directions, Other, Variant};
-use crate::checkpoint::{self, Anomaly, Checkpoint, FileSet};
+use crate::checkpoint::{self, Anomaly, Checkpoint, FileSet, turn};
 use crate::claim::{self, Declarations, structural};
 use crate::combine::combine;
 use crate::diff::screen::Decision;
@@ -23,9 +23,9 @@ use crate::examination::{Claim, Depth, Examination, NotExamined, Relation, Side,
 use crate::hub::fetch::{self, Repo};
 use crate::hub::{self, Access, Client, Environment, Hub, Meter, RepoInfo};
 use crate::ids::{Digest, RepoId};
-use crate::limits;
 use crate::pair::Pairing;
 use crate::source::{ByteSource, Bytes, mmap::Mmap};
+use crate::{limits, parse};
 
 use super::base::{Base, Bases};
 use super::screening::{self, Screening};
@@ -280,7 +280,7 @@ impl Bench {
                 Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Denied) => continue,
                 Err(error) => return Err(error),
             };
-            let json = || serde_json::from_str(&text).unwrap_or_default();
+            let json = || parse::json(text.as_bytes(), limits::MAX_CONFIG_VALUES_BYTES).unwrap_or_default();
             match path {
                 "README.md" => {
                     if declared.card.is_null() {
@@ -408,6 +408,7 @@ impl Bench {
     /// One checkpoint of a repository against a base: hashes first, then deeper.
     fn part(&self, part: &Part<'_>, base: &Arc<Base>, meter: &Arc<Meter>) -> Result<Examination> {
         let candidate = part.candidate;
+        let _turn = turn::Scope::begin();
         let blank = || record::blank(self.stages.tool(), Side::default(), Side::default());
         if let Some((relation, because)) = same_files(&part.files, base) {
             let mut examination = blank();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::magic::Kind;
 use super::{Check, Look, Oddity, Outcome};
-use crate::checkpoint::{self, Anomaly, FileSet, variants};
+use crate::checkpoint::{self, Anomaly, FileSet, turn, variants};
 use crate::examination::Severity;
 use crate::report::words;
 
@@ -40,6 +40,7 @@ const SEVERITIES: &[(Severity, &[&str])] = &[
             "pickle-in-safetensors",
             "shape-overflow",
             "split-mismatch",
+            "too-many-pickles",
             "two-pickles",
             "wrong-shard",
             "wrong-size",
@@ -111,6 +112,8 @@ impl Check for Header {
             _ => return look.put(self.name(), Outcome::NotApplicable, None, None),
         };
         let Ok(source) = look.source().cloned() else { return };
+        // Files are looked at side by side.
+        let _turn = turn::Scope::begin();
         // Formats go by names: a file with another one's ending, or a part of several, is opened under a plain one.
         let plain = format!("model.{ending}");
         let files =
