@@ -16,6 +16,7 @@ pub mod ids;
 pub mod index;
 pub mod inspect;
 pub mod limits;
+pub mod overlay;
 pub mod pair;
 pub mod pipeline;
 pub mod recipe;

@@ -16,14 +16,13 @@ mod gguf_scale;
 mod gguf_tests;
 #[cfg(test)]
 mod oracle;
-mod overlay;
 pub mod pickle;
 mod quantized;
 pub mod safetensors;
 mod shards;
 pub mod variants;
 
-pub use overlay::overlay;
+pub(crate) use collect::Anomalies;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -237,6 +236,7 @@ pub fn open(files: &FileSet) -> Result<Checkpoint> {
     })?;
     let mut checkpoint = format.open(files)?;
     quantized::resolve(&mut checkpoint);
+    adapter::keep_config(files, &mut checkpoint);
     Ok(checkpoint)
 }
 

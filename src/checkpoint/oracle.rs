@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::folder::open_path;
-use super::{Checkpoint, overlay};
+use super::Checkpoint;
+use crate::overlay::overlay;
 
 /// Every tensor as numbers.
 fn numbers(checkpoint: &Checkpoint, name: &str) -> Vec<f32> {

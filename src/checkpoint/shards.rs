@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::FileSet;
+use super::adapter::is_adapter_file;
 use super::collect::{Anomalies, Strings, json_bytes, kept_name, shown};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{MAX_FILES, MAX_TENSORS};
@@ -95,7 +96,8 @@ impl Naming {
     pub fn is_model(&self, files: &FileSet, name: &str) -> bool {
         let base = split_folder(name).1;
         self.stem(base).is_some()
-            && (files.files.len() == 1 || !NOT_A_MODEL.iter().any(|prefix| base.starts_with(prefix)))
+            && (files.files.len() == 1
+                || !(is_adapter_file(base) || NOT_A_MODEL.iter().any(|prefix| base.starts_with(prefix))))
     }
 
     /// The folder to read: the top one if it holds weights, else a main one, else the one with most bytes.
@@ -189,7 +191,7 @@ impl Naming {
         }
         for name in files.files.keys().filter(here) {
             let base = split_folder(name).1;
-            if base.starts_with("adapter_") && self.stem(base).is_some() {
+            if (base.starts_with("adapter_") || is_adapter_file(base)) && self.stem(base).is_some() {
                 anomalies.file("adapter-beside-model", name, "not examined: the model beside it is");
             }
         }

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::FileSet;
+use super::adapter::{is_adapter_file, is_numbered};
 use super::gguf_names::{is_companion, quantization, split_part};
 use super::shards::{NOT_A_MODEL, split_folder, split_number};
 
@@ -148,7 +149,7 @@ fn group_of(name: &str, kind: Kind, indexed: &BTreeSet<(&str, Kind)>) -> Option<
         let stem = split_part(name).map_or(name, |(stem, _, _)| stem);
         return (!is_companion(name)).then(|| (kind, stem.to_owned()));
     }
-    if stem == "adapter_model" {
+    if is_adapter_file(base) {
         return Some((Kind::Adapter, format!("{folder}{base}")));
     }
     if NOT_A_MODEL.iter().any(|prefix| base.starts_with(prefix)) {
@@ -207,7 +208,7 @@ fn model_of(group: &str, quantization: Option<&str>) -> String {
 struct Rank {
     kind: Kind,
     depth: usize,
-    /// Copies in the maker's own layout come after any other name.
+    /// Copies in the maker's own layout, and states on the way, come after any other name.
     copy: bool,
     plain: usize,
     unindexed: bool,
@@ -226,7 +227,7 @@ impl Rank {
             kind,
             // Quantisations in folders of their own are no further away than the others.
             depth: if gguf { 0 } else { group.matches('/').count() },
-            copy: stem.starts_with("consolidated"),
+            copy: stem.starts_with("consolidated") || variant.files.iter().any(|name| is_numbered(split_folder(name).1)),
             plain: if gguf { 0 } else { place(PLAIN, &|word| word == stem) },
             unindexed: !indexed,
             quantization: if gguf { place(QUANTISATIONS, &|word| variant.name.starts_with(word)) } else { 0 },

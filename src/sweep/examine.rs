@@ -10,7 +10,6 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::arch::Kind;
-use crate::checkpoint::adapter::Adapter;
 use crate::checkpoint::variants::{self, Variant};
 use crate::checkpoint::{Checkpoint, FileSet};
 use crate::claim::{self, Declarations, structural};
@@ -22,6 +21,7 @@ use crate::hub::fetch::{self, Repo};
 use crate::hub::{self, Access, Client, Environment, Hub, Meter, RepoInfo};
 use crate::ids::{Digest, RepoId};
 use crate::limits;
+use crate::overlay::needs_settling;
 use crate::pair::Pairing;
 use crate::source::{ByteSource, Bytes, mmap::Mmap};
 
@@ -373,9 +373,16 @@ impl Bench {
             return self.full(part, base, meter);
         }
         let opened = self.stages.open(&self.files(part, base, meter, false)?)?;
+        if needs_settling(&base.checkpoint, &opened)? {
+            // An adapter's tensors have no counterparts: it is judged as the weights that it makes of the base.
+            if to_full {
+                return self.full(part, base, meter);
+            }
+            let doing = format!("screening {}: it is an adapter or has one beside its weights", opened.label);
+            return Err(Error::new(ErrorKind::Unsupported, format!("{doing}, which only a full examination applies")));
+        }
         let pairing = self.stages.pair(&base.checkpoint, &opened)?;
-        // An adapter's tensors have no counterparts: it is judged as the weights that it makes of the base.
-        if structural::fit(&pairing) == structural::Fit::Not && Adapter::of(&opened)?.is_none() {
+        if structural::fit(&pairing) == structural::Fit::Not {
             let mut examination = record::blank(self.stages.tool(), base.side.clone(), Side::default());
             examination.depth = Depth::Screen;
             examination.candidate.format = Some(opened.format.to_owned());
