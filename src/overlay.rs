@@ -277,15 +277,17 @@ impl<'a> Laying<'a> {
         if whole.scaling.by_name() && own_name != module {
             // The base's own name for the module is what PEFT would look up.
             let rank = whole.scaling.rank(own_name)?;
-            if rank != Some(change.rank) || whole.scaling.of(own_name, change.rank)?.to_bits() != change.scale.to_bits() {
+            if rank != Some(change.rank) || whole.scaling.of(own_name, change.rank)?.to_bits() != change.scale.to_bits()
+            {
                 return Err(format!("its scale differs by whether it is looked up as {module} or {own_name}"));
             }
         }
         let order = match change.experts {
             Some(_) => Order::default(),
-            None => self.orders.between(&now.name, &change.target).ok_or_else(|| {
-                "the order of its rows differs from the base's in a way that is not known".to_owned()
-            })?,
+            None => self
+                .orders
+                .between(&now.name, &change.target)
+                .ok_or_else(|| "the order of its rows differs from the base's in a way that is not known".to_owned())?,
         };
         let flipped = self.flipped(change, whole, now)?;
         let part = |name: &String| self.own(name).ok_or_else(|| "it is missing".to_owned());
@@ -304,7 +306,8 @@ impl<'a> Laying<'a> {
             (shape, _) => return Err(format!("a factor pair on a weight of shape {shape:?} is not handled")),
         };
         let (outputs, inputs) = (change.outputs, change.inputs);
-        let misfit = || format!("factors for {outputs} outputs of {inputs} inputs do not fit a weight of {rows} × {columns}");
+        let misfit =
+            || format!("factors for {outputs} outputs of {inputs} inputs do not fit a weight of {rows} × {columns}");
         match ((rows, columns) == (outputs, inputs), (rows, columns) == (inputs, outputs)) {
             (false, false) => Err(misfit()),
             (true, false) if change.embedding => Err(misfit()),
@@ -335,7 +338,8 @@ impl<'a> Laying<'a> {
             }
             return;
         }
-        let reason = if fitting.is_empty() { "no stacked parameter of the module fits" } else { "several parameters fit" };
+        let reason =
+            if fitting.is_empty() { "no stacked parameter of the module fits" } else { "several parameters fit" };
         let entries: Vec<&TensorEntry> = if fitting.is_empty() { stacks.iter().collect() } else { fitting };
         let target = Target { wanted: module.to_owned(), entries, name: None, reason: None };
         self.lose(&target, &change.a, reason);

@@ -13,8 +13,6 @@
 mod config;
 mod parts;
 mod patterns;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -238,11 +236,6 @@ impl Adapter {
         })
     }
 
-    /// Whether any part of it can be used.
-    pub(crate) fn is_usable(&self) -> bool {
-        !(self.modules.is_empty() && self.replaced.is_empty() && self.tokens.is_empty())
-    }
-
     fn empty(dialect: Dialect, scaling: Scaling) -> Self {
         Self {
             dialect,
@@ -260,7 +253,8 @@ impl Adapter {
         let kind = Kind::read(checkpoint, dialect, config)?;
         let mut read = Self::empty(dialect, kind.scaling);
         read.by_inputs = config::is_true(&config["fan_in_fan_out"]);
-        read.base = ["base_model_name_or_path", "model"].iter().find_map(|key| config[*key].as_str()).map(str::to_owned);
+        read.base =
+            ["base_model_name_or_path", "model"].iter().find_map(|key| config[*key].as_str()).map(str::to_owned);
         let mut groups: BTreeMap<&str, Group<'_>> = BTreeMap::new();
         let mut names = BTreeSet::new();
         let mut others = Vec::new();
@@ -275,7 +269,10 @@ impl Adapter {
         }
         let several = (names.len() > 1).then(|| {
             let names: Vec<String> = names.iter().map(|name| format!("{:?}", shown(name))).collect();
-            format!("the parts of several adapters are in one file ({}), and nothing tells which counts", names.join(", "))
+            format!(
+                "the parts of several adapters are in one file ({}), and nothing tells which counts",
+                names.join(", ")
+            )
         });
         for (module, group) in groups {
             if group.is_no_part() {
@@ -435,9 +432,8 @@ impl Kind {
             if let Some(kind) = metadata("adapter.type").filter(|kind| *kind != "lora") {
                 return Err(format!("its kind {:?} is not handled", shown(kind)));
             }
-            let alpha = metadata("adapter.lora.alpha").map_or(Ok(0.0), |text| {
-                text.parse().map_err(|_| format!("its alpha {:?} is no number", shown(text)))
-            });
+            let alpha = metadata("adapter.lora.alpha")
+                .map_or(Ok(0.0), |text| text.parse().map_err(|_| format!("its alpha {:?} is no number", shown(text))));
             return Ok(Self { scaling: Scaling::PerRank(alpha), dora: false });
         }
         if !config.is_object() {
@@ -445,7 +441,8 @@ impl Kind {
                 Some(_) => None,
                 None => parts::owner(name).map(|(owner, _)| owner),
             });
-            let named = foreign.map(|owner| format!("its parts are named as {owner} name them, and ")).unwrap_or_default();
+            let named =
+                foreign.map(|owner| format!("its parts are named as {owner} name them, and ")).unwrap_or_default();
             return Err(format!("{named}no adapter_config.json that can be read says how they are scaled"));
         }
         if dialect == Dialect::Peft {
@@ -500,11 +497,16 @@ impl<'a> Group<'a> {
 
 /// Rows and columns of a factor, with the experts before them where they are stacked.
 fn factor(checkpoint: &Checkpoint, name: Option<&String>) -> Result<(Option<u64>, u64, u64), String> {
-    let entry: &TensorEntry = name.and_then(|name| checkpoint.tensors.get(name)).ok_or("its other factor is missing")?;
+    let entry: &TensorEntry =
+        name.and_then(|name| checkpoint.tensors.get(name)).ok_or("its other factor is missing")?;
     if let Storage::Unreadable(reason) = &entry.storage {
         return Err(reason.clone());
     }
-    if entry.shape.iter().try_fold(1u64, |product, size| product.checked_mul(*size)).is_none_or(|n| n > MAX_FACTOR_ELEMENTS)
+    if entry
+        .shape
+        .iter()
+        .try_fold(1u64, |product, size| product.checked_mul(*size))
+        .is_none_or(|n| n > MAX_FACTOR_ELEMENTS)
     {
         return Err(format!("a factor of shape {:?} is too large", entry.shape));
     }

@@ -75,7 +75,9 @@ impl Laid {
             return Err("the rows of an embedding in another order are not handled".to_owned());
         }
         let permutes = |order: &Option<Arc<[u32]>>, count: u64| {
-            order.as_ref().is_none_or(|order| order.len() as u64 == count && order.iter().all(|at| u64::from(*at) < count))
+            order
+                .as_ref()
+                .is_none_or(|order| order.len() as u64 == count && order.iter().all(|at| u64::from(*at) < count))
         };
         if !permutes(&order.rows, change.outputs) || !permutes(&order.columns, change.inputs) {
             return Err(format!("its {rows} rows are not those of whole heads"));
@@ -86,7 +88,8 @@ impl Laid {
         if count(change.inputs).is_none() || count(change.outputs).is_none() {
             return Err(format!("factors of rank {whole_rank} are too large"));
         }
-        let holds = |entry: &TensorEntry, size: u64| count(size) == entry.shape.iter().copied().reduce(u64::saturating_mul);
+        let holds =
+            |entry: &TensorEntry, size: u64| count(size) == entry.shape.iter().copied().reduce(u64::saturating_mul);
         if !holds(&a, change.inputs) || !holds(&b, change.outputs) {
             return Err(format!("factors {:?} and {:?} are not those of rank {}", b.shape, a.shape, change.rank));
         }

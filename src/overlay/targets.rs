@@ -113,7 +113,8 @@ fn place(module: &str, resolved: &Resolved) -> (Option<u32>, String) {
 fn named(base: &Checkpoint, change: &Adapter, adapter: &Checkpoint) -> Checkpoint {
     let shape = |name: &String| adapter.tensors.get(name).map(|entry| entry.shape.clone()).unwrap_or_default();
     let modules = change.modules.values().map(|low_rank| {
-        let shape = if low_rank.embedding { [low_rank.inputs, low_rank.outputs] } else { [low_rank.outputs, low_rank.inputs] };
+        let shape =
+            if low_rank.embedding { [low_rank.inputs, low_rank.outputs] } else { [low_rank.outputs, low_rank.inputs] };
         (low_rank.target.clone(), shape.to_vec())
     });
     let replaced = change.replaced.iter().map(|(target, name)| (target.clone(), shape(name)));

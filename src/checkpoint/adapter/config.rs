@@ -180,13 +180,7 @@ pub(super) fn refusal(config: &Value) -> Option<String> {
 #[derive(Debug)]
 pub(crate) enum Scaling {
     /// `alpha / rank`, or `alpha / √rank` with rsLoRA, both perhaps by module.
-    Peft {
-        rank: Result<u64, String>,
-        alpha: Result<f64, String>,
-        ranks: Patterns,
-        alphas: Patterns,
-        stabilised: bool,
-    },
+    Peft { rank: Result<u64, String>, alpha: Result<f64, String>, ranks: Patterns, alphas: Patterns, stabilised: bool },
     /// The same number for all.
     Fixed(Result<f64, String>),
     /// llama.cpp: `alpha / rank`, and 1 where alpha is 0 or missing (`get_scale` in `src/llama-adapter.h`).
@@ -274,7 +268,8 @@ mod tests {
 
     #[test]
     fn the_order_of_keys_is_kept_as_python_keeps_it() {
-        let config = of(r#"{"r": 4, "alpha_pattern": {"z": 1, "a": 2, "z": 3}, "alpha_pattern": {"z": 1, "a": 2, "z": 3}}"#);
+        let config =
+            of(r#"{"r": 4, "alpha_pattern": {"z": 1, "a": 2, "z": 3}, "alpha_pattern": {"z": 1, "a": 2, "z": 3}}"#);
         assert_eq!(config["alpha_pattern"], json!([["z", 3], ["a", 2]]));
         assert_eq!((&config["rank_pattern"], &config["r"]), (&Value::Null, &json!(4)));
         let config = of(r#"{"alpha_pattern": {".*_proj": 4, "o_proj": 8}, "rank_pattern": [1], "r": 4}"#);

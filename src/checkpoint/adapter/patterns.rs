@@ -10,11 +10,12 @@ use regex::bytes::{RegexSet, RegexSetBuilder};
 use regex_syntax::ast::{self, Ast};
 use serde_json::Value;
 
+use super::super::collect::shown;
 use crate::limits::{MAX_PATTERN_BYTES, MAX_PATTERN_EXPRESSIONS, MAX_PATTERN_PROGRAM_BYTES, MAX_PATTERNS};
 
 /// The keys of one object with their values.
 #[derive(Debug, Default)]
-pub(super) struct Patterns {
+pub(crate) struct Patterns {
     /// Values in the order of the object.
     values: Vec<Value>,
     /// Keys without an expression in them, by their length: nearly all that are published.
@@ -150,9 +151,9 @@ fn expression(key: &str) -> Result<String, String> {
     // Put together as text, as PEFT does: a key may close its bracket and open another.
     let whole = format!(r"(.*\.)?({key})$");
     let parsed = ast::parse::ParserBuilder::new().nest_limit(32).build().parse(&whole);
-    let parsed = parsed.map_err(|_| format!("is no expression that is handled: {:?}", super::super::collect::shown(key)))?;
+    let parsed = parsed.map_err(|_| format!("is no expression that is handled: {:?}", shown(key)))?;
     if !means_the_same(&parsed) {
-        return Err(format!("Python's expressions may read otherwise: {:?}", super::super::collect::shown(key)));
+        return Err(format!("Python's expressions may read otherwise: {:?}", shown(key)));
     }
     Ok(format!(r"\A(?:{whole})"))
 }
@@ -275,8 +276,20 @@ mod tests {
     #[test]
     fn what_two_engines_may_read_apart_is_refused() {
         let odd = [
-            "(?=x)o_proj", r"(o)\1", "(?i)O_PROJ", "a*+", "a**", "[a&&b]", "[[:alpha:]]", r"\p{L}", r"o_proj\z", "(", "o{",
-            "[a--b]", r"\<o_proj", "(?<n>o_proj)",
+            "(?=x)o_proj",
+            r"(o)\1",
+            "(?i)O_PROJ",
+            "a*+",
+            "a**",
+            "[a&&b]",
+            "[[:alpha:]]",
+            r"\p{L}",
+            r"o_proj\z",
+            "(",
+            "o{",
+            "[a--b]",
+            r"\<o_proj",
+            "(?<n>o_proj)",
         ];
         for key in odd {
             assert!(first(&[key]).is_err(), "{key}");
