@@ -216,8 +216,7 @@ impl<'a> Laying<'a> {
     }
 
     /// Puts a changed entry in its place. A second change of the same tensor makes it unreadable: which of them a loader
-    /// takes, or whether both, is not known.
-    /// A product over what stands for the whole tensor is not a second one.
+    /// takes, or whether both, is not known. A product over what stands for the whole tensor is not a second one.
     fn put(&mut self, name: String, entry: TensorEntry, step: Step) {
         if self.lost.contains(&name) {
             return;
@@ -274,7 +273,7 @@ impl<'a> Laying<'a> {
     /// The entry with the product added; why it cannot be.
     fn laid(&self, module: &str, change: &LowRank, whole: &Adapter, now: &TensorEntry) -> Result<TensorEntry, String> {
         let own_name = now.name.strip_suffix(".weight").unwrap_or(&now.name);
-        if whole.scaling.by_name() && own_name != module {
+        if whole.scaling.by_name() && own_name != module && !self.among {
             // The base's own name for the module is what PEFT would look up.
             let rank = whole.scaling.rank(own_name)?;
             if rank != Some(change.rank) || whole.scaling.of(own_name, change.rank)?.to_bits() != change.scale.to_bits()

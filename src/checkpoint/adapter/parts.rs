@@ -189,7 +189,6 @@ mod tests {
 
     #[test]
     fn names_of_peft_come_apart_with_and_without_the_adapters_name() {
-        let of = |name| part(name, Dialect::Peft).map(|part| (part.module, part.which, part.adapter));
         let o = "model.layers.0.self_attn.o_proj";
         for (end, which, adapter) in [
             ("lora_A.weight", Which::A, ""),
@@ -203,10 +202,12 @@ mod tests {
             ("lora_embedding_B.default", Which::EmbeddingB, "default"),
             ("token_adapter.trainable_tokens_delta", Which::Tokens, ""),
         ] {
-            assert_eq!(of(&format!("base_model.model.{o}.{end}")), Some((o, which, adapter)), "{end}");
+            let name = format!("base_model.model.{o}.{end}");
+            let found = part(&name, Dialect::Peft).map(|part| (part.module, part.which, part.adapter));
+            assert_eq!(found, Some((o, which, adapter)), "{end}");
         }
         for odd in ["lora_A", "lora_A.weight", "x.lora_A", "x.lora_A.a.b.weight", "x.lora_A.bias", "x.weight", ""] {
-            assert_eq!(of(odd), None, "{odd}");
+            assert_eq!(part(odd, Dialect::Peft), None, "{odd}");
         }
     }
 
