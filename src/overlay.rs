@@ -6,6 +6,8 @@
 //! comes out as its base.
 
 mod laid;
+#[cfg(test)]
+mod oracle;
 mod targets;
 #[cfg(test)]
 mod tests;

@@ -14,8 +14,6 @@ mod gguf_names;
 mod gguf_scale;
 #[cfg(test)]
 mod gguf_tests;
-#[cfg(test)]
-mod oracle;
 pub mod pickle;
 mod quantized;
 pub mod safetensors;
