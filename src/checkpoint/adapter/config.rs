@@ -176,11 +176,21 @@ pub(super) fn refusal(config: &Value) -> Option<String> {
     odd.next().map(|(key, _)| format!("its setting {key} is not handled"))
 }
 
+/// `alpha / rank`, or `alpha / √rank` with rsLoRA, both perhaps by module.
+#[derive(Debug)]
+pub(crate) struct ByModule {
+    rank: Result<u64, String>,
+    alpha: Result<f64, String>,
+    ranks: Patterns,
+    alphas: Patterns,
+    stabilised: bool,
+}
+
 /// What the product of two factors is multiplied with.
 #[derive(Debug)]
 pub(crate) enum Scaling {
-    /// `alpha / rank`, or `alpha / √rank` with rsLoRA, both perhaps by module.
-    Peft { rank: Result<u64, String>, alpha: Result<f64, String>, ranks: Patterns, alphas: Patterns, stabilised: bool },
+    /// As PEFT computes it, perhaps by module.
+    Peft(Box<ByModule>),
     /// The same number for all.
     Fixed(Result<f64, String>),
     /// llama.cpp: `alpha / rank`, and 1 where alpha is 0 or missing (`get_scale` in `src/llama-adapter.h`).
@@ -197,31 +207,31 @@ impl Scaling {
                 _ => Patterns::unusable(format!("has {pairs} keys for {modules} modules, which is too much to match")),
             }
         };
-        Self::Peft {
+        Self::Peft(Box::new(ByModule {
             rank: if config.get("r").is_none() { Ok(PEFT_RANK) } else { rank(&config["r"]) },
             alpha: if config.get("lora_alpha").is_none() { Ok(PEFT_ALPHA) } else { number(&config["lora_alpha"]) },
             ranks: pattern("rank_pattern"),
             alphas: pattern("alpha_pattern"),
             stabilised: is_true(&config["use_rslora"]),
-        }
+        }))
     }
 
     /// The rank that a module's factors must have; `None` where their shapes tell.
     pub fn rank(&self, module: &str) -> Result<Option<u64>, String> {
-        let Self::Peft { rank: own, ranks, .. } = self else { return Ok(None) };
-        match ranks.of(module).map_err(|reason| format!("rank_pattern {reason}"))? {
+        let Self::Peft(own) = self else { return Ok(None) };
+        match own.ranks.of(module).map_err(|reason| format!("rank_pattern {reason}"))? {
             Some(value) => rank(value).map(Some),
-            None => own.clone().map(Some),
+            None => own.rank.clone().map(Some),
         }
     }
 
     /// The scale of a module's product of this rank.
     pub fn of(&self, module: &str, rank: u64) -> Result<f32, String> {
         let (alpha, divisor) = match self {
-            Self::Peft { alpha, alphas, stabilised, .. } => {
-                let by_pattern = alphas.of(module).map_err(|reason| format!("alpha_pattern {reason}"))?;
-                let alpha = by_pattern.map_or_else(|| alpha.clone(), number)?;
-                (alpha, if *stabilised { (rank as f64).sqrt() } else { rank as f64 })
+            Self::Peft(own) => {
+                let by_pattern = own.alphas.of(module).map_err(|reason| format!("alpha_pattern {reason}"))?;
+                let alpha = by_pattern.map_or_else(|| own.alpha.clone(), number)?;
+                (alpha, if own.stabilised { (rank as f64).sqrt() } else { rank as f64 })
             }
             Self::Fixed(scale) => (scale.clone()?, 1.0),
             Self::PerRank(alpha) => match alpha.clone()? {
@@ -235,7 +245,7 @@ impl Scaling {
 
     /// Whether it may differ from module to module by their names.
     pub fn by_name(&self) -> bool {
-        matches!(self, Self::Peft { ranks, alphas, .. } if !ranks.is_empty() || !alphas.is_empty())
+        matches!(self, Self::Peft(own) if !own.ranks.is_empty() || !own.alphas.is_empty())
     }
 }
 

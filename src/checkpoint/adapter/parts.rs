@@ -116,7 +116,7 @@ fn peft(plain: &str) -> Option<Part<'_>> {
     // The last segment that names a part; a module may be called after another.
     let starts = std::iter::once(0).chain(plain.match_indices('.').map(|(at, _)| at + 1));
     let segment = |start: usize| plain.get(start..)?.split('.').next();
-    let (start, kind) = starts.filter_map(|start| Some((start, kind(segment(start)?)?))).last()?;
+    let (start, kind) = starts.filter_map(|start| Some((start, kind(segment(start)?)?))).next_back()?;
     let module = plain.get(..start)?.strip_suffix('.')?;
     let module = module.strip_suffix(".token_adapter").unwrap_or(module);
     let rest: Vec<&str> = plain.get(start..)?.split('.').skip(1).collect();
