@@ -123,10 +123,11 @@ fn biases_and_trained_rows_are_laid_too() {
 
 #[test]
 fn what_does_not_fit_makes_its_target_unreadable() {
-    let o: (&str, &[u64]) = ("model.o.weight", &[3, 2]);
+    type Target = (&'static str, &'static [u64]);
+    let o: Target = ("model.o.weight", &[3, 2]);
     let config = json!({"r": 1, "lora_alpha": 1});
     let twice = ("model.o.lora_A.weight", &[1, 2][..], 0.0);
-    let cases: [(&[Counting<'_>], &str, (&str, &[u64])); 9] = [
+    let cases: [(&[Counting<'_>], &str, Target); 9] = [
         (&[A], "its other factor is missing", o),
         (&[B], "its other factor is missing", o),
         (&[A, (B.0, &[4, 1], 0.0)], "do not fit a weight of 3 × 2", o),
