@@ -17,6 +17,7 @@ pub mod ids;
 pub mod index;
 pub mod inspect;
 pub mod limits;
+pub mod overlay;
 pub mod pair;
 mod parse;
 pub mod pipeline;

@@ -132,3 +132,22 @@ pub const MAX_NOT_EXAMINED: usize = 1_000;
 /// Weight files of one repository on a hub that are part of no checkpoint and are looked into: optimizer states and the
 /// like, two requests each. A training run uploaded with all its checkpoints has a few dozen.
 pub const MAX_FILES_ASIDE: usize = 200;
+/// Keys of an adapter's `rank_pattern` or `alpha_pattern`. One that names every expert of a mixture has about 20,000.
+pub const MAX_PATTERNS: usize = 32_768;
+
+/// Of these, keys that are expressions and no plain names; published ones have under ten.
+pub const MAX_PATTERN_EXPRESSIONS: usize = 256;
+
+/// Bytes of one key that is an expression.
+pub const MAX_PATTERN_BYTES: usize = 4096;
+
+/// Bytes of all the expressions of one object compiled together. A published one takes about 4 KB; what is longer makes
+/// looking up a name slow.
+pub const MAX_PATTERN_PROGRAM_BYTES: usize = 256 << 10;
+
+/// Keys times modules of an adapter: what looking up every module costs at most, about two seconds.
+pub const MAX_PATTERN_STEPS: usize = 1 << 29;
+
+/// Numbers in one factor of an adapter, which is kept in memory while its weight is read. Those of 512 stacked experts
+/// at rank 32 have 67 million.
+pub const MAX_FACTOR_ELEMENTS: u64 = 1 << 28;

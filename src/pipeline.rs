@@ -9,13 +9,14 @@ use rayon::prelude::*;
 use crate::account::Account;
 use crate::arch::Kind;
 use crate::checkpoint::adapter::Adapter;
-use crate::checkpoint::{self, Anomaly, Checkpoint};
+use crate::checkpoint::{Anomaly, Checkpoint};
 use crate::combine;
 use crate::diff::{self, Observer};
 use crate::error::{Error, ErrorKind, Result, panic_text};
 use crate::examination::{
     Claim, Coverage, Depth, Examination, FileDigest, Finding, Relation, SCHEMA, Side, Status, Tool, Verdict,
 };
+use crate::overlay;
 use crate::pair;
 use crate::relation::relation;
 use crate::signature::{Catalogue, Family};
@@ -78,10 +79,10 @@ pub fn examine(
     settings: &Settings<'_>,
 ) -> Result<Examination> {
     // An adapter is judged as the weights it makes of the base, computed row by row as they are read.
-    let adapted = if Adapter::of(candidate)?.is_some() { Some(checkpoint::overlay(base, candidate)?) } else { None };
-    let is_adapter = adapted.is_some();
-    let adapter = candidate;
-    let candidate = adapted.as_ref().unwrap_or(candidate);
+    let settled = overlay::settle(base, candidate)?;
+    let is_adapter = Adapter::of(candidate)?.is_some();
+    let published = candidate;
+    let candidate = settled.as_ref().unwrap_or(candidate);
     let pairing = pair::pair(base, candidate);
     let measured = diff::measure(base, candidate, &pairing, settings.observer)?;
     let mut profile = diff::summary::summarize(&pairing, &measured).profile;
@@ -111,7 +112,7 @@ pub fn examine(
         schema: SCHEMA.to_owned(),
         tool: tool(settings.catalogue),
         base: side(base, base_name, settings.digests)?,
-        candidate: side(adapter, candidate_name, settings.digests)?,
+        candidate: side(published, candidate_name, settings.digests)?,
         status,
         reason,
         depth: Depth::Full,

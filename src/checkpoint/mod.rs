@@ -15,9 +15,6 @@ mod gguf_names;
 mod gguf_scale;
 #[cfg(test)]
 mod gguf_tests;
-#[cfg(test)]
-mod oracle;
-mod overlay;
 pub mod pickle;
 mod quantized;
 pub mod safetensors;
@@ -26,7 +23,7 @@ pub mod turn;
 pub mod unread_kinds;
 pub mod variants;
 
-pub use overlay::overlay;
+pub(crate) use collect::Anomalies;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -265,6 +262,7 @@ pub fn open(files: &FileSet) -> Result<Checkpoint> {
 fn open_as(format: &dyn Format, files: &FileSet) -> Result<Checkpoint> {
     let mut checkpoint = format.open(files)?;
     quantized::resolve(&mut checkpoint);
+    adapter::keep_config(files, &mut checkpoint);
     Ok(checkpoint)
 }
 
@@ -275,9 +273,9 @@ const CONFIGURATIONS: &[&str] =
 /// What is odd about a set of files whatever checkpoint of it is looked at: code of its own that loaders run when they are
 /// told to trust it. The model is then what that code makes of the weights.
 pub fn surroundings(files: &FileSet) -> Vec<Anomaly> {
-    let mut anomalies = collect::Anomalies::default();
+    let mut anomalies = Anomalies::default();
     for name in CONFIGURATIONS {
-        let config = collect::small_json(files, name, &mut collect::Anomalies::default());
+        let config = collect::small_json(files, name, &mut Anomalies::default());
         let Some(map) = config.get("auto_map").and_then(serde_json::Value::as_object).filter(|map| !map.is_empty()) else {
             continue;
         };

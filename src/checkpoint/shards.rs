@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::adapter::is_adapter_file;
 use super::collect::{Anomalies, StringPairs, Strings, json_bytes, kept_name, shown};
 use super::variants::is_small;
 use super::{FileSet, turn};
@@ -121,7 +122,8 @@ impl Naming {
     pub fn is_model(&self, files: &FileSet, name: &str) -> bool {
         let base = split_folder(name).1;
         let alone = || files.files.keys().all(|other| other == name || is_small(other));
-        self.stem(base).is_some() && (!NOT_A_MODEL.iter().any(|prefix| base.starts_with(prefix)) || alone())
+        let strange = is_adapter_file(base) || NOT_A_MODEL.iter().any(|prefix| base.starts_with(prefix));
+        self.stem(base).is_some() && (!strange || alone())
     }
 
     /// The folder to read: the top one if it holds weights, else a main one, else the one with most bytes.
@@ -226,7 +228,7 @@ impl Naming {
         }
         for name in files.files.keys().filter(here) {
             let base = split_folder(name).1;
-            if base.starts_with("adapter_") && self.stem(base).is_some() {
+            if (base.starts_with("adapter_") || is_adapter_file(base)) && self.stem(base).is_some() {
                 anomalies.file("adapter-beside-model", name, "not examined: the model beside it is");
             }
         }

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use super::adapter::{is_adapter_file, is_numbered};
 use super::collect::{Anomalies, small_json};
 use super::gguf_names::{is_companion, quantization, split_part};
 use super::shards::{NOT_A_MODEL, names_in_index, split_folder, split_number, split_parallel, stays_inside};
@@ -145,8 +146,6 @@ pub struct Directions {
     indexes: BTreeMap<String, BTreeSet<String>>,
     /// Weight files (or indexes) that a configuration says are to be loaded.
     explicit: BTreeSet<String>,
-    /// Folders with a configuration of an adapter.
-    adapters: BTreeSet<String>,
 }
 
 impl Directions {
@@ -168,8 +167,6 @@ impl Directions {
                 {
                     directions.explicit.insert(format!("{folder}{file}"));
                 }
-            } else if base == "adapter_config.json" {
-                directions.adapters.insert(folder.to_owned());
             }
         }
         directions
@@ -227,7 +224,7 @@ pub fn contents<'a>(files: impl IntoIterator<Item = (&'a str, u64)>, directions:
             }
             continue;
         };
-        match group_of(name, kind, explicit, directions) {
+        match group_of(name, kind, explicit) {
             Ok((kind, stem)) => groups.entry(Group { kind, stem, index: None }).or_default().push(name),
             Err(what) => others.push(Other { name: (*name).to_owned(), what, is_readable: true }),
         }
@@ -285,7 +282,6 @@ fn group_of(
     name: &str,
     kind: Kind,
     explicit: bool,
-    directions: &Directions,
 ) -> std::result::Result<(Kind, String), &'static str> {
     let (folder, base) = split_folder(name);
     let stem = base.rsplit_once('.').map_or(base, |(stem, _)| stem);
@@ -298,8 +294,7 @@ fn group_of(
     if explicit {
         return Ok((kind, format!("{folder}{stem}")));
     }
-    let adapters = stem == "adapters" || stem.ends_with("_adapters");
-    if stem == "adapter_model" || (adapters && directions.adapters.contains(folder)) {
+    if is_adapter_file(base) {
         return Ok((Kind::Adapter, format!("{folder}{base}")));
     }
     if NOT_A_MODEL.iter().any(|prefix| base.starts_with(prefix)) {
@@ -353,7 +348,7 @@ struct Rank {
     /// What the configuration says is to be loaded comes before all else of its kind.
     unsaid: bool,
     depth: usize,
-    /// Copies in the maker's own layout come after any other name.
+    /// Copies in the maker's own layout, and states on the way, come after any other name.
     copy: bool,
     plain: usize,
     unindexed: bool,
@@ -373,7 +368,7 @@ impl Rank {
             unsaid: !explicit,
             // Quantisations in folders of their own are no further away than the others.
             depth: if gguf { 0 } else { group.matches('/').count() },
-            copy: stem.starts_with("consolidated"),
+            copy: stem.starts_with("consolidated") || variant.files.iter().any(|name| is_numbered(split_folder(name).1)),
             plain: if gguf { 0 } else { place(PLAIN, &|word| word == stem) },
             // A single file is what transformers takes before an index beside it; any other name comes after the index.
             unindexed: variant.index.is_none() != PLAIN.contains(&stem),

@@ -20,6 +20,8 @@ use std::sync::Arc;
 use crate::arch::Role;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
+pub(crate) use order::{Relative, relative};
+pub(crate) use piece::{Piece, pieces};
 
 /// A matrix inside a stored tensor: a slice, perhaps transposed or with rows in another order. A vector is one row.
 #[derive(Debug, Clone, PartialEq)]

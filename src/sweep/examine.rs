@@ -10,7 +10,6 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::arch::Kind;
-use crate::checkpoint::adapter::Adapter;
 use crate::account::Account;
 use crate::checkpoint::aside::{self, Aside};
 use crate::checkpoint::variants::{self, Directions, Other, Variant};
@@ -23,6 +22,7 @@ use crate::examination::{Claim, Depth, Examination, NotExamined, Relation, Side,
 use crate::hub::fetch::{self, Repo};
 use crate::hub::{self, Access, Client, Environment, Hub, Meter, RepoInfo};
 use crate::ids::{Digest, RepoId};
+use crate::overlay::needs_settling;
 use crate::pair::Pairing;
 use crate::source::{ByteSource, Bytes, mmap::Mmap};
 use crate::{limits, parse};
@@ -447,9 +447,16 @@ impl Bench {
             return self.full(part, base, meter);
         }
         let opened = part.variant.open(&self.files(part, base, meter, false)?)?;
+        if needs_settling(&base.checkpoint, &opened)? {
+            // An adapter's tensors have no counterparts: it is judged as the weights that it makes of the base.
+            if to_full {
+                return self.full(part, base, meter);
+            }
+            let doing = format!("screening {}: it is an adapter or has one beside its weights", opened.label);
+            return Err(Error::new(ErrorKind::Unsupported, format!("{doing}, which only a full examination applies")));
+        }
         let pairing = self.stages.pair(&base.checkpoint, &opened)?;
-        // An adapter's tensors have no counterparts: it is judged as the weights that it makes of the base.
-        if structural::fit(&pairing) == structural::Fit::Not && Adapter::of(&opened)?.is_none() {
+        if structural::fit(&pairing) == structural::Fit::Not {
             let mut examination = record::blank(self.stages.tool(), base.side.clone(), Side::default());
             examination.depth = Depth::Screen;
             examination.candidate.format = Some(opened.format.to_owned());

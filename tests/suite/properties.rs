@@ -82,6 +82,7 @@ fn modules_import_only_what_comes_before_them() {
         "checkpoint",
         "arch",
         "pair",
+        "overlay",
         "diff",
         "examination",
         "signature",
