@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::checkpoint::variants::{self, Variant};
+use crate::checkpoint::variants::{self, Directions, Variant};
 use crate::checkpoint::{self, Anomaly, Checkpoint, FileSet};
 use crate::account::Account;
 use crate::checkpoint::aside::{self, Aside};
@@ -84,7 +84,8 @@ impl Base {
 /// Examines every checkpoint that the candidate's folder holds, and accounts for each of its weight files. A variant that
 /// cannot be opened is a failed examination of its own.
 pub fn examine(base: &mut Base, files: &FileSet, named: &Named, settings: &Settings<'_>) -> Result<Examination> {
-    let contents = variants::contents_of(files);
+    let directions = Directions::read(files);
+    let contents = variants::contents_of(files, &directions);
     let judge = |examination: &mut Examination| pipeline::judge(examination, settings.catalogue);
     if contents.variants.is_empty() && contents.others.is_empty() {
         // No name tells what it is; the first bytes may.
@@ -106,6 +107,9 @@ pub fn examine(base: &mut Base, files: &FileSet, named: &Named, settings: &Setti
             account.gap(name, reason);
         }
     }
+    for (name, reason) in directions.unread() {
+        account.gap(name, format!("{reason}; it may name other weights"));
+    }
     let mut chosen = contents.variants;
     for other in &contents.others {
         if base.has_file(files, &other.name) {
@@ -126,8 +130,12 @@ pub fn examine(base: &mut Base, files: &FileSet, named: &Named, settings: &Setti
         let mut examination = match variant.open(files) {
             Ok(opened) => base.compare(&like, &opened, named, settings),
             // One file that cannot be read is no reason to say nothing of the others.
-            Err(error) if chosen.len() > 1 => pipeline::failed(&base.named, named, &error, settings),
-            Err(error) => return Err(error),
+            Err(error) => {
+                let mut failed = pipeline::failed(&base.named, named, &error, settings);
+                let names: Vec<&str> = variant.files.iter().map(String::as_str).collect();
+                failed.anomalies = aside::imports(files, &names);
+                failed
+            }
         };
         examination.candidate.format.get_or_insert_with(|| variant.format().to_owned());
         if chosen.len() > 1 {

@@ -4,8 +4,9 @@
 use std::collections::BTreeSet;
 
 use super::variants::{Other, Variant};
-use super::{Anomaly, Checkpoint, FileSet};
+use super::{Anomaly, Checkpoint, FileSet, pickle};
 use crate::arch::{self, Key};
+use crate::source::ByteSource;
 
 /// What such a file turns out to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,11 +28,14 @@ pub fn look(base: &Checkpoint, files: &FileSet, other: &Other) -> (Aside, Vec<An
     let what = other.what;
     let variant = Variant::alone(files, &other.name).filter(|_| other.is_readable);
     let Some(variant) = variant else {
-        return (Aside::Unknown(format!("{what}, which is not read")), Vec::new());
+        return (Aside::Unknown(format!("{what}, which is not read")), imports(files, &[&other.name]));
     };
     let opened = match variant.open(files) {
         Ok(opened) => opened,
-        Err(error) => return (Aside::Unknown(format!("{what} by its name, and cannot be read: {}", error.one_line())), Vec::new()),
+        Err(error) => {
+            let why = format!("{what} by its name, and cannot be read: {}", error.one_line());
+            return (Aside::Unknown(why), imports(files, &[&other.name]));
+        }
     };
     let says = |key: &str| opened.metadata.get(key).is_some_and(|value| COMPANIONS.contains(&value.as_str()));
     let aside = if says("general.architecture") || says("general.type") {
@@ -45,7 +49,28 @@ pub fn look(base: &Checkpoint, files: &FileSet, other: &Other) -> (Aside, Vec<An
     } else {
         Aside::Stranger(format!("{what}: none of its {} tensors is one of the model's", opened.tensors.len()))
     };
-    (aside, opened.anomalies)
+    let mut anomalies = opened.anomalies;
+    if matches!(aside, Aside::Stranger(_)) {
+        // What a trainer leaves names its own classes; loading the model does not touch it.
+        anomalies.retain(|anomaly| anomaly.kind == CODE_ON_LOAD && pickle::only_does_harm(anomaly));
+    }
+    (aside, anomalies)
+}
+
+/// The anomaly of an import that is not part of rebuilding tensors.
+const CODE_ON_LOAD: &str = "code-on-load";
+
+/// What loading files that could not be opened as checkpoints would import, where they begin as pickles or archives do.
+pub fn imports(files: &FileSet, names: &[&str]) -> Vec<Anomaly> {
+    let begins = |source: &dyn ByteSource| {
+        let first = source.read(0..source.len().min(4)).unwrap_or_default();
+        first.starts_with(b"PK\x03\x04") || first.starts_with(b"\x80")
+    };
+    let found = names.iter().filter_map(|name| files.files.get_key_value(*name)).filter(|(_, source)| begins(source.as_ref()));
+    found
+        .flat_map(|(name, source)| pickle::imports_of(source.as_ref(), name))
+        .filter(|anomaly| anomaly.kind == CODE_ON_LOAD)
+        .collect()
 }
 
 /// Whether any tensor of the other checkpoint has a name and a size of one of the base's.

@@ -195,7 +195,8 @@ fn beside(path: &Path) -> Result<(String, BTreeMap<String, PathBuf>)> {
     if let Some(index) = named.strip_suffix(".index.json").filter(|name| is_weights(name)) {
         let stem = index.rsplit_once('.').map_or(index, |(stem, _)| stem);
         here.retain(|name, _| part_of(name).is_some_and(|of| of.0 == stem) || tells(name));
-        let of_index = super::shards::names_in_index(&Mmap::open(path, named.clone())?);
+        // An index that cannot be read is told when the checkpoint is opened.
+        let of_index = super::shards::names_in_index(&Mmap::open(path, named.clone())?).unwrap_or_default();
         let shards = of_index.into_iter().filter(|name| stays_inside(name) && *name != named);
         here.extend(shards.map(|name| (name.clone(), folder.join(name))).filter(|(_, path)| path.exists()));
     } else {

@@ -5,6 +5,7 @@
 //! describes, [`tensors`] finds the tensors in it, and what loading would import beyond the rebuilding of tensors
 //! becomes an anomaly `code-on-load`.
 
+mod harm;
 mod machine;
 mod strided;
 mod tensors;
@@ -12,6 +13,8 @@ mod zip;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+
+pub use harm::only_does_harm;
 
 use super::assembly::{Assembly, Part};
 use super::collect::{Anomalies, shown};

@@ -91,14 +91,22 @@ pub(crate) fn split_parallel(stem: &str) -> Option<&str> {
     (rest == "consolidated" && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())).then_some(rest)
 }
 
-/// The files that a shard index names, as it spells them; none where it cannot be read.
-pub(super) fn names_in_index(source: &dyn ByteSource) -> BTreeSet<String> {
-    let read = || -> Option<StringPairs> {
-        let bytes = json_bytes(source).ok()?;
-        Some(serde_json::from_slice::<Whole>(&bytes).ok()?.weight_map.0)
-    };
-    let pairs = read().unwrap_or_default().pairs;
-    pairs.into_iter().map(|(_, file)| file).collect::<BTreeSet<_>>().into_iter().take(MAX_FILES).collect()
+/// The files that a shard index names, as it spells them.
+pub(super) fn names_in_index(source: &dyn ByteSource) -> Result<BTreeSet<String>> {
+    if source.len() > MANY_INDEX_BYTES {
+        turn::take();
+    }
+    let whole = serde_json::from_slice::<Whole>(&json_bytes(source)?);
+    let doing = || format!("reading {}", source.name());
+    let pairs = whole.map_err(|error| Error::because(ErrorKind::Malformed, doing(), error))?.weight_map.0;
+    if pairs.not_a_map || pairs.left_out > 0 || !pairs.odd.is_empty() {
+        return Err(Error::new(ErrorKind::Malformed, format!("{}: not all of its files can be told", doing())));
+    }
+    let names: BTreeSet<String> = pairs.pairs.into_iter().map(|(_, file)| file).collect();
+    if names.len() > MAX_FILES {
+        return Err(Error::new(ErrorKind::TooLarge, format!("{}: more than {MAX_FILES} files", doing())));
+    }
+    Ok(names)
 }
 
 /// A shard index.

@@ -12,13 +12,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::adapter::{is_adapter_file, is_numbered};
-use super::collect::{Anomalies, small_json};
+use super::collect::{Anomalies, shown, small_json};
 use super::gguf_names::{is_companion, quantization, split_part};
 use super::shards::{NOT_A_MODEL, names_in_index, split_folder, split_number, split_parallel, stays_inside};
 use super::unread_kinds::unread_kind;
 use super::{Checkpoint, FORMATS, FileSet, open_as};
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::{MAX_INDEXES, MAX_JSON_BYTES};
+use crate::limits::MAX_INDEXES;
 
 /// One of the checkpoints that a repository holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,6 +146,9 @@ pub struct Directions {
     indexes: BTreeMap<String, BTreeSet<String>>,
     /// Weight files (or indexes) that a configuration says are to be loaded.
     explicit: BTreeSet<String>,
+    /// Indexes and configurations that cannot be read, and why. Loaders read JSON less strictly (`NaN`, lone surrogates), and
+    /// what such a file names is not known.
+    unread: BTreeMap<String, String>,
 }
 
 impl Directions {
@@ -156,20 +159,42 @@ impl Directions {
         for (name, source) in small {
             let (folder, base) = split_folder(name);
             if index_of(name).is_some() {
-                if directions.indexes.len() < MAX_INDEXES && source.len() <= MAX_JSON_BYTES {
-                    let named = names_in_index(source.as_ref()).into_iter().filter(|file| stays_inside(file));
-                    directions.indexes.insert(name.clone(), named.map(|file| format!("{folder}{file}")).collect());
+                if directions.indexes.len() >= MAX_INDEXES {
+                    directions.unread.insert(name.clone(), format!("more than {MAX_INDEXES} indexes"));
+                    continue;
                 }
-            } else if base == "config.json" {
-                let config = small_json(files, name, &mut Anomalies::default());
-                if let Some(Value::String(file)) = config.get("transformers_weights")
-                    && stays_inside(file)
-                {
-                    directions.explicit.insert(format!("{folder}{file}"));
+                match names_in_index(source.as_ref()) {
+                    Ok(named) => {
+                        let inside = named.into_iter().filter(|file| stays_inside(file));
+                        directions.indexes.insert(name.clone(), inside.map(|file| format!("{folder}{file}")).collect());
+                    }
+                    Err(error) => {
+                        directions.unread.insert(name.clone(), error.one_line());
+                    }
+                }
+            } else if ["config.json", "adapter_config.json"].contains(&base) {
+                let mut anomalies = Anomalies::default();
+                let config = small_json(files, name, &mut anomalies);
+                if let Some(odd) = anomalies.finish().into_iter().next() {
+                    directions.unread.insert(name.clone(), odd.detail);
+                }
+                // An index that is named so names its shards from the top, any other from where it lies.
+                if let Some(Value::String(file)) = config.get("transformers_weights") {
+                    if stays_inside(file) {
+                        directions.explicit.insert(format!("{folder}{file}"));
+                    } else {
+                        let why = format!("transformers_weights names {:?}, which is not opened", shown(file));
+                        directions.unread.insert(name.clone(), why);
+                    }
                 }
             }
         }
         directions
+    }
+
+    /// Indexes and configurations that could not be read, so that other weights may be loaded than are known of.
+    pub const fn unread(&self) -> &BTreeMap<String, String> {
+        &self.unread
     }
 
     /// The files that are loaded as weights whatever they are called.
@@ -379,14 +404,13 @@ impl Rank {
 }
 
 /// The contents of a set of files.
-pub fn contents_of(files: &FileSet) -> Contents {
-    let names = files.files.iter().map(|(name, source)| (name.as_str(), source.len()));
-    contents(names, &Directions::read(files))
+pub fn contents_of(files: &FileSet, directions: &Directions) -> Contents {
+    contents(files.files.iter().map(|(name, source)| (name.as_str(), source.len())), directions)
 }
 
 /// The variants of a set of files.
 pub fn of_files(files: &FileSet) -> Vec<Variant> {
-    contents_of(files).variants
+    contents_of(files, &Directions::read(files)).variants
 }
 
 #[cfg(test)]

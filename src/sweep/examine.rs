@@ -89,6 +89,8 @@ struct Candidate {
     small: FileSet,
     /// Whether its files may not be read.
     closed: bool,
+    /// What the small files say of the weights.
+    directions: Directions,
     /// The checkpoints in it that are looked at as deep as need be: the first of each form.
     chosen: Vec<Variant>,
     /// Further copies and quantisations of these, which are screened.
@@ -248,7 +250,7 @@ impl Bench {
             true => (contents.variants, Vec::new()),
             false => variants::first_of_each(contents.variants),
         };
-        Ok(Candidate { repo, facts, claim, small, closed, chosen, further, others: contents.others })
+        Ok(Candidate { repo, facts, claim, small, closed, directions, chosen, further, others: contents.others })
     }
 
     /// Reads the card where the listing does not already say enough: no base named, or tags that editing tools leave
@@ -300,6 +302,9 @@ impl Bench {
     fn against(&self, candidate: &Candidate, base: &Arc<Base>, meter: &Arc<Meter>) -> Result<Examination> {
         let mut account = Account::default();
         let mut anomalies = if candidate.closed { Vec::new() } else { checkpoint::surroundings(&candidate.small) };
+        for (name, reason) in candidate.directions.unread() {
+            account.gap(name, format!("{reason}; it may name other weights"));
+        }
         let models = self.others(candidate, base, meter, &mut account, &mut anomalies)?;
         let parts: Vec<Part<'_>> = (candidate.chosen.iter().map(|variant| Part::of(candidate, variant, false)))
             .chain(candidate.further.iter().chain(&models).map(|variant| Part::of(candidate, variant, true)))
@@ -323,7 +328,11 @@ impl Bench {
                 Ok(examination) => examination,
                 // What is no fault of this one checkpoint ends all.
                 Err(error) if !several || is_of_all(error.kind) || self.night.was_refused() => return Err(error),
-                Err(error) => record::failed(self.stages.tool(), Side::default(), Side::default(), &error),
+                Err(error) => {
+                let mut failed = record::failed(self.stages.tool(), Side::default(), Side::default(), &error);
+                failed.anomalies = self.imports(part, meter);
+                failed
+            }
             };
             let format = examination.candidate.format.as_deref().unwrap_or(variant.format());
             let mut side = record::side_of_repo(&candidate.repo, Some(format));
@@ -350,6 +359,18 @@ impl Bench {
         let whole = record::side_of_repo(&candidate.repo, format.as_deref());
         combine(whole, examinations, account, |examination| self.stages.judge(examination))
             .ok_or_else(|| Error::new(ErrorKind::Internal, format!("{}: nothing was examined", candidate.repo.id())))
+    }
+
+    /// What loading a checkpoint's files would import, where it cannot be opened.
+    fn imports(&self, part: &Part<'_>, meter: &Arc<Meter>) -> Vec<Anomaly> {
+        let mut set = FileSet::default();
+        for file in &part.files {
+            if let Ok(source) = part.repo().source(file, meter) {
+                set.files.insert(file.path.clone(), source);
+            }
+        }
+        let names: Vec<&str> = set.files.keys().map(String::as_str).collect();
+        aside::imports(&set, &names)
     }
 
     /// Accounts for the weight files that are part of no checkpoint; those that turn out to be one come back.
