@@ -18,6 +18,7 @@ pub mod inspect;
 pub mod limits;
 pub mod pair;
 pub mod pipeline;
+pub mod private;
 pub mod recipe;
 pub mod relation;
 pub mod report;

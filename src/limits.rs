@@ -81,3 +81,24 @@ pub const MAX_FOLDERS_DEEP: usize = 32;
 
 /// Pages of one listing. The whole of the largest hub is about 3,000 pages of 1,000.
 pub const MAX_PAGES: usize = 20_000;
+
+/// Connections of `serve` at once. A browser opens six; half of the file handles that a process may have where few are
+/// allowed (256).
+pub const MAX_CONNECTIONS: usize = 128;
+
+/// Tensors not examined that the index keeps of one examination; after that it keeps how many more there were. A hostile
+/// header can hold millions of names of 4 KiB.
+pub const MAX_NOT_EXAMINED: usize = 1_000;
+
+/// Pieces of evidence on a claim that the index keeps of one examination. Cards of merges name a few dozen bases.
+pub const MAX_CLAIM_EVIDENCE: usize = 1_000;
+
+/// Tags of a listed repository that the sweep's queue keeps. Language lists of translation models reach a few hundred.
+pub const MAX_TAGS: usize = 1_000;
+
+/// Bytes of one such tag; longer ones are dropped. Hubs make none longer.
+pub const MAX_TAG_BYTES: usize = 256;
+
+/// Bytes of what a listing says of one repository, as the sweep's queue keeps it. Without its card and configuration, which
+/// are fetched where they are needed, the longest has some 20 KiB.
+pub const MAX_LISTING_BYTES: usize = 256 * 1024;

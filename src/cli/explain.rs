@@ -28,7 +28,7 @@ pub struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
-        let index = Index::open_read_only(&global.index)?;
+        let index = global.open_index()?;
         let stored = by_finding(&index, &self.finding)?;
         let finding =
             stored.examination.findings.iter().find(|finding| finding.id.starts_with(&self.finding)).ok_or_else(

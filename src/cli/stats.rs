@@ -125,7 +125,7 @@ impl Arguments {
             (Some(sensitivity), Some(false_positives)) => Some(Detector { sensitivity, false_positives }),
             _ => self.rates.as_deref().map(measured).transpose()?,
         };
-        let mut counts = Index::open_read_only(&global.index)?.prevalence()?;
+        let mut counts = global.open_index()?.prevalence()?;
         let wanted: Vec<Dimension> =
             if self.by.is_empty() { DIMENSIONS.to_vec() } else { self.by.iter().map(|by| by.dimension()).collect() };
         counts.groups.retain(|dimension, _| wanted.contains(dimension));

@@ -11,6 +11,111 @@ use crate::report::words;
 /// The anomaly of a pickle that imports more than rebuilding tensors takes.
 const CODE_ON_LOAD: &str = "code-on-load";
 
+/// Modules that hand out commands, files, the network, other code or a second unpickling. No trainer's leftovers need them.
+/// A part of a longer path counts as well: many modules carry these as attributes (`torch.serialization.os`).
+const MODULES: &[&str] = &[
+    "_posixsubprocess",
+    "_socket",
+    "_winapi",
+    "ctypes",
+    "ftplib",
+    "importlib",
+    "marshal",
+    "nt",
+    "os",
+    "pip",
+    "posix",
+    "pty",
+    "runpy",
+    "shutil",
+    "smtplib",
+    "socket",
+    "subprocess",
+    "sys",
+    "telnetlib",
+    "webbrowser",
+];
+
+/// Modules of that kind whose names are common words, so that only a path that begins with them counts.
+const MODULES_AT_THE_TOP: &[&str] = &[
+    "_operator",
+    "_pickle",
+    "_thread",
+    "asyncio",
+    "bdb",
+    "cProfile",
+    "cloudpickle",
+    "code",
+    "codeop",
+    "commands",
+    "dill",
+    "distutils",
+    "doctest",
+    "ensurepip",
+    "http",
+    "imp",
+    "joblib",
+    "multiprocessing",
+    "operator",
+    "pdb",
+    "pickle",
+    "pkgutil",
+    "platform",
+    "popen2",
+    "profile",
+    "pydoc",
+    "requests",
+    "setuptools",
+    "signal",
+    "ssl",
+    "tempfile",
+    "threading",
+    "timeit",
+    "trace",
+    "types",
+    "urllib",
+    "urllib2",
+    "venv",
+    "zipimport",
+];
+
+/// Functions of that kind, by the last part of their path.
+const FUNCTIONS: &[&str] = &[
+    "__import__",
+    "_load_from_bytes",
+    "breakpoint",
+    "compile",
+    "delattr",
+    "eval",
+    "exec",
+    "execfile",
+    "globals",
+    "load",
+    "load_module",
+    "loads",
+    "locals",
+    "open",
+    "popen",
+    "setattr",
+    "system",
+    "vars",
+];
+
+/// Whether an import is of no use but to do something on loading, in whatever file it stands. Not among them is `getattr`:
+/// Python 3.11 writes every member of an enumeration with it, so most training arguments of its time have it.
+fn only_does_harm(import: &str) -> bool {
+    let first = import.split('.').next().unwrap_or_default();
+    let last = import.rsplit('.').next().unwrap_or_default();
+    MODULES_AT_THE_TOP.contains(&first)
+        || import.split('.').any(|part| MODULES.contains(&part))
+        || FUNCTIONS.contains(&last)
+}
+
+/// The import that an anomaly of code on load speaks of, as its sentence quotes it.
+fn import_of(anomaly: &Anomaly) -> &str {
+    anomaly.detail.split('"').nth(1).unwrap_or_default()
+}
+
 /// Kinds of anomalies that say something of a file's neighbours, which are not there when it is opened alone.
 const OF_NEIGHBOURS: &[&str] =
     &["missing-shard", "missing-index", "missing-config", "unreadable-shard", "split-mismatch"];
@@ -84,9 +189,9 @@ pub fn is_unreadable(anomaly: &Anomaly) -> bool {
 /// An anomaly as an oddity of its file.
 pub fn oddity(anomaly: Anomaly) -> Oddity {
     // What trainers leave beside a model (optimizer state, arguments) names their own classes, and loading a model does not
-    // touch it.
+    // touch it. Resuming its training does.
     let aside = anomaly.kind == CODE_ON_LOAD && !crate::sweep::record::is_weights(&anomaly.file);
-    let severity = if aside { Severity::Medium } else { severity(&anomaly.kind) };
+    let severity = if aside && !only_does_harm(import_of(&anomaly)) { Severity::Medium } else { severity(&anomaly.kind) };
     Oddity { severity, anomaly }
 }
 
@@ -172,5 +277,46 @@ mod tests {
             })
         };
         assert!(runs_code(&of("pytorch_model.bin")) && !runs_code(&of("training_args.bin")));
+    }
+
+    #[test]
+    fn imports_that_only_do_harm_are_told_from_a_trainers_own() {
+        for import in [
+            "posix.system",
+            "os.system",
+            "nt.system",
+            "subprocess.Popen",
+            "builtins.eval",
+            "builtins.exec",
+            "__builtin__.open",
+            "runpy.run_path",
+            "socket.create_connection",
+            "importlib.import_module",
+            "torch.serialization.os.system",
+            "torch.storage._load_from_bytes",
+            "torch.load",
+            "operator.attrgetter",
+            "sys.modules",
+            "pip.main",
+            "webbrowser.open",
+        ] {
+            assert!(only_does_harm(import), "{import}");
+        }
+        for import in [
+            "transformers.training_args.TrainingArguments",
+            "transformers.trainer_utils.IntervalStrategy",
+            "accelerate.state.PartialState",
+            "accelerate.utils.dataclasses.DistributedType",
+            "numpy.core.multiarray._reconstruct",
+            "numpy.dtype",
+            "pathlib.PosixPath",
+            "torch.device",
+            "trl.trainer.dpo_config.DPOConfig",
+            "__builtin__.getattr",
+            "functools.partial",
+            "datetime.timedelta",
+        ] {
+            assert!(!only_does_harm(import), "{import}");
+        }
     }
 }
