@@ -9,7 +9,6 @@ use super::report::by_finding;
 use super::{ExitStatus, Global};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, Finding};
-use crate::index::Index;
 use crate::report::{evidence, html::meaning, paragraphs, sanitise, words};
 use crate::signature::Signature;
 

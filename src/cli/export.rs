@@ -124,7 +124,9 @@ impl Left {
         }
         if !self.broken.is_empty() {
             let broken = self.broken.len();
-            text.push_str(&format!("orthoscope: left out {broken} of {all} that cannot be read; restore a copy of the index\n"));
+            text.push_str(&format!(
+                "orthoscope: left out {broken} of {all} that cannot be read; restore a copy of the index\n"
+            ));
         }
         for (reason, count) in &self.refused {
             text.push_str(&format!("orthoscope: left out {count} of {all}: {reason}\n"));

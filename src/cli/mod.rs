@@ -187,7 +187,10 @@ impl Global {
         if index.is_frozen() {
             let path = crate::report::sanitise::name(index.path());
             // A closed standard error is no reason not to answer.
-            let _ = writeln!(std::io::stderr(), "orthoscope: nothing can be written beside {path}; it is read as it stands");
+            let _ = writeln!(
+                std::io::stderr(),
+                "orthoscope: nothing can be written beside {path}; it is read as it stands"
+            );
         }
         Ok(index)
     }

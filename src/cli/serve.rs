@@ -62,7 +62,10 @@ impl Arguments {
                 let _ = writeln!(out, "open http://{address}/login?token={token}");
             }
             if !writable {
-                let _ = writeln!(out, "nothing can be written beside the index: it is read as it stands, without decisions");
+                let _ = writeln!(
+                    out,
+                    "nothing can be written beside the index: it is read as it stands, without decisions"
+                );
             }
             let _ = out.flush();
         })?;

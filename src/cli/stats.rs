@@ -9,7 +9,6 @@ use maud::{DOCTYPE, PreEscaped, html};
 use super::report::whole_file;
 use super::{ExitStatus, Global};
 use crate::error::{Error, ErrorKind, Result};
-use crate::index::Index;
 use crate::index::prevalence::{DIMENSIONS, Dimension};
 use crate::report::charts::{Chart, charts};
 use crate::report::html::STYLESHEET;

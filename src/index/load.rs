@@ -2,8 +2,8 @@
 
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::sql::{Count, Hex, Json, Moment, Real, Word};
 use super::bounded::more_not_examined;
+use super::sql::{Count, Hex, Json, Moment, Real, Word};
 use super::{Stored, checksum, failed, variants};
 use crate::arch::Role;
 use crate::checkpoint::Anomaly;
@@ -187,9 +187,9 @@ fn not_examined(connection: &Connection, key: i64) -> Result<Vec<NotExamined>> {
         .prepare_cached("SELECT count(*) FROM not_examined WHERE examination = ?1")
         .and_then(|mut statement| statement.query_row([key], |row| row.get(0)))
         .map_err(|error| failed(DOING, error))?;
-    let sql = format!("SELECT tensor, reason FROM not_examined WHERE examination = ?1 ORDER BY ordinal LIMIT {}", most + 1);
-    let mut list =
-        rows(connection, &sql, key, |row| Ok(NotExamined { tensor: row.get(0)?, reason: row.get(1)? }))?;
+    let sql =
+        format!("SELECT tensor, reason FROM not_examined WHERE examination = ?1 ORDER BY ordinal LIMIT {}", most + 1);
+    let mut list = rows(connection, &sql, key, |row| Ok(NotExamined { tensor: row.get(0)?, reason: row.get(1)? }))?;
     if in_all > most + 1 {
         list.truncate(MAX_NOT_EXAMINED);
         list.push(more_not_examined((in_all - most).unsigned_abs()));

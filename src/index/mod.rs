@@ -147,8 +147,8 @@ impl Index {
                     .map_err(|()| Error::new(ErrorKind::Usage, format!("{doing}: not a path of this machine")))?;
                 address.set_query(Some("immutable=1"));
                 let flags = flags | OpenFlags::SQLITE_OPEN_URI;
-                let connection = Connection::open_with_flags(address.as_str(), flags)
-                    .map_err(|error| failed(&doing, error))?;
+                let connection =
+                    Connection::open_with_flags(address.as_str(), flags).map_err(|error| failed(&doing, error))?;
                 let version = Self::check(&connection, &name)?;
                 (connection, version, true)
             }
@@ -343,7 +343,8 @@ fn not_cut(path: &Path, shortest: u64) -> Result<()> {
     match path.metadata() {
         Ok(file) if file.is_file() && (shortest..SHORTEST).contains(&file.len()) => {
             let what = if file.len() == 0 { "it is an empty file" } else { "it is too short a file" };
-            let doing = format!("opening index {}: {what}; restore a copy, or name another with --index", path.display());
+            let doing =
+                format!("opening index {}: {what}; restore a copy, or name another with --index", path.display());
             Err(Error::new(ErrorKind::Index, doing))
         }
         _ => Ok(()),

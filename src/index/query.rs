@@ -437,19 +437,25 @@ impl Index {
 
     /// Every examination that the filter lets through, whole, in the order of recording, one at a time.
     pub fn export(&self, filter: &ExaminationFilter) -> Exported<'_> {
-        Exported::of(self, self.keys(filter).map(|mut keys| {
-            keys.sort_unstable_by_key(|(_, key)| *key);
-            keys
-        }))
+        Exported::of(
+            self,
+            self.keys(filter).map(|mut keys| {
+                keys.sort_unstable_by_key(|(_, key)| *key);
+                keys
+            }),
+        )
     }
 
     /// The same sorted by candidate, revision, base and id: an index of the same examinations gives them in the same order,
     /// whatever the order of recording was.
     pub fn export_sorted(&self, filter: &ExaminationFilter) -> Exported<'_> {
-        Exported::of(self, self.keys(filter).map(|mut keys| {
-            keys.sort();
-            keys
-        }))
+        Exported::of(
+            self,
+            self.keys(filter).map(|mut keys| {
+                keys.sort();
+                keys
+            }),
+        )
     }
 
     /// The keys of all examinations that the filter lets through, each with what it is sorted by.

@@ -629,11 +629,8 @@ fn lists_as_long_as_a_file_likes_are_kept_in_part() {
         assert_eq!(id, one.id(), "the id is of all that was measured");
         let stored = index.get(&id.hex()).unwrap().unwrap().examination;
         for part in std::iter::once(&stored).chain(&stored.variants) {
-            let lengths = [
-                part.coverage.not_examined.len(),
-                part.anomalies.len(),
-                part.claim.as_ref().unwrap().evidence.len(),
-            ];
+            let lengths =
+                [part.coverage.not_examined.len(), part.anomalies.len(), part.claim.as_ref().unwrap().evidence.len()];
             assert_eq!(lengths, [MAX_NOT_EXAMINED + 1, MAX_ANOMALIES + 1, MAX_CLAIM_EVIDENCE + 1]);
             assert_eq!(part.coverage.not_examined[0].tensor, "t000000");
             assert_eq!(part.coverage.not_examined.last().unwrap().reason, "4000 more are not listed");

@@ -122,7 +122,13 @@ impl Access {
                 ));
             }
         };
-        Ok(Self { token, secret, secure: settings.secure, sessions: Mutex::default(), turn: tokio::sync::Mutex::default() })
+        Ok(Self {
+            token,
+            secret,
+            secure: settings.secure,
+            sessions: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+        })
     }
 
     /// Whether a visitor has to log in.

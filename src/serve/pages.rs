@@ -13,9 +13,9 @@ use serde::Deserialize;
 use super::access::Session;
 use super::{App, Failure, layout};
 use crate::error::{Error, ErrorKind, Result};
-use crate::index::{Index, Stored};
 use crate::index::decision::{CHOICES, Choice, Decision};
 use crate::index::triage::{Kind, SORTS, Sort, TriageFilter, TriagePage, TriageRow};
+use crate::index::{Index, Stored};
 use crate::report::html as dossiers;
 use crate::report::{Note, Report, sanitise};
 

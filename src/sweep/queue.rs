@@ -86,9 +86,8 @@ fn failed(doing: &str) -> impl Fn(rusqlite::Error) -> Error + '_ {
 /// What a listing said of a repository, as the queue keeps it: what only a hostile uploader makes long is left out, as one row
 /// must not fill the index. What is asked for again when the repository is examined may be missing whole.
 fn facts_of(row: &RepoInfo, doing: &str) -> Result<String> {
-    let text = |row: &RepoInfo| {
-        serde_json::to_string(row).map_err(|error| Error::because(ErrorKind::Internal, doing, error))
-    };
+    let text =
+        |row: &RepoInfo| serde_json::to_string(row).map_err(|error| Error::because(ErrorKind::Internal, doing, error));
     let short = |tag: &&String| tag.len() <= MAX_TAG_BYTES;
     if row.tags.len() <= MAX_TAGS && row.tags.iter().all(|tag| short(&tag)) {
         let facts = text(row)?;
@@ -398,8 +397,11 @@ mod tests {
         row.card = serde_json::json!({ "text": "y".repeat(10 << 20) });
         row.base_models = serde_json::json!(["org/base"]);
         queue.plan("hf", "", &[row], &|commit| commit.to_owned(), 0, 0).unwrap();
-        let length: i64 =
-            queue.index().connection().query_row("SELECT length(facts) FROM sweep_queue", [], |row| row.get(0)).unwrap();
+        let length: i64 = queue
+            .index()
+            .connection()
+            .query_row("SELECT length(facts) FROM sweep_queue", [], |row| row.get(0))
+            .unwrap();
         assert!(length <= MAX_LISTING_BYTES as i64, "{length}");
         let facts = queue.lease(1).unwrap().unwrap().facts;
         assert_eq!((facts.tags.len(), facts.tags[0].as_str()), (MAX_TAGS, "tag-0"));
