@@ -21,6 +21,7 @@ pub mod overlay;
 pub mod pair;
 mod parse;
 pub mod pipeline;
+pub mod private;
 pub mod recipe;
 pub mod relation;
 pub mod report;

@@ -151,3 +151,19 @@ pub const MAX_PATTERN_STEPS: usize = 1 << 29;
 /// Numbers in one factor of an adapter, which is kept in memory while its weight is read. Those of 512 stacked experts
 /// at rank 32 have 67 million.
 pub const MAX_FACTOR_ELEMENTS: u64 = 1 << 28;
+/// Connections of `serve` at once. A browser opens six; half of the file handles that a process may have where few are
+/// allowed (256).
+pub const MAX_CONNECTIONS: usize = 128;
+
+/// Pieces of evidence on a claim that the index keeps of one examination. Cards of merges name a few dozen bases.
+pub const MAX_CLAIM_EVIDENCE: usize = 1_000;
+
+/// Tags of a listed repository that the sweep's queue keeps. Language lists of translation models reach a few hundred.
+pub const MAX_TAGS: usize = 1_000;
+
+/// Bytes of one such tag; longer ones are dropped. Hubs make none longer.
+pub const MAX_TAG_BYTES: usize = 256;
+
+/// Bytes of what a listing says of one repository, as the sweep's queue keeps it. Without its card and configuration, which
+/// are fetched where they are needed, the longest has some 20 KiB.
+pub const MAX_LISTING_BYTES: usize = 256 * 1024;

@@ -64,14 +64,13 @@ impl Arguments {
         let examination =
             examine().unwrap_or_else(|error| pipeline::failed(&base_name, &candidate_name, &error, &settings));
         bar.finish();
-        if !self.no_record {
-            record(&global.index, &examination)?;
-        }
+        // What took minutes is printed also where it cannot be recorded.
+        let recorded = if self.no_record { Ok(()) } else { record(&global.index, &examination) };
         let status = self.fail_on.status([&examination]);
         let report = Report::with_catalogue(vec![examination], &catalogue);
         renderer.render(&report, &global.style(), out)?;
         super::tell_undone(status, &report.examinations);
-        Ok(status)
+        recorded.and(Ok(status))
     }
 }
 

@@ -27,6 +27,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, Severity, Status, Verdict};
+use crate::index::Index;
 use crate::report::words;
 use crate::report::{Color, Style};
 use crate::signature::Catalogue;
@@ -205,6 +206,20 @@ impl Global {
             Some(folder) => Catalogue::with_folder(folder),
             None => Catalogue::builtin(),
         }
+    }
+
+    /// The index, for a command that only reads it.
+    pub fn open_index(&self) -> Result<Index> {
+        let index = Index::open_to_read(&self.index)?;
+        if index.is_frozen() {
+            let path = crate::report::sanitise::name(index.path());
+            // A closed standard error is no reason not to answer.
+            let _ = writeln!(
+                std::io::stderr(),
+                "orthoscope: nothing can be written beside {path}; it is read as it stands"
+            );
+        }
+        Ok(index)
     }
 
     /// How text is laid out on standard output.

@@ -146,6 +146,11 @@ pub trait Renderer: Sync {
     /// Its media type.
     fn media_type(&self) -> &'static str;
 
+    /// Why an examination cannot be written so, where it cannot; whoever writes many leaves it out and says so.
+    fn refuses(&self, _examination: &Examination) -> Option<&'static str> {
+        None
+    }
+
     /// Writes the report.
     fn render(&self, report: &Report, style: &Style, out: &mut dyn Write) -> Result<()>;
 }

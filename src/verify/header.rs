@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::magic::Kind;
 use super::{Check, Look, Oddity, Outcome};
-use crate::checkpoint::{self, Anomaly, FileSet, turn, variants};
+use crate::checkpoint::{self, Anomaly, FileSet, pickle, turn, variants};
 use crate::examination::Severity;
 use crate::report::words;
 
@@ -85,9 +85,10 @@ pub fn is_unreadable(anomaly: &Anomaly) -> bool {
 /// An anomaly as an oddity of its file.
 pub fn oddity(anomaly: Anomaly) -> Oddity {
     // What trainers leave beside a model (optimizer state, arguments) names their own classes, and loading a model does not
-    // touch it.
+    // touch it. Resuming its training does.
     let aside = anomaly.kind == CODE_ON_LOAD && !crate::sweep::record::is_weights(&anomaly.file);
-    let severity = if aside { Severity::Medium } else { severity(&anomaly.kind) };
+    let severity =
+        if aside && !pickle::only_does_harm(&anomaly) { Severity::Medium } else { severity(&anomaly.kind) };
     Oddity { severity, anomaly }
 }
 
