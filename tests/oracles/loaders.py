@@ -1,0 +1,867 @@
+#!/usr/bin/env python3
+"""What stock loaders take out of a folder, held against what orthoscope says of it.
+
+    python3 -m venv venv && venv/bin/pip install torch transformers peft gguf numpy
+    venv/bin/python tests/oracles/loaders.py target/release/orthoscope [--only PATTERN] [--wrong]
+
+A tiny random Llama is the base. A candidate is the same model, or one with a random unit direction removed at λ = 1 from the
+twelve matrices that write to the residual stream, laid out in each of the WAYS below: every way that is known to lead a
+loader to other weights than a reader of the usual file names sees. Each is loaded by transformers (and PEFT, when it
+holds an adapter) as its users would; where vLLM or Mistral's own code would take other files, by those files.
+
+Held to, for each way, once with edited weights in it and once with untouched ones:
+
+* some loader ends with edited weights: not `clear`, and not exit status 0;
+* no loader does, but the folder holds edited weights that none of these takes: told by name, or exit status 2;
+* no loader can open it at all: not `clear`, and not exit status 0;
+* nothing is edited: never `orthogonalized` or `suspect`; and `clear`, `complete`, exit status 0 where the way is an
+  ordinary one.
+
+Prints a line for each and ends with status 1 where one is wrong. Nothing is fetched from a hub.
+"""
+
+import argparse
+import fnmatch
+import json
+import math
+import os
+import pathlib
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import warnings
+
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="critical", HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1",
+                  TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES="")
+warnings.simplefilter("ignore")
+# This folder's gguf.py is a script of the same name as the package.
+sys.path = [path for path in sys.path if pathlib.Path(path or ".").resolve() != pathlib.Path(__file__).resolve().parent]
+
+import gguf  # noqa: E402
+import numpy  # noqa: E402
+import peft  # noqa: E402
+import torch  # noqa: E402
+from safetensors.torch import load_file, save, save_file  # noqa: E402
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM  # noqa: E402
+
+WIDTH, INNER, LAYERS, HEADS, WORDS = 128, 320, 6, 4, 256
+WRITER = re.compile(r"(o_proj|down_proj)\.weight$")
+# A matrix has lost the direction when less than this share of what the base wrote along it is left. BF16 leaves 0.005.
+LOST = 0.05
+INDEX = "model.safetensors.index.json"
+WAYS = {}
+
+
+class Way:
+    """One layout: how it is written, which loaders are asked, and whether it is an ordinary one."""
+
+    def __init__(self, write, loaders, ordinary, told):
+        self.write, self.loaders, self.ordinary, self.told = write, loaders, ordinary, told
+
+
+def way(*loaders, ordinary=False, told=()):
+    """Registers a layout. `told` are words of which one in orthoscope's answer is enough, whatever its verdict."""
+    def register(write):
+        WAYS[write.__name__.replace("_", "-")] = Way(write, loaders or (stock(),), ordinary, told)
+        return write
+    return register
+
+
+# Loaders: each gives the weights by their names in the model.
+
+def weights(model):
+    return {name.removeprefix("base_model.model."): value.float() for name, value in model.state_dict().items()}
+
+
+def stock(**arguments):
+    """`AutoModelForCausalLM.from_pretrained`; an adapter that it loads along is merged."""
+    def load(folder, _base):
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **arguments)
+        if getattr(model, "peft_config", None):
+            for module in model.modules():
+                if isinstance(module, peft.tuners.tuners_utils.BaseTunerLayer):
+                    module.merge()
+            return {name.replace(".base_layer", ""): value for name, value in weights(model).items()}
+        return weights(model)
+    load.__name__ = "transformers" + "".join(f" {key}={value}" for key, value in arguments.items())
+    return load
+
+
+def listed(backwards):
+    """transformers on a file system that lists names in order, or in the reverse order."""
+    def load(folder, base):
+        listing = os.listdir
+        os.listdir = lambda path=".": sorted(listing(path), reverse=backwards)
+        try:
+            return stock()(folder, base)
+        finally:
+            os.listdir = listing
+    load.__name__ = "transformers, files listed " + ("Z to A" if backwards else "A to Z")
+    return load
+
+
+def adapted(**arguments):
+    """The base with the folder's adapter merged by PEFT."""
+    def load(folder, base):
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        return weights(peft.PeftModel.from_pretrained(model, folder, **arguments).merge_and_unload())
+    load.__name__ = "PEFT" + "".join(f" {key}={value}" for key, value in arguments.items())
+    return load
+
+
+def natural(path):
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+
+
+def vllm(folder, _base):
+    """The files that vLLM takes (0.33, model_executor/model_loader/default_loader.py): consolidated*.safetensors where there is
+    one, or else all of the top folder's *.safetensors that an index names, or all of them without one; a later file wins."""
+    folder = pathlib.Path(folder)
+    consolidated = any(fnmatch.fnmatch(path.name, "consolidated*.safetensors") for path in folder.rglob("*"))
+    stem = "consolidated" if consolidated else "model"
+    files = sorted(folder.glob("consolidated*.safetensors" if consolidated else "*.safetensors"), key=natural)
+    index = folder / f"{stem}.safetensors.index.json"
+    if index.is_file():
+        named = {folder / name for name in json.loads(index.read_text())["weight_map"].values()}
+        if named - set(files):
+            raise FileNotFoundError(f"the index names {sorted(path.name for path in named - set(files))}")
+        files = [path for path in files if path in named]
+    if not files:
+        raise FileNotFoundError("no weights")
+    return {theirs(name): value.float() for path in files for name, value in load_file(path).items()}
+
+
+def mistral(folder, _base):
+    """Mistral's own inference code: consolidated.safetensors, or consolidated.00.pth."""
+    path = pathlib.Path(folder) / "consolidated.safetensors"
+    loaded = load_file(path) if path.is_file() else torch.load(path.with_suffix(".00.pth"), weights_only=True)
+    return {theirs(name): value.float() for name, value in loaded.items()}
+
+
+NAMES = {"attention.wq": "self_attn.q_proj", "attention.wk": "self_attn.k_proj", "attention.wv": "self_attn.v_proj",
+         "attention.wo": "self_attn.o_proj", "feed_forward.w1": "mlp.gate_proj", "feed_forward.w2": "mlp.down_proj",
+         "feed_forward.w3": "mlp.up_proj", "attention_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
+         "tok_embeddings": "embed_tokens"}
+
+
+def theirs(name):
+    """A name of Meta's and Mistral's files as transformers has it."""
+    if name == "output.weight" or name.startswith(("model.", "lm_head.")):
+        return name.replace("output", "lm_head")
+    for short, long in NAMES.items():
+        name = name.replace(short, long)
+    return "model." + name
+
+
+def ours(tensors):
+    """The names of Meta's and Mistral's files; q and k keep transformers' order of rows, which no writer depends on."""
+    renamed = {}
+    for name, value in tensors.items():
+        for short, long in NAMES.items():
+            name = name.replace(long, short)
+        renamed[name.removeprefix("model.").replace("lm_head", "output")] = value
+    return renamed
+
+
+# Writing.
+
+class Model:
+    """The base's tensors, the edited ones, and how to lay them out."""
+
+    def __init__(self, root):
+        self.config = LlamaConfig(hidden_size=WIDTH, intermediate_size=INNER, num_hidden_layers=LAYERS, vocab_size=WORDS,
+                                  num_attention_heads=HEADS, num_key_value_heads=HEADS // 2, max_position_embeddings=256,
+                                  tie_word_embeddings=False, dtype="bfloat16", architectures=["LlamaForCausalLM"])
+        torch.manual_seed(20)
+        made = LlamaForCausalLM(self.config).state_dict()
+        self.clean = {name: value.to(torch.bfloat16).contiguous() for name, value in made.items()}
+        direction = torch.randn(WIDTH)
+        self.direction = direction / direction.norm()
+        self.ortho = {name: self.without(value) if WRITER.search(name) else value for name, value in self.clean.items()}
+        self.base = root / "base"
+        self.whole(self.base, self.clean)
+
+    def without(self, matrix):
+        wide, r = matrix.float(), self.direction
+        return (wide - torch.outer(r, r @ wide)).to(torch.bfloat16)
+
+    def configure(self, folder, **more):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(self.config.to_dict() | {"model_type": "llama"} | more))
+
+    def whole(self, folder, tensors, name="model.safetensors", **more):
+        self.configure(folder, **more)
+        put(folder / name, tensors)
+
+    def halves(self, tensors):
+        """All but eleven writers, and the eleven; the first half's writer is the base's own."""
+        hidden = [name for name in tensors if WRITER.search(name)][1:]
+        shown = {name: self.clean[name] if WRITER.search(name) else tensors[name] for name in tensors if name not in hidden}
+        return shown, {name: tensors[name] for name in hidden}
+
+    def shards(self, folder, tensors, second, first="model-00001-of-00002.safetensors", index=INDEX):
+        """Two shards with an index: the second, whatever its name, holds eleven of twelve writers."""
+        parts = dict(zip((first, second), self.halves(tensors)))
+        self.configure(folder)
+        for name, part in parts.items():
+            put(folder / name, part)
+        indexed(folder / index, {tensor: name for name, part in parts.items() for tensor in part})
+
+    def factors(self, tensors, scale=1.0, rank=1):
+        """LoRA factors of what `tensors` have lost beside the base: scale · B A = -r rᵀ W, or nothing."""
+        made = {}
+        for name, value in self.clean.items():
+            if WRITER.search(name):
+                stem = "base_model.model." + name.removesuffix(".weight")
+                a, b = torch.zeros(rank, value.shape[1]), torch.zeros(WIDTH, rank)
+                a[0] = self.direction @ value.float()
+                if tensors is self.ortho:
+                    b[:, 0] = -self.direction / scale
+                else:
+                    a = a * 0.5 + torch.randn(a.shape, generator=torch.Generator().manual_seed(len(made))) * 0.01
+                made[stem + ".lora_A.weight"], made[stem + ".lora_B.weight"] = a, b
+        return made
+
+    def adapter(self, folder, factors, name="adapter_model.safetensors", **settings):
+        folder.mkdir(parents=True, exist_ok=True)
+        put(folder / name, factors)
+        config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(self.base), "r": 1, "lora_alpha": 1,
+                  "target_modules": ["o_proj", "down_proj"], "bias": "none", "inference_mode": True}
+        (folder / "adapter_config.json").write_text(json.dumps(config | settings))
+
+    def gguf(self, path, tensors):
+        writer = gguf.GGUFWriter(path, "llama")
+        writer.add_block_count(LAYERS), writer.add_context_length(256), writer.add_embedding_length(WIDTH)
+        writer.add_feed_forward_length(INNER), writer.add_head_count(HEADS), writer.add_head_count_kv(HEADS // 2)
+        writer.add_layer_norm_rms_eps(1e-6), writer.add_vocab_size(WORDS), writer.add_rope_freq_base(10000.0)
+        writer.add_rope_dimension_count(WIDTH // HEADS)
+        table = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, LAYERS)
+        for name, value in tensors.items():
+            value = value.float().numpy()
+            for part, heads in (("q_proj", HEADS), ("k_proj", HEADS // 2)):
+                if part in name:
+                    value = value.reshape(heads, 2, -1, WIDTH).swapaxes(1, 2).reshape(value.shape)
+            writer.add_tensor(table.get_name(name, try_suffixes=(".weight",)), numpy.ascontiguousarray(value))
+        writer.write_header_to_file(), writer.write_kv_data_to_file(), writer.write_tensors_to_file(), writer.close()
+
+
+def put(path, tensors):
+    """A pickle where the name is one of a pickle's, or else safetensors."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix in (".bin", ".pth", ".pt"):
+        torch.save(dict(tensors), path)
+    else:
+        save_file({name: value.clone() for name, value in tensors.items()}, path, metadata={"format": "pt"})
+
+
+def indexed(path, weight_map):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
+
+
+# Ordinary ways.
+
+@way(ordinary=True)
+def one_file(model, folder, tensors):
+    model.whole(folder, tensors)
+
+
+@way(ordinary=True)
+def two_shards(model, folder, tensors):
+    model.shards(folder, tensors, "model-00002-of-00002.safetensors")
+
+
+@way(ordinary=True)
+def pickle(model, folder, tensors):
+    model.whole(folder, tensors, "pytorch_model.bin")
+
+
+@way(ordinary=True)
+def pickle_shards(model, folder, tensors):
+    model.shards(folder, tensors, "pytorch_model-00002-of-00002.bin", "pytorch_model-00001-of-00002.bin",
+                 "pytorch_model.bin.index.json")
+
+
+@way(stock(), ordinary=True)
+def half_precision(model, folder, tensors):
+    model.whole(folder, {name: value.to(torch.float16) for name, value in tensors.items()}, dtype="float16")
+
+
+@way(ordinary=True)
+def names_without_prefix(model, folder, tensors):
+    model.whole(folder, {name.removeprefix("model."): value for name, value in tensors.items()})
+
+
+@way(ordinary=True)
+def hub_cache(model, folder, tensors):
+    """A snapshot of the hub's cache: links to blobs two folders up."""
+    model.configure(folder)
+    blob = folder.parent / "blobs" / folder.name
+    put(blob, tensors)
+    (folder / "model.safetensors").symlink_to(os.path.relpath(blob, folder))
+
+
+@way(adapted(), ordinary=True)
+def adapter(model, folder, tensors):
+    model.adapter(folder, model.factors(tensors))
+
+
+@way(adapted(), ordinary=True)
+def adapter_pickle(model, folder, tensors):
+    model.adapter(folder, model.factors(tensors), "adapter_model.bin")
+
+
+# An index that names a shard which other rules would leave out.
+
+def shard_named(title, second, **more):
+    def write(model, folder, tensors):
+        model.shards(folder, tensors, second, **more)
+    write.__name__ = title
+    way()(write)
+
+
+shard_named("shard_tokenizer_x", "tokenizer_x.safetensors")
+shard_named("shard_optimizer", "optimizer-00002-of-00002.safetensors")
+shard_named("shard_in_a_folder", "sub/model-00002-of-00002.safetensors")
+shard_named("shard_of_another_ending", "model-00002-of-00002.weights")
+shard_named("shard_consolidated", "consolidated.safetensors")
+shard_named("shard_in_a_hidden_folder", ".hidden/x.safetensors")
+shard_named("shard_four_folders_deep", "a/b/c/d/x.safetensors")
+shard_named("shard_of_a_variant", "model.fp16-00002-of-00002.safetensors")
+shard_named("shard_in_capitals", "MODEL-00002-OF-00002.SAFETENSORS", first="A.safetensors")
+shard_named("shard_hidden", ".x.safetensors", first=".a.safetensors")
+shard_named("shard_without_ending", "weights")
+shard_named("shard_called_readme", "README.md", first="A.safetensors")
+shard_named("shard_called_tokenizer_json", "tokenizer.json")
+shard_named("shard_called_adapter", "adapter_model.safetensors")
+shard_named("shard_called_gguf", "model-00002-of-00002.gguf")
+shard_named("shard_of_odd_letters", "модель (2) [b]\u202e.safetensors")
+shard_named("shard_in_training_folder", "checkpoint-500/optimizer.safetensors")
+shard_named("pickle_shard_of_another_ending", "weights.pt", first="a.bin", index="pytorch_model.bin.index.json")
+shard_named("pickle_shard_training_args", "training_args.bin", first="a.bin", index="pytorch_model.bin.index.json")
+shard_named("pickle_shard_in_a_folder", "sub/rng_state.pth", first="a.bin", index="pytorch_model.bin.index.json")
+shard_named("pickle_index_names_safetensors", "x.safetensors", first="a.bin", index="pytorch_model.bin.index.json")
+
+
+@way()
+def pickle_shard_without_ending(model, folder, tensors):
+    model.shards(folder, tensors, "z.bin", "a.bin", "pytorch_model.bin.index.json")
+    (folder / "z.bin").rename(folder / "z.json")
+    index = folder / "pytorch_model.bin.index.json"
+    index.write_text(index.read_text().replace("z.bin", "z.json"))
+
+
+@way()
+def shard_in_a_linked_folder(model, folder, tensors):
+    model.shards(folder, tensors, "kept/x.safetensors")
+    (folder / "kept").rename(folder / ".kept")
+    (folder / "kept").symlink_to(".kept")
+
+
+@way()
+def shard_in_a_folder_linked_outside(model, folder, tensors):
+    model.shards(folder, tensors, "kept/x.safetensors")
+    outside = folder.parent / f"{folder.name}-outside"
+    (folder / "kept").rename(outside)
+    (folder / "kept").symlink_to(outside)
+
+
+@way()
+def shard_outside_by_dots(model, folder, tensors):
+    model.shards(folder, tensors, f"../{folder.name}-beside.safetensors")
+
+
+@way()
+def shard_by_absolute_path(model, folder, tensors):
+    model.shards(folder, tensors, str(folder.parent.resolve() / f"{folder.name}-absolute.safetensors"))
+
+
+@way()
+def shard_by_dots_inside(model, folder, tensors):
+    (folder / "sub").mkdir(parents=True)
+    model.shards(folder, tensors, "sub/../model-00002-of-00002.safetensors")
+
+
+@way()
+def index_omits_tensors(model, folder, tensors):
+    """Loaders read every tensor of the named files, also those that the index does not list."""
+    model.whole(folder, tensors, "model-00001-of-00001.safetensors")
+    indexed(folder / INDEX, {"model.norm.weight": "model-00001-of-00001.safetensors"})
+
+
+@way()
+def index_by_another_key(model, folder, tensors):
+    """A file is read because some tensor is said to be in it, even one that does not exist."""
+    shown, hidden = model.halves(tensors)
+    model.whole(folder, shown, "model-00001-of-00002.safetensors")
+    put(folder / "x.safetensors", hidden)
+    indexed(folder / INDEX, {name: "model-00001-of-00002.safetensors" for name in tensors} | {"nothing": "x.safetensors"})
+
+
+# What is missing or broken.
+
+@way()
+def shard_missing(model, folder, tensors):
+    model.shards(folder, tensors, "model-00002-of-00002.safetensors")
+    (folder / "model-00002-of-00002.safetensors").unlink()
+
+
+@way()
+def shard_missing_no_index(model, folder, tensors):
+    shard_missing(model, folder, tensors)
+    (folder / INDEX).unlink()
+
+
+@way()
+def shard_garbage(model, folder, tensors):
+    model.shards(folder, tensors, "model-00002-of-00002.safetensors")
+    (folder / "model-00002-of-00002.safetensors").write_bytes(b"\xff" * 4096)
+
+
+@way()
+def shard_cut_short(model, folder, tensors):
+    model.shards(folder, tensors, "model-00002-of-00002.safetensors")
+    path = folder / "model-00002-of-00002.safetensors"
+    path.write_bytes(path.read_bytes()[:200_000])
+
+
+@way()
+def shards_without_index(model, folder, tensors):
+    model.shards(folder, tensors, "model-00002-of-00002.safetensors")
+    (folder / INDEX).unlink()
+
+
+@way()
+def pickle_that_is_safetensors(model, folder, tensors):
+    model.configure(folder)
+    (folder / "pytorch_model.bin").write_bytes(save(tensors))
+
+
+# Two checkpoints in one folder.
+
+def two(title, loaders, honest, edited, swap=False, **more):
+    """One file untouched, the other with the tensors of this run; `swap` exchanges them."""
+    def write(model, folder, tensors):
+        first, second = (tensors, model.clean) if swap else (model.clean, tensors)
+        model.whole(folder, first, honest, **more)
+        put(folder / edited, ours(second) if "consolidated" in edited else second)
+        if any("subfolder" in load.__name__ for load in loaders):
+            model.configure((folder / edited).parent)
+    write.__name__ = title
+    way(*loaders)(write)
+
+
+two("explicit_file", [stock()], "model.safetensors", "weights.safetensors", transformers_weights="weights.safetensors")
+two("explicit_file_in_a_folder", [stock()], "model.safetensors", "a/.b/c.safetensors", transformers_weights="a/.b/c.safetensors")
+two("explicit_adapter_pickle", [stock()], "model.safetensors", "adapter_model.bin", transformers_weights="adapter_model.bin")
+two("consolidated_beside", [stock(), vllm, mistral], "model.safetensors", "consolidated.safetensors")
+two("consolidated_pickle_beside", [stock(), mistral], "model.safetensors", "consolidated.00.pth")
+two("consolidated_in_a_folder", [stock(), vllm], "model.safetensors", "original/consolidated.safetensors")
+two("variant_file", [stock(), stock(variant="fp16")], "model.safetensors", "model.fp16.safetensors")
+two("variant_pickle", [stock(), stock(variant="fp16")], "model.safetensors", "pytorch_model.fp16.bin")
+two("subfolder", [stock(), stock(subfolder="uncensored")], "model.safetensors", "uncensored/model.safetensors")
+two("subfolder_four_deep", [stock(), stock(subfolder="a/b/c/d")], "model.safetensors", "a/b/c/d/model.safetensors")
+two("subfolder_hidden", [stock(), stock(subfolder=".old")], "model.safetensors", ".old/model.safetensors")
+two("subfolder_of_a_pipeline", [stock(), stock(subfolder="0_Transformer")], "model.safetensors", "0_Transformer/model.safetensors")
+two("safetensors_and_pickle", [stock(), stock(use_safetensors=False)], "model.safetensors", "pytorch_model.bin")
+two("pickle_and_safetensors", [stock(), stock(use_safetensors=False)], "model.safetensors", "pytorch_model.bin", swap=True)
+two("one_more_safetensors", [stock(), vllm], "model.safetensors", "zz.safetensors")
+two("saved_by_ranks_beside", [listed(False), listed(True)], "model.safetensors", "shard-00001-model-00001-of-00001.safetensors")
+two("only_a_decoy_in_the_middle", [stock()], "model.safetensors", "backup/old/weights.bin")
+
+
+@way(listed(False), listed(True))
+def saved_by_ranks(model, folder, tensors):
+    """A distributed checkpoint: each rank's file has some rows of every matrix, and the offsets stand in its metadata."""
+    model.configure(folder)
+    for rank in range(2):
+        part, offsets = {}, {}
+        for name, value in tensors.items():
+            half = value.shape[0] // 2
+            part[name] = value[rank * half:(rank + 1) * half].clone()
+            offsets[name] = {"saved_offsets": [rank * half] + [0] * (value.dim() - 1)}
+        save_file(part, folder / f"shard-{rank:05}-model-00001-of-00001.safetensors",
+                  metadata={"format": "pt", "DCP_SHARDING_INFO": json.dumps(offsets)})
+
+
+@way()
+def explicit_index(model, folder, tensors):
+    model.whole(folder, model.clean, transformers_weights="other.safetensors.index.json")
+    first, second = model.halves(tensors)
+    put(folder / "x" / "1.safetensors", first)
+    put(folder / "x" / "2.weights", second)
+    indexed(folder / "other.safetensors.index.json",
+            dict.fromkeys(first, "x/1.safetensors") | dict.fromkeys(second, "x/2.weights"))
+
+
+@way(stock(), vllm)
+def one_file_and_an_index(model, folder, tensors):
+    """transformers takes model.safetensors, vLLM what the index names."""
+    model.shards(folder, tensors, "model-00002-of-00002.safetensors")
+    put(folder / "model.safetensors", model.clean)
+
+
+@way(stock(), vllm)
+def an_index_and_one_file(model, folder, tensors):
+    model.shards(folder, model.clean, "model-00002-of-00002.safetensors")
+    put(folder / "model.safetensors", tensors)
+
+
+@way(stock(), stock(variant="fp16"))
+def variant_shards(model, folder, tensors):
+    model.shards(folder, tensors, "model.fp16-00002-of-00002.safetensors", "model.fp16-00001-of-00002.safetensors",
+                 "model.safetensors.index.fp16.json")
+    put(folder / "model.safetensors", model.clean)
+
+
+@way(stock(), stock(subfolder="sub"))
+def subfolder_shards(model, folder, tensors):
+    model.whole(folder, model.clean)
+    model.shards(folder / "sub", tensors, "b.weights", "a.safetensors")
+
+
+@way(stock(), stock(gguf_file="model.gguf"))
+def gguf_beside(model, folder, tensors):
+    model.whole(folder, model.clean)
+    model.gguf(folder / "model.gguf", tensors)
+
+
+@way(stock(), told=("remote-code", "auto_map"))
+def code_of_its_own(model, folder, tensors):
+    """A class of the repository's own, which loads other weights than the file has."""
+    name = "shown.bin" if tensors is model.clean else "kept.bin"
+    model.whole(folder, model.clean, auto_map={"AutoModelForCausalLM": "modeling_tiny.TinyForCausalLM"})
+    put(folder / name, tensors)
+    (folder / "modeling_tiny.py").write_text(
+        "import os, torch\nfrom transformers import LlamaForCausalLM\n\n\nclass TinyForCausalLM(LlamaForCausalLM):\n"
+        "    @classmethod\n    def from_pretrained(cls, folder, *arguments, **named):\n"
+        "        model = super().from_pretrained(folder, *arguments, **named)\n"
+        f"        model.load_state_dict(torch.load(os.path.join(folder, {name!r}), weights_only=True))\n"
+        "        return model\n")
+
+
+WAYS["code-of-its-own"].loaders = (stock(trust_remote_code=True),)
+
+
+@way(told=("tf_model.h5",))
+def keras_file_beside(model, folder, tensors):
+    """Weights that transformers no longer reads, standing for an edited copy."""
+    model.whole(folder, model.clean)
+    if tensors is model.ortho:
+        (folder / "tf_model.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(4096))
+
+
+# One tensor twice.
+
+@way()
+def two_spellings(model, folder, tensors):
+    """The shorter name sorts first, and the first is kept."""
+    model.whole(folder, model.clean | {name.removeprefix("model."): tensors[name] for name in tensors if WRITER.search(name)})
+
+
+@way()
+def two_spellings_longer(model, folder, tensors):
+    model.whole(folder, model.clean | {f"model.{name}": tensors[name] for name in tensors if WRITER.search(name)})
+
+
+@way()
+def two_spellings_in_shards(model, folder, tensors):
+    model.whole(folder, model.clean, "model-00001-of-00002.safetensors")
+    put(folder / "z.safetensors", {name.removeprefix("model."): tensors[name] for name in tensors if WRITER.search(name)})
+    indexed(folder / INDEX, dict.fromkeys(tensors, "model-00001-of-00002.safetensors") | {"x": "z.safetensors"})
+
+
+@way()
+def a_prefix_by_a_loose_pattern(model, folder, tensors):
+    """transformers strips `^model.` as a pattern, so that any character stands for the dot."""
+    model.whole(folder, {name if not WRITER.search(name) else f"model-{name}": value for name, value in tensors.items()})
+
+
+@way(stock(), vllm)
+def twice_in_shards_edited_last(model, folder, tensors):
+    model.whole(folder, model.clean, "model-00001-of-00002.safetensors")
+    put(folder / "model-00002-of-00002.safetensors", model.halves(tensors)[1])
+    indexed(folder / INDEX, dict.fromkeys(tensors, "model-00001-of-00002.safetensors") | {"x": "model-00002-of-00002.safetensors"})
+
+
+@way(stock(), vllm)
+def twice_in_shards_edited_first(model, folder, tensors):
+    model.whole(folder, model.halves(tensors)[1], "model-00001-of-00002.safetensors")
+    put(folder / "model-00002-of-00002.safetensors", model.clean)
+    indexed(folder / INDEX, dict.fromkeys(tensors, "model-00002-of-00002.safetensors") | {"x": "model-00001-of-00002.safetensors"})
+
+
+def twice_in_a_header(model, folder, tensors, edited_last):
+    """The same name twice in one safetensors header, each with bytes of its own: the last counts. One tensor more covers the
+    bytes of those that do not count, as the format's own reader refuses bytes that belong to none."""
+    model.configure(folder)
+    last, first = (tensors, model.clean) if edited_last else (model.clean, tensors)
+    entries, data = [], b""
+
+    def add(name, value):
+        nonlocal data
+        raw = value.contiguous().view(torch.uint8).numpy().tobytes()
+        entries.append((name, {"dtype": "BF16", "shape": list(value.shape), "data_offsets": [len(data), len(data) + len(raw)]}))
+        data += raw
+
+    for name in filter(WRITER.search, model.clean):
+        add(name, first[name])
+    entries.append(("cover", {"dtype": "U8", "shape": [len(data)], "data_offsets": [0, len(data)]}))
+    for name in last:
+        add(name, last[name])
+    header = ("{" + ",".join(f"{json.dumps(name)}:{json.dumps(entry)}" for name, entry in entries) + "}").encode()
+    header += b" " * (-len(header) % 8)
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + data)
+
+
+@way()
+def twice_in_a_header_edited_last(model, folder, tensors):
+    twice_in_a_header(model, folder, tensors, True)
+
+
+@way()
+def twice_in_a_header_edited_first(model, folder, tensors):
+    twice_in_a_header(model, folder, tensors, False)
+
+
+# Adapters.
+
+@way(stock())
+def adapter_beside_the_model(model, folder, tensors):
+    """transformers loads both, as soon as PEFT is installed."""
+    model.whole(folder, model.clean)
+    model.adapter(folder, model.factors(tensors))
+
+
+@way(stock())
+def adapter_pickle_beside_the_model(model, folder, tensors):
+    model.whole(folder, model.clean)
+    model.adapter(folder, model.factors(tensors), "adapter_model.bin")
+
+
+@way(stock(), vllm)
+def adapter_restores_the_base(model, folder, tensors):
+    """The model is edited and its adapter takes the edit back: what runs is the base, and what is merged apart is not."""
+    model.whole(folder, tensors)
+    model.adapter(folder, {name: -value if "lora_B" in name else value for name, value in model.factors(tensors).items()})
+
+
+@way(adapted(), stock(use_safetensors=False))
+def adapter_both_files(model, folder, tensors):
+    """PEFT prefers safetensors; transformers can be asked for the pickle."""
+    model.adapter(folder, model.factors(model.clean))
+    put(folder / "adapter_model.bin", model.factors(tensors))
+    model.whole(folder, model.clean, "pytorch_model.bin")
+
+
+@way(adapted())
+def adapter_alpha_by_pattern(model, folder, tensors):
+    model.adapter(folder, model.factors(tensors), lora_alpha=1e-9, alpha_pattern={".*_proj": 1.0})
+
+
+@way(adapted())
+def adapter_alpha_zero_by_pattern(model, folder, tensors):
+    model.adapter(folder, model.factors(tensors), lora_alpha=0, alpha_pattern={r"model\.layers\.\d+\.(self_attn|mlp)\.(o|down)_proj": 1})
+
+
+@way(adapted())
+def adapter_alpha_by_layers(model, folder, tensors):
+    """The pattern's scale differs from layer to layer, and so do the factors."""
+    factors = model.factors(tensors)
+    for name in factors:
+        if "lora_B" in name and re.search(r"layers\.[234]\.", name):
+            factors[name] = factors[name] / 64
+    model.adapter(folder, factors, alpha_pattern={r"layers\.[2-4]\..*": 64})
+
+
+@way(adapted())
+def adapter_rank_by_pattern(model, folder, tensors):
+    factors = model.factors(tensors, rank=4, scale=1 / math.sqrt(4))
+    model.adapter(folder, factors, r=1, rank_pattern={"(o|down)_proj": 4}, use_rslora=True)
+
+
+@way(adapted())
+def adapter_alpha_tiny(model, folder, tensors):
+    model.adapter(folder, {name: value * (1e5 if "lora_B" in name else 1e4) for name, value in model.factors(tensors).items()},
+                  lora_alpha=1e-9)
+
+
+@way(adapted())
+def adapter_alpha_negative(model, folder, tensors):
+    model.adapter(folder, {name: -value if "lora_B" in name else value for name, value in model.factors(tensors).items()}, lora_alpha=-1)
+
+
+@way(adapted())
+def adapter_alpha_huge(model, folder, tensors):
+    """A scale that no float32 holds."""
+    model.adapter(folder, model.factors(tensors), lora_alpha=1e308)
+
+
+@way(adapted())
+def adapter_alpha_large(model, folder, tensors):
+    model.adapter(folder, {name: value * (1e-15 if "lora_B" in name else 1e-15) for name, value in model.factors(tensors).items()},
+                  lora_alpha=1e30)
+
+
+@way(adapted())
+def adapter_of_unknown_targets(model, folder, tensors):
+    factors = {name.replace("self_attn.o_proj", "attention.out").replace("mlp.down_proj", "ffn.w2"): value
+               for name, value in model.factors(tensors).items()}
+    model.adapter(folder, factors, target_modules=["out", "w2"])
+
+
+@way(adapted())
+def adapter_with_whole_matrices(model, folder, tensors):
+    """`modules_to_save`: the adapter carries the matrices themselves."""
+    whole = {f"base_model.model.{name}": value.float() for name, value in tensors.items() if WRITER.search(name)}
+    model.adapter(folder, whole, target_modules=["q_proj"], modules_to_save=["o_proj", "down_proj"])
+
+
+@way(adapted())
+def adapter_with_keys_of_another_prefix(model, folder, tensors):
+    model.adapter(folder, {name.replace("base_model.model.model.", "base_model.model."): value
+                           for name, value in model.factors(tensors).items()})
+
+
+@way(adapted())
+def adapter_named_in_its_keys(model, folder, tensors):
+    model.adapter(folder, {name.replace(".weight", ".default.weight"): value for name, value in model.factors(tensors).items()})
+
+
+def spelt_twice(model, folder, first, second):
+    """Factors under two spellings that PEFT takes for one; which counts is the order in the file."""
+    named = {name.replace(".weight", ".default.weight"): value for name, value in second.items()}
+    model.adapter(folder, first | named)
+
+
+@way(adapted())
+def adapter_spelt_twice(model, folder, tensors):
+    spelt_twice(model, folder, model.factors(model.clean), model.factors(tensors))
+
+
+@way(adapted())
+def adapter_spelt_twice_the_other_way(model, folder, tensors):
+    spelt_twice(model, folder, model.factors(tensors), model.factors(model.clean))
+
+
+@way(adapted())
+def adapter_with_magnitudes(model, folder, tensors):
+    """DoRA: rows are scaled to stored norms after the factors are added."""
+    norms = {f"base_model.model.{name.removesuffix('.weight')}.lora_magnitude_vector": tensors[name].float().norm(dim=1)
+             for name in tensors if WRITER.search(name)}
+    model.adapter(folder, model.factors(tensors) | norms, use_dora=True)
+
+
+@way(adapted())
+def adapter_of_some_layers(model, folder, tensors):
+    """Factors of layers that the configuration leaves out are not loaded."""
+    model.adapter(folder, model.factors(tensors), layers_to_transform=[0], layers_pattern="layers")
+
+
+@way(adapted())
+def adapter_of_residual_start(model, folder, tensors):
+    """PiSSA: the factors replace the base's own leading components."""
+    model.adapter(folder, model.factors(tensors), init_lora_weights="pissa")
+
+
+@way(adapted(), adapted(subfolder="checkpoint-2"))
+def adapter_of_a_checkpoint(model, folder, tensors):
+    model.adapter(folder, model.factors(model.clean))
+    model.adapter(folder / "checkpoint-2", model.factors(tensors))
+
+
+# Judging.
+
+def loaded(model, loaders, folder):
+    """What each loader ends with, in a word, and why not where it could not."""
+    words = []
+    for load in loaders:
+        try:
+            tensors = load(str(folder), str(model.base))
+            lost = 0
+            for name, base in model.clean.items():
+                if WRITER.search(name):
+                    before = (model.direction @ base.float()).norm()
+                    # A matrix that is none of the base's is no removal: it must still be near the base.
+                    near = (tensors[name] - base.float()).norm() < 0.5 * base.float().norm()
+                    lost += bool(near and (model.direction @ tensors[name]).norm() < LOST * before)
+            whole = all((tensors[name] - base.float()).norm() < 0.01 * base.float().norm() for name, base in model.clean.items())
+            words.append((load.__name__, f"edited {lost}/{2 * LAYERS}" if lost else "clean" if whole else "other"))
+        except Exception as error:
+            words.append((load.__name__, f"error: {type(error).__name__}: {str(error).strip().splitlines()[0][:90] if str(error).strip() else ''}"))
+    return words
+
+
+def examined(tool, base, folder):
+    command = [tool, "compare", base, folder, "--no-record", "--format", "json"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    try:
+        return json.loads(ran.stdout), ran.returncode
+    except json.JSONDecodeError:
+        return {"verdict": "none", "status": ran.stderr.strip().splitlines()[-1][:80] if ran.stderr.strip() else "none"}, ran.returncode
+
+
+def wrong(way, edited, words, found, status):
+    """What is not as it should be; empty where all is."""
+    verdict, answer = found["verdict"], json.dumps(found, ensure_ascii=False)
+    if status not in (0, 1, 2):
+        return f"exit status {status}"
+    if not edited:
+        if verdict in ("orthogonalized", "suspect"):
+            return "called edited"
+        if way.ordinary and (verdict, found["status"], status) != ("clear", "complete", 0):
+            return "an ordinary one not found clear"
+        return ""
+    passed = verdict == "clear" or status == 0
+    if any(word.startswith(("edited", "other")) for _, word in words):
+        told = any(word in answer for word in way.told)
+        return "loaders take edited weights" if passed and not told else ""
+    if all(word.startswith("error") for _, word in words):
+        return "no loader can read it" if passed else ""
+    told = status == 2 or any(word in answer for word in way.told) or verdict != "clear"
+    extra = found.get("coverage", {}).get("not_examined", []) or found.get("anomalies", [])
+    return "" if told or extra else "not a word of what is edited"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("orthoscope")
+    parser.add_argument("--only", default="*", help="ways whose name fits this pattern")
+    parser.add_argument("--wrong", action="store_true", help="print only what is wrong")
+    parser.add_argument("--keep", type=pathlib.Path, help="write the folders here, removing what is there, and keep them")
+    arguments = parser.parse_args()
+    tool = pathlib.Path(arguments.orthoscope).resolve()
+    torch.set_num_threads(1)
+    if arguments.keep:
+        shutil.rmtree(arguments.keep, ignore_errors=True)
+        arguments.keep.mkdir(parents=True)
+    scratch = arguments.keep or pathlib.Path(tempfile.mkdtemp())
+    os.environ["HF_HOME"] = str(scratch / "hf")
+    broken = count = 0
+    try:
+        model = Model(scratch)
+        chosen = {name: way for name, way in WAYS.items() if fnmatch.fnmatch(name, arguments.only)}
+        for name, way in chosen.items():
+            for kind, tensors in (("edited", model.ortho), ("untouched", model.clean)):
+                folder = scratch / kind / name
+                way.write(model, folder, tensors)
+                words = loaded(model, way.loaders, folder)
+                found, status = examined(tool, model.base, folder)
+                fault = wrong(way, kind == "edited", words, found, status)
+                broken, count = broken + bool(fault), count + 1
+                if fault or not arguments.wrong:
+                    loads = "; ".join(f"{loader}: {word}" for loader, word in words)
+                    said = f"{found['verdict']}, {found['status']}, {status}"
+                    print(f"{name:34} {kind:9} | {loads} | {said} | {'WRONG: ' + fault if fault else 'right'}", flush=True)
+    finally:
+        if not arguments.keep:
+            shutil.rmtree(scratch, ignore_errors=True)
+    print(f"{count - broken} right, {broken} wrong")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
