@@ -401,6 +401,55 @@ def index_by_another_key(model, folder, tensors):
     indexed(folder / INDEX, {name: "model-00001-of-00002.safetensors" for name in tensors} | {"nothing": "x.safetensors"})
 
 
+# JSON as Python reads it: NaN and lone surrogates are let through, and of two equal keys the last counts.
+
+def twisted(path, twist):
+    path.write_text(twist(path.read_text()))
+
+
+def with_nan(text):
+    return text.replace("{", '{"more": [NaN, -Infinity, 1e999, "\\ud800"], ', 1)
+
+
+@way()
+def index_with_nan(model, folder, tensors):
+    model.shards(folder, tensors, "x.safetensors")
+    twisted(folder / INDEX, with_nan)
+
+
+@way()
+def index_with_two_maps(model, folder, tensors):
+    model.shards(folder, tensors, "x.safetensors")
+    decoy = json.dumps(dict.fromkeys(tensors, "model-00001-of-00002.safetensors"))
+    twisted(folder / INDEX, lambda text: text.replace("{", '{"weight_map": ' + decoy + ", ", 1))
+
+
+@way()
+def explicit_file_beside_nan(model, folder, tensors):
+    model.whole(folder, model.clean, transformers_weights="weights.safetensors")
+    put(folder / "weights.safetensors", tensors)
+    twisted(folder / "config.json", with_nan)
+
+
+@way()
+def explicit_file_said_twice(model, folder, tensors):
+    model.whole(folder, model.clean, transformers_weights="weights.safetensors")
+    put(folder / "weights.safetensors", tensors)
+    twisted(folder / "config.json", lambda text: text.replace("{", '{"transformers_weights": "model.safetensors", ', 1))
+
+
+@way(adapted())
+def adapter_settings_with_nan(model, folder, tensors):
+    model.adapter(folder, model.factors(tensors))
+    twisted(folder / "adapter_config.json", with_nan)
+
+
+@way(adapted())
+def adapter_settings_said_twice(model, folder, tensors):
+    model.adapter(folder, model.factors(tensors))
+    twisted(folder / "adapter_config.json", lambda text: text.replace("{", '{"lora_alpha": 0, ', 1))
+
+
 # What is missing or broken.
 
 @way()
@@ -523,6 +572,17 @@ def subfolder_shards(model, folder, tensors):
     model.shards(folder / "sub", tensors, "b.weights", "a.safetensors")
 
 
+@way()
+def pickle_with_a_decoy_inside(model, folder, tensors):
+    """transformers takes the outermost names of a pickle, and no state_dict within it."""
+    model.whole(folder, dict(tensors) | {"state_dict": dict(model.clean)}, "pytorch_model.bin")
+
+
+@way()
+def pickle_inside_a_decoy(model, folder, tensors):
+    model.whole(folder, dict(model.clean) | {"state_dict": dict(tensors)}, "pytorch_model.bin")
+
+
 @way(stock(), stock(gguf_file="model.gguf"))
 def gguf_beside(model, folder, tensors):
     model.whole(folder, model.clean)
@@ -636,7 +696,7 @@ def adapter_beside_the_model(model, folder, tensors):
     model.adapter(folder, model.factors(tensors))
 
 
-@way(stock())
+@way(stock(), adapted())
 def adapter_pickle_beside_the_model(model, folder, tensors):
     model.whole(folder, model.clean)
     model.adapter(folder, model.factors(tensors), "adapter_model.bin")
