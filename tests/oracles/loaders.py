@@ -141,6 +141,12 @@ def mistral(folder, _base):
     return {theirs(name): value.float() for name, value in loaded.items()}
 
 
+def converter(folder, _base):
+    """llama.cpp's converter to GGUF (and mlx-lm, but for the order): all files model*.safetensors, a later name over an earlier."""
+    files = sorted(pathlib.Path(folder).glob("model*.safetensors"))
+    return {name: value.float() for path in files for name, value in load_file(path).items()}
+
+
 NAMES = {"attention.wq": "self_attn.q_proj", "attention.wk": "self_attn.k_proj", "attention.wv": "self_attn.v_proj",
          "attention.wo": "self_attn.o_proj", "feed_forward.w1": "mlp.gate_proj", "feed_forward.w2": "mlp.down_proj",
          "feed_forward.w3": "mlp.up_proj", "attention_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
@@ -260,6 +266,10 @@ def put(path, tensors):
 def indexed(path, weight_map):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
+
+
+def twisted(path, twist):
+    path.write_text(twist(path.read_text()))
 
 
 # Ordinary ways.
@@ -386,6 +396,21 @@ def shard_by_dots_inside(model, folder, tensors):
 
 
 @way()
+def shard_of_a_name_that_is_no_text(model, folder, tensors):
+    """Python keeps bytes that are not UTF-8 as lone surrogates, in JSON too."""
+    index = "pytorch_model.bin.index.json"
+    model.shards(folder, tensors, "x.bin", "a.bin", index)
+    (folder / "x.bin").rename(folder / "x\udcff.bin")
+    twisted(folder / index, lambda text: text.replace("x.bin", "x\\udcff.bin"))
+
+
+@way(stock(), converter)
+def shard_that_no_index_names(model, folder, tensors):
+    model.shards(folder, model.clean, "model-00002-of-00003.safetensors", "model-00001-of-00003.safetensors")
+    put(folder / "model-00003-of-00003.safetensors", model.halves(tensors)[1])
+
+
+@way()
 def index_omits_tensors(model, folder, tensors):
     """Loaders read every tensor of the named files, also those that the index does not list."""
     model.whole(folder, tensors, "model-00001-of-00001.safetensors")
@@ -402,10 +427,6 @@ def index_by_another_key(model, folder, tensors):
 
 
 # JSON as Python reads it: NaN and lone surrogates are let through, and of two equal keys the last counts.
-
-def twisted(path, twist):
-    path.write_text(twist(path.read_text()))
-
 
 def with_nan(text):
     return text.replace("{", '{"more": [NaN, -Infinity, 1e999, "\\ud800"], ', 1)
@@ -504,7 +525,8 @@ def two(title, loaders, honest, edited, swap=False, **more):
 
 
 two("explicit_file", [stock()], "model.safetensors", "weights.safetensors", transformers_weights="weights.safetensors")
-two("explicit_file_in_a_folder", [stock()], "model.safetensors", "a/.b/c.safetensors", transformers_weights="a/.b/c.safetensors")
+two("explicit_file_in_a_folder", [stock()], "model.safetensors", "a/.b/c.safetensors",
+    transformers_weights="a/.b/c.safetensors")
 two("explicit_adapter_pickle", [stock()], "model.safetensors", "adapter_model.bin", transformers_weights="adapter_model.bin")
 two("consolidated_beside", [stock(), vllm, mistral], "model.safetensors", "consolidated.safetensors")
 two("consolidated_pickle_beside", [stock(), mistral], "model.safetensors", "consolidated.00.pth")
@@ -514,11 +536,14 @@ two("variant_pickle", [stock(), stock(variant="fp16")], "model.safetensors", "py
 two("subfolder", [stock(), stock(subfolder="uncensored")], "model.safetensors", "uncensored/model.safetensors")
 two("subfolder_four_deep", [stock(), stock(subfolder="a/b/c/d")], "model.safetensors", "a/b/c/d/model.safetensors")
 two("subfolder_hidden", [stock(), stock(subfolder=".old")], "model.safetensors", ".old/model.safetensors")
-two("subfolder_of_a_pipeline", [stock(), stock(subfolder="0_Transformer")], "model.safetensors", "0_Transformer/model.safetensors")
+two("subfolder_of_a_pipeline", [stock(), stock(subfolder="0_Transformer")], "model.safetensors",
+    "0_Transformer/model.safetensors")
 two("safetensors_and_pickle", [stock(), stock(use_safetensors=False)], "model.safetensors", "pytorch_model.bin")
 two("pickle_and_safetensors", [stock(), stock(use_safetensors=False)], "model.safetensors", "pytorch_model.bin", swap=True)
 two("one_more_safetensors", [stock(), vllm], "model.safetensors", "zz.safetensors")
-two("saved_by_ranks_beside", [listed(False), listed(True)], "model.safetensors", "shard-00001-model-00001-of-00001.safetensors")
+two("one_more_model_file", [stock(), vllm, converter], "model.safetensors", "model_x.safetensors")
+two("saved_by_ranks_beside", [listed(False), listed(True)], "model.safetensors",
+    "shard-00001-model-00001-of-00001.safetensors")
 two("only_a_decoy_in_the_middle", [stock()], "model.safetensors", "backup/old/weights.bin")
 
 
@@ -619,7 +644,8 @@ def keras_file_beside(model, folder, tensors):
 @way()
 def two_spellings(model, folder, tensors):
     """The shorter name sorts first, and the first is kept."""
-    model.whole(folder, model.clean | {name.removeprefix("model."): tensors[name] for name in tensors if WRITER.search(name)})
+    twins = {name.removeprefix("model."): tensors[name] for name in tensors if WRITER.search(name)}
+    model.whole(folder, model.clean | twins)
 
 
 @way()
@@ -644,14 +670,16 @@ def a_prefix_by_a_loose_pattern(model, folder, tensors):
 def twice_in_shards_edited_last(model, folder, tensors):
     model.whole(folder, model.clean, "model-00001-of-00002.safetensors")
     put(folder / "model-00002-of-00002.safetensors", model.halves(tensors)[1])
-    indexed(folder / INDEX, dict.fromkeys(tensors, "model-00001-of-00002.safetensors") | {"x": "model-00002-of-00002.safetensors"})
+    weight_map = dict.fromkeys(tensors, "model-00001-of-00002.safetensors")
+    indexed(folder / INDEX, weight_map | {"x": "model-00002-of-00002.safetensors"})
 
 
 @way(stock(), vllm)
 def twice_in_shards_edited_first(model, folder, tensors):
     model.whole(folder, model.halves(tensors)[1], "model-00001-of-00002.safetensors")
     put(folder / "model-00002-of-00002.safetensors", model.clean)
-    indexed(folder / INDEX, dict.fromkeys(tensors, "model-00002-of-00002.safetensors") | {"x": "model-00001-of-00002.safetensors"})
+    weight_map = dict.fromkeys(tensors, "model-00002-of-00002.safetensors")
+    indexed(folder / INDEX, weight_map | {"x": "model-00001-of-00002.safetensors"})
 
 
 def twice_in_a_header(model, folder, tensors, edited_last):
@@ -664,7 +692,8 @@ def twice_in_a_header(model, folder, tensors, edited_last):
     def add(name, value):
         nonlocal data
         raw = value.contiguous().view(torch.uint8).numpy().tobytes()
-        entries.append((name, {"dtype": "BF16", "shape": list(value.shape), "data_offsets": [len(data), len(data) + len(raw)]}))
+        place = [len(data), len(data) + len(raw)]
+        entries.append((name, {"dtype": "BF16", "shape": list(value.shape), "data_offsets": place}))
         data += raw
 
     for name in filter(WRITER.search, model.clean):
@@ -689,6 +718,14 @@ def twice_in_a_header_edited_first(model, folder, tensors):
 
 # Adapters.
 
+def turned(factors):
+    return {name: -value if "lora_B" in name else value for name, value in factors.items()}
+
+
+def named_default(factors):
+    return {name.replace(".weight", ".default.weight"): value for name, value in factors.items()}
+
+
 @way(stock())
 def adapter_beside_the_model(model, folder, tensors):
     """transformers loads both, as soon as PEFT is installed."""
@@ -706,7 +743,7 @@ def adapter_pickle_beside_the_model(model, folder, tensors):
 def adapter_restores_the_base(model, folder, tensors):
     """The model is edited and its adapter takes the edit back: what runs is the base, and what is merged apart is not."""
     model.whole(folder, tensors)
-    model.adapter(folder, {name: -value if "lora_B" in name else value for name, value in model.factors(tensors).items()})
+    model.adapter(folder, turned(model.factors(tensors)))
 
 
 @way(adapted(), stock(use_safetensors=False))
@@ -724,7 +761,8 @@ def adapter_alpha_by_pattern(model, folder, tensors):
 
 @way(adapted())
 def adapter_alpha_zero_by_pattern(model, folder, tensors):
-    model.adapter(folder, model.factors(tensors), lora_alpha=0, alpha_pattern={r"model\.layers\.\d+\.(self_attn|mlp)\.(o|down)_proj": 1})
+    pattern = r"model\.layers\.\d+\.(self_attn|mlp)\.(o|down)_proj"
+    model.adapter(folder, model.factors(tensors), lora_alpha=0, alpha_pattern={pattern: 1})
 
 
 @way(adapted())
@@ -745,13 +783,13 @@ def adapter_rank_by_pattern(model, folder, tensors):
 
 @way(adapted())
 def adapter_alpha_tiny(model, folder, tensors):
-    model.adapter(folder, {name: value * (1e5 if "lora_B" in name else 1e4) for name, value in model.factors(tensors).items()},
-                  lora_alpha=1e-9)
+    large = {name: value * (1e5 if "lora_B" in name else 1e4) for name, value in model.factors(tensors).items()}
+    model.adapter(folder, large, lora_alpha=1e-9)
 
 
 @way(adapted())
 def adapter_alpha_negative(model, folder, tensors):
-    model.adapter(folder, {name: -value if "lora_B" in name else value for name, value in model.factors(tensors).items()}, lora_alpha=-1)
+    model.adapter(folder, turned(model.factors(tensors)), lora_alpha=-1)
 
 
 @way(adapted())
@@ -762,8 +800,7 @@ def adapter_alpha_huge(model, folder, tensors):
 
 @way(adapted())
 def adapter_alpha_large(model, folder, tensors):
-    model.adapter(folder, {name: value * (1e-15 if "lora_B" in name else 1e-15) for name, value in model.factors(tensors).items()},
-                  lora_alpha=1e30)
+    model.adapter(folder, {name: value * 1e-15 for name, value in model.factors(tensors).items()}, lora_alpha=1e30)
 
 
 @way(adapted())
@@ -788,13 +825,12 @@ def adapter_with_keys_of_another_prefix(model, folder, tensors):
 
 @way(adapted())
 def adapter_named_in_its_keys(model, folder, tensors):
-    model.adapter(folder, {name.replace(".weight", ".default.weight"): value for name, value in model.factors(tensors).items()})
+    model.adapter(folder, named_default(model.factors(tensors)))
 
 
 def spelt_twice(model, folder, first, second):
     """Factors under two spellings that PEFT takes for one; which counts is the order in the file."""
-    named = {name.replace(".weight", ".default.weight"): value for name, value in second.items()}
-    model.adapter(folder, first | named)
+    model.adapter(folder, first | named_default(second))
 
 
 @way(adapted())
@@ -835,23 +871,28 @@ def adapter_of_a_checkpoint(model, folder, tensors):
 
 # Judging.
 
+def outcome(model, tensors):
+    """Whether loaded weights are the base's, edited, or something else."""
+    lost, whole = 0, True
+    for name, base in model.clean.items():
+        base, value = base.float(), tensors[name]
+        apart = (value - base).norm() / base.norm()
+        # Rounding to BF16 is nearer than 0.01, and one direction of 128 nearer than 0.5.
+        whole &= bool(apart < 0.01)
+        if WRITER.search(name) and apart < 0.5:
+            lost += bool((model.direction @ value).norm() < LOST * (model.direction @ base).norm())
+    return f"edited {lost}/{2 * LAYERS}" if lost else "clean" if whole else "other"
+
+
 def loaded(model, loaders, folder):
     """What each loader ends with, in a word, and why not where it could not."""
     words = []
     for load in loaders:
         try:
-            tensors = load(str(folder), str(model.base))
-            lost = 0
-            for name, base in model.clean.items():
-                if WRITER.search(name):
-                    before = (model.direction @ base.float()).norm()
-                    # A matrix that is none of the base's is no removal: it must still be near the base.
-                    near = (tensors[name] - base.float()).norm() < 0.5 * base.float().norm()
-                    lost += bool(near and (model.direction @ tensors[name]).norm() < LOST * before)
-            whole = all((tensors[name] - base.float()).norm() < 0.01 * base.float().norm() for name, base in model.clean.items())
-            words.append((load.__name__, f"edited {lost}/{2 * LAYERS}" if lost else "clean" if whole else "other"))
-        except Exception as error:
-            words.append((load.__name__, f"error: {type(error).__name__}: {str(error).strip().splitlines()[0][:90] if str(error).strip() else ''}"))
+            words.append((load.__name__, outcome(model, load(str(folder), str(model.base)))))
+        except Exception as error:  # Whatever a loader raises is its answer.
+            lines = str(error).strip().splitlines() or [""]
+            words.append((load.__name__, f"error: {type(error).__name__}: {lines[0][:90]}"))
     return words
 
 
@@ -861,7 +902,8 @@ def examined(tool, base, folder):
     try:
         return json.loads(ran.stdout), ran.returncode
     except json.JSONDecodeError:
-        return {"verdict": "none", "status": ran.stderr.strip().splitlines()[-1][:80] if ran.stderr.strip() else "none"}, ran.returncode
+        lines = ran.stderr.strip().splitlines() or ["no record"]
+        return {"verdict": "none", "status": lines[-1][:80]}, ran.returncode
 
 
 def wrong(way, edited, words, found, status):
