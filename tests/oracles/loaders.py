@@ -2,7 +2,7 @@
 """What stock loaders take out of a folder, held against what orthoscope says of it.
 
     python3 -m venv venv && venv/bin/pip install torch transformers peft gguf numpy
-    venv/bin/python tests/oracles/loaders.py target/release/orthoscope [--only PATTERN] [--wrong]
+    venv/bin/python tests/oracles/loaders.py target/release/orthoscope [--hub] [--only PATTERN] [--wrong]
 
 A tiny random Llama is the base. A candidate is the same model, or one with a random unit direction removed at λ = 1 from the
 twelve matrices that write to the residual stream, laid out in each of the WAYS below: every way that is known to lead a
@@ -34,8 +34,8 @@ import sys
 import tempfile
 import warnings
 
-os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="critical", HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1",
-                  TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES="")
+os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1", CUDA_VISIBLE_DEVICES="",
+                  TRANSFORMERS_VERBOSITY="critical")
 warnings.simplefilter("ignore")
 # This folder's gguf.py is a script of the same name as the package.
 sys.path = [path for path in sys.path if pathlib.Path(path or ".").resolve() != pathlib.Path(__file__).resolve().parent]
@@ -117,8 +117,8 @@ def natural(path):
 
 
 def vllm(folder, _base):
-    """The files that vLLM takes (0.33, model_executor/model_loader/default_loader.py): consolidated*.safetensors where there is
-    one, or else all of the top folder's *.safetensors that an index names, or all of them without one; a later file wins."""
+    """The files that vLLM takes (0.33, model_executor/model_loader/default_loader.py): consolidated*.safetensors where there
+    is one, or else the *.safetensors of the top folder that an index names, or all of them; a later file wins."""
     folder = pathlib.Path(folder)
     consolidated = any(fnmatch.fnmatch(path.name, "consolidated*.safetensors") for path in folder.rglob("*"))
     stem = "consolidated" if consolidated else "model"
@@ -142,7 +142,7 @@ def mistral(folder, _base):
 
 
 def converter(folder, _base):
-    """llama.cpp's converter to GGUF (and mlx-lm, but for the order): all files model*.safetensors, a later name over an earlier."""
+    """llama.cpp's converter to GGUF, and but for the order mlx-lm: all files model*.safetensors, a later over an earlier."""
     files = sorted(pathlib.Path(folder).glob("model*.safetensors"))
     return {name: value.float() for path in files for name, value in load_file(path).items()}
 
@@ -187,7 +187,7 @@ class Model:
         direction = torch.randn(WIDTH)
         self.direction = direction / direction.norm()
         self.ortho = {name: self.without(value) if WRITER.search(name) else value for name, value in self.clean.items()}
-        self.base = root / "base"
+        self.base = root / "lab" / "base"
         self.whole(self.base, self.clean)
 
     def without(self, matrix):
@@ -234,8 +234,8 @@ class Model:
     def adapter(self, folder, factors, name="adapter_model.safetensors", **settings):
         folder.mkdir(parents=True, exist_ok=True)
         put(folder / name, factors)
-        config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(self.base), "r": 1, "lora_alpha": 1,
-                  "target_modules": ["o_proj", "down_proj"], "bias": "none", "inference_mode": True}
+        config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(self.base), "r": 1,
+                  "lora_alpha": 1, "target_modules": ["o_proj", "down_proj"], "bias": "none", "inference_mode": True}
         (folder / "adapter_config.json").write_text(json.dumps(config | settings))
 
     def gguf(self, path, tensors):
@@ -397,7 +397,7 @@ def shard_by_dots_inside(model, folder, tensors):
 
 @way()
 def shard_of_a_name_that_is_no_text(model, folder, tensors):
-    """Python keeps bytes that are not UTF-8 as lone surrogates, in JSON too."""
+    """Python has bytes that are not UTF-8 as lone surrogates, in JSON too; torch opens no such file."""
     index = "pytorch_model.bin.index.json"
     model.shards(folder, tensors, "x.bin", "a.bin", index)
     (folder / "x.bin").rename(folder / "x\udcff.bin")
@@ -896,9 +896,14 @@ def loaded(model, loaders, folder):
     return words
 
 
-def examined(tool, base, folder):
-    command = [tool, "compare", base, folder, "--no-record", "--format", "json"]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=300)
+def examined(tool, base, folder, hub):
+    """Compared as folders, or scanned as repositories of a hub on this machine."""
+    command, environment = [tool, "compare", base, folder], dict(os.environ)
+    if hub:
+        repository, claimed = (f"local:{path.relative_to(hub)}" for path in (folder, base))
+        command, environment["ORTHOSCOPE_LOCAL_HUB"] = [tool, "scan", repository, "--base", claimed], str(hub)
+    command += ["--no-record", "--format", "json"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     try:
         return json.loads(ran.stdout), ran.returncode
     except json.JSONDecodeError:
@@ -932,6 +937,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("orthoscope")
     parser.add_argument("--only", default="*", help="ways whose name fits this pattern")
+    parser.add_argument("--hub", action="store_true", help="scan each as a repository of a hub, instead of comparing folders")
     parser.add_argument("--wrong", action="store_true", help="print only what is wrong")
     parser.add_argument("--keep", type=pathlib.Path, help="write the folders here, removing what is there, and keep them")
     arguments = parser.parse_args()
@@ -942,7 +948,7 @@ def main():
         arguments.keep.mkdir(parents=True)
     scratch = arguments.keep or pathlib.Path(tempfile.mkdtemp())
     os.environ["HF_HOME"] = str(scratch / "hf")
-    broken = count = 0
+    broken = count = abstained = 0
     try:
         model = Model(scratch)
         chosen = {name: way for name, way in WAYS.items() if fnmatch.fnmatch(name, arguments.only)}
@@ -951,9 +957,10 @@ def main():
                 folder = scratch / kind / name
                 way.write(model, folder, tensors)
                 words = loaded(model, way.loaders, folder)
-                found, status = examined(tool, model.base, folder)
+                found, status = examined(tool, model.base, folder, scratch if arguments.hub else None)
                 fault = wrong(way, kind == "edited", words, found, status)
                 broken, count = broken + bool(fault), count + 1
+                abstained += kind == "untouched" and status == 2
                 if fault or not arguments.wrong:
                     loads = "; ".join(f"{loader}: {word}" for loader, word in words)
                     said = f"{found['verdict']}, {found['status']}, {status}"
@@ -961,7 +968,7 @@ def main():
     finally:
         if not arguments.keep:
             shutil.rmtree(scratch, ignore_errors=True)
-    print(f"{count - broken} right, {broken} wrong")
+    print(f"{count - broken} right, {broken} wrong; of {count // 2} untouched folders {abstained} with exit status 2")
     return 1 if broken else 0
 
 
