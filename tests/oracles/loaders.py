@@ -349,6 +349,8 @@ shard_named("shard_called_tokenizer_json", "tokenizer.json")
 shard_named("shard_called_adapter", "adapter_model.safetensors")
 shard_named("shard_called_gguf", "model-00002-of-00002.gguf")
 shard_named("shard_of_odd_letters", "модель (2) [b]\u202e.safetensors")
+shard_named("shard_by_one_dot", "./model-00002-of-00002.safetensors")
+shard_named("shard_by_two_slashes", "sub//model-00002-of-00002.safetensors")
 shard_named("shard_in_training_folder", "checkpoint-500/optimizer.safetensors")
 shard_named("pickle_shard_of_another_ending", "weights.pt", first="a.bin", index="pytorch_model.bin.index.json")
 shard_named("pickle_shard_training_args", "training_args.bin", first="a.bin", index="pytorch_model.bin.index.json")
@@ -362,6 +364,20 @@ def pickle_shard_without_ending(model, folder, tensors):
     (folder / "z.bin").rename(folder / "z.json")
     index = folder / "pytorch_model.bin.index.json"
     index.write_text(index.read_text().replace("z.bin", "z.json"))
+
+
+@way()
+def one_file_linked_outside(model, folder, tensors):
+    model.configure(folder)
+    put(folder.parent / f"{folder.name}-outside", tensors)
+    (folder / "model.safetensors").symlink_to((folder.parent / f"{folder.name}-outside").resolve())
+
+
+@way()
+def pickle_behind_a_dead_link(model, folder, tensors):
+    """A link to nothing is no file for a loader, which goes on to the next name."""
+    model.whole(folder, tensors, "pytorch_model.bin")
+    (folder / "model.safetensors").symlink_to("gone.safetensors")
 
 
 @way()
@@ -569,6 +585,15 @@ def explicit_index(model, folder, tensors):
     put(folder / "x" / "2.weights", second)
     indexed(folder / "other.safetensors.index.json",
             dict.fromkeys(first, "x/1.safetensors") | dict.fromkeys(second, "x/2.weights"))
+
+
+@way()
+def explicit_index_in_a_folder(model, folder, tensors):
+    """What an index names counts from the top folder, wherever the index lies."""
+    model.configure(folder, transformers_weights="x/some.safetensors.index.json")
+    put(folder / "1.safetensors", tensors)
+    put(folder / "x" / "1.safetensors", model.clean)
+    indexed(folder / "x" / "some.safetensors.index.json", dict.fromkeys(tensors, "1.safetensors"))
 
 
 @way(stock(), vllm)
@@ -841,6 +866,81 @@ def adapter_spelt_twice(model, folder, tensors):
 @way(adapted())
 def adapter_spelt_twice_the_other_way(model, folder, tensors):
     spelt_twice(model, folder, model.factors(tensors), model.factors(model.clean))
+
+
+@way(adapted())
+def adapter_said_to_be_transposed(model, folder, tensors):
+    """PEFT pays no heed to `fan_in_fan_out` where the layer is a plain one."""
+    model.adapter(folder, model.factors(tensors), fan_in_fan_out=True)
+
+
+@way(adapted())
+def adapter_alpha_in_the_header(model, folder, tensors):
+    """A scale in safetensors' own metadata, under the key that GGUF has for it: nobody reads it there."""
+    model.adapter(folder, model.factors(tensors))
+    save_file(model.factors(tensors), folder / "adapter_model.safetensors",
+              metadata={"format": "pt", "adapter.lora.alpha": "0", "general.type": "adapter"})
+
+
+@way()
+def model_said_to_be_an_adapter(model, folder, tensors):
+    """The metadata of a whole model has the key by which GGUF knows adapters."""
+    model.configure(folder)
+    save_file(tensors, folder / "model.safetensors",
+              metadata={"format": "pt", "adapter.lora.alpha": "0", "general.type": "adapter"})
+
+
+@way(adapted())
+def adapter_under_a_second_prefix(model, folder, tensors):
+    """Factors without effect, under keys that PEFT does not know, beside those that it takes."""
+    factors = dict(model.factors(tensors))
+    for prefix in ("base_model.model.layers.", "base_model.layers.", "layers.", "model.layers."):
+        for name, value in model.factors(model.clean).items():
+            factors[name.replace("base_model.model.model.layers.", prefix)] = value
+    model.adapter(folder, factors)
+
+
+@way(adapted())
+def adapter_with_unused_matrices(model, folder, tensors):
+    """The base's own matrices lie in the adapter, but the configuration does not have them saved."""
+    whole = {f"base_model.model.{name}": value.float() for name, value in model.clean.items() if WRITER.search(name)}
+    model.adapter(folder, model.factors(tensors) | whole)
+
+
+@way(adapted())
+def adapter_with_base_layers(model, folder, tensors):
+    """PEFT loads every key that its model has, also the weights under the factors."""
+    whole = {f"base_model.model.{name.replace('.weight', '.base_layer.weight')}": value.float()
+             for name, value in tensors.items() if WRITER.search(name)}
+    model.adapter(folder, model.factors(model.clean) | whole)
+
+
+@way(adapted())
+def adapter_with_untargeted_matrices(model, folder, tensors):
+    """Nor need a matrix be among the modules to save."""
+    factors = {name.replace("o_proj", "q_proj"): value for name, value in model.factors(model.clean).items() if "o_proj" in name}
+    whole = {f"base_model.model.{name}": value.float() for name, value in tensors.items() if WRITER.search(name)}
+    model.adapter(folder, factors | whole, target_modules=["q_proj"])
+
+
+@way(adapted())
+def adapter_with_unused_magnitudes(model, folder, tensors):
+    """Magnitudes of DoRA in an adapter that is none."""
+    norms = {f"base_model.model.{name.removesuffix('.weight')}.lora_magnitude_vector": 1000 * torch.rand(WIDTH)
+             for name in tensors if WRITER.search(name)}
+    model.adapter(folder, model.factors(tensors) | norms)
+
+
+@way(adapted())
+def adapter_of_another_kind(model, folder, tensors):
+    """LoHa: the elementwise product of two products, of which one is all ones here."""
+    factors = {}
+    for name, value in model.factors(tensors).items():
+        stem, side = name.split(".lora_")
+        factors[f"{stem}.hada_w1_{'b' if side[0] == 'A' else 'a'}"] = value
+        factors[f"{stem}.hada_w2_{'b' if side[0] == 'A' else 'a'}"] = torch.ones_like(value)
+    model.adapter(folder, factors, peft_type="LOHA", alpha=1)
+    twisted(folder / "adapter_config.json", lambda text: text.replace('"lora_alpha": 1, ', "").replace('"bias": "none", ', ""))
 
 
 @way(adapted())
