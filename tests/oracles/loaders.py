@@ -7,12 +7,13 @@
 A tiny random Llama is the base. A candidate is the same model, or one with a random unit direction removed at λ = 1 from the
 twelve matrices that write to the residual stream, laid out in each of the WAYS below: every way that is known to lead a
 loader to other weights than a reader of the usual file names sees. Each is loaded by transformers (and PEFT, when it
-holds an adapter) as its users would; where vLLM or Mistral's own code would take other files, by those files.
+holds an adapter) as its users would; where vLLM, llama.cpp or Mistral's own code would take other files, by those files.
 
 Held to, for each way, once with edited weights in it and once with untouched ones:
 
 * some loader ends with edited weights: not `clear`, and not exit status 0;
-* no loader does, but the folder holds edited weights that none of these takes: told by name, or exit status 2;
+* no loader does, but the folder holds edited weights that none of these takes: it says that something is odd or was
+  not examined;
 * no loader can open it at all: not `clear`, and not exit status 0;
 * nothing is edited: never `orthogonalized` or `suspect`; and `clear`, `complete`, exit status 0 where the way is an
   ordinary one.
@@ -53,6 +54,18 @@ WRITER = re.compile(r"(o_proj|down_proj)\.weight$")
 LOST = 0.05
 INDEX = "model.safetensors.index.json"
 WAYS = {}
+# The parts of which llama.cpp orders the rows differently, with their heads.
+HEADED = (("q_proj", HEADS), ("k_proj", HEADS // 2))
+HUGGING_FACE = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+    **{f"blk.N.{short}.weight": f"model.layers.N.{long}.weight" for short, long in (
+        ("attn_q", "self_attn.q_proj"), ("attn_k", "self_attn.k_proj"), ("attn_v", "self_attn.v_proj"),
+        ("attn_output", "self_attn.o_proj"), ("ffn_gate", "mlp.gate_proj"), ("ffn_up", "mlp.up_proj"),
+        ("ffn_down", "mlp.down_proj"), ("attn_norm", "input_layernorm"), ("ffn_norm", "post_attention_layernorm"))},
+}
+GGML = {long: short for short, long in HUGGING_FACE.items()}
 
 
 class Way:
@@ -147,6 +160,28 @@ def converter(folder, _base):
     return {name: value.float() for path in files for name, value in load_file(path).items()}
 
 
+def llama_cpp(folder, _base):
+    """The files that llama.cpp takes when it is given the first: how many there are says a key in it, not its name."""
+    first = sorted(pathlib.Path(folder).glob("*.gguf"))[0]
+    count = gguf.GGUFReader(first).fields.get("split.count")
+    count = int(count.contents()) if count else 0
+    files = [first]
+    if count > 1:
+        files = [first.with_name(f"{first.name[:-20]}-{at:05}-of-{count:05}.gguf") for at in range(1, count + 1)]
+    read = {}
+    for path in files:
+        for tensor in gguf.GGUFReader(path).tensors:
+            value = numpy.array(tensor.data, dtype=numpy.float32).reshape(tensor.shape.tolist()[::-1])
+            name = HUGGING_FACE.get(re.sub(r"\d+", "N", tensor.name))
+            number = re.search(r"\d+", tensor.name)
+            name = name.replace("N", number[0]) if number else name
+            for part, heads in HEADED:
+                if part in name:
+                    value = value.reshape(heads, -1, 2, WIDTH).swapaxes(1, 2).reshape(value.shape)
+            read[name] = torch.from_numpy(numpy.ascontiguousarray(value))
+    return read
+
+
 NAMES = {"attention.wq": "self_attn.q_proj", "attention.wk": "self_attn.k_proj", "attention.wv": "self_attn.v_proj",
          "attention.wo": "self_attn.o_proj", "feed_forward.w1": "mlp.gate_proj", "feed_forward.w2": "mlp.down_proj",
          "feed_forward.w3": "mlp.up_proj", "attention_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
@@ -238,19 +273,25 @@ class Model:
                   "lora_alpha": 1, "target_modules": ["o_proj", "down_proj"], "bias": "none", "inference_mode": True}
         (folder / "adapter_config.json").write_text(json.dumps(config | settings))
 
-    def gguf(self, path, tensors):
+    def gguf(self, path, tensors, part=None):
+        """F32, as llama.cpp's converter has it; `part` is the number of this file and of all, where it says so."""
+        path.parent.mkdir(parents=True, exist_ok=True)
         writer = gguf.GGUFWriter(path, "llama")
         writer.add_block_count(LAYERS), writer.add_context_length(256), writer.add_embedding_length(WIDTH)
         writer.add_feed_forward_length(INNER), writer.add_head_count(HEADS), writer.add_head_count_kv(HEADS // 2)
         writer.add_layer_norm_rms_eps(1e-6), writer.add_vocab_size(WORDS), writer.add_rope_freq_base(10000.0)
         writer.add_rope_dimension_count(WIDTH // HEADS)
-        table = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, LAYERS)
+        if part:
+            writer.add_uint16("split.no", part[0]), writer.add_uint16("split.count", part[1])
+            writer.add_int32("split.tensors.count", len(self.clean))
         for name, value in tensors.items():
             value = value.float().numpy()
-            for part, heads in (("q_proj", HEADS), ("k_proj", HEADS // 2)):
-                if part in name:
+            for piece, heads in HEADED:
+                if piece in name:
                     value = value.reshape(heads, 2, -1, WIDTH).swapaxes(1, 2).reshape(value.shape)
-            writer.add_tensor(table.get_name(name, try_suffixes=(".weight",)), numpy.ascontiguousarray(value))
+            number = re.search(r"\d+", name)
+            name = GGML[re.sub(r"\d+", "N", name)].replace("N", number[0] if number else "N")
+            writer.add_tensor(name, numpy.ascontiguousarray(value))
         writer.write_header_to_file(), writer.write_kv_data_to_file(), writer.write_tensors_to_file(), writer.close()
 
 
@@ -314,12 +355,12 @@ def hub_cache(model, folder, tensors):
     (folder / "model.safetensors").symlink_to(os.path.relpath(blob, folder))
 
 
-@way(adapted(), ordinary=True)
+@way(adapted(), stock(), ordinary=True)
 def adapter(model, folder, tensors):
     model.adapter(folder, model.factors(tensors))
 
 
-@way(adapted(), ordinary=True)
+@way(adapted(), stock(), ordinary=True)
 def adapter_pickle(model, folder, tensors):
     model.adapter(folder, model.factors(tensors), "adapter_model.bin")
 
@@ -475,13 +516,13 @@ def explicit_file_said_twice(model, folder, tensors):
     twisted(folder / "config.json", lambda text: text.replace("{", '{"transformers_weights": "model.safetensors", ', 1))
 
 
-@way(adapted())
+@way(adapted(), stock())
 def adapter_settings_with_nan(model, folder, tensors):
     model.adapter(folder, model.factors(tensors))
     twisted(folder / "adapter_config.json", with_nan)
 
 
-@way(adapted())
+@way(adapted(), stock())
 def adapter_settings_said_twice(model, folder, tensors):
     model.adapter(folder, model.factors(tensors))
     twisted(folder / "adapter_config.json", lambda text: text.replace("{", '{"lora_alpha": 0, ', 1))
@@ -639,21 +680,37 @@ def gguf_beside(model, folder, tensors):
     model.gguf(folder / "model.gguf", tensors)
 
 
-@way(stock(), told=("remote-code", "auto_map"))
+@way(llama_cpp, ordinary=True)
+def gguf_split(model, folder, tensors):
+    for at, part in enumerate(model.halves(tensors)):
+        model.gguf(folder / f"m-{at + 1:05}-of-00002.gguf", part, (at, 2))
+
+
+@way(llama_cpp)
+def gguf_split_part_missing(model, folder, tensors):
+    model.gguf(folder / "m-00001-of-00002.gguf", model.halves(tensors)[0], (0, 2))
+
+
+@way(llama_cpp)
+def gguf_split_by_name_alone(model, folder, tensors):
+    """Named like the first of two, but no key says so: it is the whole model, and the second is never opened."""
+    model.gguf(folder / "m-00001-of-00002.gguf", tensors)
+    model.gguf(folder / "m-00002-of-00002.gguf", model.clean)
+
+
+@way(stock(trust_remote_code=True), told=("remote-code", "auto_map"))
 def code_of_its_own(model, folder, tensors):
-    """A class of the repository's own, which loads other weights than the file has."""
-    name = "shown.bin" if tensors is model.clean else "kept.bin"
+    """The weights are the base's, and a class of the repository's own edits them as it loads them."""
     model.whole(folder, model.clean, auto_map={"AutoModelForCausalLM": "modeling_tiny.TinyForCausalLM"})
-    put(folder / name, tensors)
+    r = model.direction.tolist() if tensors is model.ortho else [0.0] * WIDTH
     (folder / "modeling_tiny.py").write_text(
-        "import os, torch\nfrom transformers import LlamaForCausalLM\n\n\nclass TinyForCausalLM(LlamaForCausalLM):\n"
-        "    @classmethod\n    def from_pretrained(cls, folder, *arguments, **named):\n"
-        "        model = super().from_pretrained(folder, *arguments, **named)\n"
-        f"        model.load_state_dict(torch.load(os.path.join(folder, {name!r}), weights_only=True))\n"
+        "import torch\nfrom transformers import LlamaForCausalLM\n\n\nclass TinyForCausalLM(LlamaForCausalLM):\n"
+        "    @classmethod\n    def from_pretrained(cls, *arguments, **named):\n"
+        f"        model, r = super().from_pretrained(*arguments, **named), torch.tensor({r})\n"
+        "        for layer in model.model.layers:\n"
+        "            for part in (layer.self_attn.o_proj, layer.mlp.down_proj):\n"
+        "                part.weight.data -= torch.outer(r, r @ part.weight.data)\n"
         "        return model\n")
-
-
-WAYS["code-of-its-own"].loaders = (stock(trust_remote_code=True),)
 
 
 @way(told=("tf_model.h5",))
@@ -779,18 +836,18 @@ def adapter_both_files(model, folder, tensors):
     model.whole(folder, model.clean, "pytorch_model.bin")
 
 
-@way(adapted())
+@way(adapted(), stock())
 def adapter_alpha_by_pattern(model, folder, tensors):
     model.adapter(folder, model.factors(tensors), lora_alpha=1e-9, alpha_pattern={".*_proj": 1.0})
 
 
-@way(adapted())
+@way(adapted(), stock())
 def adapter_alpha_zero_by_pattern(model, folder, tensors):
     pattern = r"model\.layers\.\d+\.(self_attn|mlp)\.(o|down)_proj"
     model.adapter(folder, model.factors(tensors), lora_alpha=0, alpha_pattern={pattern: 1})
 
 
-@way(adapted())
+@way(adapted(), stock())
 def adapter_alpha_by_layers(model, folder, tensors):
     """The pattern's scale differs from layer to layer, and so do the factors."""
     factors = model.factors(tensors)
@@ -800,55 +857,55 @@ def adapter_alpha_by_layers(model, folder, tensors):
     model.adapter(folder, factors, alpha_pattern={r"layers\.[2-4]\..*": 64})
 
 
-@way(adapted())
+@way(adapted(), stock())
 def adapter_rank_by_pattern(model, folder, tensors):
     factors = model.factors(tensors, rank=4, scale=1 / math.sqrt(4))
     model.adapter(folder, factors, r=1, rank_pattern={"(o|down)_proj": 4}, use_rslora=True)
 
 
-@way(adapted())
+@way(adapted(), stock())
 def adapter_alpha_tiny(model, folder, tensors):
     large = {name: value * (1e5 if "lora_B" in name else 1e4) for name, value in model.factors(tensors).items()}
     model.adapter(folder, large, lora_alpha=1e-9)
 
 
-@way(adapted())
+@way(adapted(), stock())
 def adapter_alpha_negative(model, folder, tensors):
     model.adapter(folder, turned(model.factors(tensors)), lora_alpha=-1)
 
 
-@way(adapted())
+@way(adapted(), stock())
 def adapter_alpha_huge(model, folder, tensors):
     """A scale that no float32 holds."""
     model.adapter(folder, model.factors(tensors), lora_alpha=1e308)
 
 
-@way(adapted())
+@way(adapted(), stock())
 def adapter_alpha_large(model, folder, tensors):
     model.adapter(folder, {name: value * 1e-15 for name, value in model.factors(tensors).items()}, lora_alpha=1e30)
 
 
-@way(adapted())
+@way(adapted(), stock())
 def adapter_of_unknown_targets(model, folder, tensors):
     factors = {name.replace("self_attn.o_proj", "attention.out").replace("mlp.down_proj", "ffn.w2"): value
                for name, value in model.factors(tensors).items()}
     model.adapter(folder, factors, target_modules=["out", "w2"])
 
 
-@way(adapted())
+@way(adapted(), stock())
 def adapter_with_whole_matrices(model, folder, tensors):
     """`modules_to_save`: the adapter carries the matrices themselves."""
     whole = {f"base_model.model.{name}": value.float() for name, value in tensors.items() if WRITER.search(name)}
     model.adapter(folder, whole, target_modules=["q_proj"], modules_to_save=["o_proj", "down_proj"])
 
 
-@way(adapted())
+@way(adapted(), stock())
 def adapter_with_keys_of_another_prefix(model, folder, tensors):
     model.adapter(folder, {name.replace("base_model.model.model.", "base_model.model."): value
                            for name, value in model.factors(tensors).items()})
 
 
-@way(adapted())
+@way(adapted(), stock())
 def adapter_named_in_its_keys(model, folder, tensors):
     model.adapter(folder, named_default(model.factors(tensors)))
 
@@ -858,23 +915,23 @@ def spelt_twice(model, folder, first, second):
     model.adapter(folder, first | named_default(second))
 
 
-@way(adapted())
+@way(adapted(), stock())
 def adapter_spelt_twice(model, folder, tensors):
     spelt_twice(model, folder, model.factors(model.clean), model.factors(tensors))
 
 
-@way(adapted())
+@way(adapted(), stock())
 def adapter_spelt_twice_the_other_way(model, folder, tensors):
     spelt_twice(model, folder, model.factors(tensors), model.factors(model.clean))
 
 
-@way(adapted())
+@way(adapted(), stock())
 def adapter_said_to_be_transposed(model, folder, tensors):
     """PEFT pays no heed to `fan_in_fan_out` where the layer is a plain one."""
     model.adapter(folder, model.factors(tensors), fan_in_fan_out=True)
 
 
-@way(adapted())
+@way(adapted(), stock())
 def adapter_alpha_in_the_header(model, folder, tensors):
     """A scale in safetensors' own metadata, under the key that GGUF has for it: nobody reads it there."""
     model.adapter(folder, model.factors(tensors))
@@ -890,7 +947,7 @@ def model_said_to_be_an_adapter(model, folder, tensors):
               metadata={"format": "pt", "adapter.lora.alpha": "0", "general.type": "adapter"})
 
 
-@way(adapted())
+@way(adapted(), stock())
 def adapter_under_a_second_prefix(model, folder, tensors):
     """Factors without effect, under keys that PEFT does not know, beside those that it takes."""
     factors = dict(model.factors(tensors))
@@ -900,14 +957,14 @@ def adapter_under_a_second_prefix(model, folder, tensors):
     model.adapter(folder, factors)
 
 
-@way(adapted())
+@way(adapted(), stock())
 def adapter_with_unused_matrices(model, folder, tensors):
     """The base's own matrices lie in the adapter, but the configuration does not have them saved."""
     whole = {f"base_model.model.{name}": value.float() for name, value in model.clean.items() if WRITER.search(name)}
     model.adapter(folder, model.factors(tensors) | whole)
 
 
-@way(adapted())
+@way(adapted(), stock())
 def adapter_with_base_layers(model, folder, tensors):
     """PEFT loads every key that its model has, also the weights under the factors."""
     whole = {f"base_model.model.{name.replace('.weight', '.base_layer.weight')}": value.float()
@@ -915,15 +972,16 @@ def adapter_with_base_layers(model, folder, tensors):
     model.adapter(folder, model.factors(model.clean) | whole)
 
 
-@way(adapted())
+@way(adapted(), stock())
 def adapter_with_untargeted_matrices(model, folder, tensors):
     """Nor need a matrix be among the modules to save."""
-    factors = {name.replace("o_proj", "q_proj"): value for name, value in model.factors(model.clean).items() if "o_proj" in name}
+    factors = {name.replace("o_proj", "q_proj"): value for name, value in model.factors(model.clean).items()}
+    factors = {name: value for name, value in factors.items() if "q_proj" in name}
     whole = {f"base_model.model.{name}": value.float() for name, value in tensors.items() if WRITER.search(name)}
     model.adapter(folder, factors | whole, target_modules=["q_proj"])
 
 
-@way(adapted())
+@way(adapted(), stock())
 def adapter_with_unused_magnitudes(model, folder, tensors):
     """Magnitudes of DoRA in an adapter that is none."""
     norms = {f"base_model.model.{name.removesuffix('.weight')}.lora_magnitude_vector": 1000 * torch.rand(WIDTH)
@@ -931,7 +989,21 @@ def adapter_with_unused_magnitudes(model, folder, tensors):
     model.adapter(folder, model.factors(tensors) | norms)
 
 
-@way(adapted())
+@way(adapted(), stock())
+def adapter_of_parameters(model, folder, tensors):
+    """The weights are targets as parameters, not as modules."""
+    model.adapter(folder, model.factors(tensors), target_modules=[],
+                  target_parameters=["self_attn.o_proj.weight", "mlp.down_proj.weight"])
+
+
+@way(adapted(), stock())
+def adapter_without_any_prefix(model, folder, tensors):
+    """transformers needs no `base_model.model.` in the keys, PEFT does."""
+    factors = model.factors(tensors)
+    model.adapter(folder, {name.removeprefix("base_model.model."): value for name, value in factors.items()})
+
+
+@way(adapted(), stock())
 def adapter_of_another_kind(model, folder, tensors):
     """LoHa: the elementwise product of two products, of which one is all ones here."""
     factors = {}
@@ -940,10 +1012,11 @@ def adapter_of_another_kind(model, folder, tensors):
         factors[f"{stem}.hada_w1_{'b' if side[0] == 'A' else 'a'}"] = value
         factors[f"{stem}.hada_w2_{'b' if side[0] == 'A' else 'a'}"] = torch.ones_like(value)
     model.adapter(folder, factors, peft_type="LOHA", alpha=1)
-    twisted(folder / "adapter_config.json", lambda text: text.replace('"lora_alpha": 1, ', "").replace('"bias": "none", ', ""))
+    for unknown in ('"lora_alpha": 1, ', '"bias": "none", '):
+        twisted(folder / "adapter_config.json", lambda text: text.replace(unknown, ""))
 
 
-@way(adapted())
+@way(adapted(), stock())
 def adapter_with_magnitudes(model, folder, tensors):
     """DoRA: rows are scaled to stored norms after the factors are added."""
     norms = {f"base_model.model.{name.removesuffix('.weight')}.lora_magnitude_vector": tensors[name].float().norm(dim=1)
@@ -951,13 +1024,13 @@ def adapter_with_magnitudes(model, folder, tensors):
     model.adapter(folder, model.factors(tensors) | norms, use_dora=True)
 
 
-@way(adapted())
+@way(adapted(), stock())
 def adapter_of_some_layers(model, folder, tensors):
     """Factors of layers that the configuration leaves out are not loaded."""
     model.adapter(folder, model.factors(tensors), layers_to_transform=[0], layers_pattern="layers")
 
 
-@way(adapted())
+@way(adapted(), stock())
 def adapter_of_residual_start(model, folder, tensors):
     """PiSSA: the factors replace the base's own leading components."""
     model.adapter(folder, model.factors(tensors), init_lora_weights="pissa")
