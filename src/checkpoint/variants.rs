@@ -114,7 +114,8 @@ pub fn is_weights(name: &str) -> bool {
 
 /// Whether a file says what the weights are: a configuration, an index, a card, code that comes with them.
 pub fn is_small(name: &str) -> bool {
-    name.rsplit_once('.').is_some_and(|(_, end)| ["json", "md", "py"].iter().any(|known| end.eq_ignore_ascii_case(known)))
+    name.rsplit_once('.')
+        .is_some_and(|(_, end)| ["json", "md", "py"].iter().any(|known| end.eq_ignore_ascii_case(known)))
 }
 
 /// The endings of weights that are read, for messages.
@@ -255,9 +256,9 @@ pub fn contents<'a>(files: impl IntoIterator<Item = (&'a str, u64)>, directions:
         }
     }
     // An index that cannot be read speaks of the shards that bear its name.
-    let unsaid = |group: &&Group<'_>| group.index.is_some_and(|index| {
-        directions.indexes.get(index).is_none_or(BTreeSet::is_empty)
-    });
+    let unsaid = |group: &&Group<'_>| {
+        group.index.is_some_and(|index| directions.indexes.get(index).is_none_or(BTreeSet::is_empty))
+    };
     for of_index in groups.keys().filter(unsaid).cloned().collect::<Vec<_>>() {
         if let Some(files) = groups.remove(&Group { index: None, ..of_index.clone() }) {
             groups.insert(of_index, files);
@@ -303,11 +304,7 @@ pub fn first_of_each(variants: Vec<Variant>) -> (Vec<Variant>, Vec<Variant>) {
 }
 
 /// The variant that a weight file belongs to (its kind, and a name that all its files share), or what else it is.
-fn group_of(
-    name: &str,
-    kind: Kind,
-    explicit: bool,
-) -> std::result::Result<(Kind, String), &'static str> {
+fn group_of(name: &str, kind: Kind, explicit: bool) -> std::result::Result<(Kind, String), &'static str> {
     let (folder, base) = split_folder(name);
     let stem = base.rsplit_once('.').map_or(base, |(stem, _)| stem);
     if kind == Kind::Gguf {
@@ -393,7 +390,8 @@ impl Rank {
             unsaid: !explicit,
             // Quantisations in folders of their own are no further away than the others.
             depth: if gguf { 0 } else { group.matches('/').count() },
-            copy: stem.starts_with("consolidated") || variant.files.iter().any(|name| is_numbered(split_folder(name).1)),
+            copy: stem.starts_with("consolidated")
+                || variant.files.iter().any(|name| is_numbered(split_folder(name).1)),
             plain: if gguf { 0 } else { place(PLAIN, &|word| word == stem) },
             // A single file is what transformers takes before an index beside it; any other name comes after the index.
             unindexed: variant.index.is_none() != PLAIN.contains(&stem),
