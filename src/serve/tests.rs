@@ -59,15 +59,8 @@ async fn start(
     let app = Arc::new(App::new(settings).expect("starts"));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let address = listener.local_addr().expect("bound");
-    let (signal, mut heard) = tokio::sync::mpsc::unbounded_channel();
-    let running = tokio::spawn(async move {
-        let signals = async || match heard.recv().await {
-            Some(()) => {}
-            // Whoever could send one is gone: none comes.
-            None => std::future::pending().await,
-        };
-        listen::serve(listener, router(app, limits.request), limits, signals).await;
-    });
+    let (signal, heard) = tokio::sync::mpsc::unbounded_channel();
+    let running = tokio::spawn(listen::serve(listener, router(app, limits.request), limits, heard));
     (address, signal, running)
 }
 
