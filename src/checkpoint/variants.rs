@@ -416,13 +416,13 @@ mod tests {
     use super::*;
 
     fn names(files: &[&str]) -> Vec<(String, usize)> {
-        let found = variants(files.iter().map(|name| (*name, 10)));
+        let found = contents(files.iter().map(|name| (*name, 10)), &Directions::default()).variants;
         found.into_iter().map(|variant| (variant.name, variant.files.len())).collect()
     }
 
     fn forms(files: &[&str]) -> Vec<String> {
-        let found = variants(files.iter().map(|name| (*name, 10)));
-        choose(found, false).0.into_iter().map(|variant| variant.name).collect()
+        let found = contents(files.iter().map(|name| (*name, 10)), &Directions::default()).variants;
+        first_of_each(found).0.into_iter().map(|variant| variant.name).collect()
     }
 
     #[test]
@@ -470,12 +470,52 @@ mod tests {
         assert_eq!(forms(&["a-fp16.gguf", "a.Q2_K.gguf"]), ["F16"]);
     }
 
+    fn set(files: &[(&str, &str)]) -> FileSet {
+        let source = |(name, text): &(&str, &str)| -> (String, std::sync::Arc<dyn crate::source::ByteSource>) {
+            ((*name).to_owned(), std::sync::Arc::new(crate::source::Bytes::new(*name, text.as_bytes().to_vec())))
+        };
+        FileSet { label: "test".to_owned(), files: files.iter().map(source).collect(), ..FileSet::default() }
+    }
+
     #[test]
-    fn shards_by_any_name_go_with_their_index() {
-        let files = ["layer_0.safetensors", "layer_1.safetensors", "model.safetensors.index.json"];
-        assert_eq!(names(&files), [("model.safetensors".to_owned(), 2)]);
+    fn shards_by_any_name_and_in_any_folder_go_with_their_index() {
+        let index = r#"{"weight_map": {"a": "layer_0.safetensors", "b": "x/consolidated.bin", "c": "README.md"}}"#;
+        let files = set(&[
+            ("layer_0.safetensors", ""),
+            ("x/consolidated.bin", ""),
+            ("README.md", ""),
+            ("y.safetensors", ""),
+            ("model.safetensors.index.json", index),
+        ]);
+        let found = of_files(&files);
+        assert_eq!(found[0].files, ["README.md", "layer_0.safetensors", "x/consolidated.bin"]);
+        assert_eq!((found[1].files.as_slice(), found.len()), (["y.safetensors".to_owned()].as_slice(), 2));
         assert_eq!(names(&["consolidated.00.pth", "consolidated.01.pth"]), [("consolidated.pth".to_owned(), 2)]);
         assert!(names(&["README.md", "é", "tokenizer.bin"]).is_empty());
+    }
+
+    #[test]
+    fn a_configuration_decides_which_is_first() {
+        let files = set(&[
+            ("config.json", r#"{"transformers_weights": "weights.safetensors"}"#),
+            ("model.safetensors", ""),
+            ("weights.safetensors", ""),
+        ]);
+        assert_eq!(of_files(&files)[0].name, "weights.safetensors");
+        let odd = set(&[("config.json", r#"{"transformers_weights": "../x.safetensors", "y": 1}"#), ("i.index.json", "")]);
+        assert_eq!(Directions::read(&odd).unread().len(), 1);
+        assert_eq!(Directions::read(&set(&[("model.safetensors.index.json", "{\"weight_map\": NaN}")])).unread().len(), 1);
+    }
+
+    #[test]
+    fn what_is_part_of_no_checkpoint_is_listed_once() {
+        let files = ["model.safetensors", "optimizer.pt", "mmproj-F16.gguf", "tf_model.h5", "m.gguf.part1of2", "x.txt"];
+        let found = contents(files.map(|name| (name, 10)), &Directions::default());
+        let others: Vec<(&str, bool)> = found.others.iter().map(|other| (other.name.as_str(), other.is_readable)).collect();
+        assert_eq!(
+            others,
+            [("m.gguf.part1of2", false), ("mmproj-F16.gguf", true), ("optimizer.pt", true), ("tf_model.h5", false)]
+        );
     }
 
     #[test]
