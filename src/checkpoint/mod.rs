@@ -21,6 +21,7 @@ pub mod pickle;
 mod quantized;
 pub mod safetensors;
 mod shards;
+pub mod unread_kinds;
 pub mod variants;
 
 pub use overlay::overlay;
