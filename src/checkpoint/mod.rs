@@ -14,6 +14,7 @@ mod gguf_names;
 mod gguf_scale;
 #[cfg(test)]
 mod gguf_tests;
+mod misnamed;
 #[cfg(test)]
 mod oracle;
 mod overlay;
@@ -21,6 +22,7 @@ pub mod pickle;
 mod quantized;
 pub mod safetensors;
 mod shards;
+mod slices;
 pub mod unread_kinds;
 pub mod variants;
 
@@ -37,7 +39,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
 use crate::source::ByteSource;
-use crate::tensor::{self, DType};
+use crate::tensor::{self, DType, Family};
 
 /// An oddity of a file: reported, never judged by itself, and never a reason to stop reading.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -82,6 +84,11 @@ pub trait Decode: Send + Sync {
 
     /// Elements `first .. first + out.len()` in row-major order of the logical shape.
     fn decode(&self, first: u64, out: &mut [f32]) -> Result<()>;
+
+    /// Whether the numbers went through a quantiser: codes with scales. Not so where only their places are unusual.
+    fn is_quantized(&self) -> bool {
+        true
+    }
 }
 
 /// One tensor of a checkpoint.
@@ -105,6 +112,15 @@ impl TensorEntry {
     /// The number of elements. Headers are checked for overflow when they are read.
     pub fn elements(&self) -> u64 {
         self.shape.iter().product()
+    }
+
+    /// Whether its numbers are codes of a quantiser, in blocks of their own or with scales beside them.
+    pub fn is_quantized(&self) -> bool {
+        match &self.storage {
+            Storage::Packed(decoder) => decoder.is_quantized(),
+            Storage::Plain => self.dtype.family == Family::Block,
+            Storage::Unreadable(_) => false,
+        }
     }
 }
 
@@ -236,7 +252,10 @@ pub fn open(files: &FileSet) -> Result<Checkpoint> {
             format!("opening {}: no weights in a known format (looked for {})", files.label, known_formats()),
         )
     })?;
-    let mut checkpoint = format.open(files)?;
+    let mut checkpoint = match format.open(files) {
+        Err(error) if error.kind == ErrorKind::Malformed => misnamed::reopen(files, error)?,
+        opened => opened?,
+    };
     quantized::resolve(&mut checkpoint);
     Ok(checkpoint)
 }

@@ -275,6 +275,10 @@ impl Decode for Laid {
         if self.change.magnitude.is_some() { "dora" } else { "lora" }
     }
 
+    fn is_quantized(&self) -> bool {
+        self.base.is_quantized()
+    }
+
     fn decode(&self, first: u64, out: &mut [f32]) -> Result<()> {
         if self.columns == 0 || self.rows == 0 {
             return Ok(());

@@ -15,8 +15,9 @@ use std::ops::Range;
 
 use super::assembly::{Assembly, Part};
 use super::collect::{Anomalies, shown};
+use super::misnamed::by_content;
 use super::shards::Naming;
-use super::{Checkpoint, FileSet, Format};
+use super::{Checkpoint, FileSet, Format, safetensors};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::MAX_PICKLE_BYTES;
 use machine::{Import, Pickle};
@@ -53,7 +54,12 @@ impl Format for PyTorch {
 
 /// Reads one file of either layout.
 pub(crate) fn read_file(assembly: &mut Assembly, part: &Part<'_>) -> Result<()> {
-    let first = part.source.read(0..part.source.len().min(8))?;
+    let first = part.source.read(0..part.source.len().min(64))?;
+    if by_content(part.source.as_ref()) == Some("safetensors") {
+        let what = "its first bytes are those of a safetensors file, and it is read as one";
+        assembly.anomalies.file("safetensors-in-pytorch", part.name, what);
+        return safetensors::read_file(assembly, part);
+    }
     let zipped = first.starts_with(b"PK\x03\x04") || first.starts_with(b"PK\x05\x06");
     assembly.push_file(part, BTreeMap::new());
     if zipped {
@@ -64,7 +70,10 @@ pub(crate) fn read_file(assembly: &mut Assembly, part: &Part<'_>) -> Result<()> 
         assembly.anomalies.file("gguf-in-pytorch", part.name, "its first bytes are those of a ggml file");
         Err(Error::new(ErrorKind::Malformed, format!("reading {}: it is a ggml file, not a pickle", part.name)))
     } else {
-        let what = "neither a zip archive nor a pickle";
+        let what = match safetensors::disguise(&first) {
+            Some(other) => format!("{}, not a pickle", safetensors::describe(other).1),
+            None => "neither a zip archive nor a pickle".to_owned(),
+        };
         Err(Error::new(ErrorKind::Malformed, format!("reading {}: it is {what}", part.name)))
     }
 }

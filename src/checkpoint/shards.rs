@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::FileSet;
 use super::collect::{Anomalies, Strings, json_bytes, kept_name, shown};
+use super::slices::slice_number;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{MAX_FILES, MAX_TENSORS};
 
@@ -80,6 +81,15 @@ pub(crate) fn split_number(stem: &str) -> Option<(&str, u32, u32)> {
     Some((stem, digits(number)?, digits(count)?))
 }
 
+/// The stem that all files of one model share: without the numbers of its shards or slices.
+fn group_stem(stem: &str) -> &str {
+    match (split_number(stem), slice_number(stem)) {
+        (Some((stem, _, _)), _) => stem,
+        (None, Some(_)) => "consolidated",
+        (None, None) => stem,
+    }
+}
+
 impl Naming {
     fn stem<'a>(&self, base: &'a str) -> Option<&'a str> {
         let (stem, extension) = base.rsplit_once('.')?;
@@ -132,7 +142,7 @@ impl Naming {
         let mut groups: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
         for name in files.files.keys().filter(here).filter(|name| self.is_model(files, name)) {
             let stem = self.stem(split_folder(name).1).unwrap_or_default();
-            groups.entry(split_number(stem).map_or(stem, |(stem, _, _)| stem)).or_default().push(name);
+            groups.entry(group_stem(stem)).or_default().push(name);
         }
         let indexes: BTreeMap<&str, &String> = (files.files.keys().filter(here))
             .filter_map(|name| Some((self.index_stem(split_folder(name).1)?, name)))
@@ -149,7 +159,7 @@ impl Naming {
         let Some(stem) = stem else { return Ok(None) };
         let group = groups.get(stem).cloned().unwrap_or_default();
         let whole: Vec<&String> = (group.iter().copied())
-            .filter(|name| self.stem(split_folder(name).1).is_some_and(|base| split_number(base).is_none()))
+            .filter(|name| self.stem(split_folder(name).1).is_some_and(|base| group_stem(base) == base))
             .collect();
 
         let mut selection = Selection { folder: folder.clone(), ..Selection::default() };

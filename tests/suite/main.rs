@@ -12,5 +12,6 @@ mod people;
 mod program;
 mod properties;
 mod screening;
+mod stored;
 mod support;
 mod verify;

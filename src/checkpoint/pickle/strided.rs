@@ -27,6 +27,10 @@ impl Decode for Strided {
         "strided"
     }
 
+    fn is_quantized(&self) -> bool {
+        false
+    }
+
     fn decode(&self, first: u64, out: &mut [f32]) -> Result<()> {
         let outside = || {
             Error::new(
