@@ -48,7 +48,7 @@ pub fn relation(
     let number = |name: &str| profile.model.get(name).copied();
     let all = matrices(profile);
     // Asked first: the error of a grid with uneven steps (NF4, FP4) is as white as noise.
-    let quantized = is_quantized(base, candidate, pairing, profile, &all);
+    let quantized = is_quantized(candidate, pairing, &all);
     if !quantized && all_noise(&all) {
         return (Relation::Edited, None);
     }
@@ -135,13 +135,7 @@ fn same(base: &Checkpoint, candidate: &Checkpoint, pairing: &Pairing) -> Relatio
 }
 
 /// Most of the changed matrices are stored as a quantiser's codes that the base's are not, or carry the error of a grid.
-fn is_quantized(
-    base: &Checkpoint,
-    candidate: &Checkpoint,
-    pairing: &Pairing,
-    profile: &Profile,
-    changed: &[&TensorMeasurement],
-) -> bool {
+fn is_quantized(candidate: &Checkpoint, pairing: &Pairing, changed: &[&TensorMeasurement]) -> bool {
     let most = |count: usize, share: f64| !changed.is_empty() && count as f64 >= share * changed.len() as f64;
     // Codes of the same kind on both sides are no step from one to the other.
     let became_codes = |tensor: &&TensorMeasurement| tensor.base_dtype != tensor.candidate_dtype;
