@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::collect::shown;
 use super::safetensors::{Disguise, disguise};
-use super::{Anomaly, Checkpoint, FORMATS, FileSet, variants};
+use super::{Anomaly, Checkpoint, FORMATS, FileSet, TensorEntry, variants};
 use crate::error::{Error, Result};
 use crate::source::ByteSource;
 
@@ -29,20 +29,18 @@ pub(crate) fn by_content(source: &dyn ByteSource) -> Option<&'static str> {
 
 /// Opens a set that could not be opened by its files' names once more by their content; the first error where that does not
 /// help. Asked only then, so that files with honest names cost no request.
-pub(super) fn reopen(files: &FileSet, error: Error) -> Result<Checkpoint> {
-    let named = |name: &str| {
-        variants::of_files(files).into_iter().find(|v| v.files.iter().any(|f| f == name)).map(|v| v.format())
-    };
+pub(super) fn reopen(named: &str, files: &FileSet, error: Error) -> Result<Checkpoint> {
     let mut misnamed: BTreeMap<&'static str, Vec<&String>> = BTreeMap::new();
     let weights = files.files.iter().filter(|(name, _)| variants::is_weights(name));
     for (name, source) in weights.take(crate::limits::MAX_FILES) {
         if let Some(content) = by_content(source.as_ref())
-            && named(name) != Some(content)
+            && named != content
         {
             misnamed.entry(content).or_default().push(name);
         }
     }
-    let Some((format, ending)) = ENDINGS.into_iter().find(|(format, _)| misnamed.contains_key(format)) else {
+    let model = ENDINGS.iter().any(|(format, _)| *format == named);
+    let Some((format, ending)) = ENDINGS.into_iter().filter(|_| model).find(|(format, _)| misnamed.contains_key(format)) else {
         return Err(error);
     };
     let mine = misnamed.remove(format).unwrap_or_default();
@@ -52,6 +50,7 @@ pub(super) fn reopen(files: &FileSet, error: Error) -> Result<Checkpoint> {
         label: files.label.clone(),
         files: files.files.iter().filter(|(name, _)| kept(name)).map(|(n, s)| (renamed(n), s.clone())).collect(),
         digests: files.digests.iter().filter(|(name, _)| kept(name)).map(|(n, d)| (renamed(n), *d)).collect(),
+        refused: files.refused.clone(),
     };
     let Some(reader) = FORMATS.iter().find(|reader| reader.name() == format) else { return Err(error) };
     // What it is by content is the better reason, should it not open as that either.
@@ -63,27 +62,18 @@ pub(super) fn reopen(files: &FileSet, error: Error) -> Result<Checkpoint> {
     for anomaly in &mut checkpoint.anomalies {
         anomaly.file = original(&anomaly.file).unwrap_or_else(|| anomaly.file.clone());
     }
-    let note = |kind: &str, name: &String, detail: String| Anomaly {
-        kind: kind.to_owned(),
+    let told = mine.iter().map(|name| Anomaly {
+        kind: "misnamed-file".to_owned(),
         file: shown(name),
         tensor: None,
-        detail,
-    };
-    let told = mine
-        .iter()
-        .map(|name| note("misnamed-file", name, format!("by its content it is {format}, whatever its name ends in")));
-    let aside = files.files.keys().filter(|name| !kept(name));
-    let aside = aside.map(|name| {
-        note(
-            "set-aside",
-            name,
-            format!(
-                "not examined: the model is taken from {}",
-                mine.iter().map(|name| shown(name)).collect::<Vec<_>>().join(", ")
-            ),
-        )
+        detail: format!("by its content it is {format}, whatever its name ends in"),
     });
-    checkpoint.anomalies.extend(told.chain(aside));
+    checkpoint.anomalies.extend(told);
     checkpoint.anomalies.sort();
+    for name in files.files.keys().filter(|name| !kept(name)) {
+        let reason = format!("it is not {named}, as its name says, and not {format}, as files beside it are");
+        let entry = TensorEntry::unreadable(name.clone(), reason);
+        checkpoint.tensors.entry(name.clone()).or_insert(entry);
+    }
     Ok(checkpoint)
 }

@@ -118,8 +118,7 @@ fn partly(checkpoint: &Checkpoint, anomalies: &mut Anomalies) {
     let mut modules: BTreeMap<String, [u64; 2]> = BTreeMap::new();
     for entry in checkpoint.tensors.values().filter(|entry| entry.shape.len() == 2) {
         let in_codes = match &entry.storage {
-            Storage::Packed(decoder) => decoder.is_quantized(),
-            Storage::Plain => false,
+            Storage::Packed(_) | Storage::Plain => entry.is_quantized(),
             Storage::Unreadable(_) => continue,
         };
         let place: Vec<&str> =

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::assembly::Assembly;
 use super::collect::Anomalies;
 use super::shards::split_folder;
-use super::{CheckpointFile, Decode, Storage, TensorEntry, decode_plain};
+use super::{CheckpointFile, Decode, Packing, Storage, TensorEntry, decode_plain};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::MAX_COMPARED_BYTES;
 use crate::source::ByteSource;
@@ -101,6 +101,9 @@ fn join(
     }
     let shapes = || slices.iter().map(|slice| format!("{:?}", slice.shape)).collect::<Vec<_>>().join(", ");
     let unclear = || format!("it is cut into slices of shapes {}, and how is not certain", shapes());
+    if slices.iter().any(TensorEntry::is_quantized) {
+        return Err("its slices are quantised".to_owned());
+    }
     if slices.iter().any(|slice| slice.dtype != first.dtype) {
         return Err("its slices are of different dtypes".to_owned());
     }
@@ -223,8 +226,8 @@ impl Decode for Joined {
         "slices"
     }
 
-    fn is_quantized(&self) -> bool {
-        self.parts.iter().any(|part| part.entry.is_quantized())
+    fn packing(&self) -> Packing {
+        Packing::Layout
     }
 
     fn decode(&self, first: u64, out: &mut [f32]) -> Result<()> {

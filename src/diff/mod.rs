@@ -239,7 +239,7 @@ pub fn measure<'a>(
         .map(|(pair, found)| {
             let measured = finish(pair, found, &shared, &layers, base, candidate);
             advance(pair.base.elements());
-            measured.map_err(|reason| Unpaired { tensor: pair.name.clone(), reason })
+            measured.map_err(|reason| Unpaired { tensor: pair.name.clone(), reason, loaded: true })
         })
         .collect();
 
@@ -539,10 +539,7 @@ fn finish<'a>(
     candidate: &Checkpoint,
 ) -> Result<Measured<'a>, String> {
     let dtype = |checkpoint: &Checkpoint, view: &crate::pair::View| {
-        checkpoint.tensors.get(&view.tensor).map_or_else(String::new, |entry| match &entry.storage {
-            crate::checkpoint::Storage::Packed(packed) if packed.is_quantized() => packed.scheme().to_owned(),
-            _ => entry.dtype.name.to_owned(),
-        })
+        checkpoint.tensors.get(&view.tensor).map_or_else(String::new, |entry| entry.stored_as().to_owned())
     };
     let dtypes = [dtype(base, &pair.base), dtype(candidate, &pair.candidate)];
     let precision = candidate.tensors.get(&pair.candidate.tensor).map_or(0, |entry| entry.dtype.precision);

@@ -3,7 +3,7 @@
 //! Files with a known SHA-256 lie under `blobs/` by that hash, whoever published them, so a shard that a derivative
 //! shares with its base is stored once. A file is locked while it grows, so two processes do not write one.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use super::fetch::{Repo, RepoRanges, content_range};
 use super::{Ask, Bucket, Meter, RepoFile, shown};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
+use crate::private;
 use crate::source::remote::Ranges;
 
 impl Repo {
@@ -60,9 +61,9 @@ impl Repo {
         let path = self.cached_at(file);
         let doing = || format!("downloading {} of {}", file.path, self.id());
         let folder = path.parent().unwrap_or(Path::new("."));
-        std::fs::create_dir_all(folder).map_err(|error| Error::io(format!("making {}", folder.display()), error))?;
+        private::folder(folder).map_err(|error| Error::io(format!("making {}", folder.display()), error))?;
         let partial = path.with_extension("partial");
-        let mut growing = OpenOptions::new()
+        let mut growing = private::options()
             .read(true)
             .append(true)
             .create(true)
@@ -117,7 +118,7 @@ impl Repo {
         let total: u64 = wanted.iter().map(|range| range.end - range.start).sum();
         meter.allow(total, &doing())?;
         let folder = self.client().cache().join("parts");
-        std::fs::create_dir_all(&folder).map_err(|error| Error::io(doing(), error))?;
+        private::folder(&folder).map_err(|error| Error::io(doing(), error))?;
         let mut sparse = tempfile::NamedTempFile::new_in(&folder).map_err(|error| Error::io(doing(), error))?;
         sparse.as_file().set_len(file.bytes).map_err(|error| Error::io(doing(), error))?;
         let source = RepoRanges::new(self, file, meter);

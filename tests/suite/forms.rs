@@ -162,7 +162,7 @@ fn a_repository_of_several_forms_on_a_hub_gets_one_verdict() {
 
     // The index gives back what was said, variants and all, and judges it again without the weights.
     let index = orthoscope::index::Index::open(&folder.path().join("orthoscope.db")).unwrap();
-    let stored = index.export(orthoscope::index::ExaminationFilter::default()).map(Result::unwrap);
+    let stored = index.export(&orthoscope::index::ExaminationFilter::default()).map(Result::unwrap);
     let both = stored.map(|stored| stored.examination).find(|one| one.variants.len() == 2).unwrap();
     let mut again = both.clone();
     orthoscope::pipeline::judge(&mut again, &crate::support::catalogue());

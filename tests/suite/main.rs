@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, reason = "tests print what they measured")]
 
+mod adapters;
 mod commands;
 mod compare;
 mod forms;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::checkpoint::Decode;
+use crate::checkpoint::{Decode, Packing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::ByteSource;
 use crate::tensor::DType;
@@ -27,8 +27,8 @@ impl Decode for Strided {
         "strided"
     }
 
-    fn is_quantized(&self) -> bool {
-        false
+    fn packing(&self) -> Packing {
+        Packing::Layout
     }
 
     fn decode(&self, first: u64, out: &mut [f32]) -> Result<()> {
