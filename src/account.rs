@@ -23,7 +23,9 @@ impl Account {
     /// The tensors that pairing left over on both sides.
     pub fn of_pairing(pairing: &Pairing) -> Self {
         let mut account = Self::default();
-        for (side, list) in [("only in the base", &pairing.only_base), ("only in the candidate", &pairing.only_candidate)] {
+        for (side, list) in
+            [("only in the base", &pairing.only_base), ("only in the candidate", &pairing.only_candidate)]
+        {
             for unpaired in list {
                 account.unpaired(unpaired, format!("{side}: {}", unpaired.reason));
             }

@@ -3,16 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::checkpoint::variants::{self, Directions, Variant};
-use crate::checkpoint::{self, Anomaly, Checkpoint, FileSet};
 use crate::account::Account;
 use crate::checkpoint::aside::{self, Aside};
+use crate::checkpoint::variants::{self, Directions, Variant};
+use crate::checkpoint::{self, Anomaly, Checkpoint, FileSet};
 use crate::combine::combine;
-use crate::source::ByteSource;
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, FileDigest, Side};
 use crate::ids::Digest;
 use crate::pipeline::{self, Named, Settings};
+use crate::source::ByteSource;
 
 /// Bytes of two files that are compared in one go.
 const COMPARED_AT_A_TIME: u64 = 4 << 20;
@@ -64,7 +64,11 @@ impl Base {
     fn like(&mut self, variant: &Variant) -> Arc<Checkpoint> {
         let is_like = |own: &&Variant| own.name == variant.name && own.format() == variant.format();
         let first = self.variants.first().map(|first| first.name.clone());
-        let same = self.variants.iter().find(is_like).filter(|own| own.format() != "adapter" && Some(&own.name) != first.as_ref());
+        let same = self
+            .variants
+            .iter()
+            .find(is_like)
+            .filter(|own| own.format() != "adapter" && Some(&own.name) != first.as_ref());
         let Some(same) = same else { return self.checkpoint.clone() };
         if let Some(opened) = self.opened.get(&same.name) {
             return opened.clone();

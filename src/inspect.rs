@@ -100,11 +100,7 @@ pub fn inspect(files: &FileSet, all: bool) -> Result<Vec<Inspection>> {
         return Ok(vec![of(files, None, &checkpoint::open(files)?, &[])?]);
     }
     let wanted = if all { found.len() } else { 1 };
-    found
-        .iter()
-        .take(wanted)
-        .map(|variant| of(files, Some(variant), &variant.open(files)?, &found))
-        .collect()
+    found.iter().take(wanted).map(|variant| of(files, Some(variant), &variant.open(files)?, &found)).collect()
 }
 
 fn of(files: &FileSet, variant: Option<&Variant>, opened: &Checkpoint, found: &[Variant]) -> Result<Inspection> {

@@ -66,7 +66,8 @@ pub fn imports(files: &FileSet, names: &[&str]) -> Vec<Anomaly> {
         let first = source.read(0..source.len().min(4)).unwrap_or_default();
         first.starts_with(b"PK\x03\x04") || first.starts_with(b"\x80")
     };
-    let found = names.iter().filter_map(|name| files.files.get_key_value(*name)).filter(|(_, source)| begins(source.as_ref()));
+    let found =
+        names.iter().filter_map(|name| files.files.get_key_value(*name)).filter(|(_, source)| begins(source.as_ref()));
     found
         .flat_map(|(name, source)| pickle::imports_of(source.as_ref(), name))
         .filter(|anomaly| anomaly.kind == CODE_ON_LOAD)

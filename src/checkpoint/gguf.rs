@@ -232,23 +232,17 @@ impl Assembly {
             && self.absent.is_empty()
             && stated != self.listed
         {
-            let mut oddities = Oddities::new(parts.first().map_or(label, String::as_str));
-            oddities.add(
-                "missing-tensors",
-                None,
-                format!("split.tensors.count is {stated}, but the parts list {}", self.listed),
-            );
+            let first = parts.first().map_or(label, String::as_str);
+            let mut oddities = Oddities::new(first);
+            let detail = format!("split.tensors.count is {stated}, but the parts list {}", self.listed);
+            oddities.add("missing-tensors", None, detail.clone());
             self.anomalies.append(&mut oddities.into_list());
+            if stated > self.listed {
+                self.absent.push((format!("{first} (other tensors)"), detail));
+            }
         }
         for (name, reason) in self.absent {
-            self.tensors.entry(name.clone()).or_insert(TensorEntry {
-                name,
-                dtype: unknown_dtype(),
-                shape: vec![0],
-                file: 0,
-                range: 0..0,
-                storage: Storage::Unreadable(reason),
-            });
+            self.tensors.entry(name.clone()).or_insert(TensorEntry::unreadable(name, reason));
         }
         super::gguf_scale::attach(&self.files, &mut self.tensors);
         self.anomalies.sort();

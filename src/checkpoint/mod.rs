@@ -314,15 +314,19 @@ pub fn surroundings(files: &FileSet) -> Vec<Anomaly> {
     let mut anomalies = Anomalies::default();
     for name in CONFIGURATIONS {
         let config = collect::small_json(files, name, &mut Anomalies::default());
-        let Some(map) = config.get("auto_map").and_then(serde_json::Value::as_object).filter(|map| !map.is_empty()) else {
+        let Some(map) = config.get("auto_map").and_then(serde_json::Value::as_object).filter(|map| !map.is_empty())
+        else {
             continue;
         };
         let texts = map.values().flat_map(|value| match value {
             serde_json::Value::Array(values) => values.iter().collect(),
             other => vec![other],
         });
-        let named: Vec<String> =
-            texts.filter_map(|value| value.as_str()).take(8).map(|text| format!("{:?}", collect::shown(text))).collect();
+        let named: Vec<String> = texts
+            .filter_map(|value| value.as_str())
+            .take(8)
+            .map(|text| format!("{:?}", collect::shown(text)))
+            .collect();
         let detail = format!("auto_map has loaders run {} where custom code is trusted", named.join(", "));
         anomalies.file("remote-code", name, detail);
     }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::adapter::is_adapter_file;
-use super::collect::{Anomalies, StringPairs, Strings, json_bytes, kept_name, shown};
+use super::collect::{Anomalies, Strings, json_bytes, kept_name, shown};
 use super::variants::is_small;
 use super::{FileSet, turn};
 use crate::error::{Error, ErrorKind, Result};
@@ -181,7 +181,8 @@ impl Naming {
             let names = groups.get(stem).into_iter().flatten();
             names.filter_map(|name| files.files.get(*name)).map(|source| source.len()).sum()
         };
-        let is_whole = |name: &&String| self.stem(split_folder(name).1).is_some_and(|base| split_number(base).is_none());
+        let is_whole =
+            |name: &&String| self.stem(split_folder(name).1).is_some_and(|base| split_number(base).is_none());
         let plain = || {
             let whole = |stem: &&str| groups.get(stem).is_some_and(|group| group.iter().any(|name| is_whole(name)));
             self.stems.iter().copied().find(|stem| whole(stem) || indexes.contains_key(stem))

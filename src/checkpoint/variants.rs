@@ -114,7 +114,8 @@ pub fn is_weights(name: &str) -> bool {
 
 /// Whether a file says what the weights are: a configuration, an index, a card, code that comes with them.
 pub fn is_small(name: &str) -> bool {
-    name.rsplit_once('.').is_some_and(|(_, end)| ["json", "md", "py"].iter().any(|known| end.eq_ignore_ascii_case(known)))
+    name.rsplit_once('.')
+        .is_some_and(|(_, end)| ["json", "md", "py"].iter().any(|known| end.eq_ignore_ascii_case(known)))
 }
 
 /// The endings of weights that are read, for messages.
@@ -255,9 +256,9 @@ pub fn contents<'a>(files: impl IntoIterator<Item = (&'a str, u64)>, directions:
         }
     }
     // An index that cannot be read speaks of the shards that bear its name.
-    let unsaid = |group: &&Group<'_>| group.index.is_some_and(|index| {
-        directions.indexes.get(index).is_none_or(BTreeSet::is_empty)
-    });
+    let unsaid = |group: &&Group<'_>| {
+        group.index.is_some_and(|index| directions.indexes.get(index).is_none_or(BTreeSet::is_empty))
+    };
     for of_index in groups.keys().filter(unsaid).cloned().collect::<Vec<_>>() {
         if let Some(files) = groups.remove(&Group { index: None, ..of_index.clone() }) {
             groups.insert(of_index, files);
@@ -303,11 +304,7 @@ pub fn first_of_each(variants: Vec<Variant>) -> (Vec<Variant>, Vec<Variant>) {
 }
 
 /// The variant that a weight file belongs to (its kind, and a name that all its files share), or what else it is.
-fn group_of(
-    name: &str,
-    kind: Kind,
-    explicit: bool,
-) -> std::result::Result<(Kind, String), &'static str> {
+fn group_of(name: &str, kind: Kind, explicit: bool) -> std::result::Result<(Kind, String), &'static str> {
     let (folder, base) = split_folder(name);
     let stem = base.rsplit_once('.').map_or(base, |(stem, _)| stem);
     if kind == Kind::Gguf {
@@ -393,7 +390,8 @@ impl Rank {
             unsaid: !explicit,
             // Quantisations in folders of their own are no further away than the others.
             depth: if gguf { 0 } else { group.matches('/').count() },
-            copy: stem.starts_with("consolidated") || variant.files.iter().any(|name| is_numbered(split_folder(name).1)),
+            copy: stem.starts_with("consolidated")
+                || variant.files.iter().any(|name| is_numbered(split_folder(name).1)),
             plain: if gguf { 0 } else { place(PLAIN, &|word| word == stem) },
             // A single file is what transformers takes before an index beside it; any other name comes after the index.
             unindexed: variant.index.is_none() != PLAIN.contains(&stem),
@@ -418,13 +416,13 @@ mod tests {
     use super::*;
 
     fn names(files: &[&str]) -> Vec<(String, usize)> {
-        let found = variants(files.iter().map(|name| (*name, 10)));
+        let found = contents(files.iter().map(|name| (*name, 10)), &Directions::default()).variants;
         found.into_iter().map(|variant| (variant.name, variant.files.len())).collect()
     }
 
     fn forms(files: &[&str]) -> Vec<String> {
-        let found = variants(files.iter().map(|name| (*name, 10)));
-        choose(found, false).0.into_iter().map(|variant| variant.name).collect()
+        let found = contents(files.iter().map(|name| (*name, 10)), &Directions::default()).variants;
+        first_of_each(found).0.into_iter().map(|variant| variant.name).collect()
     }
 
     #[test]
@@ -472,12 +470,52 @@ mod tests {
         assert_eq!(forms(&["a-fp16.gguf", "a.Q2_K.gguf"]), ["F16"]);
     }
 
+    fn set(files: &[(&str, &str)]) -> FileSet {
+        let source = |(name, text): &(&str, &str)| -> (String, std::sync::Arc<dyn crate::source::ByteSource>) {
+            ((*name).to_owned(), std::sync::Arc::new(crate::source::Bytes::new(*name, text.as_bytes().to_vec())))
+        };
+        FileSet { label: "test".to_owned(), files: files.iter().map(source).collect(), ..FileSet::default() }
+    }
+
     #[test]
-    fn shards_by_any_name_go_with_their_index() {
-        let files = ["layer_0.safetensors", "layer_1.safetensors", "model.safetensors.index.json"];
-        assert_eq!(names(&files), [("model.safetensors".to_owned(), 2)]);
+    fn shards_by_any_name_and_in_any_folder_go_with_their_index() {
+        let index = r#"{"weight_map": {"a": "layer_0.safetensors", "b": "x/consolidated.bin", "c": "README.md"}}"#;
+        let files = set(&[
+            ("layer_0.safetensors", ""),
+            ("x/consolidated.bin", ""),
+            ("README.md", ""),
+            ("y.safetensors", ""),
+            ("model.safetensors.index.json", index),
+        ]);
+        let found = of_files(&files);
+        assert_eq!(found[0].files, ["README.md", "layer_0.safetensors", "x/consolidated.bin"]);
+        assert_eq!((found[1].files.as_slice(), found.len()), (["y.safetensors".to_owned()].as_slice(), 2));
         assert_eq!(names(&["consolidated.00.pth", "consolidated.01.pth"]), [("consolidated.pth".to_owned(), 2)]);
         assert!(names(&["README.md", "é", "tokenizer.bin"]).is_empty());
+    }
+
+    #[test]
+    fn a_configuration_decides_which_is_first() {
+        let files = set(&[
+            ("config.json", r#"{"transformers_weights": "weights.safetensors"}"#),
+            ("model.safetensors", ""),
+            ("weights.safetensors", ""),
+        ]);
+        assert_eq!(of_files(&files)[0].name, "weights.safetensors");
+        let odd = set(&[("config.json", r#"{"transformers_weights": "../x.safetensors", "y": 1}"#), ("i.index.json", "")]);
+        assert_eq!(Directions::read(&odd).unread().len(), 1);
+        assert_eq!(Directions::read(&set(&[("model.safetensors.index.json", "{\"weight_map\": NaN}")])).unread().len(), 1);
+    }
+
+    #[test]
+    fn what_is_part_of_no_checkpoint_is_listed_once() {
+        let files = ["model.safetensors", "optimizer.pt", "mmproj-F16.gguf", "tf_model.h5", "m.gguf.part1of2", "x.txt"];
+        let found = contents(files.map(|name| (name, 10)), &Directions::default());
+        let others: Vec<(&str, bool)> = found.others.iter().map(|other| (other.name.as_str(), other.is_readable)).collect();
+        assert_eq!(
+            others,
+            [("m.gguf.part1of2", false), ("mmproj-F16.gguf", true), ("optimizer.pt", true), ("tf_model.h5", false)]
+        );
     }
 
     #[test]

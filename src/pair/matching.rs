@@ -57,8 +57,8 @@ impl<'a> Side<'a> {
         if self.dispensable.contains(&at) || piece.key.layer.is_some_and(|layer| self.resolved.is_draft(layer)) {
             return false;
         }
-        let part_of_model =
-            piece.role.layer.is_some() || matches!(piece.role.kind, Kind::Writer | Kind::Reader | Kind::Embedding | Kind::Norm);
+        let part_of_model = piece.role.layer.is_some()
+            || matches!(piece.role.kind, Kind::Writer | Kind::Reader | Kind::Embedding | Kind::Norm);
         // What the base has outside of its text decoder, or the candidate adds to it, stands beside the model compared: a
         // vision tower, a head for classes. A piece that does not fit its counterpart is another matter.
         let beside = !piece.known && !part_of_model && !self.reasons.contains_key(&at);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use crate::arch::{Axis, Kind, Role};
+use crate::combine::combine;
 use crate::checkpoint::Anomaly;
 use crate::diff::stats::{Profile, Projection, Sameness, TensorMeasurement};
 use crate::examination::*;
@@ -352,7 +353,7 @@ pub fn several() -> Examination {
     pickle.findings = vec![code_finding()];
     let variants =
         vec![with(clear(), "model.safetensors", "safetensors"), with(orthogonalized(), "Q4_K_M", "gguf"), pickle];
-    let mut whole = crate::combine::combine(side("hf:example/two-faces", 'b'), variants, &[]).expect("there are three");
+    let mut whole = combine(side("hf:example/two-faces", 'b'), variants, Default::default(), |_| ()).expect("there are three");
     whole.claim = Some(Claim {
         base: Some("hf:example/tiny-base".into()),
         relation: Some("quantized".into()),

@@ -16,6 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -59,7 +60,12 @@ pub(super) async fn in_time(State(most): State<Duration>, request: Request, next
 
 /// Serves until the first signal, then lets go: connections between two requests end at once, the others after
 /// [`Limits::farewell`] at the latest, all at the second signal.
-pub(super) async fn serve(listener: TcpListener, router: Router, limits: Limits, mut signal: impl AsyncFnMut()) {
+pub(super) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    mut signals: UnboundedReceiver<()>,
+) {
     let places = Arc::new(Semaphore::new(limits.connections));
     let (ending, tasks) = (CancellationToken::new(), TaskTracker::new());
     let accepting = async {
@@ -76,14 +82,21 @@ pub(super) async fn serve(listener: TcpListener, router: Router, limits: Limits,
     };
     tokio::select! {
         () = accepting => {}
-        () = signal() => {}
+        () = next(&mut signals) => {}
     }
     drop(listener);
     ending.cancel();
     tasks.close();
     tokio::select! {
         () = tasks.wait() => {}
-        () = signal() => {}
+        () = next(&mut signals) => {}
+    }
+}
+
+/// Waits for a signal; for ever when nobody is left who could send one.
+async fn next(signals: &mut UnboundedReceiver<()>) {
+    if signals.recv().await.is_none() {
+        std::future::pending::<()>().await;
     }
 }
 

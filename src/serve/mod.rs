@@ -182,7 +182,16 @@ pub fn run(settings: Settings, ready: impl FnOnce(SocketAddr, bool)) -> Result<(
         let limits = Limits::default();
         let mut signals = Signals::new()?;
         ready(listener.local_addr().map_err(|error| Error::io("listening", error))?, writable);
-        listen::serve(listener, router(app, limits.request), limits, async || signals.next().await).await;
+        let (told, heard) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            loop {
+                signals.next().await;
+                if told.send(()).is_err() {
+                    return;
+                }
+            }
+        });
+        listen::serve(listener, router(app, limits.request), limits, heard).await;
         Ok(())
     });
     // A query that is still running reads only, or is rolled back by SQLite: nobody waits for its answer.

@@ -59,15 +59,8 @@ async fn start(
     let app = Arc::new(App::new(settings).expect("starts"));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let address = listener.local_addr().expect("bound");
-    let (signal, mut heard) = tokio::sync::mpsc::unbounded_channel();
-    let running = tokio::spawn(async move {
-        let signals = async || match heard.recv().await {
-            Some(()) => {}
-            // Whoever could send one is gone: none comes.
-            None => std::future::pending().await,
-        };
-        listen::serve(listener, router(app, limits.request), limits, signals).await;
-    });
+    let (signal, heard) = tokio::sync::mpsc::unbounded_channel();
+    let running = tokio::spawn(listen::serve(listener, router(app, limits.request), limits, heard));
     (address, signal, running)
 }
 
@@ -394,14 +387,16 @@ async fn what_a_hostile_header_named_is_not_all_served() {
     assert!(status == 200 && page.len() < 1_000_000, "{} bytes", page.len());
 }
 
-/// A folder in the place of the file that SQLite must be able to make: what read-only media look like to it, for root too.
+/// A link in the place of the file that SQLite must be able to make, which it follows nowhere: to it that is what read-only
+/// media are, for root too.
+#[cfg(unix)]
 #[tokio::test]
 async fn an_index_that_cannot_be_written_is_served_without_decisions() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut index = Index::open(&folder.path().join("index.db")).expect("opens");
     index.record(&sample::orthogonalized(), noon()).expect("records");
     drop(index);
-    std::fs::create_dir(folder.path().join("index.db-shm")).expect("makes");
+    std::os::unix::fs::symlink("nowhere", folder.path().join("index.db-shm")).expect("links");
     let (address, _signal, _) = start(settings_over(folder.path(), None), Limits::default()).await;
     let client = reqwest::Client::new();
     let list = client.get(format!("http://{address}/api/v1/examinations")).send().await.expect("answers");

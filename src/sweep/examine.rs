@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::arch::Kind;
 use crate::account::Account;
+use crate::arch::Kind;
 use crate::checkpoint::aside::{self, Aside};
 use crate::checkpoint::variants::{self, Directions, Other, Variant};
 use crate::checkpoint::{self, Anomaly, Checkpoint, FileSet, turn};
@@ -329,10 +329,10 @@ impl Bench {
                 // What is no fault of this one checkpoint ends all.
                 Err(error) if !several || is_of_all(error.kind) || self.night.was_refused() => return Err(error),
                 Err(error) => {
-                let mut failed = record::failed(self.stages.tool(), Side::default(), Side::default(), &error);
-                failed.anomalies = self.imports(part, meter);
-                failed
-            }
+                    let mut failed = record::failed(self.stages.tool(), Side::default(), Side::default(), &error);
+                    failed.anomalies = self.imports(part, meter);
+                    failed
+                }
             };
             let format = examination.candidate.format.as_deref().unwrap_or(variant.format());
             let mut side = record::side_of_repo(&candidate.repo, Some(format));

@@ -87,8 +87,7 @@ pub fn oddity(anomaly: Anomaly) -> Oddity {
     // What trainers leave beside a model (optimizer state, arguments) names their own classes, and loading a model does not
     // touch it. Resuming its training does.
     let aside = anomaly.kind == CODE_ON_LOAD && !crate::sweep::record::is_weights(&anomaly.file);
-    let severity =
-        if aside && !pickle::only_does_harm(&anomaly) { Severity::Medium } else { severity(&anomaly.kind) };
+    let severity = if aside && !pickle::only_does_harm(&anomaly) { Severity::Medium } else { severity(&anomaly.kind) };
     Oddity { severity, anomaly }
 }
 

@@ -346,9 +346,9 @@ def names_without_prefix(model, folder, tensors):
     model.whole(folder, {name.removeprefix("model."): value for name, value in tensors.items()})
 
 
-@way(ordinary=True)
-def hub_cache(model, folder, tensors):
-    """A snapshot of the hub's cache: links to blobs two folders up."""
+@way()
+def link_out_of_the_folder(model, folder, tensors):
+    """A link that leads out of the folder, in no layout of a hub's cache: loaders follow it, orthoscope tells it."""
     model.configure(folder)
     blob = folder.parent / "blobs" / folder.name
     put(blob, tensors)

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "tests print what they measured")]
 
 mod adapters;
+mod accounting;
 mod commands;
 mod compare;
 mod forms;

@@ -156,10 +156,10 @@ fn files_that_are_something_else_than_their_names_say_are_told_with_advice() {
     assert!(
         code["detail"].as_str().unwrap().contains("os.system") && code["detail"].as_str().unwrap().contains("byte")
     );
-    // A trainer's leftovers are told, and weigh less.
-    assert_eq!(file(&found, "training_args.bin")["oddities"][0]["severity"], "medium");
+    // Its being a trainer's leftover is no excuse for that import.
+    assert_eq!(file(&found, "training_args.bin")["oddities"][0]["severity"], "high");
     let said = text(top.path(), NOWHERE, &["m"], 1);
-    assert!(said.contains("runs code") && said.contains("1 file would run code on loading"), "{said}");
+    assert!(said.contains("runs code") && said.contains("2 files would run code on loading"), "{said}");
 }
 
 #[test]

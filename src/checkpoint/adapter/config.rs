@@ -272,7 +272,7 @@ mod tests {
     fn of(text: &str) -> Value {
         let source: Arc<dyn ByteSource> = Arc::new(Bytes::new("adapter_config.json", text.as_bytes()));
         let files = BTreeMap::from([("adapter_config.json".to_owned(), source)]);
-        let set = FileSet { label: "set".to_owned(), files, digests: BTreeMap::new() };
+        let set = FileSet { label: "set".to_owned(), files, ..FileSet::default() };
         read(&set, "", &mut Anomalies::default())
     }
 
