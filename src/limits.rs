@@ -71,6 +71,10 @@ pub const MAX_TENSOR_NAME_BYTES: usize = 4096;
 /// Shards or split files of one checkpoint. The largest seen has 1,002.
 pub const MAX_FILES: usize = 10_000;
 
+/// Bytes read to show that tensors of one name in two files of a checkpoint are the same. Honest ones are norms, rotary
+/// tables and tied embeddings; what is larger counts as not shown.
+pub const MAX_COMPARED_BYTES: u64 = 64 << 20;
+
 /// Anomalies kept per checkpoint; after that one says how many more there were. A hostile header can hold millions.
 pub const MAX_ANOMALIES: usize = 1_000;
 

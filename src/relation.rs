@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, TensorEntry};
 use crate::diff::stats::{Profile, Sameness, TensorMeasurement};
 use crate::examination::Relation;
 use crate::pair::Pairing;
-use crate::tensor::Family;
 
 /// Median cosine of matrices below this: no kinship. Independent matrices of n elements have |cosine| about 1/√n, trained
 /// ones of one architecture share a little more; derivatives by training stay above 0.9.
@@ -46,15 +45,17 @@ pub fn relation(
         let recast = profile.tensors.iter().any(|tensor| tensor.sameness == Sameness::Recast);
         return (if recast { Relation::Recast } else { same(base, candidate, pairing) }, None);
     }
-    if all_noise(&matrices(profile)) {
+    let number = |name: &str| profile.model.get(name).copied();
+    let all = matrices(profile);
+    // Asked first: the error of a grid with uneven steps (NF4, FP4) is as white as noise.
+    let quantized = is_quantized(candidate, pairing, &all);
+    if !quantized && all_noise(&all) {
         return (Relation::Edited, None);
     }
-    let number = |name: &str| profile.model.get(name).copied();
     if number("delta.cosine").is_some_and(|cosine| cosine < UNRELATED) {
         return (Relation::Unrelated, None);
     }
-    let all = matrices(profile);
-    if is_quantized(candidate, &all) {
+    if quantized {
         return (Relation::Quantized, None);
     }
     if from_weights_themselves(&all) || is_few(profile, &all) {
@@ -133,16 +134,18 @@ fn same(base: &Checkpoint, candidate: &Checkpoint, pairing: &Pairing) -> Relatio
     }
 }
 
-/// Stored in blocks of codes, or floats that carry the error of a grid in every matrix.
-fn is_quantized(candidate: &Checkpoint, changed: &[&TensorMeasurement]) -> bool {
-    let stored_in_blocks = candidate
-        .tensors
-        .values()
-        .filter(|entry| {
-            entry.dtype.family == Family::Block || matches!(entry.storage, crate::checkpoint::Storage::Packed(_))
-        })
-        .count();
-    if stored_in_blocks > 0 {
+/// Most of the changed matrices are stored as a quantiser's codes that the base's are not, or carry the error of a grid.
+fn is_quantized(candidate: &Checkpoint, pairing: &Pairing, changed: &[&TensorMeasurement]) -> bool {
+    let most = |count: usize, share: f64| !changed.is_empty() && count as f64 >= share * changed.len() as f64;
+    // Codes of the same kind on both sides are no step from one to the other.
+    let became_codes = |tensor: &&TensorMeasurement| tensor.base_dtype != tensor.candidate_dtype;
+    let codes: std::collections::BTreeSet<&str> = (pairing.pairs.iter())
+        .filter(|pair| candidate.tensors.get(&pair.candidate.tensor).is_some_and(TensorEntry::is_quantized))
+        .map(|pair| pair.name.as_str())
+        .collect();
+    let in_codes =
+        (changed.iter().copied()).filter(|tensor| codes.contains(tensor.name.as_str())).filter(became_codes).count();
+    if most(in_codes, 0.5) {
         return true;
     }
     let grid = |tensor: &&&TensorMeasurement| {
@@ -151,7 +154,7 @@ fn is_quantized(candidate: &Checkpoint, changed: &[&TensorMeasurement]) -> bool 
             && QUANTISER_NOISE.contains(&tensor.relative_norm)
             && tensor.low_rank_share < 0.5
     };
-    !changed.is_empty() && changed.iter().filter(grid).count() * 10 >= changed.len() * 8
+    most(changed.iter().filter(grid).count(), 0.8)
 }
 
 /// A change that the weights alone explain: a scale, zeros, a component of the matrix itself.

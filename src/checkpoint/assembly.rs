@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::collect::{Anomalies, config_json, shown};
 use super::shards::{Selection, ShardIndex};
+use super::slices;
 use super::{Checkpoint, CheckpointFile, FileSet, Storage, TensorEntry, turn};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
@@ -26,6 +27,10 @@ pub(crate) struct Assembly {
     pub tensors: BTreeMap<String, TensorEntry>,
     /// Oddities.
     pub anomalies: Anomalies,
+    /// Tensors whose names a later file holds too.
+    pub repeated: BTreeMap<String, Vec<TensorEntry>>,
+    /// How many these are.
+    repeats: usize,
     /// Files whose header could not be read, and why.
     unread: BTreeMap<String, String>,
     /// Bytes of the tensors' names.
@@ -68,6 +73,7 @@ impl Assembly {
                 first_error = first_error.or(Some(error));
             }
         }
+        slices::settle(&mut self);
         match &selection.index {
             Some(index) => self.compare_with(index),
             // The shards that are there say that there are others: without an index they stand for their tensors.
@@ -116,9 +122,10 @@ impl Assembly {
         self.files.push(CheckpointFile { name: part.name.to_owned(), source, sha256: part.sha256, metadata });
     }
 
-    /// Puts a tensor on the list. Of two with one name the later is what loaders take; the earlier stays listed.
+    /// Puts a tensor on the list. Of two with one name in one file the later is what loaders take; the earlier stays listed.
+    /// Of two in different files [`slices`] says what they are, once all are read.
     pub fn insert(&mut self, file: &str, tensor: &str, mut entry: TensorEntry) -> Result<()> {
-        if self.tensors.len() >= MAX_TENSORS {
+        if self.tensors.len() + self.repeats >= MAX_TENSORS {
             return Err(Error::new(ErrorKind::TooLarge, format!("reading {file}: more than {MAX_TENSORS} tensors")));
         }
         self.name_bytes = self.name_bytes.saturating_add(entry.name.len());
@@ -133,7 +140,13 @@ impl Assembly {
             self.anomalies.tensor("odd-name", file, tensor, format!("its name has {} bytes", tensor.len()));
             entry.storage = Storage::Unreadable("its name is too long".to_owned());
         }
+        let in_file = entry.file;
         let Some(mut before) = self.tensors.insert(entry.name.clone(), entry) else { return Ok(()) };
+        if before.file != in_file {
+            self.repeats += 1;
+            self.repeated.entry(before.name.clone()).or_default().push(before);
+            return Ok(());
+        }
         let elsewhere = self.files.get(before.file).map_or(file, |file| file.name.as_str()).to_owned();
         let detail =
             format!("also in {elsewhere} at {}..{}; loaders take the later", before.range.start, before.range.end);

@@ -14,10 +14,12 @@ mod gguf_names;
 mod gguf_scale;
 #[cfg(test)]
 mod gguf_tests;
+mod misnamed;
 pub mod pickle;
 mod quantized;
 pub mod safetensors;
 mod shards;
+mod slices;
 pub mod turn;
 pub mod unread_kinds;
 pub mod variants;
@@ -35,7 +37,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
 use crate::source::ByteSource;
-use crate::tensor::{self, DType};
+use crate::tensor::{self, DType, Family};
 
 /// An oddity of a file: reported, never judged by itself, and never a reason to stop reading.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -77,6 +79,17 @@ pub enum Storage {
     Unreadable(String),
 }
 
+/// What stands in the way of numbers in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packing {
+    /// Codes of a quantiser.
+    Codes,
+    /// Only their places: bits of the entry's own dtype, by strides or in slices.
+    Layout,
+    /// Nothing stores them: they are computed from several tensors.
+    Computed,
+}
+
 /// A tensor that is not simply numbers in a row: anything that can yield its elements as `f32`.
 pub trait Decode: Send + Sync {
     /// A short name of the scheme, e.g. `gptq-4bit-g128`, `bnb-nf4`, `fp8-block128`, `strided`.
@@ -84,6 +97,11 @@ pub trait Decode: Send + Sync {
 
     /// Elements `first .. first + out.len()` in row-major order of the logical shape.
     fn decode(&self, first: u64, out: &mut [f32]) -> Result<()>;
+
+    /// What kind of storage it is.
+    fn packing(&self) -> Packing {
+        Packing::Codes
+    }
 }
 
 /// One tensor of a checkpoint.
@@ -118,6 +136,23 @@ impl TensorEntry {
     /// The number of elements. Headers are checked for overflow when they are read.
     pub fn elements(&self) -> u64 {
         self.shape.iter().product()
+    }
+
+    /// How its numbers are stored, for people: a scheme's name, or the dtype's where only their places are unusual.
+    pub fn stored_as(&self) -> &str {
+        match &self.storage {
+            Storage::Packed(decoder) if decoder.packing() != Packing::Layout => decoder.scheme(),
+            _ => self.dtype.name,
+        }
+    }
+
+    /// Whether its numbers are codes of a quantiser, in blocks of their own or with scales beside them.
+    pub fn is_quantized(&self) -> bool {
+        match &self.storage {
+            Storage::Packed(decoder) => decoder.packing() == Packing::Codes,
+            Storage::Plain => self.dtype.family == Family::Block,
+            Storage::Unreadable(_) => false,
+        }
     }
 }
 
@@ -257,9 +292,12 @@ pub fn open(files: &FileSet) -> Result<Checkpoint> {
     open_as(*format, files)
 }
 
-/// Opens files in a format, with quantised groups resolved.
+/// Opens files in a format, or in the one that their bytes are of, with quantised groups resolved.
 fn open_as(format: &dyn Format, files: &FileSet) -> Result<Checkpoint> {
-    let mut checkpoint = format.open(files)?;
+    let mut checkpoint = match format.open(files) {
+        Err(error) if error.kind == ErrorKind::Malformed => misnamed::reopen(format.name(), files, error)?,
+        opened => opened?,
+    };
     quantized::resolve(&mut checkpoint);
     adapter::keep_config(files, &mut checkpoint);
     Ok(checkpoint)

@@ -18,8 +18,9 @@ pub use harm::only_does_harm;
 
 use super::assembly::{Assembly, Part};
 use super::collect::{Anomalies, shown};
+use super::misnamed::by_content;
 use super::shards::Naming;
-use super::{Anomaly, Checkpoint, FileSet, Format, turn};
+use super::{Anomaly, Checkpoint, FileSet, Format, safetensors, turn};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{MANY_TENSORS, MAX_PICKLE_BYTES};
 use crate::source::ByteSource;
@@ -57,7 +58,16 @@ impl Format for PyTorch {
 
 /// Reads one file of either layout.
 pub(crate) fn read_file(assembly: &mut Assembly, part: &Part<'_>) -> Result<()> {
-    let first = part.source.read(0..part.source.len().min(8))?;
+    let first = part.source.read(0..part.source.len().min(64))?;
+    if by_content(part.source.as_ref()) == Some("safetensors") {
+        let what = "its first bytes are those of a safetensors file, and it is read as one";
+        assembly.anomalies.file("safetensors-in-pytorch", part.name, what);
+        // Loaders that go by its name would unpickle it all the same.
+        for code in imports_of(part.source.as_ref(), part.name).into_iter().filter(|one| one.kind == "code-on-load") {
+            assembly.anomalies.file(&code.kind, part.name, code.detail);
+        }
+        return safetensors::read_file(assembly, part);
+    }
     assembly.push_file(part, BTreeMap::new());
     if is_zip(&first) {
         read_archive(assembly, part)
@@ -67,7 +77,10 @@ pub(crate) fn read_file(assembly: &mut Assembly, part: &Part<'_>) -> Result<()> 
         assembly.anomalies.file("gguf-in-pytorch", part.name, "its first bytes are those of a ggml file");
         Err(Error::new(ErrorKind::Malformed, format!("reading {}: it is a ggml file, not a pickle", part.name)))
     } else {
-        let what = "neither a zip archive nor a pickle";
+        let what = match safetensors::disguise(&first) {
+            Some(other) => format!("{}, not a pickle", safetensors::describe(other).1),
+            None => "neither a zip archive nor a pickle".to_owned(),
+        };
         Err(Error::new(ErrorKind::Malformed, format!("reading {}: it is {what}", part.name)))
     }
 }

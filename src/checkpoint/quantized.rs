@@ -8,10 +8,13 @@ mod awq;
 mod bitsandbytes;
 mod fp4;
 mod gptq;
+mod mlx;
 mod packed;
 mod scaled;
 mod stored;
+mod unread;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -50,11 +53,12 @@ static SCHEMES: &[&dyn Scheme] = &[
     &packed::CompressedTensors,
     &awq::Awq,
     &gptq::Gptq,
+    &mlx::Mlx,
     &scaled::Scaled,
 ];
 
-/// Replaces every group of stored tensors by the weight it stands for. A group that does not fit together becomes an
-/// unreadable weight and an anomaly `quantized-group`.
+/// Replaces every group of stored tensors by the weight it stands for. A group that does not fit together, or that no
+/// scheme reads, becomes an unreadable weight and an anomaly (`quantized-group`, `unread-quantization`).
 pub(crate) fn resolve(checkpoint: &mut Checkpoint) {
     let mut found = Vec::new();
     for name in checkpoint.tensors.keys() {
@@ -64,11 +68,7 @@ pub(crate) fn resolve(checkpoint: &mut Checkpoint) {
         }
     }
     let mut anomalies = Anomalies::default();
-    let method = settings(&checkpoint.config)["quant_method"].as_str();
-    if let (Some(method), true) = (method, found.is_empty()) {
-        let detail = format!("config.json says the weights are quantised by {method:?}, and no such tensors are there");
-        anomalies.file("quantization-not-found", "config.json", detail);
-    }
+    let none = found.is_empty();
     for (stored, logical, group) in found {
         let Some(codes) = checkpoint.tensors.remove(&stored) else { continue };
         let mut entry = TensorEntry { name: logical.clone(), ..codes };
@@ -94,8 +94,43 @@ pub(crate) fn resolve(checkpoint: &mut Checkpoint) {
         }
         checkpoint.tensors.insert(entry.name.clone(), entry);
     }
+    let unread = unread::resolve(checkpoint, &mut anomalies);
+    if let (Some(method), true, true) = (stated(&checkpoint.config), none, unread.is_empty()) {
+        let detail = format!("config.json says the weights are quantised by {method}, and no such tensors are there");
+        anomalies.file("quantization-not-found", "config.json", detail);
+    }
+    partly(checkpoint, &mut anomalies);
     checkpoint.anomalies.extend(anomalies.finish());
     checkpoint.anomalies.sort();
+}
+
+/// How a config says that the weights are quantised, if it says so.
+fn stated(config: &Value) -> Option<String> {
+    let settings = settings(config);
+    if let Some(method) = settings["quant_method"].as_str() {
+        return Some(format!("{method:?}"));
+    }
+    settings["bits"].as_u64().filter(|bits| *bits < 16).map(|bits| format!("{bits} bits"))
+}
+
+/// Tells where a matrix is plain in some layers and quantised in others: loaders take both, and makers rarely mean it.
+fn partly(checkpoint: &Checkpoint, anomalies: &mut Anomalies) {
+    let mut modules: BTreeMap<String, [u64; 2]> = BTreeMap::new();
+    for entry in checkpoint.tensors.values().filter(|entry| entry.shape.len() == 2) {
+        let in_codes = match &entry.storage {
+            Storage::Packed(_) | Storage::Plain => entry.is_quantized(),
+            Storage::Unreadable(_) => continue,
+        };
+        let place: Vec<&str> =
+            entry.name.split('.').map(|part| if part.parse::<u32>().is_ok() { "*" } else { part }).collect();
+        if place.contains(&"*") {
+            modules.entry(place.join(".")).or_default()[usize::from(in_codes)] += 1;
+        }
+    }
+    for (module, [plain, in_codes]) in modules.into_iter().filter(|(_, counts)| counts.iter().all(|count| *count > 0)) {
+        let detail = format!("{module}: {plain} in plain form, {in_codes} quantised");
+        anomalies.file("partly-quantized", "", detail);
+    }
 }
 
 /// The quantisation settings of a config, `Null` where there are none.

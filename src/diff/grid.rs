@@ -18,6 +18,7 @@ use super::{Measured, Measurements, summary};
 use crate::arch::{Axis, Kind};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
+use crate::pair::Pair;
 
 /// Elements that share their levels: no format in use has smaller groups.
 const GROUP: usize = 16;
@@ -120,6 +121,26 @@ fn strength(
         cells.extend(pieces.map(|((w, g), bounds)| Cell { w: f64::from(*w), g, bounds }));
     }
     Ok(solve(&cells))
+}
+
+/// Rows that are looked at to tell levels.
+const ROWS: usize = 8;
+
+/// Share of a matrix's elements, zeros apart, that equal one of their fifteen neighbours, in a sample of rows: 0.01 and less
+/// for numbers of 8 significant bits and more, 0.15 for FP8, 0.4 and more for 4 bits.
+pub fn levels(pair: &Pair, checkpoint: &Checkpoint) -> Result<f64> {
+    let (rows, columns) = (pair.candidate.rows, pair.candidate.columns as usize);
+    let mut line = vec![0f32; columns];
+    let (mut seen, mut repeated) = (0usize, 0usize);
+    for row in (0..rows).step_by((rows as usize).div_ceil(ROWS).max(1)) {
+        pair.candidate.decode_rows(checkpoint, row, &mut line)?;
+        for group in line.chunks_exact(GROUP) {
+            let group: Vec<f32> = group.iter().copied().filter(|value| *value != 0.0).collect();
+            seen += group.len();
+            repeated += repeats(&group);
+        }
+    }
+    Ok(repeated as f64 / seen.max(1) as f64)
 }
 
 /// One element: its number in the base, what a removal of strength 1 takes from it, and the bounds that it was between.

@@ -171,6 +171,8 @@ pub struct Sized {
     pub norm_drift: [f64; 2],
     /// Rows that changed.
     pub changed_rows: Vec<bool>,
+    /// Whether the candidate's numbers stand on a quantiser's levels, stored as its codes or not.
+    pub quantized: bool,
     /// Share of ‖Δ‖² explained by one factor, one per row, one per column.
     pub scale_explained: [f64; 3],
     /// ‖Δ‖² after the scale that was divided out, if one was.
@@ -268,8 +270,23 @@ fn stored_bytes(checkpoint: &Checkpoint, view: &crate::pair::View) -> u64 {
     })
 }
 
+/// Share of elements that repeat among sixteen neighbours from which a matrix stands on levels: between that of floats with
+/// 8 significant bits (0.01) and that of floats with 4 (0.15).
+const LEVELS: f64 = 0.08;
+
 /// Floats that a candidate may have been cast to, or through: F16, BF16, E4M3, E5M2 as (precision, smallest exponent).
 const CASTS: [(u32, i32); 4] = [(11, -14), (8, -126), (4, -6), (3, -14)];
+
+/// Whether both sides hold floats of one dtype, no wider than binary32, and no codes: equal numbers are equal bits then,
+/// however the bytes lie.
+fn same_format(pair: &Pair, base: &Checkpoint, candidate: &Checkpoint) -> bool {
+    let format = |view: &crate::pair::View, checkpoint: &Checkpoint| {
+        let entry = checkpoint.tensors.get(&view.tensor).filter(|entry| !entry.is_quantized())?;
+        (entry.dtype.family == Family::Float && (1..=24).contains(&entry.dtype.precision)).then_some(entry.dtype)
+    };
+    let [base, candidate] = [format(&pair.base, base), format(&pair.candidate, candidate)];
+    base.is_some() && base == candidate && pair.base.shift == pair.candidate.shift
+}
 
 /// First stage for one pair.
 fn survey<'a>(pair: &'a Pair, base: &'a Checkpoint, candidate: &'a Checkpoint) -> Result<Surveyed<'a>> {
@@ -295,7 +312,8 @@ fn survey<'a>(pair: &'a Pair, base: &'a Checkpoint, candidate: &'a Checkpoint) -
         return Ok(Surveyed::NotExamined("integers that differ: nothing to measure".to_owned()));
     }
     if operator.is_rounded(&CASTS)? || operator.is_rounded(&[(24, -126)])? {
-        return Ok(Surveyed::Same(Sameness::Recast));
+        let same = same_format(pair, base, candidate) && operator.is_rounded(&[(24, -126)])?;
+        return Ok(Surveyed::Same(if same { Sameness::Identical } else { Sameness::Recast }));
     }
 
     let dtype = candidate.tensors.get(&pair.candidate.tensor).map(|entry| entry.dtype);
@@ -521,10 +539,7 @@ fn finish<'a>(
     candidate: &Checkpoint,
 ) -> Result<Measured<'a>, String> {
     let dtype = |checkpoint: &Checkpoint, view: &crate::pair::View| {
-        checkpoint.tensors.get(&view.tensor).map_or_else(String::new, |entry| match &entry.storage {
-            crate::checkpoint::Storage::Packed(packed) => packed.scheme().to_owned(),
-            _ => entry.dtype.name.to_owned(),
-        })
+        checkpoint.tensors.get(&view.tensor).map_or_else(String::new, |entry| entry.stored_as().to_owned())
     };
     let dtypes = [dtype(base, &pair.base), dtype(candidate, &pair.candidate)];
     let precision = candidate.tensors.get(&pair.candidate.tensor).map_or(0, |entry| entry.dtype.precision);
@@ -552,7 +567,12 @@ fn finish<'a>(
         }
         _ => None,
     };
-    let sized = sized(&changed, pair, precision).map_err(|error| error.one_line())?;
+    let mut sized = sized(&changed, pair, precision).map_err(|error| error.one_line())?;
+    if pair.base.rows > 1 {
+        let codes =
+            candidate.tensors.get(&pair.candidate.tensor).is_some_and(crate::checkpoint::TensorEntry::is_quantized);
+        sized.quantized = codes || grid::levels(pair, candidate).map_err(|error| error.one_line())? >= LEVELS;
+    }
     Ok(Measured { pair, dtypes, sameness: Sameness::Changed, moments: Some(sized), projected, through_grid: None })
 }
 
@@ -762,6 +782,7 @@ fn sized(changed: &Changed<'_>, pair: &Pair, precision: u32) -> Result<Sized> {
             peak(&mut moments.columns.ww.iter().copied()) / moments.total.ww.max(f64::MIN_POSITIVE),
         ],
         precision,
+        quantized: false,
         rescaled_rows,
         vector,
     })

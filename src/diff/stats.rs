@@ -18,6 +18,9 @@ pub struct Measurement {
     pub what: &'static str,
 }
 
+/// Blockwise kurtosis below this is an error uniform on a grid (1.8), and not training (3 and more).
+pub const GRID_KURTOSIS: f64 = 2.3;
+
 const fn measurement(name: &'static str, unit: &'static str, what: &'static str) -> Measurement {
     Measurement { name, unit, what }
 }
@@ -57,6 +60,11 @@ pub static MEASUREMENTS: &[Measurement] = &[
         "noise.kurtosis",
         "ratio",
         "median blockwise kurtosis of Δ: 1.8 for rounding to a grid, 3 for Gaussian noise",
+    ),
+    measurement(
+        "noise.grid",
+        "share",
+        "changed matrices whose candidate stands on a quantiser's levels, or whose Δ is uniform as rounding to a grid leaves it",
     ),
     // Projection of writers: the statistic that decides.
     measurement("projection.tensors", "count", "writers that fit a removed direction (see docs/detector.md)"),

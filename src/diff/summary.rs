@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use faer::Mat;
 
 use super::spectrum;
-use super::stats::{Profile, Projection, Sameness, TensorMeasurement};
+use super::stats::{GRID_KURTOSIS, Profile, Projection, Sameness, TensorMeasurement};
 use super::{Coordinates, Measured, Measurements, Sized};
 use crate::arch::Kind;
 use crate::pair::Pairing;
@@ -498,6 +498,18 @@ fn change(model: &mut BTreeMap<String, f64>, tensors: &[TensorMeasurement], pair
     put("delta.row_scale_explained", middle(&|tensor| tensor.scale_explained[1]));
     put("delta.column_scale_explained", middle(&|tensor| tensor.scale_explained[2]));
     put("noise.kurtosis", middle(&|tensor| tensor.kurtosis));
+    let on_grid = (tensors.iter().zip(pairs))
+        .filter(|(tensor, _)| {
+            tensor.sameness == Sameness::Changed && tensor.shape[0] > 1 && tensor.role.kind != Kind::Norm
+        })
+        .filter(|(tensor, pair)| {
+            // Elements set to zero leave an error that is uniform too, and nothing went through a grid.
+            let zeroed = tensor.zeroed_fraction >= 0.99 * tensor.changed_fraction;
+            let uniform = tensor.kurtosis > 0.0 && tensor.kurtosis < GRID_KURTOSIS && !zeroed;
+            uniform || pair.moments.as_ref().is_some_and(|sized| sized.quantized)
+        })
+        .count();
+    put("noise.grid", on_grid as f64 / changed.len() as f64);
     put("rank.top1", middle(&|tensor| tensor.spectrum.first().copied().unwrap_or(0.0)));
     put("rank.top3", middle(&|tensor| tensor.spectrum.iter().take(3).sum()));
     put("rank.above_noise", middle(&|tensor| f64::from(tensor.above_noise)));

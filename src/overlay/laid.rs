@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use crate::checkpoint::adapter::{Experts, LowRank};
-use crate::checkpoint::{Checkpoint, Decode, Storage, TensorEntry};
+use crate::checkpoint::{Checkpoint, Decode, Packing, Storage, TensorEntry};
 use crate::error::Result;
 use crate::limits::MAX_FACTOR_ELEMENTS;
 
@@ -177,6 +177,10 @@ impl Decode for Laid {
         if self.magnitude.is_some() { "dora" } else { "lora" }
     }
 
+    fn packing(&self) -> Packing {
+        Packing::Computed
+    }
+
     fn decode(&self, first: u64, out: &mut [f32]) -> Result<()> {
         if self.columns == 0 || self.rows == 0 {
             return Ok(());
@@ -245,6 +249,10 @@ impl Decode for LaidRows {
         "trained-rows"
     }
 
+    fn packing(&self) -> Packing {
+        Packing::Computed
+    }
+
     fn decode(&self, first: u64, out: &mut [f32]) -> Result<()> {
         self.files.decode(&self.weight, first, out)?;
         let end = first + out.len() as u64;
@@ -279,6 +287,10 @@ impl LaidBias {
 impl Decode for LaidBias {
     fn scheme(&self) -> &str {
         "lora-bias"
+    }
+
+    fn packing(&self) -> Packing {
+        Packing::Computed
     }
 
     fn decode(&self, first: u64, out: &mut [f32]) -> Result<()> {

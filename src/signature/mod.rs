@@ -10,6 +10,7 @@ pub mod lint;
 
 mod builtin;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -19,7 +20,7 @@ pub use builtin::BUILTIN;
 pub use condition::{ClauseOutcome, Condition, Range};
 pub use file::{Family, Implies, Signature, Status};
 
-use crate::diff::stats::Profile;
+use crate::diff::stats::{GRID_KURTOSIS, Profile};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::Finding;
 use crate::ids::Digest;
@@ -196,11 +197,12 @@ impl Catalogue {
 
     /// How every signature that is not withdrawn fared, clause by clause: what a report shows as considered.
     pub fn assess(&self, profile: &Profile) -> Vec<Assessment<'_>> {
+        let measurements = &with_grid(&profile.model);
         self.signatures
             .iter()
             .filter(|signature| signature.front.status != Status::Withdrawn)
             .map(|signature| {
-                let clauses = signature.front.when.assess(&profile.model);
+                let clauses = signature.front.when.assess(measurements);
                 let holds = !clauses.is_empty() && clauses.iter().all(|clause| clause.holds);
                 Assessment { signature, holds, clauses }
             })
@@ -208,9 +210,28 @@ impl Catalogue {
     }
 }
 
+/// The measurements, with `noise.grid` where a record of before it has only the kurtosis that decided then: without it, what
+/// was found in such a record would be lost when it is judged again.
+fn with_grid(model: &BTreeMap<String, f64>) -> BTreeMap<String, f64> {
+    let mut model = model.clone();
+    if let Some(kurtosis) = model.get("noise.kurtosis").copied() {
+        model.entry("noise.grid".to_owned()).or_insert(if kurtosis < GRID_KURTOSIS { 1.0 } else { 0.0 });
+    }
+    model
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_of_before_noise_grid_is_judged_by_its_kurtosis() {
+        let grid = |kurtosis: f64| with_grid(&BTreeMap::from([("noise.kurtosis".to_owned(), kurtosis)]))["noise.grid"];
+        assert_eq!([grid(1.85), grid(3.2)], [1.0, 0.0]);
+        let measured = BTreeMap::from([("noise.kurtosis".to_owned(), 3.2), ("noise.grid".to_owned(), 1.0)]);
+        assert_eq!(with_grid(&measured)["noise.grid"], 1.0);
+        assert!(with_grid(&BTreeMap::new()).is_empty());
+    }
 
     #[test]
     fn builtin_signatures_load_in_the_order_of_their_ids() {

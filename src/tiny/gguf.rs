@@ -154,8 +154,8 @@ fn renamed(name: &str) -> Option<String> {
     })
 }
 
-/// Rows in the order that llama.cpp's rotary embedding wants: the two halves of a head take turns.
-fn interleaved(weight: &Weight, heads: usize) -> Vec<f32> {
+/// Rows in the order that Meta's and llama.cpp's rotary embedding wants: the two halves of a head take turns.
+pub fn interleaved(weight: &Weight, heads: usize) -> Vec<f32> {
     let (rows, columns) = (weight.shape.first().copied().unwrap_or(0), weight.shape.get(1).copied().unwrap_or(1));
     let size = rows / heads.max(1);
     let row = |at: usize| weight.values.get(at * columns..(at + 1) * columns).unwrap_or_default();

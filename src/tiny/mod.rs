@@ -7,6 +7,8 @@ pub mod adapter;
 pub mod derivatives;
 pub mod edits;
 pub mod gguf;
+pub mod quantized;
+pub mod torch;
 
 use std::collections::BTreeMap;
 use std::path::Path;

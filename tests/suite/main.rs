@@ -14,5 +14,6 @@ mod people;
 mod program;
 mod properties;
 mod screening;
+mod stored;
 mod support;
 mod verify;

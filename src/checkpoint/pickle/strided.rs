@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::checkpoint::Decode;
+use crate::checkpoint::{Decode, Packing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::ByteSource;
 use crate::tensor::DType;
@@ -25,6 +25,10 @@ pub(crate) struct Strided {
 impl Decode for Strided {
     fn scheme(&self) -> &str {
         "strided"
+    }
+
+    fn packing(&self) -> Packing {
+        Packing::Layout
     }
 
     fn decode(&self, first: u64, out: &mut [f32]) -> Result<()> {

@@ -1,0 +1,79 @@
+//! Weight files whose ending promises another format than their first bytes are: opened as what they are, and told.
+
+use std::collections::BTreeMap;
+
+use super::collect::shown;
+use super::safetensors::{Disguise, disguise};
+use super::{Anomaly, Checkpoint, FORMATS, FileSet, TensorEntry, variants};
+use crate::error::{Error, Result};
+use crate::source::ByteSource;
+
+/// Formats in the order in which one is taken where misnamed files are of several, each with an ending that its reader takes.
+const ENDINGS: [(&str, &str); 3] = [("safetensors", "safetensors"), ("gguf", "gguf"), ("pytorch", "bin")];
+
+/// The format that a file's first bytes are of.
+pub(crate) fn by_content(source: &dyn ByteSource) -> Option<&'static str> {
+    let first = source.read(0..source.len().min(64)).ok()?;
+    if let Some((length, rest)) = first.split_first_chunk::<8>()
+        && rest.first() == Some(&b'{')
+        && u64::from_le_bytes(*length).checked_add(8).is_some_and(|end| end <= source.len())
+    {
+        return Some("safetensors");
+    }
+    match disguise(&first)? {
+        Disguise::Zip | Disguise::Pickle => Some("pytorch"),
+        Disguise::Gguf => Some("gguf"),
+        Disguise::LfsPointer | Disguise::Html => None,
+    }
+}
+
+/// Opens a set that could not be opened by its files' names once more by their content; the first error where that does not
+/// help. Asked only then, so that files with honest names cost no request.
+pub(super) fn reopen(named: &str, files: &FileSet, error: Error) -> Result<Checkpoint> {
+    let mut misnamed: BTreeMap<&'static str, Vec<&String>> = BTreeMap::new();
+    let weights = files.files.iter().filter(|(name, _)| variants::is_weights(name));
+    for (name, source) in weights.take(crate::limits::MAX_FILES) {
+        if let Some(content) = by_content(source.as_ref())
+            && named != content
+        {
+            misnamed.entry(content).or_default().push(name);
+        }
+    }
+    let model = ENDINGS.iter().any(|(format, _)| *format == named);
+    let Some((format, ending)) = ENDINGS.into_iter().filter(|_| model).find(|(format, _)| misnamed.contains_key(format)) else {
+        return Err(error);
+    };
+    let mine = misnamed.remove(format).unwrap_or_default();
+    let renamed = |name: &String| if mine.contains(&name) { format!("{name}.{ending}") } else { name.clone() };
+    let kept = |name: &String| mine.contains(&name) || !variants::is_weights(name);
+    let set = FileSet {
+        label: files.label.clone(),
+        files: files.files.iter().filter(|(name, _)| kept(name)).map(|(n, s)| (renamed(n), s.clone())).collect(),
+        digests: files.digests.iter().filter(|(name, _)| kept(name)).map(|(n, d)| (renamed(n), *d)).collect(),
+        refused: files.refused.clone(),
+    };
+    let Some(reader) = FORMATS.iter().find(|reader| reader.name() == format) else { return Err(error) };
+    // What it is by content is the better reason, should it not open as that either.
+    let mut checkpoint = reader.open(&set)?;
+    let original = |name: &str| mine.iter().find(|mine| name == format!("{mine}.{ending}")).map(|mine| (*mine).clone());
+    for file in &mut checkpoint.files {
+        file.name = original(&file.name).unwrap_or_else(|| file.name.clone());
+    }
+    for anomaly in &mut checkpoint.anomalies {
+        anomaly.file = original(&anomaly.file).unwrap_or_else(|| anomaly.file.clone());
+    }
+    let told = mine.iter().map(|name| Anomaly {
+        kind: "misnamed-file".to_owned(),
+        file: shown(name),
+        tensor: None,
+        detail: format!("by its content it is {format}, whatever its name ends in"),
+    });
+    checkpoint.anomalies.extend(told);
+    checkpoint.anomalies.sort();
+    for name in files.files.keys().filter(|name| !kept(name)) {
+        let reason = format!("it is not {named}, as its name says, and not {format}, as files beside it are");
+        let entry = TensorEntry::unreadable(name.clone(), reason);
+        checkpoint.tensors.entry(name.clone()).or_insert(entry);
+    }
+    Ok(checkpoint)
+}

@@ -1,0 +1,518 @@
+//! Weights stored in unusual ways: what is read is judged as if it were stored plainly, what is not read is told, and the
+//! relation says only what was shown.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use assert_cmd::Command;
+use orthoscope::checkpoint::{Checkpoint, FileSet, Storage};
+use orthoscope::source::{ByteSource, Bytes};
+use orthoscope::tensor::{BF16, DType, F32, U8};
+use orthoscope::tiny::edits::Form;
+use orthoscope::tiny::gguf::{self, Quantization, interleaved};
+use orthoscope::tiny::quantized::{self, Stored};
+use orthoscope::tiny::torch::{self, NewView};
+use orthoscope::tiny::{Model, Weight};
+use serde_json::{Value, json};
+
+use crate::support::{TINY, ablated, bytes, tuned};
+
+fn compare(folder: &Path, candidate: &str) -> (i32, Value) {
+    let output = Command::new(env!("CARGO_BIN_EXE_orthoscope"))
+        .current_dir(folder)
+        .args(["compare", "base", candidate, "--format", "json", "--no-record"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let found = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}{:?}", output.stderr));
+    (output.status.code().unwrap(), found)
+}
+
+fn write(folder: &Path, name: &str, bytes: &[u8]) {
+    let path = folder.join(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// A folder with the tiny base.
+fn with_base() -> (tempfile::TempDir, Model) {
+    let folder = tempfile::tempdir().unwrap();
+    let base = TINY.llama(1);
+    base.write(&folder.path().join("base"), &BF16, 1).unwrap();
+    (folder, base)
+}
+
+fn removed(base: &Model) -> Model {
+    ablated(base, 10, 1.0, Form::Plain)
+}
+
+/// A way of storing a model.
+type Writer = Box<dyn Fn(&Model, &Path)>;
+
+/// Writes a model by a scheme for each matrix; `config` is added to the model's own.
+fn by(config: Value, replace: impl Fn(&str, &Weight) -> Option<Vec<Stored>> + 'static) -> Writer {
+    Box::new(move |model, folder| {
+        let mut all = model.config.clone();
+        all.as_object_mut().unwrap().extend(config.as_object().unwrap().clone());
+        let tensors = quantized::stored(model, &replace);
+        quantized::write(folder, "model.safetensors", &tensors, &all).unwrap();
+    })
+}
+
+fn of_layer(name: &str) -> bool {
+    name.contains("_proj")
+}
+
+fn nf4(storage: &'static DType) -> Writer {
+    let config = json!({ "quantization_config": { "quant_method": "bitsandbytes", "load_in_4bit": true } });
+    by(config, move |name, weight| of_layer(name).then(|| quantized::nf4(name, weight, storage)))
+}
+
+/// MLX with so many bits, and 8 for the writers of layer 2 by an entry of their own.
+fn mlx(bits: usize) -> Writer {
+    let own = |name: &str| name.contains("layers.2.") && name.contains("down_proj");
+    let config = json!({ "quantization": {
+        "group_size": 32, "bits": bits, "model.layers.2.mlp.down_proj": { "group_size": 32, "bits": 8 },
+    }});
+    by(config, move |name, weight| Some(quantized::mlx(name, weight, if own(name) { 8 } else { bits }, 32)))
+}
+
+fn fp8() -> Writer {
+    let config = json!({ "quantization_config": { "quant_method": "compressed-tensors" } });
+    by(config, |name, weight| of_layer(name).then(|| quantized::fp8(name, weight)))
+}
+
+fn q4_0() -> Writer {
+    Box::new(|model, folder| write(folder, "m-Q4_0.gguf", &gguf::bytes(model, "tiny", Quantization::Q4_0)))
+}
+
+fn signatures(found: &Value) -> Vec<&str> {
+    found["findings"].as_array().unwrap().iter().map(|one| one["signature"].as_str().unwrap()).collect()
+}
+
+/// Name of the way, and how it stores a model.
+fn ways() -> Vec<(&'static str, Writer)> {
+    vec![
+        ("nf4 as bytes", nf4(&U8)),
+        ("nf4 as bf16", nf4(&BF16)),
+        ("nf4 as f32", nf4(&F32)),
+        ("fp8", fp8()),
+        ("q4_0", q4_0()),
+        ("mlx 4", mlx(4)),
+        ("mlx 5", mlx(5)),
+        ("mlx 6", mlx(6)),
+        ("mlx 8", mlx(8)),
+    ]
+}
+
+#[test]
+fn an_honest_quantisation_is_that_and_nothing_else() {
+    let (folder, base) = with_base();
+    for (way, store) in ways() {
+        store(&base, &folder.path().join(way));
+        let (status, found) = compare(folder.path(), way);
+        let told = (status, found["relation"].as_str().unwrap(), found["verdict"].as_str().unwrap());
+        assert_eq!(told, (0, "quantized", "clear"), "{way}: {}", found["because"]);
+        let wrong = ["fine-tune", "pruning", "trained-afterwards"];
+        assert!(!signatures(&found).iter().any(|id| wrong.contains(id)), "{way}: {:?}", signatures(&found));
+        assert_eq!(found["status"], "complete", "{way}");
+    }
+}
+
+#[test]
+fn a_removal_under_a_quantiser_is_found_and_no_training_is_said() {
+    let (folder, base) = with_base();
+    let edited = removed(&base);
+    for (way, store) in ways() {
+        store(&edited, &folder.path().join(way));
+        let (status, found) = compare(folder.path(), way);
+        assert_eq!((status, found["verdict"].as_str().unwrap()), (1, "orthogonalized"), "{way}: {}", found["because"]);
+        let ids = signatures(&found);
+        assert!(!ids.contains(&"trained-afterwards") && !ids.contains(&"fine-tune"), "{way}: {ids:?}");
+    }
+}
+
+/// What `trained-afterwards`, `fine-tune` and `pruning` are there for is still said.
+#[test]
+fn training_and_pruning_are_still_told() {
+    let (folder, base) = with_base();
+    let mut both = removed(&base);
+    orthoscope::tiny::edits::fine_tune(&mut both, 0.05, 3);
+    both.write(&folder.path().join("both"), &BF16, 1).unwrap();
+    tuned(&base, 5).write(&folder.path().join("tuned"), &BF16, 1).unwrap();
+    let mut pruned = base.clone();
+    for name in base.linear() {
+        orthoscope::tiny::edits::prune(pruned.tensors.get_mut(&name).unwrap(), 0.3);
+    }
+    pruned.write(&folder.path().join("pruned"), &BF16, 1).unwrap();
+    for (side, signature) in [("both", "trained-afterwards"), ("tuned", "fine-tune"), ("pruned", "pruning")] {
+        let (_, found) = compare(folder.path(), side);
+        assert!(signatures(&found).contains(&signature), "{side}: {:?}", signatures(&found));
+    }
+}
+
+#[test]
+fn scales_of_mlx_are_no_matrices_of_the_model() {
+    let (folder, base) = with_base();
+    mlx(4)(&base, &folder.path().join("mlx"));
+    let checkpoint = orthoscope::checkpoint::folder::open_path(&folder.path().join("mlx")).unwrap();
+    let names: Vec<&String> = checkpoint.tensors.keys().collect();
+    assert_eq!(names, base.tensors.keys().collect::<Vec<_>>());
+    for (name, weight) in &base.tensors {
+        let shape: Vec<usize> = checkpoint.tensors[name].shape.iter().map(|side| *side as usize).collect();
+        assert_eq!(shape, weight.shape, "{name}");
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_orthoscope"))
+        .current_dir(folder.path())
+        .args(["inspect", "mlx", "--format", "json"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(!text.contains(".scales") && !text.contains(".biases") && text.contains("mlx-4bit-g32"), "{text}");
+}
+
+/// Opens tensors (name, dtype, shape) filled with ones.
+fn open(config: &Value, tensors: &[(String, &str, Vec<u64>)]) -> Checkpoint {
+    let folder = tempfile::tempdir().unwrap();
+    let stored: Vec<Stored> = tensors
+        .iter()
+        .map(|(name, dtype, shape)| {
+            let dtype = DType::named(dtype).unwrap();
+            let bytes = vec![1; dtype.bytes_of(shape.iter().product()).unwrap() as usize];
+            Stored { name: name.clone(), dtype, shape: shape.clone(), bytes }
+        })
+        .collect();
+    quantized::write(folder.path(), "model.safetensors", &stored, config).unwrap();
+    orthoscope::checkpoint::folder::open_path(folder.path()).unwrap()
+}
+
+fn unreadable<'c>(checkpoint: &'c Checkpoint, name: &str) -> &'c str {
+    match checkpoint.tensors.get(name).map(|entry| &entry.storage) {
+        Some(Storage::Unreadable(reason)) => reason,
+        Some(_) => panic!("{name} is readable"),
+        None => panic!("no {name} in {:?}", checkpoint.tensors.keys()),
+    }
+}
+
+/// What a quantiser writes for one module: the parts beside it, and the word that names it.
+const GROUPS: &[(&[(&str, &str, &[u64])], &str)] = &[
+    (&[("trellis", "I16", &[4, 4, 48]), ("suh", "F16", &[64]), ("svh", "F16", &[64])], "EXL3"),
+    (&[("trellis", "I16", &[4, 4]), ("SU", "F16", &[64]), ("SV", "F32", &[64]), ("tlut", "F16", &[512, 2])], "QTIP"),
+    (
+        &[
+            ("q_weight", "I32", &[8, 64]),
+            ("q_scale", "I32", &[2, 8]),
+            ("q_scale_max", "F16", &[2]),
+            ("q_groups", "I16", &[4]),
+            ("q_invperm", "I32", &[64]),
+        ],
+        "EXL2",
+    ),
+    (&[("W_q", "U8", &[32, 64]), ("scale", "F16", &[64, 1]), ("zero", "F16", &[64, 1]), ("nbits", "I32", &[1])], "HQQ"),
+    (&[("W_q", "U8", &[32, 64]), ("meta.scale", "F16", &[64, 1]), ("meta.zero", "F16", &[64, 1])], "HQQ"),
+    (
+        &[("codes", "I16", &[64, 8, 1]), ("codebooks", "F16", &[1, 256, 1, 8]), ("scales", "F16", &[64, 1, 1, 1])],
+        "AQLM",
+    ),
+    (&[("Qidxs", "I64", &[64, 8]), ("SU", "F16", &[64]), ("SV", "F16", &[64]), ("Wscale", "F32", &[1])], "QuIP#"),
+    (&[("dense_weights", "I64", &[64]), ("in_perm", "I16", &[64]), ("row_offsets", "I32", &[65])], "SpQR"),
+    (
+        &[
+            ("indices", "I32", &[1, 64, 8]),
+            ("centroids.weight", "F16", &[1, 2048]),
+            ("weight_scale", "F16", &[64]),
+            ("weight_bias", "F16", &[64]),
+            ("perm", "I16", &[64]),
+        ],
+        "VPTQ",
+    ),
+    (&[("weight._data", "I8", &[64, 64]), ("weight._scale", "F16", &[64, 1])], "Quanto"),
+    (&[("_weight_qdata", "I8", &[64, 64]), ("_weight_scale", "F32", &[64, 1])], "torchao"),
+    (&[("qweight", "I8", &[64, 32]), ("wscales", "F16", &[1, 64]), ("lora_up", "F16", &[64, 8])], "SVDQuant"),
+    (&[("qweight", "I32", &[8, 64]), ("lookup_table", "F16", &[64, 16])], "SqueezeLLM"),
+    (&[("qweight", "I32", &[4, 64, 2]), ("lut4", "F16", &[64, 16])], "Any-Precision"),
+    (&[("B", "I32", &[4, 128]), ("s", "F16", &[1, 64])], "Marlin"),
+    (&[("weight", "I8", &[64, 32]), ("weights_scaling_factor", "F16", &[64])], "TensorRT-LLM"),
+    (&[("weight", "I16", &[16, 64]), ("scales", "F16", &[64]), ("tables", "F16", &[256])], "HIGGS"),
+    (&[("weight", "I8", &[64, 64]), ("weight_scales", "F16", &[64])], "EETQ"),
+    (&[("weight", "U8", &[16, 64]), ("weight_scale", "BF16", &[1])], "BitNet"),
+    (
+        &[("weight", "U8", &[2048, 1]), ("weight.absmax", "F32", &[64]), ("weight.quant_map", "F32", &[16])],
+        "bitsandbytes",
+    ),
+    (&[("compressed", "BF16", &[2048]), ("bitmask", "U8", &[64, 8]), ("row_offsets", "I64", &[64, 1])], "sparse form"),
+    (&[("qweight", "I32", &[8, 64])], "without the scales"),
+    (&[("weight", "I32", &[64, 8]), ("absmax", "F32", &[64])], "absmax beside it"),
+    (&[("weight", "F8_E4M3", &[64, 64]), ("scales", "F32", &[64])], "scales beside it"),
+    (&[("weight", "I32", &[64, 64])], "nothing says"),
+    (&[("weight", "U8", &[4096])], "nothing says"),
+    (&[("weight", "U32", &[64, 8]), ("scales", "F16", &[64, 1]), ("biases", "F16", &[64, 1])], "MLX"),
+];
+
+#[test]
+fn quantised_groups_that_nobody_reads_become_weights_that_cannot_be_read() {
+    let module = "model.layers.0.mlp.down_proj";
+    for (parts, word) in GROUPS {
+        let mut tensors: Vec<(String, &str, Vec<u64>)> =
+            parts.iter().map(|(part, dtype, shape)| (format!("{module}.{part}"), *dtype, shape.to_vec())).collect();
+        tensors.push(("model.norm.weight".to_owned(), "BF16", vec![64]));
+        let checkpoint = open(&json!({ "model_type": "llama" }), &tensors);
+        let reason = unreadable(&checkpoint, &format!("{module}.weight"));
+        assert!(reason.contains(word), "{word}: {reason}");
+        if *word != "MLX" {
+            let names: Vec<&String> = checkpoint.tensors.keys().collect();
+            assert_eq!(names, [&format!("{module}.weight"), "model.norm.weight"], "{word}: strangers");
+        }
+        assert!(!checkpoint.anomalies.is_empty(), "{word} is not told");
+    }
+}
+
+#[test]
+fn whole_numbers_that_belong_to_models_stay_what_they_are() {
+    let buffers = [
+        ("model.embeddings.position_ids", "I64", vec![1, 512]),
+        ("transformer.h.0.attn.bias", "U8", vec![1, 1, 64, 64]),
+        ("model.layers.0.mlp.gate.tid2eid", "I32", vec![64, 4]),
+        ("model.layers.0.mask", "BOOL", vec![64, 64]),
+        ("bn.num_batches_tracked", "I64", vec![]),
+    ];
+    let tensors: Vec<_> = buffers.into_iter().map(|(name, dtype, shape)| (name.to_owned(), dtype, shape)).collect();
+    let checkpoint = open(&Value::Null, &tensors);
+    assert_eq!(checkpoint.tensors.len(), 5);
+    assert!(checkpoint.tensors.values().all(|entry| matches!(entry.storage, Storage::Plain)));
+    assert!(
+        checkpoint.anomalies.iter().all(|anomaly| !anomaly.kind.starts_with("unread")),
+        "{:?}",
+        checkpoint.anomalies
+    );
+}
+
+#[test]
+fn a_matrix_quantised_in_some_layers_only_is_told() {
+    let (folder, base) = with_base();
+    let store = by(json!({}), |name, weight| {
+        (of_layer(name) && !name.contains("layers.1.")).then(|| quantized::fp8(name, weight))
+    });
+    store(&base, &folder.path().join("mixed"));
+    let checkpoint = orthoscope::checkpoint::folder::open_path(&folder.path().join("mixed")).unwrap();
+    let told: Vec<&str> = (checkpoint.anomalies.iter())
+        .filter(|anomaly| anomaly.kind == "partly-quantized")
+        .map(|anomaly| anomaly.detail.as_str())
+        .collect();
+    assert_eq!(told.len(), 7);
+    assert!(told.contains(&"model.layers.*.mlp.down_proj.weight: 1 in plain form, 3 quantised"), "{told:?}");
+}
+
+/// A state dict of PyTorch: as it is, or with every matrix stored as the transpose of a larger storage.
+fn pickled(tensors: &BTreeMap<String, Weight>, strided: bool) -> Vec<u8> {
+    let made: Vec<(&String, &Weight, Vec<usize>, usize, Vec<u8>)> = tensors
+        .iter()
+        .map(|(name, weight)| match (strided, weight.shape.as_slice()) {
+            (true, &[rows, columns]) => {
+                // Stored columns × (rows + 3), from the second stored number of each on.
+                let wide = rows + 3;
+                let mut values = vec![0.5; columns * wide];
+                for (at, value) in weight.values.iter().enumerate() {
+                    values[at % columns * wide + at / columns + 1] = *value;
+                }
+                (name, weight, vec![1, wide], 1, values)
+            }
+            (_, shape) => {
+                let strides = (0..shape.len()).map(|axis| shape[axis + 1..].iter().product()).collect();
+                (name, weight, strides, 0, weight.values.clone())
+            }
+        })
+        .map(|(name, weight, strides, offset, values)| {
+            let bytes = values.iter().flat_map(|value| half::bf16::from_f32(*value).to_le_bytes()).collect();
+            (name, weight, strides, offset, bytes)
+        })
+        .collect();
+    let views: Vec<NewView<'_>> = made
+        .iter()
+        .map(|(name, weight, strides, offset, storage)| NewView {
+            name,
+            dtype: &BF16,
+            shape: &weight.shape,
+            strides,
+            offset: *offset,
+            storage,
+        })
+        .collect();
+    torch::bytes(&views)
+}
+
+#[test]
+fn strided_tensors_of_equal_bits_are_repackaged_and_edited_ones_not_quantised() {
+    let (folder, base) = with_base();
+    let edited = removed(&base);
+    for (side, model) in [("views", &base), ("edited", &edited)] {
+        write(folder.path(), &format!("{side}/config.json"), base.config.to_string().as_bytes());
+        write(folder.path(), &format!("{side}/pytorch_model.bin"), &pickled(&model.tensors, true));
+    }
+    let (status, found) = compare(folder.path(), "views");
+    assert_eq!((status, found["relation"].as_str()), (0, Some("repackaged")), "{found}");
+    assert_eq!(found["coverage"]["identical"], found["coverage"]["tensors"]);
+    edited.write(&folder.path().join("plain"), &BF16, 1).unwrap();
+    let plain = compare(folder.path(), "plain").1;
+    let (status, found) = compare(folder.path(), "edited");
+    assert_eq!((status, found["verdict"].as_str()), (1, Some("orthogonalized")));
+    assert_eq!(found["relation"], plain["relation"], "the same edit, whatever its strides");
+    assert_ne!(found["relation"], "quantized");
+}
+
+#[test]
+fn a_weight_file_is_what_its_bytes_are_whatever_it_is_called() {
+    let (folder, base) = with_base();
+    let edited = removed(&base);
+    let contents = [
+        ("safetensors", bytes(&edited, "BF16")),
+        ("pytorch", pickled(&edited.tensors, false)),
+        ("gguf", gguf::bytes(&edited, "tiny", Quantization::F16)),
+    ];
+    for (content, bytes) in &contents {
+        for ending in ["safetensors", "sft", "gguf", "bin", "pt", "pth", "ckpt"] {
+            for beside in [false, true] {
+                let side = format!("{content}-{ending}-{beside}");
+                write(folder.path(), &format!("{side}/model.{ending}"), bytes);
+                if beside {
+                    write(folder.path(), &format!("{side}/config.json"), base.config.to_string().as_bytes());
+                }
+                let (status, found) = compare(folder.path(), &side);
+                assert_eq!((status, found["verdict"].as_str()), (1, Some("orthogonalized")), "{side}: {found}");
+                assert_eq!(found["candidate"]["files"][0]["name"], format!("model.{ending}"), "{side}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_no_weights_by_any_name_says_so_with_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    TINY.llama(1).write(&folder.path().join("base"), &BF16, 1).unwrap();
+    for ending in ["safetensors", "gguf", "bin"] {
+        write(folder.path(), &format!("text-{ending}/model.{ending}"), b"certainly no weights of any kind whatever\n");
+        let (status, found) = compare(folder.path(), &format!("text-{ending}"));
+        assert_eq!(status, 2);
+        assert!(found["reason"].as_str().unwrap().contains(&format!("model.{ending}")), "{found}");
+    }
+}
+
+/// The files of Meta's layout for so many devices.
+fn parallel(model: &Model, count: usize, embeddings_by_rows: bool) -> Vec<Vec<u8>> {
+    let heads = model.config["num_attention_heads"].as_u64().unwrap() as usize;
+    let renamed: BTreeMap<String, Weight> = model
+        .tensors
+        .iter()
+        .map(|(name, weight)| {
+            let parts = [
+                ("model.layers.", "layers."),
+                ("self_attn.q_proj", "attention.wq"),
+                ("self_attn.k_proj", "attention.wk"),
+                ("self_attn.v_proj", "attention.wv"),
+                ("self_attn.o_proj", "attention.wo"),
+                ("mlp.gate_proj", "feed_forward.w1"),
+                ("mlp.down_proj", "feed_forward.w2"),
+                ("mlp.up_proj", "feed_forward.w3"),
+                ("input_layernorm", "attention_norm"),
+                ("post_attention_layernorm", "ffn_norm"),
+                ("model.embed_tokens", "tok_embeddings"),
+                ("model.norm", "norm"),
+                ("lm_head", "output"),
+            ];
+            let meta = parts.iter().fold(name.clone(), |name, (from, to)| name.replace(from, to));
+            let rotary = name.contains("q_proj") || name.contains("k_proj");
+            let values = if rotary { interleaved(weight, heads) } else { weight.values.clone() };
+            (meta, Weight { shape: weight.shape.clone(), values })
+        })
+        .collect();
+    let slice = |name: &str, weight: &Weight, number: usize| -> Weight {
+        let &[rows, columns] = weight.shape.as_slice() else { return weight.clone() };
+        let by_columns = name.ends_with("wo.weight")
+            || name.ends_with("w2.weight")
+            || name.starts_with("tok_embeddings") && !embeddings_by_rows;
+        if by_columns {
+            let width = columns / count;
+            let values = weight.values.chunks_exact(columns).flat_map(|row| &row[number * width..(number + 1) * width]);
+            Weight { shape: vec![rows, width], values: values.copied().collect() }
+        } else {
+            let part = weight.values.len() / count;
+            let values = weight.values[number * part..(number + 1) * part].to_vec();
+            Weight { shape: vec![rows / count, columns], values }
+        }
+    };
+    (0..count)
+        .map(|number| {
+            let part = renamed.iter().map(|(name, weight)| (name.clone(), slice(name, weight, number))).collect();
+            pickled(&part, false)
+        })
+        .collect()
+}
+
+#[test]
+fn slices_of_a_model_cut_for_several_devices_are_joined() {
+    let (folder, base) = with_base();
+    let edited = removed(&base);
+    for (count, by_rows) in [(2, false), (4, false), (2, true)] {
+        for (word, model, expected) in [("same", &base, (0, "clear")), ("removed", &edited, (1, "orthogonalized"))] {
+            let side = format!("{word}-{count}-{by_rows}");
+            for (number, file) in parallel(model, count, by_rows).iter().enumerate() {
+                write(folder.path(), &format!("{side}/consolidated.{number:02}.pth"), file);
+            }
+            let (status, found) = compare(folder.path(), &side);
+            assert_eq!((status, found["verdict"].as_str().unwrap()), expected, "{side}: {found}");
+            assert_eq!(found["status"], "complete", "{side}");
+            if word == "same" {
+                assert_eq!(found["relation"], "repackaged", "{side}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_missing_slice_is_never_clear_and_never_unrelated() {
+    let (folder, base) = with_base();
+    let files = parallel(&base, 4, false);
+    for (number, file) in files.iter().enumerate().filter(|(number, _)| *number != 1) {
+        write(folder.path(), &format!("gap/consolidated.{number:02}.pth"), file);
+    }
+    let (_, found) = compare(folder.path(), "gap");
+    assert_ne!(found["relation"], "unrelated", "{found}");
+    assert_ne!((&found["verdict"], &found["status"]), (&json!("clear"), &json!("complete")));
+    assert!(found["coverage"]["not_examined"].to_string().contains("a slice of it is missing"), "{found}");
+}
+
+fn set(files: &[(&str, Vec<u8>)]) -> FileSet {
+    let source = |name: &str, bytes: &[u8]| -> Arc<dyn ByteSource> { Arc::new(Bytes::new(name, bytes.to_vec())) };
+    FileSet {
+        label: "test".to_owned(),
+        files: files.iter().map(|(name, bytes)| ((*name).to_owned(), source(name, bytes))).collect(),
+        digests: BTreeMap::new(),
+    }
+}
+
+/// A file with one tensor.
+fn single(name: &str, shape: &[u64], value: u8) -> Vec<u8> {
+    let bytes = vec![value; shape.iter().product::<u64>() as usize * 4];
+    let tensor = orthoscope::checkpoint::safetensors::NewTensor { name, dtype: &F32, shape, bytes: &bytes };
+    orthoscope::checkpoint::safetensors::to_bytes(&[tensor], &BTreeMap::new()).unwrap()
+}
+
+#[test]
+fn one_name_with_two_contents_cannot_be_read_and_equal_copies_can() {
+    let shards = |one: Vec<u8>, two: Vec<u8>| {
+        orthoscope::checkpoint::open(&set(&[
+            ("model-00001-of-00002.safetensors", one),
+            ("model-00002-of-00002.safetensors", two),
+        ]))
+        .unwrap()
+    };
+    let same = shards(single("a.weight", &[2, 3], 1), single("a.weight", &[2, 3], 1));
+    assert!(matches!(same.tensors["a.weight"].storage, Storage::Plain));
+    for other in [single("a.weight", &[2, 3], 2), single("a.weight", &[3, 2], 1)] {
+        let two = shards(single("a.weight", &[2, 3], 1), other);
+        let reason = unreadable(&two, "a.weight");
+        assert!(reason.contains("00001-of-00002") && reason.contains("00002-of-00002"), "{reason}");
+        assert!(two.anomalies.iter().any(|anomaly| anomaly.kind == "duplicate-tensor"));
+    }
+}
