@@ -4,7 +4,7 @@
     python tests/oracles/checkpoints.py FOLDER [case ...]
     ORTHOSCOPE_ORACLES=FOLDER cargo test --release --lib -- --ignored other_tools_read_the_same_numbers
 
-Needs torch, safetensors, ml_dtypes, transformers, peft, bitsandbytes and compressed-tensors, and of auto-gptq and
+Needs torch, safetensors, ml_dtypes, transformers, peft, bitsandbytes, mlx and compressed-tensors, and of auto-gptq and
 autoawq the packages alone (pip install --no-deps); no accelerator. A case whose tool is missing is left out with a
 message. Weights are random.
 """
@@ -389,6 +389,33 @@ def mxfp4(folder):
     weight = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32)
     save(folder, {name + "_blocks": blocks, name + "_scales": scales}, quant_method="mxfp4")
     expected(folder, {name: weight}, exactly=True)
+
+
+@case
+def mlx(folder):
+    """Every number of bits, group size and mode, with an entry of its own for one module."""
+    import mlx.core as mx
+    import numpy
+
+    def tensor(array):
+        view = {mx.uint32: torch.uint32, mx.uint8: torch.uint8, mx.float32: torch.float32}[array.dtype]
+        return torch.from_numpy(numpy.array(array).copy()).view(view)
+
+    modes = [("affine", bits, group) for bits in (2, 3, 4, 5, 6, 8) for group in (32, 64, 128)]
+    for mode, bits, group in modes + [("mxfp4", 4, 32), ("mxfp8", 8, 32), ("nvfp4", 4, 16)]:
+        inner = f"{folder}-{mode}-{bits}-{group}"
+        tensors, plain = {}, {}
+        settings = dict(group_size=group, bits=bits, mode=mode)
+        own = dict(group_size=64, bits=8, mode="affine")
+        for name, shape, how in [("a", (6, 256), settings), ("experts", (3, 4, 128), settings), ("b", (5, 128), own)]:
+            stored = mx.quantize(mx.random.normal(shape), **how)
+            parts = dict(zip(("weight", "scales", "biases"), stored))
+            tensors.update({f"{name}.{part}": tensor(array) for part, array in parts.items()})
+            plain[f"{name}.weight"] = torch.from_numpy(numpy.array(mx.dequantize(*stored, **how).astype(mx.float32)))
+        os.makedirs(inner)
+        save_file(tensors, os.path.join(inner, "model.safetensors"))
+        config(inner, quantization={**settings, "b": own})
+        expected(inner, plain, exactly=True)
 
 
 def main():

@@ -488,6 +488,7 @@ fn set(files: &[(&str, Vec<u8>)]) -> FileSet {
         label: "test".to_owned(),
         files: files.iter().map(|(name, bytes)| ((*name).to_owned(), source(name, bytes))).collect(),
         digests: BTreeMap::new(),
+        refused: BTreeMap::new(),
     }
 }
 

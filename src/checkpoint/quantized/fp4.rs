@@ -103,17 +103,16 @@ impl Scheme for Packed {
             None if dtype == "I8" && among_fp8(checkpoint) => (stored.strip_suffix(".weight")?, "weight_scale_inv"),
             _ => return None,
         };
-        checkpoint.tensors.contains_key(&format!("{stem}.{needed}")).then(|| format!("{stem}.weight"))
+        let there = |part: &str| checkpoint.tensors.contains_key(&format!("{stem}.{part}"));
+        (there(needed) || dtype == "I8" && there("scale")).then(|| format!("{stem}.weight"))
     }
 
     fn read(&self, checkpoint: &Checkpoint, stored: &str) -> Result<Group, String> {
         let stem = stored.rsplit_once('.').map_or(stored, |(stem, _)| stem);
         let codes = Stored::of(checkpoint, stored)?;
-        let inverse = format!("{stem}.weight_scale_inv");
-        let scales = match Stored::optional(checkpoint, &inverse)? {
-            Some(scales) => scales,
-            None => Stored::of(checkpoint, &format!("{stem}.weight_scale"))?,
-        };
+        let names = ["weight_scale_inv", "scale", "weight_scale"].map(|part| format!("{stem}.{part}"));
+        let scales = names.iter().find(|name| checkpoint.tensors.contains_key(*name));
+        let scales = Stored::of(checkpoint, scales.unwrap_or(&names[2]))?;
         if codes.dtype.bytes != 1 || !(scales.is_float() || scales.dtype.name == "U8") {
             return Err(format!("its codes are {} and its scales {}", codes.dtype.name, scales.dtype.name));
         }
@@ -136,6 +135,7 @@ impl Scheme for Packed {
         let parts = [
             "weight_scale",
             "weight_scale_inv",
+            "scale",
             "weight_scale_2",
             "weight_global_scale",
             "input_scale",

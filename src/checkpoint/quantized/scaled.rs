@@ -2,7 +2,8 @@
 //!
 //! `W = (code - zero point) · scale`. Written by DeepSeek and `transformers` as `weight` + `weight_scale_inv` (blocks of
 //! 128 × 128; the factor is multiplied in spite of its name), by compressed-tensors, FBGEMM and ModelOpt as `weight_scale`,
-//! by ComfyUI as `scale_weight`, and for stacked experts as `NAME_scale_inv` or `NAME_scale` beside `NAME`.
+//! by ComfyUI as `scale_weight`, by DeepSeek's own code as `scale`, and for stacked experts as `NAME_scale_inv` or
+//! `NAME_scale` beside `NAME`.
 
 use std::sync::Arc;
 
@@ -38,6 +39,13 @@ impl Scheme for Scaled {
         if zeros.as_ref().is_some_and(|zeros| zeros.elements() != scales.elements()) {
             return Err("its zero points are not as many as its scales".to_owned());
         }
+        if let Some(offsets) = Stored::optional(checkpoint, &format!("{stored}_offset"))? {
+            let count = offsets.elements().min(scales.elements()).min(1 << 24);
+            let values = offsets.values(0, count).map_err(|e| e.one_line())?;
+            if offsets.elements() > count || values.iter().any(|value| *value != 0.0) {
+                return Err("it has offsets, which are not read".to_owned());
+            }
+        }
         let block_size = block_size(checkpoint);
         let (columns, rows, scale_rows, scale_columns) = fit(&codes.shape, &scales.shape)?;
         let block = |size: u64, parts: u64, wanted: Option<u64>| {
@@ -60,7 +68,13 @@ impl Scheme for Scaled {
             (_, block_rows, block_columns) => format!("{kind}-block{block_rows}x{block_columns}"),
         };
         let stem = stored.strip_suffix(".weight").unwrap_or(stored);
-        let companions = [scale_name, zero_name, format!("{stem}.input_scale"), format!("{stem}.scale_input")];
+        let companions = [
+            scale_name,
+            zero_name,
+            format!("{stored}_offset"),
+            format!("{stem}.input_scale"),
+            format!("{stem}.scale_input"),
+        ];
         let batched = scales.elements() > scale_rows * scale_columns;
         Ok(Group {
             shape: codes.shape.clone(),
@@ -87,8 +101,9 @@ impl Scheme for Scaled {
 /// The name of the scales that belong to a tensor, if there are any.
 fn scale_name(checkpoint: &Checkpoint, stored: &str) -> Option<String> {
     let suffixes = ["_scale_inv", "_scale"].map(|suffix| format!("{stored}{suffix}"));
-    let comfy = stored.strip_suffix(".weight").map(|stem| format!("{stem}.scale_weight"));
-    suffixes.into_iter().chain(comfy).find(|name| checkpoint.tensors.contains_key(name))
+    let stem = stored.strip_suffix(".weight");
+    let beside = ["scale_weight", "scale"].into_iter().filter_map(|part| Some(format!("{}.{part}", stem?)));
+    suffixes.into_iter().chain(beside).find(|name| checkpoint.tensors.contains_key(name))
 }
 
 /// Block sizes that the config states.
