@@ -5,7 +5,7 @@
 //! checkpoint beside the one examined that was not shown to be a copy) or merely *told* (tied heads, rotary tables, a vision
 //! tower that the other side lacks).
 
-use crate::examination::{Examination, NotExamined, Status};
+use crate::examination::{Examination, NotExamined, Status, Verdict};
 use crate::limits::MAX_NOT_EXAMINED;
 use crate::pair::{Pairing, Unpaired};
 
@@ -91,6 +91,16 @@ impl Account {
             let reason = format!("{} more tensors or files are not listed", total - room);
             listed.push(NotExamined { tensor: EVERYTHING.to_owned(), reason });
         }
+    }
+}
+
+/// Takes a `clear` back where not all was read: what was not may hold what was not found. In every way to a verdict this
+/// comes last.
+pub fn withhold(examination: &mut Examination) {
+    if examination.verdict == Verdict::Clear && examination.status != Status::Complete {
+        examination.verdict = Verdict::Inconclusive;
+        let reason = examination.reason.as_deref().unwrap_or("something could not be examined");
+        examination.because = format!("no removed direction in what was compared, but not all was: {reason}");
     }
 }
 

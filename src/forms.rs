@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::account::Account;
-use crate::checkpoint::aside::{self, Aside};
+use crate::aside::{self, Aside};
 use crate::checkpoint::variants::{self, Directions, Variant};
 use crate::checkpoint::{self, Anomaly, Checkpoint, FileSet};
 use crate::combine::combine;

@@ -3,6 +3,7 @@
 
 pub mod account;
 pub mod arch;
+pub mod aside;
 pub mod checkpoint;
 pub mod claim;
 pub mod cli;

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rayon::prelude::*;
 
-use crate::account::Account;
+use crate::account::{Account, withhold};
 use crate::arch::Kind;
 use crate::checkpoint::adapter::Adapter;
 use crate::checkpoint::{Anomaly, Checkpoint};
@@ -166,16 +166,6 @@ pub fn judge(examination: &mut Examination, catalogue: &Catalogue) {
         };
     }
     examination.profile = Some(profile);
-}
-
-/// Takes a `clear` back where not all was read: what was not may hold what was not found. In every way to a verdict this
-/// comes last.
-pub fn withhold(examination: &mut Examination) {
-    if examination.verdict == Verdict::Clear && examination.status != Status::Complete {
-        examination.verdict = Verdict::Inconclusive;
-        let reason = examination.reason.as_deref().unwrap_or("something could not be examined");
-        examination.because = format!("no removed direction in what was compared, but not all was: {reason}");
-    }
 }
 
 /// Code that would run on loading is a measurement of its own, also where nothing else could be measured.

@@ -40,7 +40,9 @@ pub(super) fn reopen(named: &str, files: &FileSet, error: Error) -> Result<Check
         }
     }
     let model = ENDINGS.iter().any(|(format, _)| *format == named);
-    let Some((format, ending)) = ENDINGS.into_iter().filter(|_| model).find(|(format, _)| misnamed.contains_key(format)) else {
+    let Some((format, ending)) =
+        ENDINGS.into_iter().filter(|_| model).find(|(format, _)| misnamed.contains_key(format))
+    else {
         return Err(error);
     };
     let mine = misnamed.remove(format).unwrap_or_default();

@@ -4,7 +4,6 @@
 //! checkpoint is ever executed or unpickled, and no name in it leads out of its folder.
 
 pub mod adapter;
-pub mod aside;
 mod assembly;
 mod collect;
 pub mod folder;

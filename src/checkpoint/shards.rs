@@ -130,8 +130,9 @@ impl Naming {
     pub fn is_model(&self, files: &FileSet, name: &str) -> bool {
         let base = split_folder(name).1;
         let alone = || files.files.keys().all(|other| other == name || is_small(other));
-        let strange = is_adapter_file(base) || NOT_A_MODEL.iter().any(|prefix| base.starts_with(prefix));
-        self.stem(base).is_some() && (!strange || alone())
+        let strange = NOT_A_MODEL.iter().any(|prefix| base.starts_with(prefix));
+        self.stem(base).is_some()
+            && (files.files.len() == 1 || !(is_adapter_file(base) || strange) || (!is_adapter_file(base) && alone()))
     }
 
     /// The folder to read: the top one if it holds weights, else a main one, else the one with most bytes.

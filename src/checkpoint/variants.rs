@@ -502,16 +502,21 @@ mod tests {
             ("weights.safetensors", ""),
         ]);
         assert_eq!(of_files(&files)[0].name, "weights.safetensors");
-        let odd = set(&[("config.json", r#"{"transformers_weights": "../x.safetensors", "y": 1}"#), ("i.index.json", "")]);
+        let odd =
+            set(&[("config.json", r#"{"transformers_weights": "../x.safetensors", "y": 1}"#), ("i.index.json", "")]);
         assert_eq!(Directions::read(&odd).unread().len(), 1);
-        assert_eq!(Directions::read(&set(&[("model.safetensors.index.json", "{\"weight_map\": NaN}")])).unread().len(), 1);
+        assert_eq!(
+            Directions::read(&set(&[("model.safetensors.index.json", "{\"weight_map\": NaN}")])).unread().len(),
+            1
+        );
     }
 
     #[test]
     fn what_is_part_of_no_checkpoint_is_listed_once() {
         let files = ["model.safetensors", "optimizer.pt", "mmproj-F16.gguf", "tf_model.h5", "m.gguf.part1of2", "x.txt"];
         let found = contents(files.map(|name| (name, 10)), &Directions::default());
-        let others: Vec<(&str, bool)> = found.others.iter().map(|other| (other.name.as_str(), other.is_readable)).collect();
+        let others: Vec<(&str, bool)> =
+            found.others.iter().map(|other| (other.name.as_str(), other.is_readable)).collect();
         assert_eq!(
             others,
             [("m.gguf.part1of2", false), ("mmproj-F16.gguf", true), ("optimizer.pt", true), ("tf_model.h5", false)]

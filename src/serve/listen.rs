@@ -60,12 +60,7 @@ pub(super) async fn in_time(State(most): State<Duration>, request: Request, next
 
 /// Serves until the first signal, then lets go: connections between two requests end at once, the others after
 /// [`Limits::farewell`] at the latest, all at the second signal.
-pub(super) async fn serve(
-    listener: TcpListener,
-    router: Router,
-    limits: Limits,
-    mut signals: UnboundedReceiver<()>,
-) {
+pub(super) async fn serve(listener: TcpListener, router: Router, limits: Limits, mut signals: UnboundedReceiver<()>) {
     let places = Arc::new(Semaphore::new(limits.connections));
     let (ending, tasks) = (CancellationToken::new(), TaskTracker::new());
     let accepting = async {

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::account::Account;
 use crate::arch::Kind;
-use crate::checkpoint::aside::{self, Aside};
+use crate::aside::{self, Aside};
 use crate::checkpoint::variants::{self, Directions, Other, Variant};
 use crate::checkpoint::{self, Anomaly, Checkpoint, FileSet, turn};
 use crate::claim::{self, Declarations, structural};

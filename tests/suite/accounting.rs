@@ -62,8 +62,12 @@ impl Pair {
     }
 
     fn index(&self, moved: &[String], rest: &str, other: &str) -> String {
-        let map: BTreeMap<&str, &str> =
-            self.base.tensors.keys().map(|name| (name.as_str(), if moved.contains(name) { other } else { rest })).collect();
+        let map: BTreeMap<&str, &str> = self
+            .base
+            .tensors
+            .keys()
+            .map(|name| (name.as_str(), if moved.contains(name) { other } else { rest }))
+            .collect();
         json!({"metadata": {}, "weight_map": map}).to_string()
     }
 }
@@ -179,7 +183,10 @@ fn files_that_loaders_may_take_instead_are_examined() {
         let found = pair.compare();
         assert_eq!(found.verdict, Verdict::Orthogonalized, "{name}: {}", found.because);
         // An equal copy, or an honest quantisation, beside it is examined as well and is clear.
-        pair.put(name, if gguf { gguf::bytes(&pair.base, "tiny", Quantization::F16) } else { bytes(&pair.base, "F32") });
+        pair.put(
+            name,
+            if gguf { gguf::bytes(&pair.base, "tiny", Quantization::F16) } else { bytes(&pair.base, "F32") },
+        );
         let found = pair.compare();
         assert_eq!((found.verdict, found.status), (Verdict::Clear, Status::Complete), "{name}: {:?}", found.reason);
     }
@@ -232,7 +239,14 @@ fn a_second_spelling_of_a_tensor_is_a_gap() {
 
 #[test]
 fn weights_in_forms_that_are_not_read_are_told() {
-    for name in ["tf_model.h5", "flax_model.msgpack", "onnx/model.onnx", "m.gguf.part1of2", "m.gguf-split-a", "model.safetensors.gz"] {
+    for name in [
+        "tf_model.h5",
+        "flax_model.msgpack",
+        "onnx/model.onnx",
+        "m.gguf.part1of2",
+        "m.gguf-split-a",
+        "model.safetensors.gz",
+    ] {
         let pair = Pair::new(TINY.llama(1));
         pair.put("model.safetensors", bytes(&pair.base, "F32"));
         pair.put(name, "anything");
@@ -268,14 +282,22 @@ fn what_a_trainer_leaves_is_no_gap_and_commands_in_it_are_a_finding() {
         assert!(found.findings.is_empty(), "{name}");
         pair.put(name, command);
         let found = pair.compare();
-        assert!(found.findings.iter().any(|finding| finding.signature == "code-on-load"), "{name}: {:?}", found.anomalies);
+        assert!(
+            found.findings.iter().any(|finding| finding.signature == "code-on-load"),
+            "{name}: {:?}",
+            found.anomalies
+        );
     }
     for name in ["evil.bin", "evil.pt", "sub/pytorch_model.bin", "pytorch_model.fp16.bin", "evil.pkl"] {
         let pair = Pair::new(TINY.llama(1));
         pair.put("model.safetensors", bytes(&pair.base, "F32"));
         pair.put(name, command);
         let found = pair.compare();
-        assert!(found.findings.iter().any(|finding| finding.signature == "code-on-load"), "{name}: {:?}", found.anomalies);
+        assert!(
+            found.findings.iter().any(|finding| finding.signature == "code-on-load"),
+            "{name}: {:?}",
+            found.anomalies
+        );
     }
 }
 
@@ -330,7 +352,13 @@ fn an_honest_folder_in_every_form_is_complete_and_clear() {
     let shards = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors");
     pair.put("sharded/model.safetensors.index.json", pair.index(&pair.base.writers(), shards.0, shards.1));
     let found = pair.compare();
-    assert_eq!((found.status, found.verdict), (Status::Complete, Verdict::Clear), "{:?} {:?}", found.reason, found.because);
+    assert_eq!(
+        (found.status, found.verdict),
+        (Status::Complete, Verdict::Clear),
+        "{:?} {:?}",
+        found.reason,
+        found.because
+    );
     assert_eq!(FailOn::High.status([&found]), ExitStatus::Success);
 }
 

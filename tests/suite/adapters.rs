@@ -462,7 +462,7 @@ impl Layout {
             (name.to_owned(), Arc::new(Bytes::new(name, bytes)))
         };
         let files = [of(name, bytes), of("adapter_config.json", config.to_string().into_bytes())];
-        FileSet { label: "adapter".to_owned(), files: files.into(), digests: BTreeMap::new() }
+        FileSet { label: "adapter".to_owned(), files: files.into(), ..FileSet::default() }
     }
 }
 
@@ -475,7 +475,7 @@ fn opened_base(model: &Model) -> Checkpoint {
     let source: Arc<dyn ByteSource> = Arc::new(Bytes::new("model.safetensors", safetensors(&tensors, |_| "F32")));
     let config: Arc<dyn ByteSource> = Arc::new(Bytes::new("config.json", model.config.to_string().into_bytes()));
     let files = [("model.safetensors".to_owned(), source), ("config.json".to_owned(), config)];
-    checkpoint::open(&FileSet { label: "base".to_owned(), files: files.into(), digests: BTreeMap::new() }).unwrap()
+    checkpoint::open(&FileSet { label: "base".to_owned(), files: files.into(), ..FileSet::default() }).unwrap()
 }
 
 /// Every weight that is read and equal to the base's, by the base's names; `None` where anything is unreadable.

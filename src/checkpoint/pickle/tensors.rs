@@ -207,6 +207,13 @@ pub(crate) fn add(assembly: &mut Assembly, part: &Part<'_>, pickle: &Pickle, sto
     let Some(mut root) = root else { return Ok(()) };
     for _ in 0..4 {
         let Node::Dict(pairs) = pickle.node(root) else { break };
+        // Loaders take the outermost names: what lies deeper beside weights is no model to them, and may be a decoy.
+        let is_weight = |(key, value): &(Id, Id)| {
+            pickle.text(*key).is_some_and(|name| name.contains('.')) && matches!(pickle.node(*value), Node::Call(..))
+        };
+        if pairs.iter().any(is_weight) {
+            break;
+        }
         let inner = INNER.iter().find_map(|name| {
             let found = pairs.iter().rev().find(|(key, _)| pickle.text(*key) == Some(name))?.1;
             matches!(pickle.node(found), Node::Dict(_)).then_some(found)

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use super::variants::{Other, Variant};
-use super::{Anomaly, Checkpoint, FileSet, pickle};
 use crate::arch::{self, Key};
+use crate::checkpoint::variants::{Other, Variant};
+use crate::checkpoint::{Anomaly, Checkpoint, FileSet, pickle};
 use crate::source::ByteSource;
 
 /// What such a file turns out to be.
