@@ -13,7 +13,7 @@ use orthoscope::tiny::edits::Form;
 use orthoscope::tiny::gguf::{self, Quantization, interleaved};
 use orthoscope::tiny::quantized::{self, Stored};
 use orthoscope::tiny::torch::{self, NewView};
-use orthoscope::tiny::{Model, Weight};
+use orthoscope::tiny::{Model, Weight, normal, random};
 use serde_json::{Value, json};
 
 use crate::support::{TINY, ablated, bytes, tuned};
@@ -140,7 +140,14 @@ fn training_and_pruning_are_still_told() {
     let mut both = removed(&base);
     orthoscope::tiny::edits::fine_tune(&mut both, 0.05, 3);
     both.write(&folder.path().join("both"), &BF16, 1).unwrap();
-    tuned(&base, 5).write(&folder.path().join("tuned"), &BF16, 1).unwrap();
+    let mut dense = tuned(&base, 5);
+    for name in base.linear() {
+        let weight = dense.tensors.get_mut(&name).unwrap();
+        let size = weight.values.iter().map(|value| value * value).sum::<f32>() / weight.values.len() as f32;
+        let noise = normal(&mut random(5, &name), weight.values.len());
+        weight.values.iter_mut().zip(noise).for_each(|(value, noise)| *value += 0.05 * size.sqrt() * noise);
+    }
+    dense.write(&folder.path().join("tuned"), &BF16, 1).unwrap();
     let mut pruned = base.clone();
     for name in base.linear() {
         orthoscope::tiny::edits::prune(pruned.tensors.get_mut(&name).unwrap(), 0.3);
@@ -391,7 +398,7 @@ fn what_is_no_weights_by_any_name_says_so_with_its_name() {
     let folder = tempfile::tempdir().unwrap();
     TINY.llama(1).write(&folder.path().join("base"), &BF16, 1).unwrap();
     for ending in ["safetensors", "gguf", "bin"] {
-        write(folder.path(), &format!("text-{ending}/model.{ending}"), b"certainly no weights of any kind whatever\n");
+        write(folder.path(), &format!("text-{ending}/model.{ending}"), b"no weights of any kind whatever, but text\n");
         let (status, found) = compare(folder.path(), &format!("text-{ending}"));
         assert_eq!(status, 2);
         assert!(found["reason"].as_str().unwrap().contains(&format!("model.{ending}")), "{found}");
@@ -487,8 +494,7 @@ fn set(files: &[(&str, Vec<u8>)]) -> FileSet {
     FileSet {
         label: "test".to_owned(),
         files: files.iter().map(|(name, bytes)| ((*name).to_owned(), source(name, bytes))).collect(),
-        digests: BTreeMap::new(),
-        refused: BTreeMap::new(),
+        ..FileSet::default()
     }
 }
 
