@@ -41,7 +41,7 @@ fn blocks(name: &str, input: &str, output: &str) -> Result<(), Box<dyn Error>> {
 fn file(input: &str, output: &str) -> Result<(), Box<dyn Error>> {
     let source: Arc<dyn ByteSource> = Arc::new(Mmap::open(Path::new(input), "model.gguf")?);
     let files = BTreeMap::from([("model.gguf".to_owned(), source)]);
-    let checkpoint = Gguf.open(&FileSet { label: input.to_owned(), files, digests: BTreeMap::new() })?;
+    let checkpoint = Gguf.open(&FileSet { label: input.to_owned(), files, ..FileSet::default() })?;
     for anomaly in &checkpoint.anomalies {
         writeln!(std::io::stderr(), "{anomaly:?}")?;
     }

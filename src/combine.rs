@@ -3,24 +3,25 @@
 //! The gravest one decides: an edit in any of the files that people may load is an edit of the upload, and a file that
 //! could not be read keeps the whole from being called clear.
 
-use crate::checkpoint::variants::Variant;
+use crate::account::{Account, withhold};
 use crate::examination::{Examination, Finding, NotExamined, Side, Status, Verdict};
 
-/// Why a variant was left out.
-const LEFT: &str = "another copy or quantisation of what was examined; --all-variants examines each";
-
-/// Notes which variants were left out, before it is judged: findings are known by all that was and was not examined.
-pub fn note_left(examination: &mut Examination, left: &[Variant]) {
-    let left = left.iter().map(|variant| NotExamined { tensor: variant.name.clone(), reason: LEFT.to_owned() });
-    examination.coverage.not_examined.extend(left);
-}
-
-/// Puts the examinations of a repository's variants together. `candidate` is the repository as a whole, `left` what else
-/// it holds. Nothing is added to a single one; `None` for none at all.
-pub fn combine(candidate: Side, mut variants: Vec<Examination>, left: &[Variant]) -> Option<Examination> {
+/// Puts the examinations of a repository's variants, with their sides and claims, together and has them judged.
+/// `candidate` is the repository as a whole, `account` what else it holds. `None` for none at all.
+pub fn combine(
+    candidate: Side,
+    mut variants: Vec<Examination>,
+    account: Account,
+    judge: impl Fn(&mut Examination),
+) -> Option<Examination> {
     if variants.len() < 2 {
-        return variants.pop();
+        let mut only = variants.pop()?;
+        // Findings are known by all that was and was not examined.
+        account.enter(&mut only);
+        judge(&mut only);
+        return Some(only);
     }
+    variants.iter_mut().for_each(&judge);
     let mut whole = variants.first()?.clone();
     let holds: Vec<bool> =
         variants.iter().filter_map(|variant| variant.claim.as_ref().and_then(|claim| claim.holds)).collect();
@@ -29,37 +30,47 @@ pub fn combine(candidate: Side, mut variants: Vec<Examination>, left: &[Variant]
     }
     whole.candidate = candidate;
     whole.variants = variants;
-    note_left(&mut whole, left);
+    whole.status = status(&whole.variants);
+    whole.reason = reason(&whole.variants);
+    whole.coverage.not_examined.clear();
+    account.enter(&mut whole);
     decide(&mut whole);
     Some(whole)
 }
 
-/// Takes over what decides from the variants, after they were judged.
+/// Takes over what decides from the variants, after they were judged. What was read and what was not is no matter of
+/// judging: status and reason stay.
 pub fn decide(whole: &mut Examination) {
     let Some(decisive) = whole.variants.iter().min_by_key(|variant| gravity(variant)) else { return };
     let decisive = decisive.clone();
     let variants = &whole.variants;
-    let name = |variant: &Examination| variant.candidate.variant.clone().unwrap_or_default();
     whole.tool.clone_from(&decisive.tool);
-    whole.status = status(variants);
-    whole.reason = reason(variants, &name);
     whole.depth = decisive.depth;
-    let left: Vec<NotExamined> = whole.coverage.not_examined.iter().filter(|one| one.reason == LEFT).cloned().collect();
+    // What concerns the repository and none of its variants.
+    let own: Vec<NotExamined> = (whole.coverage.not_examined.iter())
+        .filter(|one| !variants.iter().any(|variant| variant.coverage.not_examined.contains(one)))
+        .cloned()
+        .collect();
     whole.coverage = decisive.coverage.clone();
-    whole.coverage.not_examined.extend(left);
+    whole.coverage.not_examined.extend(own);
     whole.coverage.not_examined.sort();
     whole.coverage.not_examined.dedup();
     whole.coverage.bytes_read = variants.iter().map(|one| one.coverage.bytes_read).fold(0, u64::saturating_add);
     whole.relation = decisive.relation;
     whole.rank = decisive.rank;
     whole.verdict = decisive.verdict;
-    whole.because = because(&decisive, variants, &name);
+    whole.because = because(&decisive, variants);
     whole.orthogonalization.clone_from(&decisive.orthogonalization);
     whole.findings = findings(&decisive, variants);
     whole.anomalies = variants.iter().flat_map(|variant| &variant.anomalies).cloned().collect();
     whole.anomalies.sort();
     whole.anomalies.dedup();
     whole.profile.clone_from(&decisive.profile);
+    withhold(whole);
+}
+
+fn name(variant: &Examination) -> &str {
+    variant.candidate.variant.as_deref().unwrap_or_default()
 }
 
 /// The smaller, the graver; of equals the first decides.
@@ -78,7 +89,7 @@ fn status(variants: &[Examination]) -> Status {
 }
 
 /// What is missing, variant by variant.
-fn reason(variants: &[Examination], name: &dyn Fn(&Examination) -> String) -> Option<String> {
+fn reason(variants: &[Examination]) -> Option<String> {
     let reasons: Vec<String> = variants
         .iter()
         .filter_map(|variant| Some(format!("{}: {}", name(variant), variant.reason.as_deref()?)))
@@ -87,7 +98,7 @@ fn reason(variants: &[Examination], name: &dyn Fn(&Examination) -> String) -> Op
 }
 
 /// The decisive variant's reason, and how the others came out.
-fn because(decisive: &Examination, variants: &[Examination], name: &dyn Fn(&Examination) -> String) -> String {
+fn because(decisive: &Examination, variants: &[Examination]) -> String {
     let counted = |verdict: Verdict, word: &str| {
         let count = variants.iter().filter(|variant| variant.verdict == verdict).count();
         (count > 0).then(|| format!("{count} {word}"))
@@ -144,15 +155,20 @@ mod tests {
         }
     }
 
+    fn told(name: &str) -> Account {
+        let mut account = Account::default();
+        account.told(name, "the same bytes as another");
+        account
+    }
+
     #[test]
     fn the_gravest_variant_decides_and_the_others_are_counted() {
         let mut edited = variant("Q8_0", Verdict::Orthogonalized, Status::Complete);
         edited.findings = vec![finding("a")];
         let mut plain = variant("model.safetensors", Verdict::Clear, Status::Complete);
         plain.findings = vec![finding("b"), finding("a")];
-        let left = crate::checkpoint::variants::variants([("m-Q4_0.gguf", 1)]).remove(0);
-        let mut whole = combine(Side::default(), vec![plain, edited], &[left]).unwrap();
-        assert_eq!(whole.coverage.not_examined[0].tensor, "Q4_0");
+        let mut whole = combine(Side::default(), vec![plain, edited], told("copy"), |_| ()).unwrap();
+        assert_eq!(whole.coverage.not_examined[0].tensor, "copy");
         decide(&mut whole);
         assert_eq!(whole.coverage.not_examined.len(), 1, "once, however often it is judged");
         assert_eq!((whole.verdict, whole.status), (Verdict::Orthogonalized, Status::Complete));
@@ -163,12 +179,24 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_was_not_compared_keeps_clear_variants_from_being_clear() {
+        let parts =
+            vec![variant("a", Verdict::Clear, Status::Complete), variant("b", Verdict::Clear, Status::Complete)];
+        let mut account = Account::default();
+        account.gap("tf_model.h5", "not read");
+        let mut whole = combine(Side::default(), parts, account, |_| ()).unwrap();
+        decide(&mut whole);
+        assert_eq!((whole.verdict, whole.status), (Verdict::Inconclusive, Status::Partial));
+        assert!(whole.because.contains("tf_model.h5"), "{}", whole.because);
+    }
+
+    #[test]
     fn what_could_not_be_read_is_never_clear() {
         let parts = vec![
             variant("model.safetensors", Verdict::Clear, Status::Complete),
             variant("pytorch_model.bin", Verdict::Inconclusive, Status::Failed),
         ];
-        let whole = combine(Side::default(), parts, &[]).unwrap();
+        let whole = combine(Side::default(), parts, Account::default(), |_| ()).unwrap();
         assert_eq!((whole.verdict, whole.status), (Verdict::Inconclusive, Status::Partial));
         assert_eq!(whole.reason.as_deref(), Some("pytorch_model.bin: io: gone"));
     }
@@ -177,7 +205,7 @@ mod tests {
     fn judging_again_keeps_the_id_whichever_variant_decides() {
         let parts =
             vec![variant("a", Verdict::Clear, Status::Complete), variant("b", Verdict::Clear, Status::Complete)];
-        let mut whole = combine(Side::default(), parts, &[]).unwrap();
+        let mut whole = combine(Side::default(), parts, Account::default(), |_| ()).unwrap();
         let id = whole.id();
         whole.variants[1].verdict = Verdict::Orthogonalized;
         decide(&mut whole);
@@ -187,7 +215,7 @@ mod tests {
     #[test]
     fn a_single_variant_is_left_alone() {
         let one = variant("a", Verdict::Clear, Status::Complete);
-        assert_eq!(combine(Side::default(), vec![one.clone()], &[]), Some(one));
-        assert_eq!(combine(Side::default(), Vec::new(), &[]), None);
+        assert_eq!(combine(Side::default(), vec![one.clone()], Account::default(), |_| ()), Some(one));
+        assert_eq!(combine(Side::default(), Vec::new(), Account::default(), |_| ()), None);
     }
 }

@@ -1,15 +1,21 @@
 //! A folder of this machine as a set of forms: every checkpoint in it against the base, one verdict over all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::checkpoint::variants::{self, Variant};
-use crate::checkpoint::{self, Checkpoint, FileSet};
-use crate::combine::{combine, note_left};
+use crate::account::Account;
+use crate::aside::{self, Aside};
+use crate::checkpoint::variants::{self, Directions, Variant};
+use crate::checkpoint::{self, Anomaly, Checkpoint, FileSet};
+use crate::combine::combine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, FileDigest, Side};
 use crate::ids::Digest;
 use crate::pipeline::{self, Named, Settings};
+use crate::source::ByteSource;
+
+/// Bytes of two files that are compared in one go.
+const COMPARED_AT_A_TIME: u64 = 4 << 20;
 
 /// The base's checkpoint, and those of its other forms that a candidate's asked for.
 pub struct Base {
@@ -25,16 +31,22 @@ pub struct Base {
 impl Base {
     /// Opens the base: the checkpoint that loaders would take.
     pub fn open(named: Named, files: FileSet) -> Result<Self> {
-        let checkpoint = Arc::new(checkpoint::open(&files)?);
         let variants = variants::of_files(&files);
+        let checkpoint = Arc::new(checkpoint::open(&files)?);
         Ok(Self { named, side: None, files, checkpoint, variants, opened: BTreeMap::new() })
     }
 
     /// A base that is opened already, in one form.
     pub fn opened(side: Side, checkpoint: Arc<Checkpoint>) -> Self {
         let named = Named { source: side.source.clone(), revision: side.revision.clone() };
-        let files = FileSet { label: checkpoint.label.clone(), files: BTreeMap::new(), digests: BTreeMap::new() };
+        let files = FileSet { label: checkpoint.label.clone(), ..FileSet::default() };
         Self { named, side: Some(side), files, checkpoint, variants: Vec::new(), opened: BTreeMap::new() }
+    }
+
+    /// Whether the base has this file of a candidate, under the same name and with the same bytes.
+    fn has_file(&self, files: &FileSet, name: &str) -> bool {
+        let both = files.files.get(name).zip(self.files.files.get(name));
+        both.is_some_and(|(theirs, own)| is_same(theirs.as_ref(), own.as_ref()))
     }
 
     /// Compares one checkpoint of the candidate with this one.
@@ -46,16 +58,22 @@ impl Base {
         examination
     }
 
-    /// What a candidate's variant is compared with: the base in the same quantisation where both have it, as an untouched
-    /// tensor is then the same bit for bit; otherwise the base's own checkpoint.
+    /// What a candidate's variant is compared with: the base's checkpoint of the same name and format (the same
+    /// quantisation, the same part of a pipeline) where both have it, as an untouched tensor is then the same bit for bit;
+    /// otherwise the base's own checkpoint.
     fn like(&mut self, variant: &Variant) -> Arc<Checkpoint> {
-        let gguf = |variant: &&Variant| variant.form.starts_with("gguf");
-        let same = self.variants.iter().filter(gguf).find(|own| own.name == variant.name && gguf(&variant));
+        let is_like = |own: &&Variant| own.name == variant.name && own.format() == variant.format();
+        let first = self.variants.first().map(|first| first.name.clone());
+        let same = self
+            .variants
+            .iter()
+            .find(is_like)
+            .filter(|own| own.format() != "adapter" && Some(&own.name) != first.as_ref());
         let Some(same) = same else { return self.checkpoint.clone() };
         if let Some(opened) = self.opened.get(&same.name) {
             return opened.clone();
         }
-        match checkpoint::open(&same.narrow(&self.files)) {
+        match same.open(&self.files) {
             Ok(opened) => {
                 let opened = Arc::new(opened);
                 self.opened.insert(same.name.clone(), opened.clone());
@@ -67,47 +85,92 @@ impl Base {
     }
 }
 
-/// Examines the candidate's variants, one of each form or `all` of them. A variant that cannot be opened is a failed
-/// examination of its own.
-pub fn examine(
-    base: &mut Base,
-    files: &FileSet,
-    named: &Named,
-    settings: &Settings<'_>,
-    all: bool,
-) -> Result<Examination> {
-    let (chosen, left) = variants::choose(variants::of_files(files), all);
-    let several = chosen.len() + left.len() > 1;
-    if chosen.is_empty() {
+/// Examines every checkpoint that the candidate's folder holds, and accounts for each of its weight files. A variant that
+/// cannot be opened is a failed examination of its own.
+pub fn examine(base: &mut Base, files: &FileSet, named: &Named, settings: &Settings<'_>) -> Result<Examination> {
+    let directions = Directions::read(files);
+    let contents = variants::contents_of(files, &directions);
+    let judge = |examination: &mut Examination| pipeline::judge(examination, settings.catalogue);
+    if contents.variants.is_empty() && contents.others.is_empty() {
         // No name tells what it is; the first bytes may.
         let opened = checkpoint::open(files)?;
         let mut examination = base.compare(&base.checkpoint, &opened, named, settings);
-        pipeline::judge(&mut examination, settings.catalogue);
+        judge(&mut examination);
         return Ok(examination);
+    }
+    let mut account = Account::default();
+    let mut anomalies = checkpoint::surroundings(files);
+    for (name, reason) in &files.refused {
+        anomalies.push(Anomaly {
+            kind: "not-opened".to_owned(),
+            file: name.clone(),
+            tensor: None,
+            detail: reason.clone(),
+        });
+        if !variants::is_small(name) {
+            account.gap(name, reason);
+        }
+    }
+    for (name, reason) in directions.unread() {
+        account.gap(name, format!("{reason}; it may name other weights"));
+    }
+    let mut chosen = contents.variants;
+    for other in &contents.others {
+        if base.has_file(files, &other.name) {
+            account.told(&other.name, "the base's own file, byte for byte");
+            continue;
+        }
+        let (aside, odd) = aside::look(&base.checkpoint, files, other);
+        anomalies.extend(odd);
+        match aside {
+            Aside::Stranger(why) => account.told(&other.name, why),
+            Aside::Unknown(why) => account.gap(&other.name, why),
+            Aside::Model(variant) => chosen.push(*variant),
+        }
     }
     let mut examinations = Vec::new();
     for variant in &chosen {
         let like = base.like(variant);
-        let mut examination = match checkpoint::open(&variant.narrow(files)) {
+        let mut examination = match variant.open(files) {
             Ok(opened) => base.compare(&like, &opened, named, settings),
             // One file that cannot be read is no reason to say nothing of the others.
-            Err(error) if chosen.len() > 1 => pipeline::failed(&base.named, named, &error, settings),
-            Err(error) => return Err(error),
+            Err(error) => {
+                let mut failed = pipeline::failed(&base.named, named, &error, settings);
+                let names: Vec<&str> = variant.files.iter().map(String::as_str).collect();
+                failed.anomalies = aside::imports(files, &names);
+                failed
+            }
         };
-        if chosen.len() == 1 {
-            note_left(&mut examination, &left);
-        }
         examination.candidate.format.get_or_insert_with(|| variant.format().to_owned());
-        if several {
+        if chosen.len() > 1 {
             examination.candidate.variant = Some(variant.name.clone());
         }
         examinations.push(examination);
     }
-    // Sides are part of what findings are known by, so this comes after them.
-    examinations.iter_mut().for_each(|examination| pipeline::judge(examination, settings.catalogue));
+    let Some(first) = examinations.first_mut() else {
+        let unread: Vec<&str> = contents.others.iter().map(|other| other.name.as_str()).collect();
+        let what = contents.others.first().map_or("", |other| other.what);
+        let doing = format!("opening {}: no weights that are read; {} is {what}", named.source, unread.join(", "));
+        return Err(Error::new(ErrorKind::Unsupported, doing));
+    };
+    // What is odd about the folder is told with the checkpoint that is looked at first.
+    first.anomalies.extend(anomalies);
+    first.anomalies.sort();
+    first.anomalies.dedup();
     let side = whole(named, files, &examinations);
-    combine(side, examinations, &left)
+    combine(side, examinations, account, judge)
         .ok_or_else(|| Error::new(ErrorKind::Internal, format!("{}: no variant was examined", named.source)))
+}
+
+/// Whether two files hold the same bytes.
+fn is_same(one: &dyn ByteSource, other: &dyn ByteSource) -> bool {
+    let length = one.len();
+    let step = COMPARED_AT_A_TIME;
+    length == other.len()
+        && (0..length.div_ceil(step)).all(|at| {
+            let range = at * step..length.min((at + 1) * step);
+            matches!((one.read(range.clone()), other.read(range)), (Ok(one), Ok(other)) if one == other)
+        })
 }
 
 /// The folder as one side: every weight file in it, with the digests that are known.
@@ -117,10 +180,12 @@ fn whole(named: &Named, files: &FileSet, examinations: &[Examination]) -> Side {
         .flat_map(|examination| &examination.candidate.files)
         .map(|file| (file.name.as_str(), &file.sha256))
         .collect();
+    // An index may name a file whatever it is called.
+    let examined: BTreeSet<&str> = known.keys().copied().collect();
     let listed: Vec<FileDigest> = files
         .files
         .iter()
-        .filter(|(name, _)| variants::is_weights(name))
+        .filter(|(name, _)| variants::is_weights(name) || examined.contains(name.as_str()))
         .map(|(name, source)| {
             let listed = || files.digests.get(name).map(Digest::to_string);
             let sha256 = known.get(name.as_str()).and_then(|sha256| (*sha256).clone()).or_else(listed);

@@ -100,17 +100,13 @@ pub fn inspect(files: &FileSet, all: bool) -> Result<Vec<Inspection>> {
         return Ok(vec![of(files, None, &checkpoint::open(files)?, &[])?]);
     }
     let wanted = if all { found.len() } else { 1 };
-    found
-        .iter()
-        .take(wanted)
-        .map(|variant| of(files, Some(variant), &checkpoint::open(&variant.narrow(files))?, &found))
-        .collect()
+    found.iter().take(wanted).map(|variant| of(files, Some(variant), &variant.open(files)?, &found)).collect()
 }
 
 fn of(files: &FileSet, variant: Option<&Variant>, opened: &Checkpoint, found: &[Variant]) -> Result<Inspection> {
     let adapter = Adapter::of(opened)?;
     // An adapter's own tensors are factors; what they are factors of tells what it changes.
-    let targets: Vec<(String, Vec<u64>)> = adapter.iter().flat_map(|adapter| targets(adapter, opened)).collect();
+    let targets: Vec<(String, Vec<u64>)> = adapter.iter().flat_map(targets).collect();
     let resolved = match adapter {
         Some(_) => arch::resolve(&opened.config, targets.iter().map(|(name, shape)| (name.as_str(), shape.as_slice()))),
         None => arch::resolve_checkpoint(opened),
@@ -118,7 +114,7 @@ fn of(files: &FileSet, variant: Option<&Variant>, opened: &Checkpoint, found: &[
     let shapes: BTreeMap<&str, &[u64]> =
         targets.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())).collect();
     let factors: BTreeMap<&str, String> = (adapter.iter().flat_map(|adapter| &adapter.modules))
-        .flat_map(|(module, change)| [&change.a, &change.b].map(|factor| (factor.as_str(), format!("{module}.weight"))))
+        .flat_map(|(_, change)| [&change.a, &change.b].map(|factor| (factor.as_str(), change.target.clone())))
         .collect();
     let mut tensors = Vec::new();
     let mut modules: BTreeMap<(Kind, String), Module> = BTreeMap::new();
@@ -182,16 +178,13 @@ fn of(files: &FileSet, variant: Option<&Variant>, opened: &Checkpoint, found: &[
         tensors,
         adapted: adapted.collect(),
         claim: claim::resolve(&declared, &files.label, None).claim,
-        anomalies: opened.anomalies.clone(),
+        anomalies: opened.anomalies.iter().cloned().chain(checkpoint::surroundings(files)).collect(),
         others: found.iter().filter(|other| Some(*other) != variant).map(|other| other.name.clone()).collect(),
     })
 }
 
 /// The weights that an adapter changes, with their shapes as its factors give them.
-fn targets(adapter: &Adapter, opened: &Checkpoint) -> Vec<(String, Vec<u64>)> {
-    let side = |entry: &str, axis: usize| opened.tensors.get(entry).and_then(|entry| entry.shape.get(axis)).copied();
-    let target = |(module, change): (&String, &LowRank)| {
-        Some((format!("{module}.weight"), vec![side(&change.b, 0)?, side(&change.a, 1)?]))
-    };
-    adapter.modules.iter().filter_map(target).collect()
+fn targets(adapter: &Adapter) -> Vec<(String, Vec<u64>)> {
+    let target = |change: &LowRank| (change.target.clone(), vec![change.outputs, change.inputs]);
+    adapter.modules.values().map(target).collect()
 }

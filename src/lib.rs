@@ -1,7 +1,9 @@
 //! orthoscope tells what a published checkpoint is to its claimed base, and whether it is consistent with weight
 //! orthogonalization ("abliteration"): a direction removed from the matrices that write to the residual stream.
 
+pub mod account;
 pub mod arch;
+pub mod aside;
 pub mod checkpoint;
 pub mod claim;
 pub mod cli;
@@ -16,8 +18,11 @@ pub mod ids;
 pub mod index;
 pub mod inspect;
 pub mod limits;
+pub mod overlay;
 pub mod pair;
+mod parse;
 pub mod pipeline;
+pub mod private;
 pub mod recipe;
 pub mod relation;
 pub mod report;

@@ -12,23 +12,55 @@ pub const MAX_JSON_BYTES: u64 = 64 << 20;
 /// every skipped module of a quantised mixture and has 2 MB.
 pub const MAX_CONFIG_BYTES: u64 = 8 << 20;
 
+/// What the values of such a file may take in memory, as `parse::json` counts it; those 2 MB take about 5 MB.
+pub const MAX_CONFIG_VALUES_BYTES: usize = 64 << 20;
+
+/// The same for a signature bundle. That of 200,000 files takes about 160 MB.
+pub const MAX_BUNDLE_VALUES_BYTES: usize = 256 << 20;
+
+/// YAML given to a parser: the value of one key of a card's front matter, or the whole front matter of a card of the hub
+/// that this program itself plays. A merge of thirty bases takes 2 kB.
+pub const MAX_YAML_BYTES: usize = 64 << 10;
+
 /// Entries of a file's string metadata. Trainers write a few hundred at most.
 pub const MAX_METADATA_ENTRIES: usize = 10_000;
 
 /// One pickle without the storages beside it. That of a mixture with 100,000 tensors has about 25 MB.
 pub const MAX_PICKLE_BYTES: u64 = 64 << 20;
 
-/// Values that one pickle describes; a tensor takes about twenty.
-pub const MAX_PICKLE_NODES: usize = 8_000_000;
+/// Values that one pickle describes; a tensor takes about twenty, so that 140,000 of them take under 3,000,000.
+pub const MAX_PICKLE_NODES: usize = 4_000_000;
 
-/// Entries of a zip archive: one per storage.
-pub const MAX_ZIP_ENTRIES: u64 = 1_000_000;
+/// Values beyond which a pickle counts as that of [`MANY_TENSORS`].
+pub const MANY_PICKLE_NODES: usize = 20 * MANY_TENSORS;
 
-/// Bytes of a zip archive's directory.
-pub const MAX_ZIP_DIRECTORY_BYTES: u64 = 128 << 20;
+/// Different names that one pickle imports. A state dict takes about ten, a training checkpoint with its arguments about
+/// a hundred.
+pub const MAX_PICKLE_IMPORTS: usize = 1_000;
 
-/// Tensors in one checkpoint; DeepSeek-V3 quantised per expert has about 140,000.
-pub const MAX_TENSORS: usize = 2_000_000;
+/// Entries of a zip archive: one per storage, and a few.
+pub const MAX_ZIP_ENTRIES: u64 = 400_000;
+
+/// Bytes of a zip archive's directory; an entry takes about 110.
+pub const MAX_ZIP_DIRECTORY_BYTES: u64 = 64 << 20;
+
+/// Tensors in one checkpoint; DeepSeek-V3 quantised per expert has about 140,000. Each takes some 500 bytes while it is
+/// open.
+pub const MAX_TENSORS: usize = 300_000;
+
+/// Tensors beyond which a checkpoint is read and examined while no other such one is (`checkpoint::turn`). Most published
+/// models have under 1,000, mixtures of experts with a matrix per expert 10,000 to 30,000.
+pub const MANY_TENSORS: usize = 30_000;
+
+/// Bytes of a shard index beyond which it counts as that of [`MANY_TENSORS`].
+pub const MANY_INDEX_BYTES: u64 = 100 * MANY_TENSORS as u64;
+
+/// Bytes of all tensor names of one checkpoint together; 140,000 honest ones have 12 MB. A pickle can give one long name
+/// to any number of tensors.
+pub const MAX_NAMES_BYTES: usize = 64 << 20;
+
+/// Descriptions in one header that are no JSON objects; no writer makes one.
+pub const MAX_BAD_DESCRIPTIONS: usize = 1_000;
 
 /// Dimensions of one tensor. PyTorch and ggml allow more or fewer; no published weight has more than five.
 pub const MAX_DIMENSIONS: usize = 8;
@@ -42,11 +74,14 @@ pub const MAX_FILES: usize = 10_000;
 /// Anomalies kept per checkpoint; after that one says how many more there were. A hostile header can hold millions.
 pub const MAX_ANOMALIES: usize = 1_000;
 
+/// Anomalies of one kind that are kept even then. There are about seventy kinds.
+pub const MAX_ANOMALIES_OF_A_KIND: usize = 20;
+
 /// Elements decoded at a time by one thread. One tile of base and one of candidate in `f32` (2 × 256 KiB) stay in a
 /// core's second-level cache beside the sketch columns.
 pub const TILE_ELEMENTS: usize = 64 * 1024;
 
-/// Depth of nested JSON arrays and objects, GGUF arrays and pickled containers.
+/// Depth of nested JSON arrays and objects, GGUF arrays and pickled containers; brackets that YAML may open.
 pub const MAX_DEPTH: usize = 64;
 
 /// One signature file of a user's folder. The longest built-in one is a few kilobytes.
@@ -54,6 +89,7 @@ pub const MAX_SIGNATURE_BYTES: u64 = 1 << 20;
 
 /// Signature files in a user's folder.
 pub const MAX_SIGNATURES: usize = 10_000;
+
 /// The part of a GGUF file before its tensors. A vocabulary of 262,144 tokens with merges takes about 15 MB, a
 /// `tokenizer.json` embedded beside it about 30 MB more.
 pub const MAX_GGUF_HEADER_BYTES: u64 = 256 << 20;
@@ -64,11 +100,15 @@ pub const MAX_METADATA_KEYS: usize = 16 * 1024;
 /// Bytes kept of one metadata text; chat templates reach about 20 KB.
 pub const MAX_METADATA_TEXT_BYTES: usize = 64 * 1024;
 
+/// Bytes kept of all metadata texts of a file together.
+pub const MAX_METADATA_TEXTS_BYTES: usize = 8 << 20;
+
 /// Elements kept of one metadata array. Per-layer arrays (head counts, feed-forward widths) have at most a few hundred.
 pub const MAX_METADATA_ARRAY: usize = 1024;
 
 /// Elements kept of all metadata arrays of a file together: a byte in a file becomes some 40 in memory.
 pub const MAX_METADATA_ELEMENTS: usize = 256 * 1024;
+
 /// Files of one repository as its hub lists them. Data dumps reach a million; no checkpoint needs more than these.
 pub const MAX_TREE_FILES: usize = 200_000;
 
@@ -81,6 +121,52 @@ pub const MAX_FOLDERS_DEEP: usize = 32;
 
 /// Pages of one listing. The whole of the largest hub is about 3,000 pages of 1,000.
 pub const MAX_PAGES: usize = 20_000;
+
+/// Shard indexes of one repository that are read. A repository of many checkpoints has one each.
+pub const MAX_INDEXES: usize = 1_000;
+
+/// Tensors and files that an examination lists as not compared; after that one entry says how many more there were. A
+/// hostile header can hold hundreds of thousands, and every report and answer repeats the list.
+pub const MAX_NOT_EXAMINED: usize = 1_000;
+
+/// Weight files of one repository on a hub that are part of no checkpoint and are looked into: optimizer states and the
+/// like, two requests each. A training run uploaded with all its checkpoints has a few dozen.
+pub const MAX_FILES_ASIDE: usize = 200;
+/// Keys of an adapter's `rank_pattern` or `alpha_pattern`. One that names every expert of a mixture has about 20,000.
+pub const MAX_PATTERNS: usize = 32_768;
+
+/// Of these, keys that are expressions and no plain names; published ones have under ten.
+pub const MAX_PATTERN_EXPRESSIONS: usize = 256;
+
+/// Bytes of one key that is an expression.
+pub const MAX_PATTERN_BYTES: usize = 4096;
+
+/// Bytes of all the expressions of one object compiled together. A published one takes about 4 KB; what is longer makes
+/// looking up a name slow.
+pub const MAX_PATTERN_PROGRAM_BYTES: usize = 256 << 10;
+
+/// Keys times modules of an adapter: what looking up every module costs at most, about two seconds.
+pub const MAX_PATTERN_STEPS: usize = 1 << 29;
+
+/// Numbers in one factor of an adapter, which is kept in memory while its weight is read. Those of 512 stacked experts
+/// at rank 32 have 67 million.
+pub const MAX_FACTOR_ELEMENTS: u64 = 1 << 28;
+/// Connections of `serve` at once. A browser opens six; half of the file handles that a process may have where few are
+/// allowed (256).
+pub const MAX_CONNECTIONS: usize = 128;
+
+/// Pieces of evidence on a claim that the index keeps of one examination. Cards of merges name a few dozen bases.
+pub const MAX_CLAIM_EVIDENCE: usize = 1_000;
+
+/// Tags of a repository that are kept, the first ones. Language lists of translation models reach a few hundred.
+pub const MAX_TAGS: usize = 1_000;
+
+/// Bytes of one such tag; longer ones are dropped. `base_model:quantized:` and two names of 96 letters fit.
+pub const MAX_TAG_BYTES: usize = 256;
+
+/// Bytes of what a listing says of one repository, as the sweep's queue keeps it. Without its card and configuration, which
+/// are fetched where they are needed, the longest has some 20 KiB.
+pub const MAX_LISTING_BYTES: usize = 256 * 1024;
 
 /// Seconds until a request's headers are there, with its connection; and those that its body may take beside what its
 /// length allows. The hub's own client waits 10 s between bytes and has no bound on the whole.
@@ -99,7 +185,7 @@ pub const REPOSITORY_SECONDS: u64 = 2 * 3600;
 pub const MAX_EMPTY_PAGES: usize = 50;
 
 /// One page of a listing. A thousand repositories with their cards and configurations take 2 to 15 MB.
-pub const MAX_LISTING_BYTES: u64 = 32 << 20;
+pub const MAX_LISTING_PAGE_BYTES: u64 = 32 << 20;
 
 /// What a hub says of one repository, or of where one file is. The largest cards with evaluation results have 2 MB.
 pub const MAX_INFO_BYTES: u64 = 8 << 20;
@@ -113,12 +199,6 @@ pub const MAX_FACT_BYTES: usize = 2 << 20;
 
 /// Bytes that the rows of one page take in memory together.
 pub const MAX_PAGE_BYTES: usize = 256 << 20;
-
-/// Tags kept of one repository, the first ones. Models of many languages have some 300.
-pub const MAX_TAGS: usize = 1_000;
-
-/// Length of one tag. `base_model:quantized:` and two names of 96 letters fit; longer ones are left out.
-pub const MAX_TAG_BYTES: usize = 256;
 
 /// Bytes fetched for a base that an upload claims, unless told otherwise: who uploads chooses it. A model of 20 billion
 /// parameters in 16 bits fits.

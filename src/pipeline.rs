@@ -6,16 +6,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rayon::prelude::*;
 
+use crate::account::{Account, withhold};
+use crate::arch::Kind;
 use crate::checkpoint::adapter::Adapter;
-use crate::checkpoint::{self, Anomaly, Checkpoint};
+use crate::checkpoint::{Anomaly, Checkpoint};
 use crate::combine;
 use crate::diff::{self, Observer};
 use crate::error::{Error, ErrorKind, Result, panic_text};
 use crate::examination::{
-    Claim, Coverage, Depth, Examination, FileDigest, Finding, NotExamined, Relation, SCHEMA, Side, Status, Tool,
-    Verdict,
+    Claim, Coverage, Depth, Examination, FileDigest, Finding, Relation, SCHEMA, Side, Status, Tool, Verdict,
 };
-use crate::pair::{self, Pairing};
+use crate::overlay;
+use crate::pair;
 use crate::relation::relation;
 use crate::signature::{Catalogue, Family};
 use crate::source;
@@ -77,41 +79,40 @@ pub fn examine(
     settings: &Settings<'_>,
 ) -> Result<Examination> {
     // An adapter is judged as the weights it makes of the base, computed row by row as they are read.
-    let adapted = if Adapter::of(candidate)?.is_some() { Some(checkpoint::overlay(base, candidate)?) } else { None };
-    let is_adapter = adapted.is_some();
-    let adapter = candidate;
-    let candidate = adapted.as_ref().unwrap_or(candidate);
+    let settled = overlay::settle(base, candidate)?;
+    let is_adapter = Adapter::of(candidate)?.is_some();
+    let published = candidate;
+    let candidate = settled.as_ref().unwrap_or(candidate);
     let pairing = pair::pair(base, candidate);
     let measured = diff::measure(base, candidate, &pairing, settings.observer)?;
     let mut profile = diff::summary::summarize(&pairing, &measured).profile;
     layout(&mut profile.model, base, candidate);
     let (relation, rank) = relation(base, candidate, &pairing, &profile, is_adapter);
-    let not_examined = not_examined(&pairing, &measured);
+    let mut account = Account::of_pairing(&pairing);
+    measured.not_examined.iter().for_each(|left| account.unpaired(left, left.reason.clone()));
     let coverage = Coverage {
         tensors: (pairing.pairs.len() + pairing.only_base.len()) as u64,
         compared: profile.tensors.len() as u64,
         identical: profile.tensors.iter().filter(|tensor| tensor.sameness == diff::stats::Sameness::Identical).count()
             as u64,
         bytes_read: measured.bytes_read,
-        not_examined,
+        not_examined: Vec::new(),
     };
-    let status = match (coverage.compared, measured.not_examined.len()) {
-        (0, _) => Status::Failed,
-        (_, 0) => Status::Complete,
-        _ => Status::Partial,
+    let (status, reason) = match coverage.compared {
+        0 => (Status::Failed, Some("no tensor could be compared".to_owned())),
+        _ => (Status::Complete, None),
     };
-    let reason = match status {
-        Status::Complete => None,
-        Status::Partial => Some(format!("{} tensors could not be read or measured", measured.not_examined.len())),
-        Status::Failed => Some("no tensor could be compared".to_owned()),
-    };
+    let writers = profile.tensors.iter().filter(|tensor| tensor.role.kind == Kind::Writer).count();
+    if writers == 0 && coverage.compared > coverage.identical {
+        account.gap("*", "no matrix that writes to the residual stream was compared");
+    }
     let mut anomalies: Vec<Anomaly> = base.anomalies.iter().chain(&candidate.anomalies).cloned().collect();
     anomalies.sort();
     let mut examination = Examination {
         schema: SCHEMA.to_owned(),
         tool: tool(settings.catalogue),
         base: side(base, base_name, settings.digests)?,
-        candidate: side(adapter, candidate_name, settings.digests)?,
+        candidate: side(published, candidate_name, settings.digests)?,
         status,
         reason,
         depth: Depth::Full,
@@ -127,6 +128,7 @@ pub fn examine(
         profile: Some(profile),
         variants: Vec::new(),
     };
+    account.enter(&mut examination);
     judge(&mut examination, settings.catalogue);
     Ok(examination)
 }
@@ -141,7 +143,7 @@ pub fn judge(examination: &mut Examination, catalogue: &Catalogue) {
     }
     note_code(examination);
     let key = examination.id();
-    let Some(profile) = examination.profile.take() else { return };
+    let Some(profile) = examination.profile.take() else { return withhold(examination) };
     let conclusion = verdict::conclude(catalogue, &profile, examination.relation, &key);
     // A screen decides by itself, from rows; the catalogue adds its findings.
     if examination.depth == Depth::Full {
@@ -149,6 +151,7 @@ pub fn judge(examination: &mut Examination, catalogue: &Catalogue) {
         examination.because = conclusion.because;
         examination.orthogonalization = conclusion.orthogonalization;
     }
+    withhold(examination);
     examination.findings = conclusion.findings;
     name_imports(&mut examination.findings, &examination.anomalies, catalogue);
     if let Some(claim) = &mut examination.claim
@@ -223,27 +226,6 @@ fn names(source: &str, repository: &str) -> bool {
 /// This version with that catalogue.
 pub fn tool(catalogue: &Catalogue) -> Tool {
     Tool { version: env!("CARGO_PKG_VERSION").to_owned(), catalogue: catalogue.hash().to_string() }
-}
-
-/// Everything that was not compared, and why; base tensors first.
-fn not_examined(pairing: &Pairing, measured: &diff::Measurements<'_>) -> Vec<NotExamined> {
-    let base = pairing.only_base.iter().map(|unpaired| (unpaired, "only in the base"));
-    let candidate = pairing.only_candidate.iter().map(|unpaired| (unpaired, "only in the candidate"));
-    let mut all: Vec<NotExamined> = base
-        .chain(candidate)
-        .map(|(unpaired, side)| NotExamined {
-            tensor: unpaired.tensor.clone(),
-            reason: format!("{side}: {}", unpaired.reason),
-        })
-        .chain(
-            measured
-                .not_examined
-                .iter()
-                .map(|left| NotExamined { tensor: left.tensor.clone(), reason: left.reason.clone() }),
-        )
-        .collect();
-    all.sort();
-    all
 }
 
 /// One side of the record. Digests that are not known are computed when asked for, a file a thread.

@@ -142,7 +142,7 @@ pub fn rejudge(index: &mut Index, catalogue: &Catalogue, all: bool) -> Result<Re
 /// opened says nothing here, and is told later.
 fn declarations(files: &FileSet) -> Result<claim::Declarations> {
     let first = variants::of_files(files).into_iter().next();
-    let opened = first.map_or_else(|| checkpoint::open(files), |first| checkpoint::open(&first.narrow(files))).ok();
+    let opened = first.map_or_else(|| checkpoint::open(files), |first| first.open(files)).ok();
     claim::files::declarations(files, opened.as_ref())
 }
 
@@ -175,7 +175,7 @@ pub fn examine_path(
         let stages = bench.stages.as_ref();
         let base = bench.bases.get(&asked, most, &bench.client, &bench.environment, stages, &bench.night)?;
         let mut base = forms::Base::opened(base.side.clone(), Arc::new(base.checkpoint.clone()));
-        forms::examine(&mut base, &files, &named, &settings, bench.settings.all_variants)
+        forms::examine(&mut base, &files, &named, &settings)
     };
     let examined = catch_unwind(AssertUnwindSafe(&mut attempt)).unwrap_or_else(|panic| {
         let said = panic_text(&*panic);

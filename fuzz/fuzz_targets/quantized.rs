@@ -5,6 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use orthoscope::checkpoint::{self, FileSet};
+use orthoscope::overlay::overlay;
 use orthoscope_fuzz::{everything, exercise, files, safetensors};
 
 fn base() -> FileSet {
@@ -19,7 +20,7 @@ fuzz_target!(|bytes: &[u8]| {
     exercise(&files(&[("config.json", config), ("model.safetensors", &file)]));
     let adapter = files(&[("adapter_config.json", config), ("adapter_model.safetensors", &file)]);
     if let (Ok(base), Ok(adapter)) = (checkpoint::open(&base()), checkpoint::open(&adapter))
-        && let Ok(laid) = checkpoint::overlay(&base, &adapter)
+        && let Ok(laid) = overlay(&base, &adapter)
     {
         everything(&laid);
     }

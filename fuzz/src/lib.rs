@@ -18,7 +18,7 @@ pub fn files(files: &[(&str, &[u8])]) -> FileSet {
         let source: Arc<dyn ByteSource> = Arc::new(Bytes::new(*name, *bytes));
         ((*name).to_owned(), source)
     };
-    FileSet { label: "fuzz".to_owned(), files: files.iter().map(source).collect(), digests: BTreeMap::new() }
+    FileSet { label: "fuzz".to_owned(), files: files.iter().map(source).collect(), ..FileSet::default() }
 }
 
 /// Most bytes of tensor data made for a header.

@@ -235,6 +235,11 @@ impl Resolved {
         part
     }
 
+    /// Whether a block is a draft head's (multi-token prediction), which loaders of the model alone leave out.
+    pub fn is_draft(&self, layer: u32) -> bool {
+        self.draft_layers.contains(&layer)
+    }
+
     fn by_rule(&self, rule: &rules::Rule, parsed: &Parsed, shape: &[u64]) -> Part {
         let mut parameter = parsed.parameter;
         let mut slot = rule.slot.to_owned();

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::collect::{Anomalies, config_json, shown};
 use super::shards::{Selection, ShardIndex};
-use super::{Checkpoint, CheckpointFile, FileSet, Storage, TensorEntry, unknown_dtype};
+use super::{Checkpoint, CheckpointFile, FileSet, Storage, TensorEntry, turn};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
-use crate::limits::{MAX_TENSOR_NAME_BYTES, MAX_TENSORS};
+use crate::limits::{MANY_TENSORS, MAX_NAMES_BYTES, MAX_TENSOR_NAME_BYTES, MAX_TENSORS};
 use crate::source::ByteSource;
 
 /// Enough for the header of 97 of 100 published files, so that a remote source needs one request.
@@ -28,6 +28,8 @@ pub(crate) struct Assembly {
     pub anomalies: Anomalies,
     /// Files whose header could not be read, and why.
     unread: BTreeMap<String, String>,
+    /// Bytes of the tensors' names.
+    name_bytes: usize,
 }
 
 /// One file of a selection as it is read.
@@ -66,14 +68,26 @@ impl Assembly {
                 first_error = first_error.or(Some(error));
             }
         }
-        if let Some(index) = &selection.index {
-            self.compare_with(index);
+        match &selection.index {
+            Some(index) => self.compare_with(index),
+            // The shards that are there say that there are others: without an index they stand for their tensors.
+            None => {
+                let missing = selection.missing.iter().map(|name| (name.clone(), "it is not there".to_owned()));
+                self.unread.extend(missing);
+            }
         }
         let nothing = self.tensors.is_empty() || self.files.is_empty();
+        if !nothing {
+            self.stand_in_for_unread();
+        }
         if nothing && !TELLING.iter().any(|kind| self.anomalies.has(kind)) {
             return Err(first_error.unwrap_or_else(|| {
-                let named = selection.files.join(", ");
-                Error::new(ErrorKind::Malformed, format!("opening {}: no tensor in {named}", files.label))
+                let absent = selection.index.iter().flat_map(|index| index.absent.values());
+                let what = match (selection.files.as_slice(), absent.cloned().next()) {
+                    (_, Some(first)) => format!("none of the shards that its index names can be read: {first}"),
+                    (read, None) => format!("no tensor in {}", read.join(", ")),
+                };
+                Error::new(ErrorKind::Malformed, format!("opening {}: {what}", files.label))
             }));
         }
         let config = config_json(files, &selection.folder, &mut self.anomalies);
@@ -88,6 +102,14 @@ impl Assembly {
         })
     }
 
+    /// Lists every file that could not be read as something that could not: what it holds cannot be named without it.
+    fn stand_in_for_unread(&mut self) {
+        for (file, reason) in std::mem::take(&mut self.unread) {
+            let entry = TensorEntry::unreadable(file.clone(), format!("the file could not be read: {reason}"));
+            self.tensors.entry(file).or_insert(entry);
+        }
+    }
+
     /// Puts a file on the list, before its tensors: should one of them fail, the others still name the right file.
     pub fn push_file(&mut self, part: &Part<'_>, metadata: BTreeMap<String, String>) {
         let source = Arc::clone(part.source);
@@ -98,6 +120,14 @@ impl Assembly {
     pub fn insert(&mut self, file: &str, tensor: &str, mut entry: TensorEntry) -> Result<()> {
         if self.tensors.len() >= MAX_TENSORS {
             return Err(Error::new(ErrorKind::TooLarge, format!("reading {file}: more than {MAX_TENSORS} tensors")));
+        }
+        self.name_bytes = self.name_bytes.saturating_add(entry.name.len());
+        if self.name_bytes > MAX_NAMES_BYTES {
+            let what = format!("reading {file}: the names of its tensors have more than {MAX_NAMES_BYTES} bytes");
+            return Err(Error::new(ErrorKind::TooLarge, what));
+        }
+        if self.tensors.len() == MANY_TENSORS {
+            turn::take();
         }
         if tensor.len() > MAX_TENSOR_NAME_BYTES {
             self.anomalies.tensor("odd-name", file, tensor, format!("its name has {} bytes", tensor.len()));
@@ -137,17 +167,7 @@ impl Assembly {
                     format!("it is not in {file}, where {} says it is", index.name)
                 }
             };
-            self.tensors.insert(
-                tensor.clone(),
-                TensorEntry {
-                    name: tensor.clone(),
-                    dtype: unknown_dtype(),
-                    shape: vec![0],
-                    file: 0,
-                    range: 0..0,
-                    storage: Storage::Unreadable(reason),
-                },
-            );
+            self.tensors.insert(tensor.clone(), TensorEntry::unreadable(tensor.clone(), reason));
         }
         let unlisted: Vec<(String, usize)> = (self.tensors.values())
             .filter(|entry| !index.map.contains_key(&entry.name) && !entry.name.contains(" (duplicate "))

@@ -1,5 +1,6 @@
 //! Gathers what a reader finds: a bounded list of anomalies, and small JSON files.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -7,15 +8,20 @@ use serde_json::Value;
 
 use super::{Anomaly, FileSet};
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::{MAX_ANOMALIES, MAX_CONFIG_BYTES, MAX_JSON_BYTES};
+use crate::limits::{
+    MAX_ANOMALIES, MAX_ANOMALIES_OF_A_KIND, MAX_CONFIG_BYTES, MAX_CONFIG_VALUES_BYTES, MAX_JSON_BYTES,
+};
+use crate::parse;
 
 /// The longest piece of a hostile name that a message repeats.
 const SHOWN_BYTES: usize = 120;
 
-/// Anomalies, at most [`MAX_ANOMALIES`] of them.
+/// Anomalies: at most [`MAX_ANOMALIES`] of them, and beyond those a few of every kind ([`MAX_ANOMALIES_OF_A_KIND`]), so that
+/// a thousand harmless oddities cannot keep out the one that counts.
 #[derive(Debug, Default)]
 pub(crate) struct Anomalies {
     kept: Vec<Anomaly>,
+    of_kind: BTreeMap<String, usize>,
     dropped: u64,
 }
 
@@ -36,7 +42,9 @@ impl Anomalies {
         if self.kept.last() == Some(&new) {
             return;
         }
-        if self.kept.len() < MAX_ANOMALIES {
+        let of_kind = self.of_kind.entry(new.kind.clone()).or_default();
+        if self.kept.len() < MAX_ANOMALIES || *of_kind < MAX_ANOMALIES_OF_A_KIND {
+            *of_kind += 1;
             self.kept.push(new);
         } else {
             self.dropped += 1;
@@ -45,7 +53,7 @@ impl Anomalies {
 
     /// Whether an oddity of this kind was noted.
     pub fn has(&self, kind: &str) -> bool {
-        self.kept.iter().any(|anomaly| anomaly.kind == kind)
+        self.of_kind.contains_key(kind)
     }
 
     /// The sorted list; a last line tells how many more there were.
@@ -92,7 +100,7 @@ pub(crate) fn small_json(files: &FileSet, name: &str, anomalies: &mut Anomalies)
         return Value::Null;
     }
     let read = source.read(0..source.len()).map_err(|e| e.one_line());
-    match read.and_then(|bytes| serde_json::from_slice(&bytes).map_err(|e| e.to_string())) {
+    match read.and_then(|bytes| parse::json(&bytes, MAX_CONFIG_VALUES_BYTES)) {
         Ok(value) => value,
         Err(reason) => {
             anomalies.file("bad-config", name, format!("cannot be read as JSON: {reason}"));
@@ -244,6 +252,20 @@ mod tests {
         let list = anomalies.finish();
         assert_eq!(list.len(), MAX_ANOMALIES + 1);
         assert_eq!(list.last().unwrap().detail, "5 more are not listed");
+    }
+
+    #[test]
+    fn many_oddities_of_one_kind_do_not_keep_out_another() {
+        let mut anomalies = Anomalies::default();
+        for number in 0..MAX_ANOMALIES + 5 {
+            anomalies.file("gap", "f", number.to_string());
+        }
+        for number in 0..2 * MAX_ANOMALIES_OF_A_KIND {
+            anomalies.file("code-on-load", "f", number.to_string());
+        }
+        let list = anomalies.finish();
+        assert_eq!(list.iter().filter(|anomaly| anomaly.kind == "code-on-load").count(), MAX_ANOMALIES_OF_A_KIND);
+        assert_eq!(list.last().unwrap().detail, format!("{} more are not listed", MAX_ANOMALIES_OF_A_KIND + 5));
     }
 
     #[test]

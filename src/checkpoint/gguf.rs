@@ -18,11 +18,11 @@ use std::collections::btree_map::Entry;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::collect::Anomalies;
 use super::gguf_header::{self, Header, Listed};
 use super::gguf_names::{base_name, is_gguf, part_name, split_part};
 use super::{Anomaly, Checkpoint, CheckpointFile, FileSet, Format, Storage, TensorEntry, unknown_dtype, variants};
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::MAX_ANOMALIES;
 use crate::source::ByteSource;
 use crate::tensor::ggml_type;
 
@@ -86,38 +86,27 @@ fn begins_with_magic(source: &dyn ByteSource) -> bool {
     source.read(0..4).is_ok_and(|bytes| bytes.as_ref() == b"GGUF")
 }
 
-/// The oddities of one file, up to a number; a hostile header could have millions.
+/// The oddities of one file.
 #[derive(Debug)]
 pub(super) struct Oddities {
     file: String,
-    list: Vec<Anomaly>,
-    left_out: usize,
+    list: Anomalies,
 }
 
 impl Oddities {
     pub fn new(file: &str) -> Self {
-        Self { file: file.to_owned(), list: Vec::new(), left_out: 0 }
+        Self { file: file.to_owned(), list: Anomalies::default() }
     }
 
     pub fn add(&mut self, kind: &str, tensor: Option<&str>, detail: String) {
-        if self.list.len() >= MAX_ANOMALIES {
-            self.left_out += 1;
-            return;
+        match tensor {
+            Some(tensor) => self.list.tensor(kind, &self.file, tensor, detail),
+            None => self.list.file(kind, &self.file, detail),
         }
-        self.list.push(Anomaly {
-            kind: kind.to_owned(),
-            file: self.file.clone(),
-            tensor: tensor.map(str::to_owned),
-            detail,
-        });
     }
 
-    fn into_list(mut self) -> Vec<Anomaly> {
-        if self.left_out > 0 {
-            let detail = format!("{} more oddities were not kept", self.left_out);
-            self.list.push(Anomaly { kind: "more-anomalies".to_owned(), file: self.file, tensor: None, detail });
-        }
-        self.list
+    fn into_list(self) -> Vec<Anomaly> {
+        self.list.finish()
     }
 }
 
@@ -175,7 +164,7 @@ impl Assembly {
         files: &FileSet,
         name: &str,
         source: &Arc<dyn ByteSource>,
-        header: Header,
+        mut header: Header,
         place: (usize, usize),
         oddities: &mut Oddities,
     ) {
@@ -189,7 +178,8 @@ impl Assembly {
         self.check_split(&header, name, place, oddities);
         self.listed += header.tensors.len() as u64;
         let file = self.files.len();
-        for entry in entries(&header, file, source.len(), oddities) {
+        let listed = std::mem::take(&mut header.tensors);
+        for entry in entries(&header, listed, file, source.len(), oddities) {
             match self.tensors.entry(entry.name.clone()) {
                 Entry::Vacant(vacant) => {
                     vacant.insert(entry);
@@ -242,23 +232,17 @@ impl Assembly {
             && self.absent.is_empty()
             && stated != self.listed
         {
-            let mut oddities = Oddities::new(parts.first().map_or(label, String::as_str));
-            oddities.add(
-                "missing-tensors",
-                None,
-                format!("split.tensors.count is {stated}, but the parts list {}", self.listed),
-            );
+            let first = parts.first().map_or(label, String::as_str);
+            let mut oddities = Oddities::new(first);
+            let detail = format!("split.tensors.count is {stated}, but the parts list {}", self.listed);
+            oddities.add("missing-tensors", None, detail.clone());
             self.anomalies.append(&mut oddities.into_list());
+            if stated > self.listed {
+                self.absent.push((format!("{first} (other tensors)"), detail));
+            }
         }
         for (name, reason) in self.absent {
-            self.tensors.entry(name.clone()).or_insert(TensorEntry {
-                name,
-                dtype: unknown_dtype(),
-                shape: vec![0],
-                file: 0,
-                range: 0..0,
-                storage: Storage::Unreadable(reason),
-            });
+            self.tensors.entry(name.clone()).or_insert(TensorEntry::unreadable(name, reason));
         }
         super::gguf_scale::attach(&self.files, &mut self.tensors);
         self.anomalies.sort();
@@ -281,12 +265,18 @@ fn is_about_bytes(kind: ErrorKind) -> bool {
 }
 
 /// The tensors of a header, placed in the file of `length` bytes; whatever is wrong with them goes to `oddities`.
-fn entries(header: &Header, file: usize, length: u64, oddities: &mut Oddities) -> Vec<TensorEntry> {
+fn entries(
+    header: &Header,
+    tensors: Vec<Listed>,
+    file: usize,
+    length: u64,
+    oddities: &mut Oddities,
+) -> Vec<TensorEntry> {
     let mut starts: Vec<u64> =
-        header.tensors.iter().filter_map(|listed| header.data_start.checked_add(listed.offset)).collect();
+        tensors.iter().filter_map(|listed| header.data_start.checked_add(listed.offset)).collect();
     starts.sort_unstable();
-    let mut entries = Vec::with_capacity(header.tensors.len());
-    for listed in &header.tensors {
+    let mut entries = Vec::with_capacity(tensors.len());
+    for listed in tensors {
         let start = header.data_start.checked_add(listed.offset);
         if !listed.offset.is_multiple_of(header.alignment) {
             oddities.add(
@@ -296,8 +286,8 @@ fn entries(header: &Header, file: usize, length: u64, oddities: &mut Oddities) -
             );
         }
         let dtype = ggml_type(listed.kind);
-        let shape: Vec<u64> = listed.extents.iter().flatten().rev().copied().collect();
-        let (range, storage, shape) = match extent(listed, &shape, start, length) {
+        let shape: Vec<u64> = listed.extents.iter().flat_map(|extents| extents.iter()).rev().copied().collect();
+        let (range, storage, shape) = match extent(&listed, &shape, start, length) {
             Ok(range) if header.big_endian => (range, Storage::Unreadable("big-endian numbers".to_owned()), shape),
             Ok(range) => (range, Storage::Plain, shape),
             Err(Refusal { kind, reason, counted }) => {
@@ -317,7 +307,7 @@ fn entries(header: &Header, file: usize, length: u64, oddities: &mut Oddities) -
             }
         };
         let dtype = dtype.unwrap_or(unknown_dtype());
-        entries.push(TensorEntry { name: listed.name.clone(), dtype, shape, file, range, storage });
+        entries.push(TensorEntry { name: listed.name, dtype, shape, file, range, storage });
     }
     check_layout(header, &entries, length, oddities);
     entries

@@ -9,10 +9,12 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use super::gguf::Oddities;
+use super::turn;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{
-    MAX_DEPTH, MAX_DIMENSIONS, MAX_GGUF_HEADER_BYTES, MAX_METADATA_ARRAY, MAX_METADATA_ELEMENTS, MAX_METADATA_KEYS,
-    MAX_METADATA_TEXT_BYTES, MAX_TENSOR_NAME_BYTES, MAX_TENSORS,
+    MANY_TENSORS, MAX_DEPTH, MAX_DIMENSIONS, MAX_GGUF_HEADER_BYTES, MAX_METADATA_ARRAY, MAX_METADATA_ELEMENTS,
+    MAX_METADATA_KEYS, MAX_METADATA_TEXT_BYTES, MAX_METADATA_TEXTS_BYTES, MAX_NAMES_BYTES, MAX_TENSOR_NAME_BYTES,
+    MAX_TENSORS,
 };
 use crate::source::ByteSource;
 
@@ -90,7 +92,7 @@ pub(super) struct Listed {
     /// Its name.
     pub name: String,
     /// Its extents, fastest first as in the file; `None` when there are too many to be a tensor.
-    pub extents: Option<Vec<u64>>,
+    pub extents: Option<Box<[u64]>>,
     /// Its ggml type number.
     pub kind: u32,
     /// Where its data begin, counted from the start of the data section.
@@ -157,6 +159,7 @@ pub(super) fn read(source: &dyn ByteSource, oddities: &mut Oddities) -> Result<H
         big_endian: false,
         short_lengths: false,
         elements_left: MAX_METADATA_ELEMENTS,
+        text_left: MAX_METADATA_TEXTS_BYTES,
     };
     reader.header(oddities)
 }
@@ -173,6 +176,8 @@ struct Reader<'a> {
     short_lengths: bool,
     /// How many more array elements may be kept.
     elements_left: usize,
+    /// How many more bytes of metadata texts may be kept.
+    text_left: usize,
 }
 
 impl Reader<'_> {
@@ -272,9 +277,19 @@ impl Reader<'_> {
         }
         // The least a tensor takes: an empty name, no extents, a type, an offset.
         self.fits(tensors, self.length_bytes() + 16, "tensors")?;
-        let mut listed = Vec::new();
+        if tensors > MANY_TENSORS as u64 {
+            turn::take();
+        }
+        let mut listed = Vec::with_capacity(tensors as usize);
+        let mut name_bytes = 0;
         for _ in 0..tensors {
-            listed.push(self.tensor(oddities)?);
+            let tensor = self.tensor(oddities)?;
+            name_bytes += tensor.name.len();
+            if name_bytes > MAX_NAMES_BYTES {
+                let what = format!("the names of its tensors have more than {MAX_NAMES_BYTES} bytes");
+                return Err(self.error(ErrorKind::TooLarge, what));
+            }
+            listed.push(tensor);
         }
         let alignment = alignment(&values, oddities);
         let data_start = self.position.next_multiple_of(alignment);
@@ -376,7 +391,9 @@ impl Reader<'_> {
             // Oddities of strings inside values are no news: tokens are often not UTF-8.
             Kind::Text => {
                 let mut ignored = Oddities::new(self.source.name());
-                Value::Text(self.text(what, MAX_METADATA_TEXT_BYTES, &mut ignored)?)
+                let text = self.text(what, MAX_METADATA_TEXT_BYTES.min(self.text_left), &mut ignored)?;
+                self.text_left = self.text_left.saturating_sub(text.len());
+                Value::Text(text)
             }
             Kind::Array => self.array(what, keep, depth)?,
         })
@@ -455,7 +472,7 @@ impl Reader<'_> {
             for _ in 0..dimensions {
                 extents.push(self.length_of(&name)?);
             }
-            Some(extents)
+            Some(extents.into_boxed_slice())
         };
         let kind = self.word(&name)?;
         let offset = self.number::<8>(&name)?;

@@ -12,6 +12,7 @@ use serde_json::json;
 use super::gguf::Gguf;
 use super::{Checkpoint, FileSet, Format, Storage};
 use crate::error::{ErrorKind, Result};
+use crate::limits::{MAX_METADATA_TEXT_BYTES, MAX_METADATA_TEXTS_BYTES, MAX_NAMES_BYTES, MAX_TENSOR_NAME_BYTES};
 use crate::source::{ByteSource, Bytes};
 
 const U32: u32 = 4;
@@ -72,7 +73,7 @@ fn set(files: &[(&str, &[u8])]) -> FileSet {
         let source: Arc<dyn ByteSource> = Arc::new(Bytes::new(*name, *bytes));
         ((*name).to_owned(), source)
     };
-    FileSet { label: "test".to_owned(), files: files.iter().map(source).collect(), digests: BTreeMap::new() }
+    FileSet { label: "test".to_owned(), files: files.iter().map(source).collect(), ..FileSet::default() }
 }
 
 fn open(bytes: &[u8]) -> Result<Checkpoint> {
@@ -232,7 +233,7 @@ fn what_is_no_gguf_is_refused_with_a_hint() {
 #[test]
 fn counts_and_lengths_are_checked_before_anything_is_allocated() {
     refused(&header(3, 0, u64::MAX), ErrorKind::Malformed, "18446744073709551615 keys are announced, but only 0 bytes");
-    refused(&header(3, 1 << 40, 0), ErrorKind::TooLarge, "1099511627776 tensors; the cap is 2000000");
+    refused(&header(3, 1 << 40, 0), ErrorKind::TooLarge, "1099511627776 tensors; the cap is 300000");
     refused(&header(3, 1000, 0), ErrorKind::Malformed, "1000 tensors are announced, but only 0 bytes follow");
     let one_key = |value: Vec<u8>| [header(3, 0, 1), value].concat();
     let name = [(1u64 << 31).to_le_bytes().to_vec(), vec![b'x'; 20]].concat();
@@ -434,6 +435,19 @@ fn oddities_are_capped() {
     assert_eq!(checkpoint.tensors.len(), 1500);
 }
 
+#[test]
+fn texts_and_names_are_kept_up_to_a_number_of_bytes() {
+    let long = "x".repeat(MAX_METADATA_TEXT_BYTES);
+    let keys: Vec<Vec<u8>> = (0..200).map(|at| key(&format!("k{at}"), TEXT, string(&long))).collect();
+    let checkpoint = open(&file(&keys, &[tensor("w", &[8], F32, 0)], &floats(8))).expect("opens");
+    let kept: usize = checkpoint.metadata.values().map(String::len).sum();
+    assert!(checkpoint.metadata.len() == 200 && kept < MAX_METADATA_TEXTS_BYTES + 200 * 100, "{kept}");
+    assert_eq!(checkpoint.metadata["k199"], format!("… ({} bytes in all)", long.len()));
+    let name = "n".repeat(MAX_TENSOR_NAME_BYTES);
+    let tensors = vec![tensor(&name, &[], F32, 0); MAX_NAMES_BYTES / MAX_TENSOR_NAME_BYTES + 1];
+    refused(&file(&[], &tensors, &[]), ErrorKind::TooLarge, "the names of its tensors have more than");
+}
+
 /// A file that counts what is read of it.
 struct Counted(Bytes, AtomicU64, AtomicU64);
 
@@ -464,7 +478,7 @@ fn a_long_header_takes_few_requests_and_the_data_none() {
     let bytes = file(&keys, &[tensor("w", &[1 << 22], F32, 0)], &vec![0; 1 << 24]);
     let source = Arc::new(Counted(Bytes::new("m.gguf", bytes), AtomicU64::new(0), AtomicU64::new(0)));
     let files = BTreeMap::from([("m.gguf".to_owned(), source.clone() as Arc<dyn ByteSource>)]);
-    let checkpoint = Gguf.open(&FileSet { label: "test".to_owned(), files, digests: BTreeMap::new() }).expect("opens");
+    let checkpoint = Gguf.open(&FileSet { label: "test".to_owned(), files, ..FileSet::default() }).expect("opens");
     assert_eq!(checkpoint.tensors.len(), 1);
     let (requests, read) = (source.1.load(Ordering::Relaxed), source.2.load(Ordering::Relaxed));
     assert!(requests <= 6, "{requests} requests");

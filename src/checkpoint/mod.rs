@@ -14,16 +14,15 @@ mod gguf_names;
 mod gguf_scale;
 #[cfg(test)]
 mod gguf_tests;
-#[cfg(test)]
-mod oracle;
-mod overlay;
 pub mod pickle;
 mod quantized;
 pub mod safetensors;
 mod shards;
+pub mod turn;
+pub mod unread_kinds;
 pub mod variants;
 
-pub use overlay::overlay;
+pub(crate) use collect::Anomalies;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -53,14 +52,18 @@ pub struct Anomaly {
 }
 
 /// The files of one repository or folder that may hold a checkpoint: names relative to its top, and their bytes.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct FileSet {
     /// How the user or the hub names the whole, for messages and the record.
     pub label: String,
-    /// Name to bytes. Only files that a format reader may want (weights, indexes, configs, cards).
+    /// Name to bytes. Only files that a format reader may want (weights, indexes, configs, cards), and those that hold
+    /// weights in a form that none reads.
     pub files: BTreeMap<String, Arc<dyn ByteSource>>,
     /// SHA-256 of files where it is known without reading them (hub metadata, cache layout).
     pub digests: BTreeMap<String, Digest>,
+    /// Files that are there and were not opened, with the reason: links that lead out of the folder, pipes, what may not
+    /// be read.
+    pub refused: BTreeMap<String, String>,
 }
 
 /// How a tensor's elements are stored.
@@ -101,6 +104,17 @@ pub struct TensorEntry {
 }
 
 impl TensorEntry {
+    /// One of which nothing is known but that a loader would want it, and why it cannot be had.
+    pub fn unreadable(name: String, reason: String) -> Self {
+        let storage = Storage::Unreadable(reason);
+        Self { name, dtype: unknown_dtype(), shape: vec![0], file: 0, range: 0..0, storage }
+    }
+
+    /// Whether it is listed and cannot be read.
+    pub const fn is_unreadable(&self) -> bool {
+        matches!(self.storage, Storage::Unreadable(_))
+    }
+
     /// The number of elements. Headers are checked for overflow when they are read.
     pub fn elements(&self) -> u64 {
         self.shape.iter().product()
@@ -227,17 +241,65 @@ pub trait Format: Sync {
 /// Every format, tried in this order.
 pub static FORMATS: &[&dyn Format] = &[&adapter::Peft, &safetensors::Safetensors, &gguf::Gguf, &pickle::PyTorch];
 
-/// Opens a set of files in the first format that recognises them.
+/// Opens the checkpoint of a set of files that loaders would take first; of GGUF files alone the most exact one. A set in
+/// which no name tells is opened in the first format that recognises its bytes.
 pub fn open(files: &FileSet) -> Result<Checkpoint> {
+    let by_name = variants::of_files(files).into_iter().next().filter(|first| first.format() != gguf::Gguf.name());
+    if let Some(first) = by_name.filter(|_| !adapter::Peft.recognizes(files)) {
+        return first.open(files);
+    }
     let format = FORMATS.iter().find(|format| format.recognizes(files)).ok_or_else(|| {
         Error::new(
             ErrorKind::Unsupported,
             format!("opening {}: no weights in a known format (looked for {})", files.label, known_formats()),
         )
     })?;
+    open_as(*format, files)
+}
+
+/// Opens files in a format, with quantised groups resolved.
+fn open_as(format: &dyn Format, files: &FileSet) -> Result<Checkpoint> {
     let mut checkpoint = format.open(files)?;
     quantized::resolve(&mut checkpoint);
+    adapter::keep_config(files, &mut checkpoint);
     Ok(checkpoint)
+}
+
+/// Configurations of a set whose code is looked for.
+const CONFIGURATIONS: &[&str] =
+    &["config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json", "model_index.json"];
+
+/// What is odd about a set of files whatever checkpoint of it is looked at: code of its own that loaders run when they are
+/// told to trust it. The model is then what that code makes of the weights.
+pub fn surroundings(files: &FileSet) -> Vec<Anomaly> {
+    let mut anomalies = Anomalies::default();
+    for name in CONFIGURATIONS {
+        let config = collect::small_json(files, name, &mut Anomalies::default());
+        let Some(map) = config.get("auto_map").and_then(serde_json::Value::as_object).filter(|map| !map.is_empty())
+        else {
+            continue;
+        };
+        let texts = map.values().flat_map(|value| match value {
+            serde_json::Value::Array(values) => values.iter().collect(),
+            other => vec![other],
+        });
+        let named: Vec<String> = texts
+            .filter_map(|value| value.as_str())
+            .take(8)
+            .map(|text| format!("{:?}", collect::shown(text)))
+            .collect();
+        let detail = format!("auto_map has loaders run {} where custom code is trusted", named.join(", "));
+        anomalies.file("remote-code", name, detail);
+    }
+    let code: Vec<&String> = files.files.keys().filter(|name| name.to_ascii_lowercase().ends_with(".py")).collect();
+    if let Some(first) = code.first() {
+        let more = match code.len() - 1 {
+            0 => String::new(),
+            others => format!("; {others} more beside it"),
+        };
+        anomalies.file("code-file", first, format!("a program in the repository, which is not looked into{more}"));
+    }
+    anomalies.finish()
 }
 
 fn known_formats() -> String {

@@ -44,11 +44,18 @@ impl Format for Safetensors {
     }
 }
 
-/// Where a tensor's bytes are said to be.
-enum Place {
-    There,
-    Outside,
-    Unknown,
+/// The bytes of the data that a description gives a tensor, if it gives any.
+fn stated_range(described: &Described) -> Option<(u64, u64)> {
+    match described.offsets.as_deref() {
+        Ok(&[start, end]) if start <= end => Some((start, end)),
+        _ => None,
+    }
+}
+
+/// The same bytes in the file, where they are inside.
+fn placed(stated: (u64, u64), data_start: u64, file_bytes: u64) -> Option<std::ops::Range<u64>> {
+    let range = data_start.checked_add(stated.0)?..data_start.checked_add(stated.1)?;
+    (range.end <= file_bytes).then_some(range)
 }
 
 /// Reads one file's header.
@@ -70,20 +77,13 @@ pub(crate) fn read_file(assembly: &mut Assembly, part: &Part<'_>) -> Result<()> 
     if header.padded_front {
         assembly.anomalies.file("odd-header", name, "something stands before the header's opening brace");
     }
-    let mut ranges = Vec::new();
-    let mut cut_short = false;
+    layout(&mut assembly.anomalies, name, &header, source.len());
     for (tensor, described) in header.tensors {
-        let (mut entry, place) =
-            checked_entry(&mut assembly.anomalies, name, &tensor, &described, header.data_start, source.len());
+        let mut entry =
+            checked_entry(&mut assembly.anomalies, name, &tensor, described, header.data_start, source.len());
         entry.file = file;
-        match place {
-            Place::There => ranges.push((entry.range.clone(), tensor.clone())),
-            Place::Outside => cut_short = true,
-            Place::Unknown => {}
-        }
         assembly.insert(name, &tensor, entry)?;
     }
-    layout(&mut assembly.anomalies, name, header.data_start, source.len(), ranges, cut_short);
     Ok(())
 }
 
@@ -116,10 +116,10 @@ fn checked_entry(
     anomalies: &mut Anomalies,
     file: &str,
     tensor: &str,
-    described: &Described,
+    described: Described,
     data_start: u64,
     file_bytes: u64,
-) -> (TensorEntry, Place) {
+) -> TensorEntry {
     let mut wrong: Option<String> = None;
     let mut note = |anomalies: &mut Anomalies, kind: &str, what: String| {
         anomalies.tensor(kind, file, tensor, what.clone());
@@ -152,8 +152,9 @@ fn checked_entry(
             unknown_dtype()
         }
     };
-    let shape = match &described.shape {
-        Ok(shape) => shape.clone(),
+    let offsets = stated_range(&described);
+    let shape = match described.shape {
+        Ok(shape) => shape.into_vec(),
         Err(what) => {
             note(anomalies, "bad-shape", format!("shape: {what}"));
             vec![0]
@@ -166,21 +167,12 @@ fn checked_entry(
         note(anomalies, "shape-overflow", format!("its shape {shape:?} has more than 2^64 elements"));
     }
     let shape = if overflow { vec![0] } else { shape };
-    let offsets = match described.offsets.as_deref() {
-        Ok(&[start, end]) if start <= end => Some((start, end)),
-        Ok(other) => {
-            note(anomalies, "bad-offsets", format!("data_offsets are {other:?}"));
-            None
-        }
-        Err(what) => {
-            note(anomalies, "bad-offsets", format!("data_offsets: {what}"));
-            None
-        }
-    };
-    let absolute = offsets.and_then(|(start, end)| {
-        let range = data_start.checked_add(start)?..data_start.checked_add(end)?;
-        (range.end <= file_bytes).then_some(range)
-    });
+    match described.offsets {
+        Ok(other) if offsets.is_none() => note(anomalies, "bad-offsets", format!("data_offsets are {other:?}")),
+        Ok(_) => {}
+        Err(what) => note(anomalies, "bad-offsets", format!("data_offsets: {what}")),
+    }
+    let absolute = offsets.and_then(|stated| placed(stated, data_start, file_bytes));
     if let (Some((start, end)), None) = (offsets, &absolute) {
         let there = file_bytes - data_start;
         note(anomalies, "outside-file", format!("its bytes are {start}..{end} of the data, which has {there}"));
@@ -196,48 +188,44 @@ fn checked_entry(
         };
         note(anomalies, "wrong-size", what);
     }
-    let entry = TensorEntry {
+    TensorEntry {
         name: kept_name(tensor),
         dtype,
         shape,
         file: 0,
-        range: absolute.clone().unwrap_or(0..0),
+        range: absolute.unwrap_or(0..0),
         storage: match wrong {
             Some(what) => Storage::Unreadable(what),
             None => Storage::Plain,
         },
-    };
-    let place = match (offsets, absolute) {
-        (_, Some(_)) => Place::There,
-        (Some(_), None) => Place::Outside,
-        (None, None) => Place::Unknown,
-    };
-    (entry, place)
+    }
 }
 
 /// Overlaps, gaps and trailing bytes.
-fn layout(
-    anomalies: &mut Anomalies,
-    file: &str,
-    data_start: u64,
-    file_bytes: u64,
-    mut ranges: Vec<(std::ops::Range<u64>, String)>,
-    cut_short: bool,
-) {
-    ranges.retain(|(range, _)| !range.is_empty());
-    ranges.sort_by_key(|(range, _)| (range.start, range.end));
-    let mut end = data_start;
+fn layout(anomalies: &mut Anomalies, file: &str, header: &Header, file_bytes: u64) {
+    let mut ranges = Vec::new();
+    let mut cut_short = false;
+    for (tensor, described) in &header.tensors {
+        let Some(stated) = stated_range(described) else { continue };
+        match placed(stated, header.data_start, file_bytes) {
+            Some(range) if range.is_empty() => {}
+            Some(range) => ranges.push((range.start, range.end, tensor.as_str())),
+            None => cut_short = true,
+        }
+    }
+    ranges.sort_by_key(|(start, end, _)| (*start, *end));
+    let mut end = header.data_start;
     let mut last = "";
-    for (range, tensor) in &ranges {
-        if range.start < end {
-            let shared = range.end.min(end) - range.start;
+    for (start, stop, tensor) in ranges {
+        if start < end {
+            let shared = stop.min(end) - start;
             anomalies.tensor("overlap", file, tensor, format!("shares {shared} bytes with {}", shown(last)));
-        } else if range.start > end {
-            let gap = range.start - end;
+        } else if start > end {
+            let gap = start - end;
             anomalies.tensor("gap", file, tensor, format!("{gap} bytes before it belong to no tensor"));
         }
-        if range.end > end {
-            end = range.end;
+        if stop > end {
+            end = stop;
             last = tensor;
         }
     }

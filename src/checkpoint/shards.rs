@@ -6,10 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::FileSet;
+use super::adapter::is_adapter_file;
 use super::collect::{Anomalies, Strings, json_bytes, kept_name, shown};
+use super::variants::is_small;
+use super::{FileSet, turn};
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::{MAX_FILES, MAX_TENSORS};
+use crate::limits::{MANY_INDEX_BYTES, MAX_FILES, MAX_TENSORS};
+use crate::source::ByteSource;
 
 /// How one format names its files.
 pub(crate) struct Naming {
@@ -47,6 +50,8 @@ pub(crate) struct Selection {
     pub files: Vec<String>,
     /// What the shard index says, when there is one that counts.
     pub index: Option<ShardIndex>,
+    /// Shards that the numbers of the others promise and that are not there.
+    pub missing: Vec<String>,
 }
 
 /// What a shard index says.
@@ -80,6 +85,36 @@ pub(crate) fn split_number(stem: &str) -> Option<(&str, u32, u32)> {
     Some((stem, digits(number)?, digits(count)?))
 }
 
+/// The stem of a name like `consolidated.00`, a slice of a model that was split over devices, without its extension.
+pub(crate) fn split_parallel(stem: &str) -> Option<&str> {
+    let (rest, number) = stem.rsplit_once('.')?;
+    (rest == "consolidated" && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())).then_some(rest)
+}
+
+/// The files that a shard index names, as it spells them.
+pub(super) fn names_in_index(source: &dyn ByteSource) -> Result<BTreeSet<String>> {
+    if source.len() > MANY_INDEX_BYTES {
+        turn::take();
+    }
+    let whole = serde_json::from_slice::<Whole>(&json_bytes(source)?);
+    let doing = || format!("reading {}", source.name());
+    let pairs = whole.map_err(|error| Error::because(ErrorKind::Malformed, doing(), error))?.weight_map.0;
+    if pairs.not_a_map || pairs.left_out > 0 || !pairs.odd.is_empty() {
+        return Err(Error::new(ErrorKind::Malformed, format!("{}: not all of its files can be told", doing())));
+    }
+    let names: BTreeSet<String> = pairs.pairs.into_iter().map(|(_, file)| file).collect();
+    if names.len() > MAX_FILES {
+        return Err(Error::new(ErrorKind::TooLarge, format!("{}: more than {MAX_FILES} files", doing())));
+    }
+    Ok(names)
+}
+
+/// A shard index.
+#[derive(serde::Deserialize)]
+struct Whole {
+    weight_map: Strings<MAX_TENSORS>,
+}
+
 impl Naming {
     fn stem<'a>(&self, base: &'a str) -> Option<&'a str> {
         let (stem, extension) = base.rsplit_once('.')?;
@@ -91,11 +126,12 @@ impl Naming {
         self.best_folder(files).is_some()
     }
 
-    /// Whether a file is one of a model, by its name (a set of one file holds what it is said to hold).
+    /// Whether a file is one of a model, by its name (a set with one file of weights holds what it is said to hold).
     pub fn is_model(&self, files: &FileSet, name: &str) -> bool {
         let base = split_folder(name).1;
-        self.stem(base).is_some()
-            && (files.files.len() == 1 || !NOT_A_MODEL.iter().any(|prefix| base.starts_with(prefix)))
+        let alone = || files.files.keys().all(|other| other == name || is_small(other));
+        let strange = is_adapter_file(base) || NOT_A_MODEL.iter().any(|prefix| base.starts_with(prefix));
+        self.stem(base).is_some() && (!strange || alone())
     }
 
     /// The folder to read: the top one if it holds weights, else a main one, else the one with most bytes.
@@ -122,7 +158,10 @@ impl Naming {
 
     /// The stem of the files that an index of this name speaks of.
     fn index_stem<'a>(&self, base: &'a str) -> Option<&'a str> {
-        self.stem(base.strip_suffix(".index.json")?)
+        let (before, after) = base.rsplit_once(".index.")?;
+        // `model.safetensors.index.fp16.json` is the index of a variant that transformers calls `fp16`.
+        let variant = || after.strip_suffix(".json").is_some_and(|variant| !variant.contains('.'));
+        if after == "json" || variant() { self.stem(before) } else { None }
     }
 
     /// Chooses the files; `None` when there are none of these names.
@@ -132,7 +171,8 @@ impl Naming {
         let mut groups: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
         for name in files.files.keys().filter(here).filter(|name| self.is_model(files, name)) {
             let stem = self.stem(split_folder(name).1).unwrap_or_default();
-            groups.entry(split_number(stem).map_or(stem, |(stem, _, _)| stem)).or_default().push(name);
+            let group = split_number(stem).map(|(stem, _, _)| stem).or_else(|| split_parallel(stem));
+            groups.entry(group.unwrap_or(stem)).or_default().push(name);
         }
         let indexes: BTreeMap<&str, &String> = (files.files.keys().filter(here))
             .filter_map(|name| Some((self.index_stem(split_folder(name).1)?, name)))
@@ -141,19 +181,27 @@ impl Naming {
             let names = groups.get(stem).into_iter().flatten();
             names.filter_map(|name| files.files.get(*name)).map(|source| source.len()).sum()
         };
-        let preferred = self.stems.iter().copied().find(|stem| groups.contains_key(stem) || indexes.contains_key(stem));
-        let stem = preferred.or_else(|| indexes.keys().copied().max_by_key(|stem| bytes(stem))).or_else(|| {
+        let is_whole =
+            |name: &&String| self.stem(split_folder(name).1).is_some_and(|base| split_number(base).is_none());
+        let plain = || {
+            let whole = |stem: &&str| groups.get(stem).is_some_and(|group| group.iter().any(|name| is_whole(name)));
+            self.stems.iter().copied().find(|stem| whole(stem) || indexes.contains_key(stem))
+        };
+        let preferred = plain()
+            .or_else(|| indexes.keys().copied().max_by_key(|stem| bytes(stem)))
+            .or_else(|| self.stems.iter().copied().find(|stem| groups.contains_key(stem)));
+        let stem = preferred.or_else(|| {
             // Copies in the maker's own layout come after any other name.
             groups.keys().copied().max_by_key(|stem| (!stem.starts_with("consolidated"), bytes(stem)))
         });
         let Some(stem) = stem else { return Ok(None) };
         let group = groups.get(stem).cloned().unwrap_or_default();
-        let whole: Vec<&String> = (group.iter().copied())
-            .filter(|name| self.stem(split_folder(name).1).is_some_and(|base| split_number(base).is_none()))
-            .collect();
+        let whole: Vec<&String> = group.iter().copied().filter(is_whole).collect();
+        let slices = group.iter().filter(|name| self.stem(split_folder(name).1).and_then(split_parallel).is_some());
+        let parallel = slices.count() == group.len();
 
         let mut selection = Selection { folder: folder.clone(), ..Selection::default() };
-        if let Some(first) = whole.first() {
+        if let Some(first) = whole.first().filter(|_| !parallel) {
             selection.files.push((*first).clone());
             if let Some(index) = indexes.get(stem) {
                 anomalies.file("two-models", index, format!("{first} is there too and is what loaders take"));
@@ -168,7 +216,7 @@ impl Naming {
             }
         } else {
             selection.files = group.iter().map(|name| (*name).clone()).collect();
-            self.count_shards(&selection.files, anomalies);
+            selection.missing = self.count_shards(&selection.files, anomalies);
         }
         selection.files.sort();
         selection.files.dedup();
@@ -189,15 +237,15 @@ impl Naming {
         }
         for name in files.files.keys().filter(here) {
             let base = split_folder(name).1;
-            if base.starts_with("adapter_") && self.stem(base).is_some() {
+            if (base.starts_with("adapter_") || is_adapter_file(base)) && self.stem(base).is_some() {
                 anomalies.file("adapter-beside-model", name, "not examined: the model beside it is");
             }
         }
         Ok(Some(selection))
     }
 
-    /// Shards without an index: their own numbers say how many there should be.
-    fn count_shards(&self, names: &[String], anomalies: &mut Anomalies) {
+    /// Shards without an index: their own numbers say how many there should be. The names of those that are missing.
+    fn count_shards(&self, names: &[String], anomalies: &mut Anomalies) -> Vec<String> {
         let numbered = names.iter().filter_map(|name| split_number(self.stem(split_folder(name).1)?));
         let mut numbers = BTreeSet::new();
         let mut most = 0;
@@ -205,12 +253,27 @@ impl Naming {
             numbers.insert(number);
             most = most.max(count);
         }
-        let Some(first) = names.first().filter(|_| most > 1) else { return };
+        let Some(first) = names.first().filter(|_| most > 1) else { return Vec::new() };
         anomalies.file("missing-index", first, format!("one of {most} shards, and no index names them"));
-        let missing = most.saturating_sub(numbers.len() as u32);
-        if missing > 0 {
-            anomalies.file("missing-shard", first, format!("{missing} of {most} shards are not there"));
+        // Counted from 1 by those who write an index, from 0 by some who do not.
+        let start = u32::from(!numbers.contains(&0));
+        let missing = (start..most + start).filter(|number| !numbers.contains(number));
+        let missing: Vec<String> = missing
+            .take(MAX_FILES)
+            .map(|number| match first.rsplit_once("-of-") {
+                Some((before, after)) => {
+                    let stem = before.rsplit_once('-').map_or(before, |(stem, _)| stem);
+                    let digits = before.len() - stem.len() - 1;
+                    format!("{stem}-{number:0digits$}-of-{after}")
+                }
+                None => format!("{first} (shard {number})"),
+            })
+            .collect();
+        if !missing.is_empty() {
+            let detail = format!("{} of {most} shards are not there", missing.len());
+            anomalies.file("missing-shard", first, detail);
         }
+        missing
     }
 }
 
@@ -221,11 +284,10 @@ fn read_index(
     folder: &str,
     anomalies: &mut Anomalies,
 ) -> Result<Option<(ShardIndex, Vec<String>)>> {
-    #[derive(serde::Deserialize)]
-    struct Whole {
-        weight_map: Strings<MAX_TENSORS>,
-    }
     let Some(source) = files.files.get(name) else { return Ok(None) };
+    if source.len() > MANY_INDEX_BYTES {
+        turn::take();
+    }
     let bytes = json_bytes(source.as_ref())?;
     let pairs = match serde_json::from_slice::<Whole>(&bytes) {
         Ok(whole) => whole.weight_map.0,
@@ -257,8 +319,14 @@ fn read_index(
             }
         } else if files.files.contains_key(&full) {
             present.insert(full.clone());
-        } else if index.absent.insert(full.clone(), format!("its file {} is not there", shown(&full))).is_none() {
-            anomalies.file("missing-shard", name, format!("names {}, which is not there", shown(&full)));
+        } else {
+            let why = match files.refused.get(&full) {
+                Some(reason) => format!("is not opened: {reason}"),
+                None => "is not there".to_owned(),
+            };
+            if index.absent.insert(full.clone(), format!("its file {} {why}", shown(&full))).is_none() {
+                anomalies.file("missing-shard", name, format!("names {}, which {why}", shown(&full)));
+            }
         }
         if index.absent.len() > MAX_FILES {
             return Err(Error::new(ErrorKind::TooLarge, format!("reading {name}: more than {MAX_FILES} files")));
@@ -284,7 +352,7 @@ mod tests {
             let source: Arc<dyn ByteSource> = Arc::new(Bytes::new(*name, text.as_bytes()));
             ((*name).to_owned(), source)
         });
-        FileSet { label: "set".to_owned(), files: files.collect(), digests: BTreeMap::new() }
+        FileSet { label: "set".to_owned(), files: files.collect(), ..FileSet::default() }
     }
 
     fn chosen(files: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
@@ -321,6 +389,16 @@ mod tests {
                 .unwrap()
                 .is_none()
         );
+    }
+
+    #[test]
+    fn an_index_of_more_tensors_than_any_model_has_is_refused() {
+        let entries: Vec<String> = (0..=MAX_TENSORS).map(|at| format!("\"{at}\":\"m.safetensors\"")).collect();
+        let index = format!("{{\"weight_map\":{{{}}}}}", entries.join(","));
+        let files = set(&[("model.safetensors.index.json", &index), ("m.safetensors", "")]);
+        let error = NAMING.select(&files, &mut Anomalies::default()).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::TooLarge);
+        assert!(error.one_line().contains("tensors are listed"), "{}", error.one_line());
     }
 
     #[test]

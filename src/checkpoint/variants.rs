@@ -1,14 +1,24 @@
-//! A repository as a set of forms: which of its files make up which checkpoint.
+//! A repository as a set of forms: which of its files make up which checkpoint, every file once.
 //!
 //! One repository often holds one model several times: safetensors, the same as pickles, a dozen GGUF quantisations, an
 //! adapter. Each of these is a [`Variant`]; those that differ in nothing but their quantisation, or in which copy they
-//! are, are of one form, and one of them is enough for a first look ([`choose`]).
+//! are, are of one form. What belongs together is what a loader would load together: an index names its shards whatever
+//! they are called and wherever they lie, `config.json` may name the file to take (`transformers_weights`), and only
+//! after these do names count. Weight files that are part of no checkpoint stand in [`Contents::others`] with what they
+//! seem to be, so that none is passed over in silence.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::FileSet;
+use serde_json::Value;
+
+use super::adapter::{is_adapter_file, is_numbered};
+use super::collect::{Anomalies, shown, small_json};
 use super::gguf_names::{is_companion, quantization, split_part};
-use super::shards::{NOT_A_MODEL, split_folder, split_number};
+use super::shards::{NOT_A_MODEL, names_in_index, split_folder, split_number, split_parallel, stays_inside};
+use super::unread_kinds::unread_kind;
+use super::{Checkpoint, FORMATS, FileSet, open_as};
+use crate::error::{Error, ErrorKind, Result};
+use crate::limits::MAX_INDEXES;
 
 /// One of the checkpoints that a repository holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +31,8 @@ pub struct Variant {
     pub files: Vec<String>,
     /// Their length together.
     pub bytes: u64,
-    folder: String,
+    /// The index that names its files, where one does.
+    index: Option<String>,
     kind: Kind,
 }
 
@@ -36,16 +47,36 @@ impl Variant {
         }
     }
 
-    /// The files of this variant alone, with the small files (configurations, indexes, cards) that all share.
+    /// One weight file as a checkpoint by itself, whatever its name says of what it is.
+    pub fn alone(files: &FileSet, name: &str) -> Option<Self> {
+        let bytes = files.files.get(name)?.len();
+        let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
+        let variant = describe(kind_of(name)?, stem, &[name], None, bytes);
+        Some(Self { name: name.to_owned(), ..variant })
+    }
+
+    /// The files of this variant alone, with the small files (configurations, cards) that all share and its own index.
     pub fn narrow(&self, files: &FileSet) -> FileSet {
         let mine = |name: &str| self.files.iter().any(|file| file == name);
-        let of_mine = |index: (&str, Kind)| self.folder == index.0 && self.kind == index.1;
-        let kept = |name: &str| mine(name) || (!is_weights(name) && index_of(name).is_none_or(of_mine));
+        let own_index = |name: &str| self.index.as_deref() == Some(name);
+        let kept = |name: &str| mine(name) || own_index(name) || (is_small(name) && index_of(name).is_none());
         FileSet {
             label: files.label.clone(),
             files: files.files.iter().filter(|(name, _)| kept(name)).map(|(n, s)| (n.clone(), s.clone())).collect(),
             digests: files.digests.iter().filter(|(name, _)| kept(name)).map(|(n, d)| (n.clone(), *d)).collect(),
+            refused: files.refused.iter().filter(|(name, _)| kept(name)).map(|(n, r)| (n.clone(), r.clone())).collect(),
         }
+    }
+
+    /// Opens it in the format that its names promise: another format's reader might take some of its files for a model of
+    /// their own.
+    pub fn open(&self, files: &FileSet) -> Result<Checkpoint> {
+        let narrow = self.narrow(files);
+        let named = FORMATS.iter().find(|format| format.name() == self.format());
+        let format = named.ok_or_else(|| {
+            Error::new(ErrorKind::Internal, format!("opening {}: no format {}", files.label, self.format()))
+        })?;
+        open_as(*format, &narrow)
     }
 }
 
@@ -76,9 +107,20 @@ const PLAIN: &[&str] = &["model", "diffusion_pytorch_model", "pytorch_model"];
 const QUANTISATIONS: &[&str] =
     &["Q8", "Q6", "BF16", "F16", "Q5", "Q4", "IQ4", "MXFP4", "F32", "Q3", "IQ3", "Q2", "IQ2"];
 
-/// Whether a file may hold weights, by its name's ending.
+/// Whether a file may hold weights that are read, by its name's ending.
 pub fn is_weights(name: &str) -> bool {
     kind_of(name).is_some()
+}
+
+/// Whether a file says what the weights are: a configuration, an index, a card, code that comes with them.
+pub fn is_small(name: &str) -> bool {
+    name.rsplit_once('.')
+        .is_some_and(|(_, end)| ["json", "md", "py"].iter().any(|known| end.eq_ignore_ascii_case(known)))
+}
+
+/// The endings of weights that are read, for messages.
+pub fn endings() -> String {
+    EXTENSIONS.iter().map(|(ending, _)| format!(".{ending}")).collect::<Vec<_>>().join(", ")
 }
 
 fn kind_of(name: &str) -> Option<Kind> {
@@ -86,92 +128,211 @@ fn kind_of(name: &str) -> Option<Kind> {
     EXTENSIONS.iter().find(|(known, _)| extension.eq_ignore_ascii_case(known)).map(|(_, kind)| *kind)
 }
 
-/// The folder and kind of the weights that a shard index of this name speaks of.
+/// The stem (with its folder) and kind of the weights that a shard index of this name speaks of:
+/// `model.safetensors.index.json`, or `model.safetensors.index.fp16.json` of a variant that transformers calls `fp16`.
 fn index_of(name: &str) -> Option<(&str, Kind)> {
-    Some((split_folder(name).0, kind_of(name.strip_suffix(".index.json")?)?))
+    let (before, after) = name.rsplit_once(".index.")?;
+    let plain = after.eq_ignore_ascii_case("json");
+    if !plain && !after.strip_suffix(".json").is_some_and(|variant| !variant.contains(['/', '.'])) {
+        return None;
+    }
+    let (stem, _) = before.rsplit_once('.')?;
+    Some((stem, kind_of(before)?))
 }
 
-/// The variants among the files of a repository (names and lengths), best to look at first. Files that go with a model
-/// and are none (optimizer states, vision projectors, importance matrices) are left out.
-pub fn variants<'a>(files: impl IntoIterator<Item = (&'a str, u64)>) -> Vec<Variant> {
+/// What a repository's small files say of its weights: which files an index names, and which one a configuration does.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Directions {
+    /// Index to the files that it names, as paths of the repository; only names that stay inside it.
+    indexes: BTreeMap<String, BTreeSet<String>>,
+    /// Weight files (or indexes) that a configuration says are to be loaded.
+    explicit: BTreeSet<String>,
+    /// Indexes and configurations that cannot be read, and why. Loaders read JSON less strictly (`NaN`, lone surrogates), and
+    /// what such a file names is not known.
+    unread: BTreeMap<String, String>,
+}
+
+impl Directions {
+    /// Reads them. What cannot be read directs nothing here, and is told when the checkpoint is opened.
+    pub fn read(files: &FileSet) -> Self {
+        let mut directions = Self::default();
+        let small = files.files.iter().filter(|(name, _)| name.ends_with(".json"));
+        for (name, source) in small {
+            let (folder, base) = split_folder(name);
+            if index_of(name).is_some() {
+                if directions.indexes.len() >= MAX_INDEXES {
+                    directions.unread.insert(name.clone(), format!("more than {MAX_INDEXES} indexes"));
+                    continue;
+                }
+                match names_in_index(source.as_ref()) {
+                    Ok(named) => {
+                        let inside = named.into_iter().filter(|file| stays_inside(file));
+                        directions.indexes.insert(name.clone(), inside.map(|file| format!("{folder}{file}")).collect());
+                    }
+                    Err(error) => {
+                        directions.unread.insert(name.clone(), error.one_line());
+                    }
+                }
+            } else if ["config.json", "adapter_config.json"].contains(&base) {
+                let mut anomalies = Anomalies::default();
+                let config = small_json(files, name, &mut anomalies);
+                if let Some(odd) = anomalies.finish().into_iter().next() {
+                    directions.unread.insert(name.clone(), odd.detail);
+                }
+                // An index that is named so names its shards from the top, any other from where it lies.
+                if let Some(Value::String(file)) = config.get("transformers_weights") {
+                    if stays_inside(file) {
+                        directions.explicit.insert(format!("{folder}{file}"));
+                    } else {
+                        let why = format!("transformers_weights names {:?}, which is not opened", shown(file));
+                        directions.unread.insert(name.clone(), why);
+                    }
+                }
+            }
+        }
+        directions
+    }
+
+    /// Indexes and configurations that could not be read, so that other weights may be loaded than are known of.
+    pub const fn unread(&self) -> &BTreeMap<String, String> {
+        &self.unread
+    }
+
+    /// The files that are loaded as weights whatever they are called.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        let explicit = self.explicit.iter().filter(|name| index_of(name).is_none());
+        self.indexes.values().flatten().chain(explicit).map(String::as_str)
+    }
+}
+
+/// A weight file that is part of no checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Other {
+    /// Its name.
+    pub name: String,
+    /// What it seems to be by its name.
+    pub what: &'static str,
+    /// Whether it can be opened to see that it holds nothing of the model; else it is a form that is not read.
+    pub is_readable: bool,
+}
+
+/// Everything in a repository that a loader could load.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Contents {
+    /// The checkpoints, best to look at first.
+    pub variants: Vec<Variant>,
+    /// Weight files of none of them.
+    pub others: Vec<Other>,
+}
+
+/// Sorts the files of a repository (names and lengths).
+pub fn contents<'a>(files: impl IntoIterator<Item = (&'a str, u64)>, directions: &Directions) -> Contents {
     let files: BTreeMap<&str, u64> = files.into_iter().collect();
-    let indexed: BTreeSet<(&str, Kind)> = files.keys().filter_map(|name| index_of(name)).collect();
-    let mut groups: BTreeMap<(Kind, String), Vec<&str>> = BTreeMap::new();
+    let mut groups: BTreeMap<Group<'_>, Vec<&str>> = BTreeMap::new();
+    let mut others = Vec::new();
+    let mut claimed = BTreeSet::new();
     for name in files.keys() {
-        let Some(kind) = kind_of(name) else { continue };
-        if let Some((kind, group)) = group_of(name, kind, &indexed) {
-            groups.entry((kind, group)).or_default().push(name);
+        let Some((stem, kind)) = index_of(name) else { continue };
+        let named = directions.indexes.get(*name);
+        let present: Vec<&str> = named
+            .into_iter()
+            .flatten()
+            .filter_map(|file| files.get_key_value(file.as_str()).map(|(name, _)| *name))
+            .collect();
+        claimed.extend(present.iter().copied());
+        groups.insert(Group { kind, stem: stem.to_owned(), index: Some(name) }, present);
+    }
+    for name in files.keys().filter(|name| !claimed.contains(*name)) {
+        let explicit = directions.explicit.contains(*name);
+        let Some(kind) = kind_of(name) else {
+            if let Some(what) = unread_kind(name) {
+                others.push(Other { name: (*name).to_owned(), what, is_readable: false });
+            }
+            continue;
+        };
+        match group_of(name, kind, explicit) {
+            Ok((kind, stem)) => groups.entry(Group { kind, stem, index: None }).or_default().push(name),
+            Err(what) => others.push(Other { name: (*name).to_owned(), what, is_readable: true }),
         }
     }
-    for (folder, kind) in &indexed {
-        if !groups.iter().any(|((of, _), names)| of == kind && names.iter().any(|name| split_folder(name).0 == *folder))
-        {
-            // A model of which nothing can be examined is a model all the same.
-            groups.insert((*kind, format!("{folder}model")), Vec::new());
+    // An index that cannot be read speaks of the shards that bear its name.
+    let unsaid = |group: &&Group<'_>| {
+        group.index.is_some_and(|index| directions.indexes.get(index).is_none_or(BTreeSet::is_empty))
+    };
+    for of_index in groups.keys().filter(unsaid).cloned().collect::<Vec<_>>() {
+        if let Some(files) = groups.remove(&Group { index: None, ..of_index.clone() }) {
+            groups.insert(of_index, files);
         }
     }
     let mut found: Vec<(Rank, Variant)> = groups
         .into_iter()
-        .map(|((kind, group), names)| {
+        .map(|(Group { kind, stem, index }, names)| {
             let bytes = names.iter().filter_map(|name| files.get(name)).fold(0u64, |sum, one| sum.saturating_add(*one));
-            let variant = describe(kind, &group, &names, bytes);
-            let indexed = indexed.contains(&(variant.folder.as_str(), kind));
-            (Rank::of(kind, &group, indexed, &variant), variant)
+            let variant = describe(kind, &stem, &names, index, bytes);
+            let explicit = names.iter().chain(&index).any(|name| directions.explicit.contains(*name));
+            (Rank::of(kind, &stem, explicit, &variant), variant)
         })
         .collect();
     found.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| a.1.files.cmp(&b.1.files)));
     let mut variants: Vec<Variant> = found.into_iter().map(|(_, variant)| variant).collect();
-    // Two files of one quantisation need more to be told apart.
+    // Two of one name need more to be told apart.
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     variants.iter().for_each(|variant| *seen.entry(variant.name.clone()).or_default() += 1);
     for variant in &mut variants {
         if seen.get(&variant.name).is_some_and(|count| *count > 1)
-            && let Some(first) = variant.files.first()
+            && let Some(first) = variant.index.as_ref().or(variant.files.first())
         {
             variant.name.clone_from(first);
         }
     }
-    variants
+    Contents { variants, others }
 }
 
-/// Splits variants into those to look at (the first of each form, or all) and the others.
-pub fn choose(variants: Vec<Variant>, all: bool) -> (Vec<Variant>, Vec<Variant>) {
+/// What files that are loaded together have in common. A single file that bears an index's stem is what loaders take
+/// before the index, and a checkpoint of its own.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Group<'a> {
+    kind: Kind,
+    stem: String,
+    index: Option<&'a str>,
+}
+
+/// The first variant of each form, and the others.
+pub fn first_of_each(variants: Vec<Variant>) -> (Vec<Variant>, Vec<Variant>) {
     let mut seen = BTreeSet::new();
-    variants.into_iter().partition(|variant| seen.insert(variant.form.clone()) || all)
+    variants.into_iter().partition(|variant| seen.insert(variant.form.clone()))
 }
 
-/// The variant that a weight file belongs to: its kind, and a name that all its files share.
-fn group_of(name: &str, kind: Kind, indexed: &BTreeSet<(&str, Kind)>) -> Option<(Kind, String)> {
+/// The variant that a weight file belongs to (its kind, and a name that all its files share), or what else it is.
+fn group_of(name: &str, kind: Kind, explicit: bool) -> std::result::Result<(Kind, String), &'static str> {
     let (folder, base) = split_folder(name);
     let stem = base.rsplit_once('.').map_or(base, |(stem, _)| stem);
     if kind == Kind::Gguf {
-        let stem = split_part(name).map_or(name, |(stem, _, _)| stem);
-        return (!is_companion(name)).then(|| (kind, stem.to_owned()));
+        if is_companion(name) {
+            return Err("a companion of a GGUF model: a projector, an importance matrix or a control vector");
+        }
+        return Ok((kind, split_part(name).map_or(name, |(stem, _, _)| stem).to_owned()));
     }
-    if stem == "adapter_model" {
-        return Some((Kind::Adapter, format!("{folder}{base}")));
+    if explicit {
+        return Ok((kind, format!("{folder}{stem}")));
+    }
+    if is_adapter_file(base) {
+        return Ok((Kind::Adapter, format!("{folder}{base}")));
     }
     if NOT_A_MODEL.iter().any(|prefix| base.starts_with(prefix)) {
-        return None;
+        return Err("what a trainer or tokenizer leaves beside a model");
     }
-    let part = split_number(stem).map(|(stem, _, _)| stem);
-    let whole = part.is_none() && PLAIN.contains(&stem);
-    let group = match part {
-        Some(stem) => stem,
-        // An index names its shards however they are called; what stands for a whole model is none of them.
-        None if !whole && !stem.starts_with("consolidated") && indexed.contains(&(folder, kind)) => "model",
-        None if stem.starts_with("consolidated.") => "consolidated",
-        None => stem,
-    };
-    Some((kind, format!("{folder}{group}")))
+    let group = split_number(stem).map(|(stem, _, _)| stem).or_else(|| split_parallel(stem)).unwrap_or(stem);
+    Ok((kind, format!("{folder}{group}")))
 }
 
-fn describe(kind: Kind, group: &str, names: &[&str], bytes: u64) -> Variant {
+fn describe(kind: Kind, group: &str, names: &[&str], index: Option<&str>, bytes: u64) -> Variant {
     let first = names.first().copied().unwrap_or_default();
-    let extension = match first.rsplit_once('.') {
-        Some((_, extension)) => extension,
-        None if kind == Kind::PyTorch => "bin",
-        None => "safetensors",
+    let of_index = index.and_then(|index| index.rsplit_once(".index.")?.0.rsplit_once('.'));
+    let extension = match (of_index, first.rsplit_once('.')) {
+        (Some((_, extension)), _) | (None, Some((_, extension))) => extension,
+        (None, None) if kind == Kind::PyTorch => "bin",
+        (None, None) => "safetensors",
     };
     let (name, form) = match kind {
         Kind::Gguf => {
@@ -179,12 +340,12 @@ fn describe(kind: Kind, group: &str, names: &[&str], bytes: u64) -> Variant {
             let form = format!("gguf {}", model_of(group, quantization.as_deref()));
             (quantization.unwrap_or_else(|| first.to_owned()), form)
         }
-        Kind::Adapter => (first.to_owned(), format!("adapter {}", split_folder(first).0)),
+        Kind::Adapter => (first.to_owned(), format!("adapter {first}")),
         Kind::Safetensors => (format!("{group}.{extension}"), "safetensors".to_owned()),
         Kind::PyTorch => (format!("{group}.{extension}"), "pytorch".to_owned()),
     };
-    let folder = split_folder(if kind == Kind::Gguf { first } else { group }).0.to_owned();
-    Variant { name, form, files: names.iter().map(|name| (*name).to_owned()).collect(), bytes, folder, kind }
+    let index = index.map(str::to_owned);
+    Variant { name, form, files: names.iter().map(|name| (*name).to_owned()).collect(), bytes, index, kind }
 }
 
 /// The model's name in that of a GGUF file: what comes before its quantisation, without its folder (quantisations are
@@ -206,8 +367,10 @@ fn model_of(group: &str, quantization: Option<&str>) -> String {
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     kind: Kind,
+    /// What the configuration says is to be loaded comes before all else of its kind.
+    unsaid: bool,
     depth: usize,
-    /// Copies in the maker's own layout come after any other name.
+    /// Copies in the maker's own layout, and states on the way, come after any other name.
     copy: bool,
     plain: usize,
     unindexed: bool,
@@ -216,7 +379,7 @@ struct Rank {
 }
 
 impl Rank {
-    fn of(kind: Kind, group: &str, indexed: bool, variant: &Variant) -> Self {
+    fn of(kind: Kind, group: &str, explicit: bool, variant: &Variant) -> Self {
         let stem = split_folder(group).1;
         let place = |list: &[&str], matches: &dyn Fn(&str) -> bool| {
             list.iter().position(|word| matches(word)).unwrap_or(list.len())
@@ -224,20 +387,28 @@ impl Rank {
         let gguf = kind == Kind::Gguf;
         Self {
             kind,
+            unsaid: !explicit,
             // Quantisations in folders of their own are no further away than the others.
             depth: if gguf { 0 } else { group.matches('/').count() },
-            copy: stem.starts_with("consolidated"),
+            copy: stem.starts_with("consolidated")
+                || variant.files.iter().any(|name| is_numbered(split_folder(name).1)),
             plain: if gguf { 0 } else { place(PLAIN, &|word| word == stem) },
-            unindexed: !indexed,
+            // A single file is what transformers takes before an index beside it; any other name comes after the index.
+            unindexed: variant.index.is_none() != PLAIN.contains(&stem),
             quantization: if gguf { place(QUANTISATIONS, &|word| variant.name.starts_with(word)) } else { 0 },
             bytes: std::cmp::Reverse(variant.bytes),
         }
     }
 }
 
+/// The contents of a set of files.
+pub fn contents_of(files: &FileSet, directions: &Directions) -> Contents {
+    contents(files.files.iter().map(|(name, source)| (name.as_str(), source.len())), directions)
+}
+
 /// The variants of a set of files.
 pub fn of_files(files: &FileSet) -> Vec<Variant> {
-    variants(files.files.iter().map(|(name, source)| (name.as_str(), source.len())))
+    contents_of(files, &Directions::read(files)).variants
 }
 
 #[cfg(test)]
@@ -245,13 +416,13 @@ mod tests {
     use super::*;
 
     fn names(files: &[&str]) -> Vec<(String, usize)> {
-        let found = variants(files.iter().map(|name| (*name, 10)));
+        let found = contents(files.iter().map(|name| (*name, 10)), &Directions::default()).variants;
         found.into_iter().map(|variant| (variant.name, variant.files.len())).collect()
     }
 
     fn forms(files: &[&str]) -> Vec<String> {
-        let found = variants(files.iter().map(|name| (*name, 10)));
-        choose(found, false).0.into_iter().map(|variant| variant.name).collect()
+        let found = contents(files.iter().map(|name| (*name, 10)), &Directions::default()).variants;
+        first_of_each(found).0.into_iter().map(|variant| variant.name).collect()
     }
 
     #[test]
@@ -299,12 +470,57 @@ mod tests {
         assert_eq!(forms(&["a-fp16.gguf", "a.Q2_K.gguf"]), ["F16"]);
     }
 
+    fn set(files: &[(&str, &str)]) -> FileSet {
+        let source = |(name, text): &(&str, &str)| -> (String, std::sync::Arc<dyn crate::source::ByteSource>) {
+            ((*name).to_owned(), std::sync::Arc::new(crate::source::Bytes::new(*name, text.as_bytes().to_vec())))
+        };
+        FileSet { label: "test".to_owned(), files: files.iter().map(source).collect(), ..FileSet::default() }
+    }
+
     #[test]
-    fn shards_by_any_name_go_with_their_index() {
-        let files = ["layer_0.safetensors", "layer_1.safetensors", "model.safetensors.index.json"];
-        assert_eq!(names(&files), [("model.safetensors".to_owned(), 2)]);
+    fn shards_by_any_name_and_in_any_folder_go_with_their_index() {
+        let index = r#"{"weight_map": {"a": "layer_0.safetensors", "b": "x/consolidated.bin", "c": "README.md"}}"#;
+        let files = set(&[
+            ("layer_0.safetensors", ""),
+            ("x/consolidated.bin", ""),
+            ("README.md", ""),
+            ("y.safetensors", ""),
+            ("model.safetensors.index.json", index),
+        ]);
+        let found = of_files(&files);
+        assert_eq!(found[0].files, ["README.md", "layer_0.safetensors", "x/consolidated.bin"]);
+        assert_eq!((found[1].files.as_slice(), found.len()), (["y.safetensors".to_owned()].as_slice(), 2));
         assert_eq!(names(&["consolidated.00.pth", "consolidated.01.pth"]), [("consolidated.pth".to_owned(), 2)]);
         assert!(names(&["README.md", "é", "tokenizer.bin"]).is_empty());
+    }
+
+    #[test]
+    fn a_configuration_decides_which_is_first() {
+        let files = set(&[
+            ("config.json", r#"{"transformers_weights": "weights.safetensors"}"#),
+            ("model.safetensors", ""),
+            ("weights.safetensors", ""),
+        ]);
+        assert_eq!(of_files(&files)[0].name, "weights.safetensors");
+        let odd =
+            set(&[("config.json", r#"{"transformers_weights": "../x.safetensors", "y": 1}"#), ("i.index.json", "")]);
+        assert_eq!(Directions::read(&odd).unread().len(), 1);
+        assert_eq!(
+            Directions::read(&set(&[("model.safetensors.index.json", "{\"weight_map\": NaN}")])).unread().len(),
+            1
+        );
+    }
+
+    #[test]
+    fn what_is_part_of_no_checkpoint_is_listed_once() {
+        let files = ["model.safetensors", "optimizer.pt", "mmproj-F16.gguf", "tf_model.h5", "m.gguf.part1of2", "x.txt"];
+        let found = contents(files.map(|name| (name, 10)), &Directions::default());
+        let others: Vec<(&str, bool)> =
+            found.others.iter().map(|other| (other.name.as_str(), other.is_readable)).collect();
+        assert_eq!(
+            others,
+            [("m.gguf.part1of2", false), ("mmproj-F16.gguf", true), ("optimizer.pt", true), ("tf_model.h5", false)]
+        );
     }
 
     #[test]
@@ -322,7 +538,7 @@ mod tests {
         let files = FileSet {
             label: "test".to_owned(),
             files: all.iter().map(|name| ((*name).to_owned(), source(name))).collect(),
-            digests: BTreeMap::new(),
+            ..FileSet::default()
         };
         let found = of_files(&files);
         assert_eq!(

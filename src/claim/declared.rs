@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::files::split_card;
 use super::{Declarations, Found};
 
 /// Bases kept per source: the largest honest merges name a few dozen.
@@ -128,10 +129,7 @@ fn hub_bases(value: &Value) -> Vec<(Option<&str>, &str)> {
 
 /// The model that the first heading (or the first lines) links to as what this is a version of.
 fn heading(readme: &str) -> Option<String> {
-    let body = match readme.strip_prefix("---").and_then(|rest| rest.split_once("\n---")) {
-        Some((_, body)) => body,
-        None => readme,
-    };
+    let body = split_card(readme).map_or(readme, |(_, body)| body);
     let line =
         body.lines().map(str::trim).filter(|line| !line.is_empty()).take(3).find(|line| line.starts_with('#'))?;
     let line: &str = line.get(..line.len().min(2000)).unwrap_or_default();

@@ -23,11 +23,11 @@ use crate::report::{self, Report};
   orthoscope compare ./Llama-3.2-1B ./suspicious-upload
   orthoscope compare base.safetensors candidate.gguf --format json | jq .verdict
   orthoscope compare base/ candidate/ --digests --index evidence.db
-  orthoscope compare ./base ./quantisations --all-variants
+  orthoscope compare ./base ./quantisations --fail-on medium
 
 A folder or a file on each side, in any format that orthoscope reads. Of a candidate's folder that holds a model in several
-forms (safetensors, a dozen GGUF quantisations, an adapter), one of each form is examined, and the gravest verdict is the
-folder's.")]
+forms (safetensors, a dozen GGUF quantisations, an adapter), every one is examined, and the gravest verdict is the folder's.
+Exit status 2 where nothing was found and not everything could be compared, or nothing could be told.")]
 pub struct Arguments {
     /// The checkpoint that the candidate is said to derive from: a folder or a file
     base: PathBuf,
@@ -39,8 +39,8 @@ pub struct Arguments {
     /// Compute the SHA-256 of every weight file of both sides for the record
     #[arg(long)]
     digests: bool,
-    /// Examine every checkpoint that the candidate's folder holds, not one of each form
-    #[arg(long)]
+    /// Every checkpoint in a folder is examined with or without it
+    #[arg(long, hide = true)]
     all_variants: bool,
     /// Do not record the examination in the index
     #[arg(long)]
@@ -58,25 +58,19 @@ impl Arguments {
         let (base_name, candidate_name) = (named(&self.base), named(&self.candidate));
         let examine = || {
             let mut base = forms::Base::open(base_name.clone(), folder::file_set(&self.base)?)?;
-            forms::examine(
-                &mut base,
-                &folder::file_set(&self.candidate)?,
-                &candidate_name,
-                &settings,
-                self.all_variants,
-            )
+            forms::examine(&mut base, &folder::file_set(&self.candidate)?, &candidate_name, &settings)
         };
         // Unreadable is an outcome with a record, not just a message.
         let examination =
             examine().unwrap_or_else(|error| pipeline::failed(&base_name, &candidate_name, &error, &settings));
         bar.finish();
-        if !self.no_record {
-            record(&global.index, &examination)?;
-        }
+        // What took minutes is printed also where it cannot be recorded.
+        let recorded = if self.no_record { Ok(()) } else { record(&global.index, &examination) };
         let status = self.fail_on.status([&examination]);
         let report = Report::with_catalogue(vec![examination], &catalogue);
         renderer.render(&report, &global.style(), out)?;
-        Ok(status)
+        super::tell_undone(status, &report.examinations);
+        recorded.and(Ok(status))
     }
 }
 

@@ -196,7 +196,7 @@ fn folder_bytes(folder: &Path) -> u64 {
 fn lines(path: &Path) -> Result<Vec<Line>> {
     let index = Index::open_existing(path)?;
     let mut newest: BTreeMap<String, Examination> = BTreeMap::new();
-    for stored in index.export(ExaminationFilter::default()) {
+    for stored in index.export(&ExaminationFilter::default()) {
         let examination = stored?.examination;
         newest.insert(examination.candidate.source.clone(), examination);
     }

@@ -159,6 +159,10 @@ fn index(path: &Path, quick: bool) -> Vec<Check> {
     let outcomes = index.outcomes().unwrap_or_default();
     let all: u64 = outcomes.iter().map(|(_, count)| count).sum();
     let mut checks = vec![Check::good("index", format!("{}: {all} examinations", path.display()))];
+    if index.is_frozen() {
+        let told = "nothing can be written beside it; it is read as it stands".to_owned();
+        checks.push(Check::note("index", told, "copy it to where you can write, to examine into it or to decide"));
+    }
     if !quick {
         checks.push(match index.integrity() {
             Ok(faults) if faults.is_empty() => Check::good("integrity", "every page of the index is sound"),
@@ -169,6 +173,7 @@ fn index(path: &Path, quick: bool) -> Vec<Check> {
             ),
             Err(error) => Check::bad("integrity", error.one_line(), "restore a snapshot, and check the disk"),
         });
+        checks.push(rows(&index));
     }
     checks.push(match index.broken_decisions() {
         Ok(broken) if broken.is_empty() => Check::good("decisions", "the audit trail is whole"),
@@ -180,6 +185,26 @@ fn index(path: &Path, quick: bool) -> Vec<Check> {
         Err(error) => Check::bad("decisions", error.one_line(), "restore a snapshot"),
     });
     checks
+}
+
+/// Whether the rows of every examination are those that were written.
+fn rows(index: &Index) -> Check {
+    let repair = "restore a snapshot (`orthoscope export --sqlite`), and check the disk; exports leave them out";
+    match index.broken_examinations() {
+        Ok(broken) if broken.is_empty() => match index.without_checksum().unwrap_or_default() {
+            0 => Check::good("rows", "every examination is what was written"),
+            old => Check::note(
+                "rows",
+                format!("every examination with a checksum is what was written; {old} have none yet"),
+                "those come from an earlier version; `orthoscope rejudge --all` gives a checksum to all with measurements",
+            ),
+        },
+        Ok(broken) => {
+            let first = broken.first().map(Error::one_line).unwrap_or_default();
+            Check::bad("rows", format!("{} examinations are broken; {first}", broken.len()), repair)
+        }
+        Err(error) => Check::bad("rows", error.one_line(), repair),
+    }
 }
 
 /// Every hub that is on a network: whether it answers, how fast, what it makes of the token, what is left of its quota.

@@ -9,7 +9,6 @@ use super::report::by_finding;
 use super::{ExitStatus, Global};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, Finding};
-use crate::index::Index;
 use crate::report::{evidence, html::meaning, paragraphs, sanitise, words};
 use crate::signature::Signature;
 
@@ -28,7 +27,7 @@ pub struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
-        let index = Index::open_read_only(&global.index)?;
+        let index = global.open_index()?;
         let stored = by_finding(&index, &self.finding)?;
         let finding =
             stored.examination.findings.iter().find(|finding| finding.id.starts_with(&self.finding)).ok_or_else(

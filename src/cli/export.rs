@@ -1,5 +1,6 @@
 //! `orthoscope export`: examinations out of the index, whole, in any format.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
@@ -9,8 +10,12 @@ use clap::Args;
 use super::findings::Filter;
 use super::{ExitStatus, Global};
 use crate::error::{Error, ErrorKind, Result};
-use crate::index::{Index, Stored};
-use crate::report::{self, Report, Style};
+use crate::examination::Examination;
+use crate::index::Stored;
+use crate::report::{self, Renderer, Report, Style, sanitise};
+
+/// Examinations that cannot be read of which an export tells the reason one by one.
+const BROKEN_SHOWN: usize = 20;
 
 /// Write examinations of the index out: JSON lines, CSV, Parquet, SARIF, HTML, …
 #[derive(Args)]
@@ -48,7 +53,7 @@ impl Arguments {
             )
         })?;
         let catalogue = global.catalogue()?;
-        let index = Index::open_existing(&global.index)?;
+        let index = global.open_index()?;
         if let Some(copy) = &self.sqlite {
             index.snapshot(copy)?;
             return Ok(ExitStatus::Success);
@@ -64,46 +69,70 @@ impl Arguments {
             None => out,
         };
         let style = Style { profile: self.profile || global.style().profile, ..global.style() };
-        let order = order(&index, &self.filter)?;
+        let filter = self.filter.examinations()?;
+        let mut left = Left::default();
+        let wanted = index.export_sorted(&filter).filter_map(|stored| left.keep(renderer, stored));
         if format == "jsonl" {
             // One at a time: an index may be larger than memory.
-            for (_, id) in order {
-                let stored = load(&index, &id)?;
-                renderer.render(&Report::of(stored.examination), &style, out)?;
-            }
+            wanted.map(|one| renderer.render(&Report::of(one), &style, out)).collect::<Result<()>>()?;
         } else {
-            let examinations =
-                order.iter().map(|(_, id)| load(&index, id).map(|stored| stored.examination)).collect::<Result<_>>()?;
+            let examinations = wanted.collect();
             renderer.render(&Report::with_catalogue(examinations, &catalogue), &style, out)?;
         }
         out.flush().map_err(|error| Error::io("writing the export", error))?;
-        Ok(ExitStatus::Success)
+        Ok(left.tell(&mut std::io::stderr()))
     }
 }
 
-/// Candidate, revision, base and id of every examination wanted, sorted: the same index gives the same bytes, whatever the
-/// order of recording was.
-fn order(index: &Index, filter: &Filter) -> Result<Vec<([String; 3], String)>> {
-    let mut order = Vec::new();
-    let mut after = None;
-    loop {
-        let page = crate::index::Page { limit: 1000, after };
-        let paged = index.examinations(&filter.examinations()?, crate::index::Order::Recorded, page)?;
-        order.extend(
-            paged
-                .rows
-                .into_iter()
-                .map(|row| ([row.candidate, row.revision.unwrap_or_default(), row.base], row.id.hex())),
-        );
-        after = paged.next;
-        if after.is_none() {
-            break;
+/// What an export leaves out, so that one broken row does not keep all others.
+#[derive(Default)]
+struct Left {
+    kept: u64,
+    /// Examinations that cannot be read, with the reason.
+    broken: Vec<String>,
+    /// Examinations that the format cannot express, by reason.
+    refused: BTreeMap<&'static str, u64>,
+}
+
+impl Left {
+    fn keep(&mut self, renderer: &dyn Renderer, stored: Result<Stored>) -> Option<Examination> {
+        let examination = match stored {
+            Ok(stored) => stored.examination,
+            Err(error) => {
+                self.broken.push(error.one_line());
+                return None;
+            }
+        };
+        if let Some(reason) = renderer.refuses(&examination) {
+            *self.refused.entry(reason).or_default() += 1;
+            return None;
         }
+        self.kept += 1;
+        Some(examination)
     }
-    order.sort();
-    Ok(order)
-}
 
-fn load(index: &Index, id: &str) -> Result<Stored> {
-    index.get(id)?.ok_or_else(|| Error::new(ErrorKind::Index, format!("reading examination {id}: it is gone")))
+    /// Says what was left out, and how the command ends.
+    fn tell(&self, out: &mut dyn Write) -> ExitStatus {
+        let refused: u64 = self.refused.values().sum();
+        if self.broken.is_empty() && refused == 0 {
+            return ExitStatus::Success;
+        }
+        let all = self.kept + refused + self.broken.len() as u64;
+        let mut text = String::new();
+        for reason in self.broken.iter().take(BROKEN_SHOWN) {
+            text.push_str(&format!("orthoscope: left out: {}\n", sanitise::sentence(reason)));
+        }
+        if !self.broken.is_empty() {
+            let broken = self.broken.len();
+            text.push_str(&format!(
+                "orthoscope: left out {broken} of {all} that cannot be read; restore a copy of the index\n"
+            ));
+        }
+        for (reason, count) in &self.refused {
+            text.push_str(&format!("orthoscope: left out {count} of {all}: {reason}\n"));
+        }
+        // A closed standard error is no reason to end otherwise.
+        let _ = out.write_all(text.as_bytes());
+        ExitStatus::Incomplete
+    }
 }

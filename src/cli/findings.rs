@@ -136,7 +136,7 @@ impl Filter {
 
 impl Arguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
-        let index = Index::open_existing(&global.index)?;
+        let index = global.open_index()?;
         match self.command {
             What::List(list) => list.run(global, &index, out),
             What::Show { id } => show(&id, global, &index, out),

@@ -1,6 +1,5 @@
 //! `orthoscope inspect PATH|REPO`: what a checkpoint is, from its headers alone.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +18,7 @@ use crate::ids::Location;
 use crate::inspect::{Inspection, Module, inspect};
 use crate::limits;
 use crate::report::json::write_value;
-use crate::report::{sanitise, words};
+use crate::report::{oddities, sanitise, words};
 use crate::sweep::{ExamineSettings, base, record};
 
 /// Oddities shown without `--verbose`.
@@ -88,7 +87,7 @@ impl Arguments {
         hubs::stop_on_signal(&bench.client)?;
         let meter = Meter::new("this repository's", None, None);
         let (repo, _) = base::open_repo(&id, revision.as_ref(), &bench.client, &bench.environment, &meter)?;
-        let mut set = FileSet { label: self.what.clone(), files: BTreeMap::new(), digests: BTreeMap::new() };
+        let mut set = FileSet { label: self.what.clone(), ..FileSet::default() };
         for file in repo.files() {
             let card = file.path == "README.md";
             let small = record::is_weights(&file.path) || file.bytes <= limits::MAX_JSON_BYTES;
@@ -211,20 +210,13 @@ fn text(one: &Inspection, asked: &Arguments, all: bool, out: &mut dyn Write) -> 
     }
     if !one.anomalies.is_empty() {
         writeln!(out, "\nOddities of the files ({})", one.anomalies.len())?;
-        let shown = if all { one.anomalies.len() } else { ANOMALIES_SHOWN };
-        for anomaly in one.anomalies.iter().take(shown) {
-            let tensor = anomaly.tensor.as_deref().map(|tensor| format!(", tensor {}", sanitise::name(tensor)));
-            writeln!(
-                out,
-                "  - {}: {}{}: {}",
-                sanitise::name(&anomaly.kind),
-                sanitise::name(&anomaly.file),
-                tensor.unwrap_or_default(),
-                sanitise::sentence(&anomaly.detail)
-            )?;
+        let told = if all { oddities::single(&one.anomalies) } else { oddities::grouped(&one.anomalies) };
+        let shown = if all { told.len() } else { ANOMALIES_SHOWN };
+        for oddity in told.iter().take(shown) {
+            writeln!(out, "  - {}: {}{}: {}", oddity.kind(), oddity.file(), oddity.tensor(), oddity.detail())?;
         }
-        if one.anomalies.len() > shown {
-            writeln!(out, "  - and {} more (--verbose shows all)", one.anomalies.len() - shown)?;
+        if told.len() > shown {
+            writeln!(out, "  - and {} more (--verbose shows all)", told.len() - shown)?;
         }
     }
     Ok(())

@@ -26,7 +26,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::examination::{Examination, Severity, Status};
+use crate::examination::{Examination, Severity, Status, Verdict};
+use crate::index::Index;
+use crate::report::words;
 use crate::report::{Color, Style};
 use crate::signature::Catalogue;
 
@@ -134,18 +136,44 @@ impl FailOn {
         }
     }
 
-    /// The exit status of some examinations: findings come first, then what could not be done.
+    /// The exit status of some examinations: findings come first, then what could not be done or told.
     pub fn status<'e>(self, examinations: impl IntoIterator<Item = &'e Examination>) -> ExitStatus {
         let mut status = ExitStatus::Success;
         for examination in examinations {
             if examination.findings.iter().any(|finding| self.counts(finding.severity)) {
                 return ExitStatus::Findings;
             }
-            if examination.status != Status::Complete {
+            if undone(examination).is_some() {
                 status = ExitStatus::Incomplete;
             }
         }
         status
+    }
+}
+
+/// What of an examination was asked for and not learnt, in one line.
+fn undone(examination: &Examination) -> Option<&str> {
+    let reason = examination.reason.as_deref();
+    match (examination.status, examination.verdict) {
+        (Status::Complete, Verdict::Inconclusive) => Some(&examination.because),
+        (Status::Complete, _) => None,
+        (Status::Partial | Status::Failed, _) => Some(reason.unwrap_or(&examination.because)),
+    }
+}
+
+/// Says on standard error why the exit status is 2, a line an examination: those who read only that, and pipes that read
+/// standard output, must not take it for a clean end.
+pub(super) fn tell_undone<'e>(status: ExitStatus, examinations: impl IntoIterator<Item = &'e Examination>) {
+    if status != ExitStatus::Incomplete {
+        return;
+    }
+    let mut stderr = std::io::stderr().lock();
+    for examination in examinations {
+        if let Some(why) = undone(examination) {
+            let source = crate::report::sanitise::name(&examination.candidate.source);
+            let why = crate::report::sanitise::sentence(why);
+            let _ = writeln!(stderr, "orthoscope: {source}: {}: {why}", words::verdict_name(examination.verdict));
+        }
     }
 }
 
@@ -178,6 +206,20 @@ impl Global {
             Some(folder) => Catalogue::with_folder(folder),
             None => Catalogue::builtin(),
         }
+    }
+
+    /// The index, for a command that only reads it.
+    pub fn open_index(&self) -> Result<Index> {
+        let index = Index::open_to_read(&self.index)?;
+        if index.is_frozen() {
+            let path = crate::report::sanitise::name(index.path());
+            // A closed standard error is no reason not to answer.
+            let _ = writeln!(
+                std::io::stderr(),
+                "orthoscope: nothing can be written beside {path}; it is read as it stands"
+            );
+        }
+        Ok(index)
     }
 
     /// How text is laid out on standard output.

@@ -32,7 +32,7 @@ pub struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
-        let index = Index::open_read_only(&global.index)?;
+        let index = global.open_index()?;
         let stored = match (&self.finding, &self.examination) {
             (Some(finding), _) => by_finding(&index, finding)?,
             (None, Some(examination)) => by_examination(&index, examination)?,

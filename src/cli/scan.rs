@@ -60,6 +60,8 @@ impl Arguments {
         hubs::stop_on_signal(&bench.client)?;
         let mut index = if self.no_record { None } else { Some(Index::open(&global.index)?) };
         let mut examinations = Vec::new();
+        // What was examined is printed also where it cannot be recorded.
+        let mut recorded = Ok(());
         for name in &self.repositories {
             bar.about(name);
             let examination = match base::location(name)? {
@@ -69,14 +71,16 @@ impl Arguments {
                 Location::Hub(id, revision) => on_a_hub(&bench, &id, revision.as_ref(), self.base.as_deref())?,
             };
             if let Some(index) = &mut index {
-                index.record(&examination, jiff::Timestamp::now())?;
+                recorded = recorded.and(index.record(&examination, jiff::Timestamp::now()).map(|_| ()));
             }
             examinations.push(examination);
         }
         bar.finish();
         let status = self.fail_on.status(&examinations);
-        renderer.render(&Report::with_catalogue(examinations, &catalogue), &global.style(), out)?;
-        Ok(status)
+        let report = Report::with_catalogue(examinations, &catalogue);
+        renderer.render(&report, &global.style(), out)?;
+        super::tell_undone(status, &report.examinations);
+        recorded.and(Ok(status))
     }
 }
 

@@ -18,8 +18,9 @@ use crate::serve::{self, Settings};
   orthoscope serve --index nightly.db --bind 127.0.0.1:9000
   ORTHOSCOPE_TOKEN=… orthoscope serve --bind 0.0.0.0:8470 --behind-tls
 
-Loopback needs no token; any other address does. Put a proxy with TLS before it, and say so with --behind-tls. The index may
-be written by a sweep meanwhile.")]
+On loopback a token is made at every start and printed with the address to open; with --no-token any user of this machine
+can read the index and decide under any name. Any other address needs a token of yours: put a proxy with TLS before it, and
+say so with --behind-tls. The index may be written by a sweep meanwhile; on read-only media it is served without decisions.")]
 pub struct Arguments {
     /// Where to listen
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8470")]
@@ -30,6 +31,9 @@ pub struct Arguments {
     /// A file whose first line is the token
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// Ask for no token: for loopback, on a machine that nobody else uses
+    #[arg(long, conflicts_with_all = ["token", "token_file"])]
+    no_token: bool,
     /// Visitors come over TLS: keep the cookie to it
     #[arg(long)]
     behind_tls: bool,
@@ -37,21 +41,33 @@ pub struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
-        let token = match &self.token_file {
+        let given = match &self.token_file {
             Some(path) => Some(first_line(path)?),
             None => self.token,
         };
+        // One that was given is the user's secret; one made here has to be told.
+        let made = (given.is_none() && !self.no_token && self.bind.ip().is_loopback()).then(serve::fresh_token);
         let settings = Settings {
             index: global.index.clone(),
             catalogue: global.catalogue()?,
             bind: self.bind,
-            token,
+            token: given.or_else(|| made.clone()),
             secure: self.behind_tls,
             clock: jiff::Timestamp::now,
         };
-        serve::run(settings, |address| {
+        serve::run(settings, |address, writable| {
             // A closed standard output is no reason not to serve.
-            let _ = writeln!(out, "listening on http://{address}").and_then(|()| out.flush());
+            let _ = writeln!(out, "listening on http://{address}");
+            if let Some(token) = &made {
+                let _ = writeln!(out, "open http://{address}/login?token={token}");
+            }
+            if !writable {
+                let _ = writeln!(
+                    out,
+                    "nothing can be written beside the index: it is read as it stands, without decisions"
+                );
+            }
+            let _ = out.flush();
         })?;
         Ok(ExitStatus::Success)
     }

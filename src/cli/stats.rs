@@ -9,7 +9,6 @@ use maud::{DOCTYPE, PreEscaped, html};
 use super::report::whole_file;
 use super::{ExitStatus, Global};
 use crate::error::{Error, ErrorKind, Result};
-use crate::index::Index;
 use crate::index::prevalence::{DIMENSIONS, Dimension};
 use crate::report::charts::{Chart, charts};
 use crate::report::html::STYLESHEET;
@@ -125,7 +124,7 @@ impl Arguments {
             (Some(sensitivity), Some(false_positives)) => Some(Detector { sensitivity, false_positives }),
             _ => self.rates.as_deref().map(measured).transpose()?,
         };
-        let mut counts = Index::open_read_only(&global.index)?.prevalence()?;
+        let mut counts = global.open_index()?.prevalence()?;
         let wanted: Vec<Dimension> =
             if self.by.is_empty() { DIMENSIONS.to_vec() } else { self.by.iter().map(|by| by.dimension()).collect() };
         counts.groups.retain(|dimension, _| wanted.contains(dimension));

@@ -12,13 +12,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::hubs;
 use super::{ExitStatus, Global};
+use crate::checkpoint::Anomaly;
 use crate::diff::Unobserved;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{Meter, fetch::Repo};
 use crate::ids::Location;
 use crate::limits::MAX_MANIFEST_BYTES;
 use crate::report::json::write_value;
-use crate::report::{sanitise, words};
+use crate::report::{oddities, sanitise, words};
 use crate::sweep::{ExamineSettings, base};
 use crate::verify::signature::Key;
 use crate::verify::{
@@ -284,23 +285,20 @@ fn line(checked: &Checked) -> String {
 fn oddities(list: &[Oddity], all: bool) -> Vec<String> {
     let mut sorted: Vec<&Oddity> = list.iter().collect();
     sorted.sort_by_key(|oddity| std::cmp::Reverse(oddity.severity));
-    let shown = if all { sorted.len() } else { ODDITIES_SHOWN };
-    let mut lines: Vec<String> = sorted
+    let anomalies = sorted.iter().map(|oddity| &oddity.anomaly);
+    let told = if all { oddities::single(anomalies) } else { oddities::grouped(anomalies) };
+    let shown = if all { told.len() } else { ODDITIES_SHOWN };
+    let severity = |anomaly: &Anomaly| sorted.iter().find(|oddity| oddity.anomaly == *anomaly).map(|one| &one.severity);
+    let mut lines: Vec<String> = told
         .iter()
         .take(shown)
-        .map(|Oddity { severity, anomaly }| {
-            let tensor = anomaly.tensor.as_deref().map(|tensor| format!(", tensor {}", sanitise::name(tensor)));
-            format!(
-                "{} ({}{}): {}",
-                sanitise::name(&anomaly.kind),
-                crate::sweep::examine::word(severity),
-                tensor.unwrap_or_default(),
-                sanitise::sentence(&anomaly.detail)
-            )
+        .map(|one| {
+            let grave = severity(one.first).map(crate::sweep::examine::word).unwrap_or_default();
+            format!("{} ({grave}{}): {}", one.kind(), one.tensor(), one.detail())
         })
         .collect();
-    if sorted.len() > shown {
-        lines.push(format!("and {} more (--verbose shows all)", sorted.len() - shown));
+    if told.len() > shown {
+        lines.push(format!("and {} more (--verbose shows all)", told.len() - shown));
     }
     lines
 }

@@ -237,7 +237,7 @@ pub fn measure<'a>(
         .map(|(pair, found)| {
             let measured = finish(pair, found, &shared, &layers, base, candidate);
             advance(pair.base.elements());
-            measured.map_err(|reason| Unpaired { tensor: pair.name.clone(), reason })
+            measured.map_err(|reason| Unpaired { tensor: pair.name.clone(), reason, loaded: true })
         })
         .collect();
 

@@ -16,6 +16,7 @@ use super::fetch::{Repo, RepoRanges, content_range};
 use super::{Ask, Bucket, Meter, RepoFile, shown, stale};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
+use crate::private;
 use crate::source::remote::Ranges;
 
 impl Repo {
@@ -66,7 +67,7 @@ impl Repo {
         let path = self.cached_at(file);
         let doing = || format!("downloading {} of {}", file.path, self.id());
         let folder = path.parent().unwrap_or(Path::new("."));
-        std::fs::create_dir_all(folder).map_err(|error| Error::io(format!("making {}", folder.display()), error))?;
+        private::folder(folder).map_err(|error| Error::io(format!("making {}", folder.display()), error))?;
         let partial = path.with_extension("partial");
         // Whoever held the lock before us may have finished the file.
         let is_done = || path.metadata().is_ok_and(|metadata| metadata.len() == file.bytes);

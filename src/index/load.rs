@@ -2,8 +2,9 @@
 
 use rusqlite::{Connection, OptionalExtension, Row};
 
+use super::bounded::more_not_examined;
 use super::sql::{Count, Hex, Json, Moment, Real, Word};
-use super::{Stored, failed, variants};
+use super::{Stored, checksum, failed, variants};
 use crate::arch::Role;
 use crate::checkpoint::Anomaly;
 use crate::diff::stats::{Profile, Projection, TensorMeasurement};
@@ -13,6 +14,7 @@ use crate::examination::{
     Tool,
 };
 use crate::ids::Digest;
+use crate::limits::MAX_NOT_EXAMINED;
 
 const DOING: &str = "reading an examination from the index";
 
@@ -52,8 +54,11 @@ pub(super) fn key_of(connection: &Connection, id: &Digest) -> Result<i64> {
         .map_err(|error| failed(DOING, error))
 }
 
-/// The examination with that key, whole.
+/// The examination with that key, whole; an error when its rows are not those that were written.
 pub(super) fn stored(connection: &Connection, key: i64) -> Result<Stored> {
+    if !checksum::holds(connection, key)? {
+        return Err(checksum::broken(connection, key));
+    }
     let mut stored = stored_without_profile(connection, key)?;
     let has_profile: bool = connection
         .prepare_cached("SELECT has_profile FROM examination WHERE key = ?1")
@@ -63,6 +68,17 @@ pub(super) fn stored(connection: &Connection, key: i64) -> Result<Stored> {
         stored.examination.profile = Some(profile(connection, key)?);
     }
     stored.examination.variants = variants::read(connection, key)?;
+    Ok(stored)
+}
+
+/// The same without measurements.
+pub(super) fn short(connection: &Connection, key: i64) -> Result<Stored> {
+    if !checksum::holds(connection, key)? {
+        return Err(checksum::broken(connection, key));
+    }
+    let mut stored = stored_without_profile(connection, key)?;
+    stored.examination.variants = variants::read(connection, key)?;
+    stored.examination.variants.iter_mut().for_each(|variant| variant.profile = None);
     Ok(stored)
 }
 
@@ -129,12 +145,7 @@ pub(super) fn stored_without_profile(connection: &Connection, key: i64) -> Resul
     let [base, candidate] = main.sides;
     examination.base = side(connection, base)?;
     examination.candidate = side(connection, candidate)?;
-    examination.coverage.not_examined = rows(
-        connection,
-        "SELECT tensor, reason FROM not_examined WHERE examination = ?1 ORDER BY ordinal",
-        key,
-        |row| Ok(NotExamined { tensor: row.get(0)?, reason: row.get(1)? }),
-    )?;
+    examination.coverage.not_examined = not_examined(connection, key)?;
     examination.anomalies = rows(
         connection,
         "SELECT kind, file, tensor, detail FROM anomaly WHERE examination = ?1 ORDER BY ordinal",
@@ -167,6 +178,23 @@ pub(super) fn finding_row(row: &Row<'_>) -> rusqlite::Result<Finding> {
         status: row.get("status")?,
         evidence,
     })
+}
+
+/// The tensors that were not examined. Versions that kept any number of them left indexes with millions of one examination.
+fn not_examined(connection: &Connection, key: i64) -> Result<Vec<NotExamined>> {
+    let most = MAX_NOT_EXAMINED as i64;
+    let in_all: i64 = connection
+        .prepare_cached("SELECT count(*) FROM not_examined WHERE examination = ?1")
+        .and_then(|mut statement| statement.query_row([key], |row| row.get(0)))
+        .map_err(|error| failed(DOING, error))?;
+    let sql =
+        format!("SELECT tensor, reason FROM not_examined WHERE examination = ?1 ORDER BY ordinal LIMIT {}", most + 1);
+    let mut list = rows(connection, &sql, key, |row| Ok(NotExamined { tensor: row.get(0)?, reason: row.get(1)? }))?;
+    if in_all > most + 1 {
+        list.truncate(MAX_NOT_EXAMINED);
+        list.push(more_not_examined((in_all - most).unsigned_abs()));
+    }
+    Ok(list)
 }
 
 fn side(connection: &Connection, key: i64) -> Result<Side> {

@@ -436,8 +436,51 @@ impl Index {
     }
 
     /// Every examination that the filter lets through, whole, in the order of recording, one at a time.
-    pub fn export(&self, filter: ExaminationFilter) -> Exported<'_> {
-        Exported { index: self, filter, after: None, waiting: Vec::new(), ended: false }
+    pub fn export(&self, filter: &ExaminationFilter) -> Exported<'_> {
+        Exported::of(
+            self,
+            self.keys(filter).map(|mut keys| {
+                keys.sort_unstable_by_key(|(_, key)| *key);
+                keys
+            }),
+        )
+    }
+
+    /// The same sorted by candidate, revision, base and id: an index of the same examinations gives them in the same order,
+    /// whatever the order of recording was.
+    pub fn export_sorted(&self, filter: &ExaminationFilter) -> Exported<'_> {
+        Exported::of(
+            self,
+            self.keys(filter).map(|mut keys| {
+                keys.sort();
+                keys
+            }),
+        )
+    }
+
+    /// The keys of all examinations that the filter lets through, each with what it is sorted by.
+    fn keys(&self, filter: &ExaminationFilter) -> Result<Vec<([Vec<u8>; 4], i64)>> {
+        let conditions = conditions(filter, false)?;
+        // Joined from the left, and read as bytes: a row that is broken must not take itself or others out of the list.
+        let sql = format!(
+            "SELECT e.key, c.source, s.revision, b.source, e.id FROM examination e \
+             LEFT JOIN repository c ON c.key = e.candidate_repository LEFT JOIN repository b ON b.key = e.base_repository \
+             LEFT JOIN side s ON s.key = e.candidate{}",
+            conditions.text()
+        );
+        let bytes = |row: &Row<'_>, column: usize| -> rusqlite::Result<Vec<u8>> {
+            Ok(row.get_ref(column)?.as_bytes().unwrap_or_default().to_vec())
+        };
+        self.connection
+            .prepare(&sql)
+            .and_then(|mut statement| {
+                statement
+                    .query_map(params_from_iter(&conditions.parameters), |row| {
+                        Ok(([bytes(row, 1)?, bytes(row, 2)?, bytes(row, 3)?, bytes(row, 4)?], row.get(0)?))
+                    })?
+                    .collect()
+            })
+            .map_err(|error| failed("listing examinations", error))
     }
 }
 
@@ -455,35 +498,31 @@ fn finding_row(row: &Row<'_>) -> rusqlite::Result<(Cursor, FindingRow)> {
     Ok((Cursor { ordinal: row.get("ordinal")?, ..cursor }, FindingRow { finding, examination }))
 }
 
-/// Examinations out of the index, read as they are asked for.
+/// Examinations out of the index, read as they are asked for. One that cannot be read is an error, and the next one follows.
 pub struct Exported<'a> {
     index: &'a Index,
-    filter: ExaminationFilter,
-    after: Option<Cursor>,
-    waiting: Vec<Digest>,
-    ended: bool,
+    keys: std::vec::IntoIter<i64>,
+    /// Why there are no keys.
+    error: Option<Error>,
+}
+
+impl<'a> Exported<'a> {
+    fn of(index: &'a Index, keys: Result<Vec<([Vec<u8>; 4], i64)>>) -> Self {
+        let (keys, error) = match keys {
+            Ok(keys) => (keys.into_iter().map(|(_, key)| key).collect(), None),
+            Err(error) => (Vec::new(), Some(error)),
+        };
+        Self { index, keys: keys.into_iter(), error }
+    }
 }
 
 impl Iterator for Exported<'_> {
     type Item = Result<Stored>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.waiting.is_empty() && !self.ended {
-            let page = Page { limit: 500, after: self.after };
-            match self.index.examinations(&self.filter, Order::Recorded, page) {
-                Err(error) => {
-                    self.ended = true;
-                    return Some(Err(error));
-                }
-                Ok(paged) => {
-                    self.ended = paged.next.is_none();
-                    self.after = paged.next;
-                    self.waiting = paged.rows.into_iter().rev().map(|row| row.id).collect();
-                }
-            }
+        if let Some(error) = self.error.take() {
+            return Some(Err(error));
         }
-        let id = self.waiting.pop()?;
-        let connection = &self.index.connection;
-        Some(load::key_of(connection, &id).and_then(|key| load::stored(connection, key)))
+        self.keys.next().map(|key| load::stored(&self.index.connection, key))
     }
 }

@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use rusqlite::{TransactionBehavior, params};
 use serde::Serialize;
 
-use super::{Index, failed, load, store};
+use super::sql::Hex;
+use super::{Index, checksum, failed, load, store};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::Examination;
 use crate::ids::Digest;
@@ -53,25 +54,35 @@ impl Index {
                 .connection
                 .transaction_with_behavior(TransactionBehavior::Immediate)
                 .map_err(|error| failed(doing, error))?;
-            let keys: Vec<(i64, bool)> = transaction
+            let keys: Vec<(i64, bool, Option<Digest>)> = transaction
                 .prepare_cached(
-                    "SELECT e.key, e.has_profile FROM examination e JOIN catalogue c ON c.key = e.catalogue
+                    "SELECT e.key, e.has_profile, e.id FROM examination e JOIN catalogue c ON c.key = e.catalogue
                      WHERE e.key > ?1 AND (?2 OR c.hash <> ?3) ORDER BY e.key LIMIT ?4",
                 )
                 .and_then(|mut statement| {
                     statement
-                        .query_map(params![after, all, hash, BATCH], |row| Ok((row.get(0)?, row.get(1)?)))?
+                        .query_map(params![after, all, hash, BATCH], |row| {
+                            // A broken row is that examination's failure, not the end of the work.
+                            let id = row.get::<_, Hex>(2).ok().map(|Hex(id)| id);
+                            Ok((row.get(0)?, row.get::<_, bool>(1).unwrap_or(true), id))
+                        })?
                         .collect()
                 })
                 .map_err(|error| failed(doing, error))?;
-            let Some(&(last, _)) = keys.last() else { break };
+            let Some(&(last, ..)) = keys.last() else { break };
             after = last;
-            for (key, has_profile) in keys {
+            for (key, has_profile, id) in keys {
                 if !has_profile {
                     outcome.without_measurements += 1;
                     continue;
                 }
-                let stored = load::stored(&transaction, key)?;
+                let stored = match load::stored(&transaction, key) {
+                    Ok(stored) => stored,
+                    Err(error) => {
+                        outcome.failed.push((id.unwrap_or(Digest([0; 32])), error.one_line()));
+                        continue;
+                    }
+                };
                 let judged = catch_unwind(AssertUnwindSafe(|| judge(stored.examination)))
                     .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "judging: a panic")));
                 match judged {
@@ -82,6 +93,7 @@ impl Index {
                         if store::judge_anew(&transaction, key, &judged, now)? {
                             outcome.changed.push(stored.id);
                         }
+                        checksum::write(&transaction, key)?;
                     }
                 }
             }

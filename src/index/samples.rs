@@ -213,7 +213,8 @@ pub(crate) fn with_variants(seed: u64) -> Examination {
         variant.candidate.variant = Some(format!("Q{number}_0"));
         variant
     });
-    crate::combine::combine(examination(seed).candidate, variants.collect(), &[]).unwrap_or_else(|| examination(seed))
+    crate::combine::combine(examination(seed).candidate, variants.collect(), Default::default(), |_| ())
+        .unwrap_or_else(|| examination(seed))
 }
 
 fn null_or(text: Option<String>) -> Value {

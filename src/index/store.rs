@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Params, params};
 
 use super::judgement::Judgement;
 use super::sql::{Count, Word};
-use super::{Index, failed, load, variants};
+use super::{Index, bounded, checksum, failed, load, variants};
 use crate::diff::stats::{Profile, Projection, TensorMeasurement};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, Finding, Orthogonalization, Side};
@@ -39,23 +39,31 @@ pub(super) fn execute(connection: &Connection, sql: &str, params: impl Params) -
 /// so that a caller may write its own rows in the same transaction.
 ///
 /// An examination with the same id gets its count and time of last sight raised; if it is judged differently now, the old
-/// judgement becomes history.
+/// judgement becomes history. Of lists that a hostile file can make as long as it likes, the first entries are kept and the
+/// number of the rest.
 pub fn record(connection: &Connection, examination: &Examination, now: Timestamp) -> Result<Recorded> {
     let id = examination.id();
     let known: Option<i64> = connection
         .prepare_cached("SELECT key FROM examination WHERE id = ?1")
         .and_then(|mut statement| statement.query_row([id.hex()], |row| row.get(0)).optional())
         .map_err(|error| failed(DOING, error))?;
+    let examination = &*bounded::bounded(examination);
     if let Some(key) = known {
+        // Rows that changed by themselves must not become what was written.
+        let sound = checksum::holds(connection, key)?;
         execute(
             connection,
             "UPDATE examination SET last_seen = max(last_seen, ?2), runs = runs + 1, bytes_read = ?3 WHERE key = ?1",
             params![key, now.as_second(), Count(examination.coverage.bytes_read)],
         )?;
         let judged_anew = judge_anew(connection, key, examination, now)?;
+        if sound {
+            checksum::write(connection, key)?;
+        }
         return Ok(Recorded { id, key, new: false, judged_anew });
     }
     let key = insert(connection, examination, &id, now)?;
+    checksum::write(connection, key)?;
     Ok(Recorded { id, key, new: true, judged_anew: false })
 }
 

@@ -293,10 +293,10 @@ fn names_are_found_by_any_part_and_by_hostile_text() {
 #[test]
 fn export_gives_everything_in_the_order_of_recording() {
     let index = filled(30);
-    let all: Vec<_> = index.export(ExaminationFilter::default()).map(|stored| stored.unwrap().examination).collect();
+    let all: Vec<_> = index.export(&ExaminationFilter::default()).map(|stored| stored.unwrap().examination).collect();
     assert_eq!(all, (0..30).map(examination).collect::<Vec<_>>());
     let filter = ExaminationFilter { verdicts: vec![Verdict::Clear], ..ExaminationFilter::default() };
-    assert!(index.export(filter).all(|stored| stored.unwrap().examination.verdict == Verdict::Clear));
+    assert!(index.export(&filter).all(|stored| stored.unwrap().examination.verdict == Verdict::Clear));
 }
 
 #[test]
@@ -388,13 +388,7 @@ fn the_schema_explains_itself() {
     let tables: Vec<(String, String)> =
         statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(|row| row.unwrap()).collect();
     assert!(tables.len() > 15);
-    let files: String = [
-        include_str!("migrations/0001-examinations.sql"),
-        include_str!("migrations/0002-queue.sql"),
-        include_str!("migrations/0003-triage.sql"),
-        include_str!("migrations/0004-variants.sql"),
-    ]
-    .concat();
+    let files = STEPS.concat();
     for (name, sql) in tables {
         assert!(sql.contains("STRICT"), "{name} is not STRICT");
         let before = files.split(&format!("CREATE TABLE {name} (")).next().unwrap();
@@ -424,6 +418,241 @@ fn only_an_index_of_this_or_an_older_schema_is_opened() {
     let junk = folder.path().join("junk.db");
     fs::write(&junk, [7u8; 5000]).unwrap();
     assert_eq!(Index::open(&junk).err().unwrap().kind, ErrorKind::Index);
+}
+
+/// Processes differ from threads in nothing that SQLite sees: each has a connection of its own.
+#[test]
+fn many_may_make_an_index_at_once() {
+    for round in 0..10 {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index.db");
+        let together = std::sync::Barrier::new(8);
+        std::thread::scope(|scope| {
+            for seed in 0..8 {
+                let (path, together) = (&path, &together);
+                scope.spawn(move || {
+                    together.wait();
+                    let mut index = Index::open(path).unwrap_or_else(|error| panic!("round {round}: {error}"));
+                    index.record(&examination(seed), at(0)).unwrap();
+                });
+            }
+        });
+        assert_eq!(sizes(&Index::open_read_only(&path).unwrap())["examination"], 8);
+    }
+}
+
+#[test]
+fn a_file_that_lost_its_contents_is_not_a_new_index() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("index.db");
+    for length in [0, 1, 100, 511] {
+        fs::write(&path, vec![b'S'; length]).unwrap();
+        let told = if length == 0 { "an empty file" } else { "too short" };
+        for opened in [Index::open_read_only(&path), Index::open_to_read(&path), Index::open_existing(&path)] {
+            let error = opened.err().unwrap();
+            assert!(error.kind == ErrorKind::Index && error.doing.contains(told), "{length} bytes: {error}");
+        }
+        // Whoever makes a file to be filled (mktemp) makes an empty one.
+        assert_eq!(Index::open(&path).is_ok(), length == 0, "{length} bytes");
+        fs::remove_file(&path).unwrap();
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn an_index_is_its_users_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("index.db");
+    let mut index = Index::open(&path).unwrap();
+    index.record(&examination(1), at(0)).unwrap();
+    index.snapshot(&folder.path().join("copy.db")).unwrap();
+    for file in fs::read_dir(folder.path()).unwrap().map(Result::unwrap) {
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o077, 0, "{:?}", file.file_name());
+    }
+}
+
+/// A link in the place of the file that SQLite must be able to make, which it follows nowhere: to it that is what read-only
+/// media are, for root too.
+#[cfg(unix)]
+#[test]
+fn an_index_is_read_where_nothing_can_be_written() {
+    let folder = tempfile::tempdir().unwrap();
+    // What means something in an address means nothing in a name.
+    let path = folder.path().join("a?mode=rwc&x#%20.db");
+    let mut index = Index::open(&path).unwrap();
+    let id = index.record(&examination(1), at(0)).unwrap().id.hex();
+    drop(index);
+    let beside = |end: &str| PathBuf::from(format!("{}{end}", path.display()));
+    std::os::unix::fs::symlink("nowhere", beside("-shm")).unwrap();
+    assert_eq!(Index::open(&path).err().unwrap().kind, ErrorKind::Index);
+    for index in [Index::open_read_only(&path).unwrap(), Index::open_to_read(&path).unwrap()] {
+        assert!(index.is_frozen());
+        assert_eq!(index.get(&id).unwrap().unwrap().examination, examination(1));
+    }
+    fs::write(beside("-wal"), b"changes").unwrap();
+    let error = Index::open_read_only(&path).err().unwrap();
+    assert!(error.doing.contains("last changes"), "{error}");
+}
+
+#[test]
+fn an_older_schema_is_brought_up_to_date_to_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("index.db");
+    fs::copy(fixtures().join("0004.db"), &path).unwrap();
+    assert!(Index::open_read_only(&path).err().unwrap().doing.contains("it has schema 4"));
+    let index = Index::open_to_read(&path).unwrap();
+    assert!(!index.is_frozen());
+    assert_eq!(index.without_checksum().unwrap(), 10);
+    assert!(index.broken_examinations().unwrap().is_empty());
+}
+
+/// Another value in any column of any row of an examination is noticed, and the others are read all the same.
+#[test]
+fn what_changed_inside_rows_is_noticed_and_passed_over() {
+    let mut index = Index::in_memory().unwrap();
+    let all: Vec<Examination> = (0..8).map(examination).chain((8..10).map(with_variants)).collect();
+    for (second, one) in (0..).zip(&all) {
+        index.record(one, at(second)).unwrap();
+        // A past judgement as well.
+        let mut again = one.clone();
+        again.because.push_str(", and more");
+        index.record(&again, at(50)).unwrap();
+    }
+    let intact = |index: &Index| index.export(&ExaminationFilter::default()).filter(Result::is_ok).count();
+    assert_eq!((intact(&index), index.broken_examinations().unwrap().len()), (10, 0));
+    let tables = [
+        "examination",
+        "side",
+        "side_file",
+        "repository",
+        "catalogue",
+        "not_examined",
+        "anomaly",
+        "claim_evidence",
+        "orthogonalization",
+        "orthogonalization_layer",
+        "recipe",
+        "strength",
+        "finding",
+        "past_judgement",
+        "model_measurement",
+        "measurement_name",
+        "tensor_measurement",
+        "word",
+        "variant",
+    ];
+    index.connection().execute_batch("PRAGMA foreign_keys = 0; PRAGMA ignore_check_constraints = 1").unwrap();
+    let mut tried = 0;
+    for table in tables {
+        let columns: Vec<(String, String)> = index
+            .connection()
+            .prepare(&format!("SELECT name, type FROM pragma_table_info('{table}')"))
+            .and_then(|mut statement| statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect())
+            .unwrap();
+        let place = match table {
+            "examination" | "side" | "repository" | "catalogue" | "measurement_name" | "word" => "key",
+            "side_file" => "side",
+            _ => "examination",
+        };
+        for (column, kind) in columns {
+            // When a catalogue was first used is nothing of an examination. The number of an examination itself is what
+            // its rows are found by: SQLite's own check sees it out of order.
+            if column == "first_used" || (table, column.as_str()) == ("examination", "key") {
+                continue;
+            }
+            let others = match kind.as_str() {
+                "INTEGER" => vec![format!("{column} + 1000000")],
+                "REAL" => vec![format!("iif({column} = 0, 1.0, -{column})")],
+                "BLOB" => vec![format!("CAST({column} || x'ff' AS BLOB)")],
+                // Still text, and no text any more.
+                _ => vec![format!("{column} || '.'"), format!("CAST(CAST({column} AS BLOB) || x'ff' AS TEXT)")],
+            };
+            for other in others {
+                let sql = format!(
+                    "UPDATE {table} SET {column} = {other}
+                     WHERE {place} = (SELECT min({place}) FROM {table} WHERE {column} IS NOT NULL)"
+                );
+                index.connection().execute_batch("SAVEPOINT before").unwrap();
+                if index.connection().execute(&sql, []).unwrap() > 0 {
+                    tried += 1;
+                    assert!(intact(&index) < 10, "{table}.{column}: {sql}");
+                    assert!(!index.broken_examinations().unwrap().is_empty(), "{table}.{column}");
+                    let told = index.export(&ExaminationFilter::default()).count();
+                    assert!(told == 10, "{table}.{column}: {told} of 10 are told of");
+                }
+                index.connection().execute_batch("ROLLBACK TO before; RELEASE before").unwrap();
+            }
+        }
+    }
+    assert!(tried > 100, "{tried} columns");
+    assert_eq!(intact(&index), 10);
+}
+
+#[test]
+fn a_broken_row_is_not_made_whole_by_recording_or_judging_again() {
+    let mut index = filled(8);
+    let seed = (0..8).find(|seed| examination(*seed).profile.is_some()).unwrap();
+    let id = examination(seed).id();
+    let harm = "UPDATE examination SET tensors = tensors + 1 WHERE id = ?1";
+    index.connection().execute(harm, [id.hex()]).unwrap();
+    index.record(&examination(seed), at(100)).unwrap();
+    assert!(index.get(&id.hex()).unwrap_err().doing.contains("checksum"));
+    let catalogue = Catalogue::builtin().unwrap();
+    let outcome = index.rejudge(&catalogue, true, at(200), Ok, |_| true).unwrap();
+    assert_eq!(outcome.failed.len(), 1);
+    assert_eq!(outcome.failed[0].0, id);
+    assert_eq!(index.broken_examinations().unwrap().len(), 1);
+}
+
+#[test]
+fn lists_as_long_as_a_file_likes_are_kept_in_part() {
+    use crate::examination::{Claim, ClaimEvidence, NotExamined};
+    use crate::limits::{MAX_ANOMALIES, MAX_CLAIM_EVIDENCE, MAX_NOT_EXAMINED};
+    let long = |mut one: Examination| {
+        let missing = |number| NotExamined { tensor: format!("t{number:06}"), reason: "unread".to_owned() };
+        one.coverage.not_examined = (0..5_000).map(missing).collect();
+        let odd = |number: u32| crate::checkpoint::Anomaly {
+            kind: "gap".to_owned(),
+            file: "f".to_owned(),
+            tensor: None,
+            detail: number.to_string(),
+        };
+        one.anomalies = (0..5_000).map(odd).collect();
+        let says = |number: u32| ClaimEvidence { from: "card".to_owned(), says: number.to_string() };
+        one.claim = Some(Claim { evidence: (0..5_000).map(says).collect(), ..Claim::default() });
+        one
+    };
+    let mut whole = with_variants(0);
+    whole.variants = whole.variants.into_iter().map(long).collect();
+    let mut index = Index::in_memory().unwrap();
+    for one in [long(examination(1)), long(whole)] {
+        let id = index.record(&one, at(0)).unwrap().id;
+        assert_eq!(id, one.id(), "the id is of all that was measured");
+        let stored = index.get(&id.hex()).unwrap().unwrap().examination;
+        for part in std::iter::once(&stored).chain(&stored.variants) {
+            let lengths =
+                [part.coverage.not_examined.len(), part.anomalies.len(), part.claim.as_ref().unwrap().evidence.len()];
+            assert_eq!(lengths, [MAX_NOT_EXAMINED + 1, MAX_ANOMALIES + 1, MAX_CLAIM_EVIDENCE + 1]);
+            assert_eq!(part.coverage.not_examined[0].tensor, "t000000");
+            assert_eq!(part.coverage.not_examined.last().unwrap().reason, "4000 more are not listed");
+        }
+        let again = index.record(&one, at(1)).unwrap();
+        assert!(!again.new && !again.judged_anew);
+        assert!(index.record(&stored, at(2)).is_ok());
+    }
+    // An index of an earlier version has them all.
+    let key: i64 = index.connection().query_row("SELECT min(key) FROM examination", [], |row| row.get(0)).unwrap();
+    index
+        .connection()
+        .execute_batch(&format!(
+            "DELETE FROM checksum; WITH RECURSIVE n(i) AS (SELECT 2000 UNION ALL SELECT i + 1 FROM n WHERE i < 9998)
+             INSERT INTO not_examined SELECT {key}, i, 'x', 'y' FROM n"
+        ))
+        .unwrap();
+    let stored = load::stored(index.connection(), key).unwrap().examination.coverage.not_examined;
+    assert_eq!(stored.len(), MAX_NOT_EXAMINED + 1);
+    assert_eq!(stored.last().unwrap().reason, "8000 more are not listed");
 }
 
 #[test]
@@ -479,7 +708,7 @@ fn a_database_of_every_released_schema_opens() {
         assert!(index.integrity().unwrap().is_empty());
         let lines = fs::read_to_string(fixture.with_extension("jsonl")).unwrap();
         let stored: Vec<String> =
-            index.export(ExaminationFilter::default()).map(|stored| line(&stored.unwrap().examination)).collect();
+            index.export(&ExaminationFilter::default()).map(|stored| line(&stored.unwrap().examination)).collect();
         assert!(stored == lines.lines().collect::<Vec<_>>(), "schema {version} holds something else");
     }
 }

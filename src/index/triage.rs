@@ -269,10 +269,13 @@ impl Index {
         if let Some(until) = filter.until {
             add("t.seen < ?", Value::Integer(until.as_second()));
         }
-        // The search ends a phrase at a zero character; no name that was stored whole has one.
-        let text = filter.text.as_deref().unwrap_or_default().trim().replace('\0', "");
+        let text = filter.text.as_deref().unwrap_or_default().trim();
         if text.is_empty() {
             return Ok(true);
+        }
+        // The search ends a phrase at a zero character; no name that was stored whole has one.
+        if text.contains('\0') {
+            return Ok(false);
         }
         let phrase = format!("\"{}\"", text.replace('"', "\"\""));
         // The search works on three letters and more; a shorter piece is looked for name by name.

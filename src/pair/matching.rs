@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::piece::{self, Piece};
 use super::{Pair, Pairing, Unpaired, fused, layers, leftover, verify};
 use crate::arch::{self, Key, Kind, Parameter, Resolved};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Storage, TensorEntry};
 
 /// One side while it is being matched: pieces leave it as they are paired.
 pub struct Side<'a> {
@@ -19,6 +19,8 @@ pub struct Side<'a> {
     pub used: Vec<bool>,
     /// Why a piece was not paired, where a pass knows.
     pub reasons: BTreeMap<usize, String>,
+    /// Pieces that no loader needs from a file: computed from the configuration, or tied to another tensor.
+    pub dispensable: BTreeSet<usize>,
     /// Tensors that are no matrices.
     pub refused: Vec<Unpaired>,
 }
@@ -27,7 +29,8 @@ impl<'a> Side<'a> {
     fn new(checkpoint: &'a Checkpoint, resolved: Resolved) -> Self {
         let (pieces, refused) = piece::pieces(checkpoint, &resolved);
         let used = vec![false; pieces.len()];
-        Self { checkpoint, resolved, pieces, used, reasons: BTreeMap::new(), refused }
+        let (reasons, dispensable) = (BTreeMap::new(), BTreeSet::new());
+        Self { checkpoint, resolved, pieces, used, reasons, dispensable, refused }
     }
 
     /// Indices of pieces that are still free.
@@ -44,6 +47,24 @@ impl<'a> Side<'a> {
         keys
     }
 
+    /// Whether a loader would load a piece that is left, or miss it. In doubt it would.
+    fn is_loaded(&self, at: usize, other: &str, paired: &BTreeSet<&Key>) -> bool {
+        let piece = &self.pieces[at];
+        let unreadable = self.checkpoint.tensors.get(&piece.tensor).is_some_and(|entry| entry.is_unreadable());
+        if unreadable || piece.barred.is_some() || paired.contains(&piece.key) {
+            return true;
+        }
+        if self.dispensable.contains(&at) || piece.key.layer.is_some_and(|layer| self.resolved.is_draft(layer)) {
+            return false;
+        }
+        let part_of_model = piece.role.layer.is_some()
+            || matches!(piece.role.kind, Kind::Writer | Kind::Reader | Kind::Embedding | Kind::Norm);
+        // What the base has outside of its text decoder, or the candidate adds to it, stands beside the model compared: a
+        // vision tower, a head for classes. A piece that does not fit its counterpart is another matter.
+        let beside = !piece.known && !part_of_model && !self.reasons.contains_key(&at);
+        if other == "base" { !beside && (part_of_model || self.reasons.contains_key(&at)) } else { !beside }
+    }
+
     /// What is left, as unpaired: whole tensors where nothing of them was used, else the pieces by name.
     fn unpaired(&self, other: &str) -> Vec<Unpaired> {
         let mut touched = BTreeSet::new();
@@ -52,6 +73,8 @@ impl<'a> Side<'a> {
                 touched.insert(piece.source);
             }
         }
+        let keys: BTreeSet<&Key> =
+            self.pieces.iter().enumerate().filter(|(at, _)| self.used[*at]).map(|(_, piece)| &piece.key).collect();
         let mut list = self.refused.clone();
         let mut seen = BTreeSet::new();
         for (at, piece) in self.pieces.iter().enumerate() {
@@ -60,6 +83,7 @@ impl<'a> Side<'a> {
             }
             let reason = piece.barred.clone().or_else(|| self.reasons.get(&at).cloned());
             let reason = reason.unwrap_or_else(|| format!("not in the {other}"));
+            let loaded = self.is_loaded(at, other, &keys);
             let tensor = if touched.contains(&piece.source) {
                 piece.name.clone()
             } else if seen.insert(piece.source) {
@@ -67,7 +91,7 @@ impl<'a> Side<'a> {
             } else {
                 continue;
             };
-            list.push(Unpaired { tensor, reason });
+            list.push(Unpaired { tensor, reason, loaded });
         }
         list.sort();
         list
@@ -93,6 +117,12 @@ impl State<'_> {
             return false;
         };
         let mut second = second.clone();
+        if let Some(reason) = self.unreadable(first, &second) {
+            // One account for both: its shape is not known, so that nothing else could be paired with it either.
+            self.base.pieces[base].barred = Some(reason);
+            self.candidate.used[candidate] = true;
+            return false;
+        }
         let same = first.rows == second.rows && first.columns == second.columns;
         let vocabulary = matches!(first.role.kind, Kind::Embedding | Kind::Head)
             && first.key.parameter == Parameter::Weight
@@ -146,6 +176,16 @@ impl State<'_> {
                 false
             }
         }
+    }
+
+    /// Why two pieces cannot be compared where one of them is known by name alone.
+    fn unreadable(&self, base: &Piece, candidate: &Piece) -> Option<String> {
+        let why = |side: &Side<'_>, piece: &Piece| match &side.checkpoint.tensors.get(&piece.tensor)? {
+            TensorEntry { storage: Storage::Unreadable(reason), shape, .. } if *shape == [0] => Some(reason.clone()),
+            _ => None,
+        };
+        let candidates = why(&self.candidate, candidate).map(|reason| format!("in the candidate: {reason}"));
+        candidates.or_else(|| Some(format!("in the base: {}", why(&self.base, base)?)))
     }
 
     /// Pairs free pieces with one key on both sides; among several of one key, equal tensor names first.
@@ -243,6 +283,9 @@ fn tie_heads(state: &mut State<'_>) -> Vec<Pair> {
                     Some(false) => format!("not in the candidate, whose configuration does not tie it to {name}"),
                     _ => format!("tied to {name} in the candidate"),
                 };
+                if said != Some(false) {
+                    state.base.dispensable.insert(head);
+                }
                 state.base.reasons.insert(head, reason);
             }
         }
@@ -291,6 +334,7 @@ fn explain(state: &mut State<'_>) {
                 && let Some(reason) = reason_for(&side.pieces[at])
             {
                 side.reasons.entry(at).or_insert_with(|| reason.to_owned());
+                side.dispensable.insert(at);
             }
         }
     }

@@ -20,6 +20,8 @@ use std::sync::Arc;
 use crate::arch::Role;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
+pub(crate) use order::{Relative, relative};
+pub(crate) use piece::{Piece, pieces};
 
 /// A matrix inside a stored tensor: a slice, perhaps transposed or with rows in another order. A vector is one row.
 #[derive(Debug, Clone, PartialEq)]
@@ -137,6 +139,9 @@ pub struct Unpaired {
     pub tensor: String,
     /// One clause: `not in the candidate`, `tied to embed_tokens`, `shape 3 × 4 against 5 × 4`, …
     pub reason: String,
+    /// Whether a loader would load it as part of the model, so that the comparison is not whole without it. It would not
+    /// where the tensor is computed (rotary tables, masks), tied to another one, or lies outside of the text decoder.
+    pub loaded: bool,
 }
 
 /// The whole correspondence.

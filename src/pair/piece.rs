@@ -195,6 +195,7 @@ pub fn pieces(checkpoint: &Checkpoint, resolved: &Resolved) -> (Vec<Piece>, Vec<
             refused.push(Unpaired {
                 tensor: name.clone(),
                 reason: "its shape has more elements than can be counted".into(),
+                loaded: true,
             });
             continue;
         };

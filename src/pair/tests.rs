@@ -108,7 +108,8 @@ fn heads_that_are_tied_or_dropped() {
         pairing.only_base,
         [Unpaired {
             tensor: "lm_head.weight".into(),
-            reason: "tied to model.embed_tokens.weight in the candidate".into()
+            reason: "tied to model.embed_tokens.weight in the candidate".into(),
+            loaded: false,
         }]
     );
 

@@ -13,7 +13,9 @@ use crate::error::Result;
 use crate::examination::{Examination, Finding, Side, Status};
 use crate::report::table::{severity_name, word};
 use crate::report::words::{self, Told, number, percent, strength};
-use crate::report::{Note, Renderer, Report, Style, chart, evidence, paragraphs, plot, sanitise, variants, writing};
+use crate::report::{
+    Note, Renderer, Report, Style, chart, evidence, oddities, paragraphs, plot, sanitise, variants, writing,
+};
 
 /// The stylesheet of dossiers and pages.
 pub const STYLESHEET: &str = include_str!("templates/style.css");
@@ -540,7 +542,7 @@ fn looked_at(examination: &Examination, told: &Told) -> Markup {
 }
 
 fn anomalies(examination: &Examination) -> Markup {
-    let all = &examination.anomalies;
+    let all = oddities::grouped(&examination.anomalies);
     html! {
         @if !all.is_empty() {
             h2 { "Oddities of the files" }
@@ -548,12 +550,12 @@ fn anomalies(examination: &Examination) -> Markup {
                 table {
                     thead { tr { th scope="col" { "kind" } th scope="col" { "file" } th scope="col" { "tensor" } th scope="col" { "detail" } } }
                     tbody {
-                        @for anomaly in all.iter().take(ROWS) {
+                        @for one in all.iter().take(ROWS) {
                             tr {
-                                td { (sanitise::name(&anomaly.kind)) }
-                                td class="mono" { (sanitise::name(&anomaly.file)) }
-                                td class="mono" { (anomaly.tensor.as_deref().map_or(String::new(), sanitise::name)) }
-                                td class="long" { (sanitise::sentence(&anomaly.detail)) }
+                                td { (one.kind()) }
+                                td class="mono" { (one.file()) }
+                                td class="mono" { (one.first.tensor.as_deref().map_or(String::new(), sanitise::name)) }
+                                td class="long" { (one.detail()) }
                             }
                         }
                     }

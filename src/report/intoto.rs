@@ -12,6 +12,9 @@ use crate::report::{Renderer, Report, Style, sanitise, writing};
 /// The type of the predicate: the examination's record.
 pub const PREDICATE_TYPE: &str = "urn:orthoscope:examination:1";
 
+/// Why there is no statement of an examination.
+const NO_DIGEST: &str = "no file digest and no commit is known; examine it again with digests";
+
 /// The renderer: one statement a line.
 pub struct InToto;
 
@@ -30,6 +33,10 @@ impl Renderer for InToto {
 
     fn media_type(&self) -> &'static str {
         "application/vnd.in-toto+json"
+    }
+
+    fn refuses(&self, examination: &Examination) -> Option<&'static str> {
+        subjects(&examination.candidate).is_empty().then_some(NO_DIGEST)
     }
 
     fn render(&self, report: &Report, style: &Style, out: &mut dyn Write) -> Result<()> {
@@ -52,10 +59,7 @@ pub fn statement(examination: &Examination, style: &Style) -> Result<Value> {
     if subject.is_empty() {
         return Err(Error::new(
             ErrorKind::Unsupported,
-            format!(
-                "writing an in-toto statement of {}: no file digest and no commit is known; examine it again with digests",
-                sanitise::name(&examination.candidate.source)
-            ),
+            format!("writing an in-toto statement of {}: {NO_DIGEST}", sanitise::name(&examination.candidate.source)),
         ));
     }
     let mut predicate = serde_json::to_value(examination)
@@ -109,5 +113,6 @@ mod tests {
     fn nothing_to_name_is_an_error() {
         let error = statement(&sample::hostile(), &Style::default()).expect_err("no digest");
         assert_eq!(error.kind, ErrorKind::Unsupported);
+        assert!(InToto.refuses(&sample::hostile()).is_some() && InToto.refuses(&sample::orthogonalized()).is_none());
     }
 }

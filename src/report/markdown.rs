@@ -5,7 +5,7 @@ use std::io::Write;
 use crate::error::Result;
 use crate::examination::{Examination, Status, Verdict};
 use crate::report::table::{severity_name, word};
-use crate::report::{Renderer, Report, Style, evidence, plot, sanitise, variants, words, writing};
+use crate::report::{Renderer, Report, Style, evidence, oddities, plot, sanitise, variants, words, writing};
 
 /// The renderer.
 pub struct Markdown;
@@ -209,13 +209,13 @@ fn dossier(examination: &Examination, report: &Report) -> String {
     }
     if !examination.anomalies.is_empty() {
         out.push_str(&format!("\n**Oddities of the files** ({})\n\n", examination.anomalies.len()));
-        for anomaly in examination.anomalies.iter().take(8) {
-            out.push_str(&format!(
-                "- {} in {}: {}\n",
-                escape(&sanitise::name(&anomaly.kind)),
-                escape(&sanitise::name(&anomaly.file)),
-                escape(&sanitise::sentence(&anomaly.detail))
-            ));
+        let told = oddities::grouped(&examination.anomalies);
+        for one in told.iter().take(8) {
+            let (kind, file) = (escape(&one.kind()), escape(&one.file()));
+            out.push_str(&format!("- {kind} in {file}: {}\n", escape(&one.detail())));
+        }
+        if told.len() > 8 {
+            out.push_str(&format!("- and {} more\n", told.len() - 8));
         }
     }
     if !told.reproduce.is_empty() {

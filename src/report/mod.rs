@@ -11,6 +11,7 @@ pub mod html;
 pub mod intoto;
 pub mod json;
 pub mod markdown;
+pub mod oddities;
 pub mod parquet;
 pub mod picture;
 pub mod plot;
@@ -144,6 +145,11 @@ pub trait Renderer: Sync {
 
     /// Its media type.
     fn media_type(&self) -> &'static str;
+
+    /// Why an examination cannot be written so, where it cannot; whoever writes many leaves it out and says so.
+    fn refuses(&self, _examination: &Examination) -> Option<&'static str> {
+        None
+    }
 
     /// Writes the report.
     fn render(&self, report: &Report, style: &Style, out: &mut dyn Write) -> Result<()>;

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::arch::{Axis, Kind, Role};
 use crate::checkpoint::Anomaly;
+use crate::combine::combine;
 use crate::diff::stats::{Profile, Projection, Sameness, TensorMeasurement};
 use crate::examination::*;
 use crate::report::{Note, Report, SignatureText};
@@ -352,7 +353,8 @@ pub fn several() -> Examination {
     pickle.findings = vec![code_finding()];
     let variants =
         vec![with(clear(), "model.safetensors", "safetensors"), with(orthogonalized(), "Q4_K_M", "gguf"), pickle];
-    let mut whole = crate::combine::combine(side("hf:example/two-faces", 'b'), variants, &[]).expect("there are three");
+    let mut whole =
+        combine(side("hf:example/two-faces", 'b'), variants, Default::default(), |_| ()).expect("there are three");
     whole.claim = Some(Claim {
         base: Some("hf:example/tiny-base".into()),
         relation: Some("quantized".into()),

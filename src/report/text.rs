@@ -6,7 +6,7 @@ use owo_colors::{OwoColorize, Style as Ink};
 
 use crate::error::Result;
 use crate::examination::{Examination, Severity, Status, Verdict};
-use crate::report::{Color, Renderer, Report, Style, evidence, plot, sanitise, variants, words, writing};
+use crate::report::{Color, Renderer, Report, Style, evidence, oddities, plot, sanitise, variants, words, writing};
 
 /// Anomalies shown without `--verbose`: the first of a hostile header's million tell as much as all.
 const ANOMALIES_SHOWN: usize = 12;
@@ -261,19 +261,13 @@ impl Page<'_> {
             return;
         }
         self.heading(&format!("Oddities of the files ({})", all.len()));
-        let shown = if self.style.verbose { all.len() } else { ANOMALIES_SHOWN };
-        for anomaly in all.iter().take(shown) {
-            let tensor = anomaly.tensor.as_deref().map(|t| format!(", tensor {}", sanitise::name(t)));
-            self.item(&format!(
-                "{}: {}{}: {}",
-                sanitise::name(&anomaly.kind),
-                sanitise::name(&anomaly.file),
-                tensor.unwrap_or_default(),
-                sanitise::sentence(&anomaly.detail)
-            ));
+        let told = if self.style.verbose { oddities::single(all) } else { oddities::grouped(all) };
+        let shown = if self.style.verbose { told.len() } else { ANOMALIES_SHOWN };
+        for one in told.iter().take(shown) {
+            self.item(&format!("{}: {}{}: {}", one.kind(), one.file(), one.tensor(), one.detail()));
         }
-        if all.len() > shown {
-            self.item(&format!("and {} more", all.len() - shown));
+        if told.len() > shown {
+            self.item(&format!("and {} more", told.len() - shown));
         }
     }
 }

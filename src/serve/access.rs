@@ -1,15 +1,15 @@
 //! Who may come in, and from where a change may be asked for.
 //!
-//! Without a token only loopback is served, and only under a loopback name, so that a web page that points its own name at
-//! 127.0.0.1 gets nothing. With a token every request needs it: as `Authorization: Bearer`, or as the cookie that the
-//! login form gives. Changes by form carry a token of their own (bound to the session), and a browser's word that they
-//! come from another site is believed.
+//! Every request needs the token: as `Authorization: Bearer`, or as the cookie that the login form gives. Without one only
+//! loopback is served, and only under a loopback name, so that a web page that points its own name at 127.0.0.1 gets
+//! nothing. Changes by form carry a token of their own (bound to the session), and a browser's word that they come from
+//! another site is believed.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use axum::extract::{Form, Request, State};
+use axum::extract::{Form, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
@@ -26,11 +26,15 @@ pub const MIN_TOKEN_CHARACTERS: usize = 16;
 
 const COOKIE: &str = "orthoscope_session";
 
-/// Sessions kept; the oldest value in order makes room. One person has one.
+/// Sessions kept; the oldest makes room. One person has one.
 const MAX_SESSIONS: usize = 1_000;
 
-/// How long a wrong token waits for its answer.
-const WRONG_TOKEN_DELAY: Duration = Duration::from_millis(400);
+/// How long a session lasts: a working day, so that a browser left open at night is logged out in the morning.
+const SESSION: Duration = Duration::from_secs(12 * 3600);
+
+/// What a wrong token costs, one after another whoever sends them: ten guesses a second in all. With every connection
+/// taken by guesses the right token still gets its turn within a request's time.
+const WRONG_TOKEN_DELAY: Duration = Duration::from_millis(100);
 
 /// What a page may load: this server's stylesheet and images of its own, nothing inline, no script at all.
 const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; \
@@ -42,7 +46,34 @@ pub(crate) struct Access {
     /// Keys the forms' tokens; new with every start.
     secret: [u8; 32],
     secure: bool,
-    sessions: Mutex<BTreeSet<String>>,
+    sessions: Mutex<Sessions>,
+    /// Held while a token is compared, and by a wrong one for [`WRONG_TOKEN_DELAY`] longer; those who wait get it in order.
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// Sessions and when each began.
+#[derive(Default)]
+struct Sessions(BTreeMap<String, Instant>);
+
+impl Sessions {
+    fn begin(&mut self, now: Instant) -> String {
+        self.0.retain(|_, began| now.saturating_duration_since(*began) < SESSION);
+        if self.0.len() >= MAX_SESSIONS {
+            let oldest = self.0.iter().min_by_key(|(_, began)| **began).map(|(id, _)| id.clone());
+            oldest.map(|id| self.0.remove(&id));
+        }
+        let id = fresh_token();
+        self.0.insert(id.clone(), now);
+        id
+    }
+
+    fn holds(&self, id: &str, now: Instant) -> bool {
+        self.0.get(id).is_some_and(|began| now.saturating_duration_since(*began) < SESSION)
+    }
+
+    fn end(&mut self, id: &str) {
+        self.0.remove(id);
+    }
 }
 
 /// The session that a request belongs to: the cookie's value, or the empty one of loopback without a token.
@@ -54,6 +85,11 @@ fn random() -> [u8; 32] {
     let mut bytes = [0; 32];
     rand::rng().fill_bytes(&mut bytes);
     bytes
+}
+
+/// A token that nobody can guess: 64 hex digits.
+pub fn fresh_token() -> String {
+    hex::encode(random())
 }
 
 /// A keyed hash: SHA-256 twice, key before each, so that a hash cannot be continued.
@@ -86,7 +122,13 @@ impl Access {
                 ));
             }
         };
-        Ok(Self { token, secret, secure: settings.secure, sessions: Mutex::new(BTreeSet::new()) })
+        Ok(Self {
+            token,
+            secret,
+            secure: settings.secure,
+            sessions: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+        })
     }
 
     /// Whether a visitor has to log in.
@@ -94,9 +136,15 @@ impl Access {
         self.token.is_some()
     }
 
-    /// Compares hashes of equal length in constant time, so neither length nor prefix of the token can be measured.
-    fn knows(&self, given: &str) -> bool {
-        self.token.is_some_and(|token| bool::from(token.ct_eq(&keyed(&self.secret, given))))
+    /// Compares hashes of equal length in constant time, so neither length nor prefix of the token can be measured; one at
+    /// a time, so that guesses do not run beside each other.
+    async fn knows(&self, given: &str) -> bool {
+        let _turn = self.turn.lock().await;
+        let right = self.token.is_some_and(|token| bool::from(token.ct_eq(&keyed(&self.secret, given))));
+        if !right {
+            tokio::time::sleep(WRONG_TOKEN_DELAY).await;
+        }
+        right
     }
 
     /// The token of a session's forms.
@@ -109,16 +157,23 @@ impl Access {
         bool::from(self.form_token(session).as_bytes().ct_eq(given.as_bytes()))
     }
 
-    fn session_of(&self, headers: &HeaderMap) -> Option<Session> {
+    async fn session_of(&self, headers: &HeaderMap) -> Option<Session> {
         if !self.needs_token() {
             return Some(Session(String::new()));
         }
         let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         if let Some(token) = bearer.and_then(|value| value.strip_prefix("Bearer ")) {
-            return self.knows(token.trim()).then(|| Session("bearer".to_owned()));
+            return self.knows(token.trim()).await.then(|| Session("bearer".to_owned()));
         }
         let id = cookie(headers)?;
-        lock(&self.sessions).contains(id).then(|| Session(id.to_owned()))
+        lock(&self.sessions).holds(id, Instant::now()).then(|| Session(id.to_owned()))
+    }
+
+    /// Begins a session: to the first page, with its cookie.
+    fn admit(&self) -> Response {
+        let id = lock(&self.sessions).begin(Instant::now());
+        let age = format!("; Max-Age={}", SESSION.as_secs());
+        ([(header::SET_COOKIE, self.cookie(&id, &age))], Redirect::to("/")).into_response()
     }
 
     fn cookie(&self, value: &str, age: &str) -> HeaderValue {
@@ -166,12 +221,15 @@ pub(super) async fn guard(State(app): State<Arc<App>>, mut request: Request, nex
     let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
     let denied = |what: &str| Failure(Error::new(ErrorKind::Denied, what)).into_response();
-    let mut response = if !app.access.needs_token() && !loopback_name(host) {
+    let mut response = if request.headers().get_all(header::HOST).iter().count() > 1 {
+        // A proxy and this server might each believe another one.
+        (StatusCode::BAD_REQUEST, "more than one Host header\n").into_response()
+    } else if !app.access.needs_token() && !loopback_name(host) {
         denied("without a token this server answers only under a loopback name")
     } else if changes && from_elsewhere(request.headers()) {
         denied("changes are not taken from another site's page")
     } else {
-        match app.access.session_of(request.headers()) {
+        match app.access.session_of(request.headers()).await {
             Some(session) => {
                 request.extensions_mut().insert(session);
                 next.run(request).await
@@ -206,8 +264,18 @@ pub(super) struct Login {
     token: String,
 }
 
-pub(super) async fn login_form(State(app): State<Arc<App>>) -> Response {
-    if app.access.needs_token() { form(None).into_response() } else { Redirect::to("/").into_response() }
+#[derive(Deserialize)]
+pub(super) struct Link {
+    token: Option<String>,
+}
+
+/// The form; or the address printed at the start, which carries the token.
+pub(super) async fn login_form(State(app): State<Arc<App>>, Query(link): Query<Link>) -> Response {
+    match link.token {
+        _ if !app.access.needs_token() => Redirect::to("/").into_response(),
+        Some(token) => app.log_in(&token).await,
+        None => form(None).into_response(),
+    }
 }
 
 fn form(wrong: Option<&str>) -> impl IntoResponse {
@@ -228,24 +296,21 @@ fn form(wrong: Option<&str>) -> impl IntoResponse {
 }
 
 pub(super) async fn login(State(app): State<Arc<App>>, Form(login): Form<Login>) -> Response {
-    if !app.access.knows(login.token.trim()) {
-        tokio::time::sleep(WRONG_TOKEN_DELAY).await;
-        return (StatusCode::UNAUTHORIZED, form(Some("That is not the token."))).into_response();
-    }
-    let id = hex::encode(random());
-    {
-        let mut sessions = lock(&app.access.sessions);
-        while sessions.len() >= MAX_SESSIONS {
-            sessions.pop_first();
+    app.log_in(&login.token).await
+}
+
+impl App {
+    async fn log_in(&self, token: &str) -> Response {
+        if self.access.knows(token.trim()).await {
+            return self.access.admit();
         }
-        sessions.insert(id.clone());
+        (StatusCode::UNAUTHORIZED, form(Some("That is not the token."))).into_response()
     }
-    ([(header::SET_COOKIE, app.access.cookie(&id, ""))], Redirect::to("/")).into_response()
 }
 
 pub(super) async fn logout(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
     if let Some(id) = cookie(&headers) {
-        lock(&app.access.sessions).remove(id);
+        lock(&app.access.sessions).end(id);
     }
     ([(header::SET_COOKIE, app.access.cookie("", "; Max-Age=0"))], Redirect::to("/login")).into_response()
 }
@@ -264,6 +329,25 @@ mod tests {
         {
             assert!(!loopback_name(host), "{host}");
         }
+    }
+
+    #[test]
+    fn sessions_end_after_twelve_hours_and_the_oldest_makes_room() {
+        let start = Instant::now();
+        let hours = |count: u64| start + Duration::from_secs(count * 3600);
+        let mut sessions = Sessions::default();
+        let first = sessions.begin(start);
+        assert!(sessions.holds(&first, hours(11)) && !sessions.holds(&first, hours(12)));
+        assert!(!sessions.holds("", start));
+        let second = sessions.begin(hours(1));
+        for _ in 2..MAX_SESSIONS {
+            sessions.begin(hours(2));
+        }
+        assert!(sessions.holds(&first, hours(2)));
+        sessions.begin(hours(2));
+        assert!(!sessions.holds(&first, hours(2)) && sessions.holds(&second, hours(2)));
+        sessions.begin(hours(30));
+        assert_eq!(sessions.0.len(), 1, "what is over is forgotten");
     }
 
     #[test]

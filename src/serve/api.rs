@@ -10,7 +10,6 @@ use serde_json::json;
 
 use super::{App, pages, prevalence as correction, status_of};
 use crate::error::{Error, ErrorKind, Result};
-use crate::examination::Examination;
 use crate::index::decision::Choice;
 use crate::report::json::write_value;
 use crate::report::{Style, prevalence as shares, sanitise};
@@ -69,18 +68,15 @@ pub(super) struct Detail {
 }
 
 pub(super) async fn one(State(app): State<Arc<App>>, Path(id): Path<String>, Query(asked): Query<Detail>) -> Answer {
-    let stored = app.read(move |index, _| pages::find(index, &id)).await?;
-    let mut examination: Examination = stored.examination;
-    if asked.profile != "1" {
-        examination.profile = None;
-    }
-    answer(StatusCode::OK, &examination)
+    let whole = asked.profile == "1";
+    let stored = app.read(move |index, _| if whole { pages::find(index, &id) } else { pages::find_short(index, &id) });
+    answer(StatusCode::OK, &stored.await?.examination)
 }
 
 pub(super) async fn decisions(State(app): State<Arc<App>>, Path(id): Path<String>) -> Answer {
     let decisions = app
         .read(move |index, _| {
-            let id = pages::find(index, &id)?.id.hex();
+            let id = pages::find_short(index, &id)?.id.hex();
             index.decisions(&id)
         })
         .await?;
@@ -107,7 +103,7 @@ pub(super) async fn decide(
     })?;
     let decision = app
         .write(move |index, app| {
-            let id = pages::find(index, &id)?.id.hex();
+            let id = pages::find_short(index, &id)?.id.hex();
             index.decide(&id, &wanted.who, choice, &wanted.note, (app.clock)())
         })
         .await?;

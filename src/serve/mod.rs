@@ -1,11 +1,12 @@
 //! The index in a browser: server-rendered pages that need no script, and the same as JSON.
 //!
-//! Loopback without a token, anything else only with one. Everything that came from a repository is escaped; no page may
+//! Whoever asks needs a token, made anew at the start where none is given; only loopback can be served without. Everything that came from a repository is escaped; no page may
 //! load anything but this server's own stylesheet.
 
 mod access;
 mod api;
 mod layout;
+mod listen;
 mod openapi;
 mod pages;
 mod prevalence;
@@ -14,6 +15,7 @@ mod tree;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
 use axum::http::{StatusCode, header};
@@ -29,7 +31,8 @@ use crate::report::html::STYLESHEET;
 use crate::report::sanitise;
 use crate::signature::Catalogue;
 
-pub use access::MIN_TOKEN_CHARACTERS;
+pub use access::{MIN_TOKEN_CHARACTERS, fresh_token};
+use listen::Limits;
 
 /// Bytes of a request's body: a decision's note and its form.
 const MAX_BODY_BYTES: usize = 128 * 1024;
@@ -60,7 +63,8 @@ pub(crate) struct App {
     pub(crate) access: access::Access,
     pub(crate) clock: fn() -> Timestamp,
     readers: Mutex<Vec<Index>>,
-    writer: Mutex<Index>,
+    /// None where the index can be read and not written.
+    writer: Option<Mutex<Index>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -70,20 +74,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl App {
-    /// Opens the index (bringing its schema up to date) and checks who may come in.
+    /// Opens the index (bringing its schema up to date where it can be written) and checks who may come in.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for a bind address beyond loopback without a token, or a token that is too short.
     pub(crate) fn new(settings: Settings) -> Result<Self> {
         let access = access::Access::new(&settings)?;
-        let writer = Index::open(&settings.index)?;
+        let writer = match Index::open(&settings.index) {
+            Ok(index) => Some(Mutex::new(index)),
+            Err(error) => Index::open_read_only(&settings.index).map(|_| None).map_err(|_| error)?,
+        };
         Ok(Self {
             index: settings.index,
             catalogue: settings.catalogue,
             access,
             clock: settings.clock,
             readers: Mutex::new(Vec::new()),
-            writer: Mutex::new(writer),
+            writer,
         })
     }
 
@@ -115,7 +122,12 @@ impl App {
         change: impl FnOnce(&mut Index, &Self) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let app = self.clone();
-        blocking(move || change(&mut lock(&app.writer), &app)).await
+        let what = "changing the index: it lies where nothing can be written";
+        blocking(move || match &app.writer {
+            Some(writer) => change(&mut lock(writer), &app),
+            None => Err(Error::new(ErrorKind::Denied, what)),
+        })
+        .await
     }
 }
 
@@ -125,8 +137,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
         .map_err(|error| Error::because(ErrorKind::Internal, "answering a request", error))?
 }
 
-/// Every page and every part of the API.
-pub(crate) fn router(app: Arc<App>) -> Router {
+/// Every page and every part of the API; each request is given at most so long.
+pub(crate) fn router(app: Arc<App>, longest: Duration) -> Router {
     Router::new()
         .route("/", get(pages::home))
         .route("/queue", get(pages::queue))
@@ -150,47 +162,77 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .fallback(|| async { Failure(Error::new(ErrorKind::NotFound, "there is no such page")) })
         .layer(middleware::from_fn_with_state(app.clone(), access::guard))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(middleware::from_fn_with_state(longest, listen::in_time))
         .with_state(app)
 }
 
-/// Serves until told to stop. `ready` is given the address that is listened on.
-pub fn run(settings: Settings, ready: impl FnOnce(SocketAddr)) -> Result<()> {
+/// Serves until told to stop. `ready` is given the address that is listened on, and whether decisions can be recorded.
+pub fn run(settings: Settings, ready: impl FnOnce(SocketAddr, bool)) -> Result<()> {
     let bind = settings.bind;
     let app = Arc::new(App::new(settings)?);
+    let writable = app.writer.is_some();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Error::io("starting the server", error))?;
-    runtime.block_on(async move {
+    let served = runtime.block_on(async move {
         let listener = tokio::net::TcpListener::bind(bind)
             .await
             .map_err(|error| Error::io(format!("listening on {bind}; name another address with --bind"), error))?;
-        ready(listener.local_addr().map_err(|error| Error::io("listening", error))?);
-        axum::serve(listener, router(app))
-            .with_graceful_shutdown(stop())
-            .await
-            .map_err(|error| Error::io("serving", error))
-    })
+        let limits = Limits::default();
+        let mut signals = Signals::new()?;
+        ready(listener.local_addr().map_err(|error| Error::io("listening", error))?, writable);
+        let (told, heard) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            loop {
+                signals.next().await;
+                if told.send(()).is_err() {
+                    return;
+                }
+            }
+        });
+        listen::serve(listener, router(app, limits.request), limits, heard).await;
+        Ok(())
+    });
+    // A query that is still running reads only, or is rolled back by SQLite: nobody waits for its answer.
+    runtime.shutdown_background();
+    served
 }
 
-/// Waits for an interrupt or a request to end.
-async fn stop() {
-    let interrupt = async {
-        let _ = tokio::signal::ctrl_c().await;
-    };
+/// An interrupt, or a request to end.
+struct Signals {
     #[cfg(unix)]
-    {
-        let mut terminate = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(terminate) => terminate,
-            Err(_) => return interrupt.await,
-        };
+    interrupt: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    #[cfg(unix)]
+    fn new() -> Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let hear = |kind| signal(kind).map_err(|error| Error::io("listening for signals", error));
+        Ok(Self { interrupt: hear(SignalKind::interrupt())?, terminate: hear(SignalKind::terminate())? })
+    }
+
+    #[cfg(not(unix))]
+    fn new() -> Result<Self> {
+        Ok(Self {})
+    }
+
+    /// Waits for the next one.
+    #[cfg(unix)]
+    async fn next(&mut self) {
         tokio::select! {
-            () = interrupt => {}
-            _ = terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
         }
     }
+
     #[cfg(not(unix))]
-    interrupt.await;
+    async fn next(&mut self) {
+        let _ = tokio::signal::ctrl_c().await;
+    }
 }
 
 async fn stylesheet() -> impl IntoResponse {

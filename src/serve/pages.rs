@@ -13,9 +13,9 @@ use serde::Deserialize;
 use super::access::Session;
 use super::{App, Failure, layout};
 use crate::error::{Error, ErrorKind, Result};
-use crate::index::Index;
 use crate::index::decision::{CHOICES, Choice, Decision};
 use crate::index::triage::{Kind, SORTS, Sort, TriageFilter, TriagePage, TriageRow};
+use crate::index::{Index, Stored};
 use crate::report::html as dossiers;
 use crate::report::{Note, Report, sanitise};
 
@@ -367,10 +367,17 @@ fn notes(decisions: &[Decision]) -> Vec<Note> {
 }
 
 /// The examination of an id, or the error that there is none.
-pub(super) fn find(index: &Index, id: &str) -> Result<crate::index::Stored> {
-    index
-        .get(id)?
-        .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no examination {:?}", sanitise::name(id))))
+pub(super) fn find(index: &Index, id: &str) -> Result<Stored> {
+    index.get(id)?.ok_or_else(|| missing(id))
+}
+
+/// The same without measurements.
+pub(super) fn find_short(index: &Index, id: &str) -> Result<Stored> {
+    index.get_short(id)?.ok_or_else(|| missing(id))
+}
+
+fn missing(id: &str) -> Error {
+    Error::new(ErrorKind::NotFound, format!("there is no examination {:?}", sanitise::name(id)))
 }
 
 pub(super) async fn dossier(
@@ -477,7 +484,7 @@ pub(super) async fn decide(
         .ok_or_else(|| Error::new(ErrorKind::Usage, format!("{:?} is no decision", sanitise::name(&form.decision))))?;
     let address = app
         .write(move |index, app| {
-            let id = find(index, &id)?.id.hex();
+            let id = find_short(index, &id)?.id.hex();
             index.decide(&id, &form.who, choice, &form.note, (app.clock)())?;
             Ok(format!("/examination/{id}"))
         })

@@ -46,12 +46,22 @@ async fn serve_these(examinations: Vec<Examination>, token: Option<&str>) -> Ser
         secure: false,
         clock: noon,
     };
+    let (address, _, _) = start(settings, Limits::default()).await;
+    let client = reqwest::Client::builder().redirect(Policy::none()).build().expect("client");
+    Served { address, client, _folder: folder, index }
+}
+
+/// A running server: where it listens, how to send it a signal, and its end.
+async fn start(
+    settings: Settings,
+    limits: Limits,
+) -> (SocketAddr, tokio::sync::mpsc::UnboundedSender<()>, tokio::task::JoinHandle<()>) {
     let app = Arc::new(App::new(settings).expect("starts"));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let address = listener.local_addr().expect("bound");
-    tokio::spawn(async move { axum::serve(listener, router(app)).await });
-    let client = reqwest::Client::builder().redirect(Policy::none()).build().expect("client");
-    Served { address, client, _folder: folder, index }
+    let (signal, heard) = tokio::sync::mpsc::unbounded_channel();
+    let running = tokio::spawn(listen::serve(listener, router(app, limits.request), limits, heard));
+    (address, signal, running)
 }
 
 impl Served {
@@ -210,6 +220,191 @@ async fn beyond_loopback_only_with_a_token() {
     assert_eq!(out.status(), 303);
     let after = served.client.get(served.url("/queue")).header("cookie", pair).send().await.expect("answers");
     assert_eq!(after.status(), 303);
+}
+
+fn settings_over(folder: &std::path::Path, token: Option<&str>) -> Settings {
+    Settings {
+        index: folder.join("index.db"),
+        catalogue: Catalogue::default(),
+        bind: SocketAddr::from(([127, 0, 0, 1], 0)),
+        token: token.map(str::to_owned),
+        secure: false,
+        clock: noon,
+    }
+}
+
+/// Short enough not to wait for, long enough for an honest request on a machine that is busy with other things.
+fn short() -> Limits {
+    Limits { headers: Duration::from_millis(300), ..Limits::default() }
+}
+
+/// Longer than anything here takes; that it is not reached is what is tested.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a server sends on this connection until it closes it.
+async fn until_closed(mut stream: tokio::net::TcpStream) -> String {
+    let mut text = Vec::new();
+    // A reset is an end as well.
+    let _ = tokio::time::timeout(PATIENCE, tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut text))
+        .await
+        .expect("the server closes it");
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+async fn say(address: SocketAddr, words: &str) -> tokio::net::TcpStream {
+    let mut stream = tokio::net::TcpStream::connect(address).await.expect("connects");
+    tokio::io::AsyncWriteExt::write_all(&mut stream, words.as_bytes()).await.expect("is sent");
+    stream
+}
+
+#[tokio::test]
+async fn silent_and_slow_visitors_are_let_go() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let limits = Limits { request: Duration::from_millis(300), ..short() };
+    let (address, _signal, _) = start(settings_over(folder.path(), Some(TOKEN)), limits).await;
+    let body = "POST /login HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+                Content-Length: 100\r\n\r\ntok";
+    assert_eq!(until_closed(say(address, "").await).await, "", "nothing said");
+    let started = until_closed(say(address, "GET /healthz HT").await).await;
+    assert!(started.is_empty() || started.starts_with("HTTP/1.1 408"), "half a line: {started}");
+    let after = until_closed(say(address, "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await).await;
+    assert!(after.starts_with("HTTP/1.1 200") && after.ends_with("ok\n"), "silent after an answer: {after}");
+    let half = until_closed(say(address, body).await).await;
+    assert!(half.starts_with("HTTP/1.1 408"), "half a body: {half}");
+}
+
+#[tokio::test]
+async fn a_connection_takes_no_request_after_its_time() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let limits = Limits { connection: Duration::ZERO, ..Limits::default() };
+    let (address, _signal, _) = start(settings_over(folder.path(), None), limits).await;
+    until_closed(say(address, "").await).await;
+}
+
+#[tokio::test]
+async fn more_visitors_than_places_wait_for_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let limits = Limits { connections: 2, ..short() };
+    let (address, _signal, _) = start(settings_over(folder.path(), None), limits).await;
+    let mut silent = Vec::new();
+    for _ in 0..8 {
+        silent.push(say(address, "").await);
+    }
+    let request = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let answer = until_closed(say(address, &request).await).await;
+    assert!(answer.ends_with("ok\n"), "{answer}");
+    for stream in silent {
+        until_closed(stream).await;
+    }
+}
+
+#[tokio::test]
+async fn a_signal_ends_it_whoever_is_connected_and_a_second_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let head = "POST /login HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n";
+    for (farewell, signals) in [(Duration::from_millis(100), 1), (Duration::from_secs(3600), 2)] {
+        let limits = Limits { farewell, headers: Duration::from_secs(3600), ..Limits::default() };
+        let (address, signal, running) = start(settings_over(folder.path(), None), limits).await;
+        let _connected = [say(address, "").await, say(address, "GET / HT").await, say(address, head).await];
+        // Answered after those before it were accepted.
+        let request = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        until_closed(say(address, &request).await).await;
+        for _ in 0..signals {
+            signal.send(()).expect("runs");
+        }
+        tokio::time::timeout(PATIENCE, running).await.expect("it ends").expect("without a panic");
+    }
+}
+
+#[tokio::test]
+async fn wrong_tokens_wait_for_one_another_and_the_right_one_gets_its_turn() {
+    let served = serve(Some(TOKEN)).await;
+    let guess = |token: &str| served.client.get(served.url("/api/v1/examinations")).bearer_auth(token).send();
+    let guesses = futures_util::future::join_all((0..20).map(|number| guess(&format!("guess number {number}"))));
+    // Asked while the guesses wait.
+    let (wrong, right) = tokio::join!(guesses, guess(TOKEN));
+    assert_eq!(right.expect("answers").status(), 200);
+    assert!(wrong.into_iter().all(|answer| answer.expect("answers").status() == 401));
+}
+
+#[tokio::test]
+async fn the_address_printed_at_the_start_logs_in() {
+    let served = serve(Some(TOKEN)).await;
+    let link = |token: &str| {
+        let query = url::form_urlencoded::Serializer::new(String::new()).append_pair("token", token).finish();
+        served.client.get(served.url(&format!("/login?{query}"))).send()
+    };
+    assert_eq!(link("another token, quite long").await.expect("answers").status(), 401);
+    let done = link(TOKEN).await.expect("answers");
+    assert_eq!((done.status().as_u16(), done.headers()["location"].to_str().expect("text")), (303, "/"));
+    let cookie = done.headers()["set-cookie"].to_str().expect("text");
+    assert!(cookie.contains("HttpOnly") && cookie.contains("Max-Age=43200"), "{cookie}");
+    let pair = cookie.split(';').next().unwrap_or_default();
+    let inside = served.client.get(served.url("/queue")).header("cookie", pair).send().await.expect("answers");
+    assert_eq!(inside.status(), 200);
+    let tokens = [fresh_token(), fresh_token()];
+    assert!(tokens[0] != tokens[1] && tokens[0].len() >= MIN_TOKEN_CHARACTERS);
+}
+
+#[tokio::test]
+async fn two_names_for_the_host_are_refused() {
+    for token in [None, Some(TOKEN)] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (address, _signal, _) = start(settings_over(folder.path(), token), Limits::default()).await;
+        let twice = "GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n";
+        let answer = until_closed(say(address, twice).await).await;
+        assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_search_for_nothing_that_can_be_named_finds_nothing() {
+    let served = serve(None).await;
+    for text in ["%00", "tiny%00", "%00edited"] {
+        let page = served.json(&format!("/api/v1/examinations?text={text}")).await;
+        assert_eq!(page["items"].as_array().map(Vec::len), Some(0), "{text}");
+        assert_eq!(served.get(&format!("/queue?text={text}")).await.0, 200, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_hostile_header_named_is_not_all_served() {
+    let mut one = sample::orthogonalized();
+    let names = (0..200_000).map(|number| crate::examination::NotExamined {
+        tensor: format!("model.layers.{number}.{}", "x".repeat(200)),
+        reason: "not in the base".to_owned(),
+    });
+    one.coverage.not_examined = names.collect();
+    let served = serve_these(vec![one], None).await;
+    let id = served.first_id().await;
+    let (status, text) = served.get(&format!("/api/v1/examinations/{id}")).await;
+    assert!(status == 200 && text.len() < 1_000_000, "{} bytes", text.len());
+    let answer: Value = serde_json::from_str(&text).expect("JSON");
+    let listed = answer["coverage"]["not_examined"].as_array().expect("a list");
+    assert_eq!(listed.len(), crate::limits::MAX_NOT_EXAMINED + 1);
+    assert_eq!(listed.last().map(|last| &last["reason"]), Some(&json!("199000 more are not listed")));
+    let (status, page) = served.get(&format!("/examination/{id}")).await;
+    assert!(status == 200 && page.len() < 1_000_000, "{} bytes", page.len());
+}
+
+/// A link in the place of the file that SQLite must be able to make, which it follows nowhere: to it that is what read-only
+/// media are, for root too.
+#[cfg(unix)]
+#[tokio::test]
+async fn an_index_that_cannot_be_written_is_served_without_decisions() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut index = Index::open(&folder.path().join("index.db")).expect("opens");
+    index.record(&sample::orthogonalized(), noon()).expect("records");
+    drop(index);
+    std::os::unix::fs::symlink("nowhere", folder.path().join("index.db-shm")).expect("links");
+    let (address, _signal, _) = start(settings_over(folder.path(), None), Limits::default()).await;
+    let client = reqwest::Client::new();
+    let list = client.get(format!("http://{address}/api/v1/examinations")).send().await.expect("answers");
+    let list: Value = list.json().await.expect("JSON");
+    let id = list["items"][0]["id"].as_str().expect("an id");
+    let decide = client.post(format!("http://{address}/api/v1/examinations/{id}/decisions"));
+    let answer = decide.json(&json!({ "decision": "confirmed", "who": "A" })).send().await.expect("answers");
+    assert_eq!(answer.status(), 403);
 }
 
 #[tokio::test]

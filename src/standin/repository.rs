@@ -7,11 +7,12 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use sha1::Digest as _;
 
+use crate::claim::files::split_card;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::is_plain_path;
 use crate::ids::Digest;
-use crate::limits;
 use crate::source::{ByteSource, Bytes, mmap::Mmap};
+use crate::{limits, parse};
 
 /// Who may read the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -221,8 +222,7 @@ impl Repository {
         let read = || {
             let content = self.files.get("README.md")?;
             let text = String::from_utf8(content.source.read(0..content.len()).ok()?.into_owned()).ok()?;
-            let (front, _) = text.strip_prefix("---\n")?.split_once("\n---")?;
-            serde_yaml_ng::from_str::<Value>(front).ok()
+            parse::yaml(split_card(&text)?.0)
         };
         read().unwrap_or(Value::Null)
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::checkpoint::{Checkpoint, FileSet, folder};
+use crate::checkpoint::{Checkpoint, FileSet, folder, turn};
 use crate::diff::screen::Factor;
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::Side;
@@ -157,6 +157,8 @@ fn open(
     stages: &dyn Stages,
     meter: &Arc<Meter>,
 ) -> Result<Base> {
+    // Bases are opened beside the examinations of others.
+    let _turn = turn::Scope::begin();
     let opening = |error: Error| Error { doing: format!("opening the base {name}: {}", error.doing), ..error };
     let (repo, revision) = match location(name)? {
         Location::Hub(repo, revision) => (repo, revision),
@@ -178,7 +180,7 @@ fn open(
     let meter = &client.meter("this base's", None, Some(meter.clone()));
     let (repo, facts) = open_repo(&repo, revision.as_ref(), client, environment, meter).map_err(opening)?;
     let hub = hub::of(repo.id(), environment)?;
-    let mut files = FileSet { label: name.to_owned(), files: BTreeMap::new(), digests: BTreeMap::new() };
+    let mut files = FileSet { label: name.to_owned(), ..FileSet::default() };
     let mut wanted: Vec<&RepoFile> = Vec::new();
     for file in repo.files().iter().filter(|file| record::is_wanted(&file.path)) {
         if !record::is_weights(&file.path) && file.bytes > limits::MAX_JSON_BYTES {

@@ -9,21 +9,23 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::account::Account;
 use crate::arch::Kind;
-use crate::checkpoint::adapter::Adapter;
-use crate::checkpoint::variants::{self, Variant};
-use crate::checkpoint::{Checkpoint, FileSet};
+use crate::aside::{self, Aside};
+use crate::checkpoint::variants::{self, Directions, Other, Variant};
+use crate::checkpoint::{self, Anomaly, Checkpoint, FileSet, turn};
 use crate::claim::{self, Declarations, structural};
-use crate::combine::{combine, note_left};
+use crate::combine::combine;
 use crate::diff::screen::Decision;
 use crate::error::{Error, ErrorKind, Result, panic_text};
 use crate::examination::{Claim, Depth, Examination, NotExamined, Relation, Side, Status, Verdict};
 use crate::hub::fetch::{self, Repo};
 use crate::hub::{self, Access, Client, Environment, Hub, Meter, RepoInfo};
 use crate::ids::{Digest, RepoId};
-use crate::limits;
+use crate::overlay::needs_settling;
 use crate::pair::Pairing;
 use crate::source::{ByteSource, Bytes, mmap::Mmap};
+use crate::{limits, parse};
 
 use super::base::{Base, Bases};
 use super::screening::{self, Screening};
@@ -83,9 +85,18 @@ struct Candidate {
     repo: Repo,
     facts: RepoInfo,
     claim: claim::Resolved,
-    /// The checkpoints in it that are looked at, and those that are not.
+    /// Its small files, as far as they were asked for.
+    small: FileSet,
+    /// Whether its files may not be read.
+    closed: bool,
+    /// What the small files say of the weights.
+    directions: Directions,
+    /// The checkpoints in it that are looked at as deep as need be: the first of each form.
     chosen: Vec<Variant>,
-    left: Vec<Variant>,
+    /// Further copies and quantisations of these, which are screened.
+    further: Vec<Variant>,
+    /// Weight files that are part of no checkpoint.
+    others: Vec<Other>,
 }
 
 /// One checkpoint of a repository.
@@ -93,12 +104,14 @@ struct Part<'a> {
     candidate: &'a Candidate,
     variant: &'a Variant,
     files: Vec<hub::RepoFile>,
+    /// Whether it is a further copy or quantisation of one that is looked at.
+    further: bool,
 }
 
 impl<'a> Part<'a> {
-    fn of(candidate: &'a Candidate, variant: &'a Variant) -> Self {
+    fn of(candidate: &'a Candidate, variant: &'a Variant, further: bool) -> Self {
         let files = variant.files.iter().filter_map(|name| candidate.repo.file(name)).cloned().collect();
-        Self { candidate, variant, files }
+        Self { candidate, variant, files, further }
     }
 
     fn repo(&self) -> &'a Repo {
@@ -227,12 +240,21 @@ impl Bench {
             other => (other?, facts.clone()),
         };
         let claim = self.claims(hub.as_ref(), &repo, &facts, base, meter)?;
-        let found = variants::variants(repo.files().iter().map(|file| (file.path.as_str(), file.bytes)));
-        let (chosen, left) = variants::choose(found, self.settings.all_variants);
-        if chosen.is_empty() {
-            return Err(Error::new(ErrorKind::Unsupported, format!("{id}: no file with weights in it")));
+        let small = small_files(&repo, hub.as_ref(), &facts, meter)?;
+        let listed = repo.files().iter().map(|file| (file.path.as_str(), file.bytes));
+        let closed = facts.access == Access::Gated && hub.credentials().is_empty();
+        let directions = if closed { Directions::default() } else { Directions::read(&small) };
+        let contents = variants::contents(listed, &directions);
+        if contents.variants.is_empty() {
+            let what = contents.others.first().map(|other| format!("; {} is {}", other.name, other.what));
+            let what = what.unwrap_or_default();
+            return Err(Error::new(ErrorKind::Unsupported, format!("{id}: no file with weights that are read{what}")));
         }
-        Ok(Candidate { repo, facts, claim, chosen, left })
+        let (chosen, further) = match self.settings.all_variants {
+            true => (contents.variants, Vec::new()),
+            false => variants::first_of_each(contents.variants),
+        };
+        Ok(Candidate { repo, facts, claim, small, closed, directions, chosen, further, others: contents.others })
     }
 
     /// Reads the card where the listing does not already say enough: no base named, or tags that editing tools leave
@@ -264,7 +286,7 @@ impl Bench {
                 Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Denied) => continue,
                 Err(error) => return Err(error),
             };
-            let json = || serde_json::from_str(&text).unwrap_or_default();
+            let json = || parse::json(text.as_bytes(), limits::MAX_CONFIG_VALUES_BYTES).unwrap_or_default();
             match path {
                 "README.md" => {
                     if declared.card.is_null() {
@@ -280,30 +302,46 @@ impl Bench {
         Ok(claim::resolve(&declared, &repo.id().name, given))
     }
 
-    /// Every chosen checkpoint against a base, and one verdict over all.
+    /// Every checkpoint against a base, an account of the other weight files, and one verdict over all.
     fn against(&self, candidate: &Candidate, base: &Arc<Base>, meter: &Arc<Meter>) -> Result<Examination> {
-        let several = candidate.chosen.len() + candidate.left.len() > 1;
-        let mut examinations = Vec::new();
-        let mut before = 0;
-        for variant in &candidate.chosen {
-            let part = Part::of(candidate, variant);
-            let examined = self.part(&part, base, meter);
+        let mut account = Account::default();
+        let mut anomalies = if candidate.closed { Vec::new() } else { checkpoint::surroundings(&candidate.small) };
+        for (name, reason) in candidate.directions.unread() {
+            account.gap(name, format!("{reason}; it may name other weights"));
+        }
+        let models = self.others(candidate, base, meter, &mut account, &mut anomalies)?;
+        let parts: Vec<Part<'_>> = (candidate.chosen.iter().map(|variant| Part::of(candidate, variant, false)))
+            .chain(candidate.further.iter().chain(&models).map(|variant| Part::of(candidate, variant, true)))
+            .collect();
+        let several = parts.len() > 1;
+        let mut examinations: Vec<Examination> = Vec::new();
+        let mut seen: Vec<(BTreeSet<Digest>, &str)> = Vec::new();
+        let mut before = meter.totals().weight_bytes;
+        for part in &parts {
+            let variant = part.variant;
+            let digests: Option<BTreeSet<Digest>> = part.files.iter().map(|file| file.sha256).collect();
+            if let Some(digests) = digests.filter(|digests| !digests.is_empty()) {
+                if let Some((_, first)) = seen.iter().find(|(known, _)| *known == digests) {
+                    account.told(&variant.name, format!("the same bytes as {first}, by SHA-256"));
+                    continue;
+                }
+                seen.push((digests, &variant.name));
+            }
+            let examined = self.part(part, base, meter);
             let mut examination = match examined {
                 Ok(examination) => examination,
                 // What is no fault of this one checkpoint ends all.
-                Err(error) if candidate.chosen.len() == 1 || is_of_all(error.kind) || self.night.was_refused() => {
-                    return Err(error);
+                Err(error) if !several || is_of_all(error.kind) || self.night.was_refused() => return Err(error),
+                Err(error) => {
+                    let mut failed = record::failed(self.stages.tool(), Side::default(), Side::default(), &error);
+                    failed.anomalies = self.imports(part, meter);
+                    failed
                 }
-                Err(error) => record::failed(self.stages.tool(), Side::default(), Side::default(), &error),
             };
             let format = examination.candidate.format.as_deref().unwrap_or(variant.format());
             let mut side = record::side_of_repo(&candidate.repo, Some(format));
             if several {
                 side.variant = Some(variant.name.clone());
-            }
-            if candidate.chosen.len() == 1 {
-                note_left(&mut examination, &candidate.left);
-            } else {
                 side.files.retain(|file| variant.files.contains(&file.name));
                 side.digest = Side::digest_of(&side.files);
             }
@@ -313,13 +351,70 @@ impl Bench {
             let read = meter.totals().weight_bytes;
             examination.coverage.bytes_read = read - before;
             before = read;
-            self.stages.judge(&mut examination);
             examinations.push(examination);
+        }
+        if let Some(first) = examinations.first_mut() {
+            // What is odd about the repository is told with the checkpoint that is looked at first.
+            first.anomalies.extend(anomalies);
+            first.anomalies.sort();
+            first.anomalies.dedup();
         }
         let format = examinations.first().and_then(|examination| examination.candidate.format.clone());
         let whole = record::side_of_repo(&candidate.repo, format.as_deref());
-        combine(whole, examinations, &candidate.left)
+        combine(whole, examinations, account, |examination| self.stages.judge(examination))
             .ok_or_else(|| Error::new(ErrorKind::Internal, format!("{}: nothing was examined", candidate.repo.id())))
+    }
+
+    /// What loading a checkpoint's files would import, where it cannot be opened.
+    fn imports(&self, part: &Part<'_>, meter: &Arc<Meter>) -> Vec<Anomaly> {
+        let mut set = FileSet::default();
+        for file in &part.files {
+            if let Ok(source) = part.repo().source(file, meter) {
+                set.files.insert(file.path.clone(), source);
+            }
+        }
+        let names: Vec<&str> = set.files.keys().map(String::as_str).collect();
+        aside::imports(&set, &names)
+    }
+
+    /// Accounts for the weight files that are part of no checkpoint; those that turn out to be one come back.
+    fn others(
+        &self,
+        candidate: &Candidate,
+        base: &Arc<Base>,
+        meter: &Arc<Meter>,
+        account: &mut Account,
+        anomalies: &mut Vec<Anomaly>,
+    ) -> Result<Vec<Variant>> {
+        let mut models = Vec::new();
+        let hashes_only = self.settings.depth == Depth::Hashes;
+        for (at, other) in candidate.others.iter().enumerate() {
+            let Some(file) = candidate.repo.file(&other.name) else { continue };
+            let of_base = (base.weights.iter())
+                .any(|(_, bytes, sha256)| sha256.is_some() && (*bytes, *sha256) == (file.bytes, file.sha256));
+            if of_base {
+                account.told(&other.name, "one of the base's own files, by SHA-256");
+                continue;
+            }
+            if !other.is_readable {
+                account.gap(&other.name, format!("{}, which is not read", other.what));
+                continue;
+            }
+            if hashes_only || candidate.closed || at >= limits::MAX_FILES_ASIDE {
+                account.gap(&other.name, format!("{} by its name; not looked into", other.what));
+                continue;
+            }
+            let mut set = candidate.small.clone();
+            set.files.insert(other.name.clone(), candidate.repo.source(file, meter)?);
+            let (aside, odd) = aside::look(&base.checkpoint, &set, other);
+            anomalies.extend(odd);
+            match aside {
+                Aside::Stranger(why) => account.told(&other.name, why),
+                Aside::Unknown(why) => account.gap(&other.name, why),
+                Aside::Model(variant) => models.push(*variant),
+            }
+        }
+        Ok(models)
     }
 
     /// The claim, and whether the weights bear it out.
@@ -338,6 +433,7 @@ impl Bench {
     /// One checkpoint of a repository against a base: hashes first, then deeper.
     fn part(&self, part: &Part<'_>, base: &Arc<Base>, meter: &Arc<Meter>) -> Result<Examination> {
         let candidate = part.candidate;
+        let _turn = turn::Scope::begin();
         let blank = || record::blank(self.stages.tool(), Side::default(), Side::default());
         if let Some((relation, because)) = same_files(&part.files, base) {
             let mut examination = blank();
@@ -350,8 +446,7 @@ impl Bench {
             examination.because = "the weight files are not the base's; only hashes were compared".to_owned();
             return Ok(examination);
         }
-        let hub = hub::of(candidate.repo.id(), &self.environment)?;
-        if candidate.facts.access == Access::Gated && hub.credentials().is_empty() {
+        if candidate.closed {
             return Err(Error::new(
                 ErrorKind::Denied,
                 format!("{}: gated, its files differ from the base's, and no token is set", candidate.repo.id()),
@@ -359,7 +454,7 @@ impl Bench {
         }
         let mut examination = self.deeper(part, base, meter)?;
         for contradiction in &candidate.claim.contradictions {
-            examination.anomalies.push(crate::checkpoint::Anomaly {
+            examination.anomalies.push(Anomaly {
                 kind: "claims-differ".to_owned(),
                 file: "README.md".to_owned(),
                 tensor: None,
@@ -376,10 +471,17 @@ impl Bench {
         if to_full && (on_disk || self.settings.escalate == Escalate::Always) {
             return self.full(part, base, meter);
         }
-        let opened = self.stages.open(&self.files(part, base, meter, false)?)?;
+        let opened = part.variant.open(&self.files(part, base, meter, false)?)?;
+        if needs_settling(&base.checkpoint, &opened)? {
+            // An adapter's tensors have no counterparts: it is judged as the weights that it makes of the base.
+            if to_full {
+                return self.full(part, base, meter);
+            }
+            let doing = format!("screening {}: it is an adapter or has one beside its weights", opened.label);
+            return Err(Error::new(ErrorKind::Unsupported, format!("{doing}, which only a full examination applies")));
+        }
         let pairing = self.stages.pair(&base.checkpoint, &opened)?;
-        // An adapter's tensors have no counterparts: it is judged as the weights that it makes of the base.
-        if structural::fit(&pairing) == structural::Fit::Not && Adapter::of(&opened)?.is_none() {
+        if structural::fit(&pairing) == structural::Fit::Not {
             let mut examination = record::blank(self.stages.tool(), base.side.clone(), Side::default());
             examination.depth = Depth::Screen;
             examination.candidate.format = Some(opened.format.to_owned());
@@ -395,11 +497,19 @@ impl Bench {
         let budget = (size as f64 * self.settings.screen_share) as u64;
         let screening = match screening::run(base, &opened, &pairing, budget) {
             Ok(screening) => screening,
-            Err(error) if error.kind == ErrorKind::Unsupported && to_full => return self.full(part, base, meter),
+            // Reading each of a dozen quantisations whole is for who asks for it.
+            Err(error) if error.kind == ErrorKind::Unsupported && to_full && !part.further => {
+                return self.full(part, base, meter);
+            }
+            Err(error) if error.kind == ErrorKind::Unsupported && part.further => {
+                let why = format!("{}; --all-variants reads it whole", error.one_line());
+                return Err(Error::new(ErrorKind::Unsupported, why));
+            }
             Err(error) => return Err(error),
         };
         let mut examination = record::blank(self.stages.tool(), Side::default(), Side::default());
         screening::describe(&screening, &opened, &pairing, &mut examination);
+        Account::of_pairing(&pairing).enter(&mut examination);
         if !to_full || screening.screened.decision == Decision::Clear {
             return Ok(examination);
         }
@@ -412,8 +522,9 @@ impl Bench {
             Ok(found) => Ok(found),
             // The screen stands where there is no budget for more, and says so.
             Err(error) if error.kind == ErrorKind::Budget && !self.night.was_refused() => {
-                examination.status = Status::Partial;
-                examination.reason = Some(format!("not looked at deeper: {}", error.one_line()));
+                let mut account = Account::default();
+                account.gap("*", format!("not looked at deeper: {}", error.one_line()));
+                account.enter(&mut examination);
                 Ok(examination)
             }
             Err(error) => Err(error),
@@ -437,7 +548,7 @@ impl Bench {
         let of_base: BTreeSet<&str> = pairs.iter().map(|pair| pair.base.tensor.as_str()).collect();
         let mut subset = opened.clone();
         subset.tensors.retain(|name, _| wanted.contains(name.as_str()));
-        let plain = subset.tensors.values().all(|entry| matches!(entry.storage, crate::checkpoint::Storage::Plain));
+        let plain = subset.tensors.values().all(|entry| matches!(entry.storage, checkpoint::Storage::Plain));
         if !changed || !plain || subset.bytes() * 10 > opened.bytes() * 7 {
             return Ok(None);
         }
@@ -459,6 +570,7 @@ impl Bench {
         if examination.verdict == Verdict::Inconclusive {
             return Ok(None);
         }
+        Account::of_pairing(pairing).enter(&mut examination);
         let left = pairing.pairs.len() - pairs.len();
         if left > 0 {
             examination.coverage.tensors += left as u64;
@@ -482,7 +594,7 @@ impl Bench {
 
     /// Depth three: everything.
     fn full(&self, part: &Part<'_>, base: &Arc<Base>, meter: &Arc<Meter>) -> Result<Examination> {
-        let opened = self.stages.open(&self.files(part, base, meter, true)?)?;
+        let opened = part.variant.open(&self.files(part, base, meter, true)?)?;
         let mut examination = self.stages.compare(&base.checkpoint, &opened)?;
         examination.candidate.format = Some(opened.format.to_owned());
         Ok(examination)
@@ -492,7 +604,7 @@ impl Bench {
     fn files(&self, part: &Part<'_>, base: &Arc<Base>, meter: &Arc<Meter>, whole: bool) -> Result<FileSet> {
         let repo = part.repo();
         let hub = hub::of(repo.id(), &self.environment)?;
-        let mut set = FileSet { label: repo.id().to_string(), files: BTreeMap::new(), digests: BTreeMap::new() };
+        let mut set = FileSet { label: repo.id().to_string(), ..FileSet::default() };
         if whole {
             let (missing, doing) = (repo.missing(&part.files), format!("downloading {}", repo.id()));
             meter.allow(missing, &doing)?;
@@ -509,20 +621,38 @@ impl Bench {
                 set.digests.insert(file.path.clone(), sha256);
             }
         }
-        for file in repo.files() {
-            if record::is_weights(&file.path) || !record::is_wanted(&file.path) || file.bytes > limits::MAX_JSON_BYTES {
-                continue;
-            }
-            let source: Arc<dyn ByteSource> = if file.path == "config.json" && hub.counts_as_download(&file.path) {
+        for (name, source) in &part.candidate.small.files {
+            let given = name == "config.json" && hub.counts_as_download(name);
+            let source: Arc<dyn ByteSource> = if given {
                 let config = configuration(&part.candidate.facts.config, &base.checkpoint.config);
                 Arc::new(Bytes::new("config.json", config.to_string()))
             } else {
-                repo.source(file, meter)?
+                source.clone()
             };
-            set.files.insert(file.path.clone(), source);
+            // What an index names as weights is weights whatever its ending.
+            set.files.entry(name.clone()).or_insert(source);
         }
-        Ok(part.variant.narrow(&set))
+        Ok(set)
     }
+}
+
+/// The small files of a repository that say what its weights are, each fetched when it is first read. A `config.json` that
+/// would count as a download is the one that the hub's listing tells.
+fn small_files(repo: &Repo, hub: &dyn Hub, facts: &RepoInfo, meter: &Arc<Meter>) -> Result<FileSet> {
+    let mut set = FileSet { label: repo.id().to_string(), ..FileSet::default() };
+    for file in repo.files() {
+        let wanted = record::is_wanted(&file.path) && !record::is_weights(&file.path) || file.path.ends_with(".py");
+        if !wanted || file.bytes > limits::MAX_JSON_BYTES {
+            continue;
+        }
+        let source: Arc<dyn ByteSource> = if file.path == "config.json" && hub.counts_as_download(&file.path) {
+            Arc::new(Bytes::new("config.json", facts.config.to_string()))
+        } else {
+            repo.source(file, meter)?
+        };
+        set.files.insert(file.path.clone(), source);
+    }
+    Ok(set)
 }
 
 /// The hub's reading of a `config.json` that is not asked for, filled up from the base's where both are of one type.
@@ -573,8 +703,9 @@ fn same_files(files: &[hub::RepoFile], base: &Base) -> Option<(Relation, String)
     let contents = |files: &BTreeSet<(Digest, u64, &str)>| {
         files.iter().map(|(sha256, bytes, _)| (*sha256, *bytes)).collect::<BTreeSet<_>>()
     };
-    let variants = variants::variants(listed.iter().map(|(name, (bytes, _))| (*name, *bytes)));
-    variants.iter().find_map(|variant| {
+    // The base's indexes are not asked: what has the same digests as some of its files together is those files.
+    let variants = variants::contents(listed.iter().map(|(name, (bytes, _))| (*name, *bytes)), &Directions::default());
+    variants.variants.iter().find_map(|variant| {
         let theirs = (variant.files.iter())
             .map(|name| listed.get(name.as_str()).and_then(|(bytes, sha256)| Some(((*sha256)?, *bytes, name.as_str()))))
             .collect::<Option<BTreeSet<_>>>()?;

@@ -16,6 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::examination::Severity;
 use crate::hub::RepoInfo;
 use crate::index::{Index, failed as index_failed};
+use crate::limits::{MAX_LISTING_BYTES, MAX_TAG_BYTES, MAX_TAGS};
 
 /// Leases without an outcome after which a repository is given up: it may be what kills the process.
 pub const MOST_ATTEMPTS: u32 = 12;
@@ -93,6 +94,27 @@ fn failed(doing: &str) -> impl Fn(rusqlite::Error) -> Error + '_ {
     move |error| index_failed(doing, error)
 }
 
+/// What a listing said of a repository, as the queue keeps it: what only a hostile uploader makes long is left out, as one row
+/// must not fill the index. What is asked for again when the repository is examined may be missing whole.
+fn facts_of(row: &RepoInfo, doing: &str) -> Result<String> {
+    let text =
+        |row: &RepoInfo| serde_json::to_string(row).map_err(|error| Error::because(ErrorKind::Internal, doing, error));
+    let short = |tag: &&String| tag.len() <= MAX_TAG_BYTES;
+    if row.tags.len() <= MAX_TAGS && row.tags.iter().all(|tag| short(&tag)) {
+        let facts = text(row)?;
+        if facts.len() <= MAX_LISTING_BYTES {
+            return Ok(facts);
+        }
+    }
+    let mut row = RepoInfo { tags: row.tags.iter().filter(short).take(MAX_TAGS).cloned().collect(), ..row.clone() };
+    for spare in [&mut row.card, &mut row.config, &mut row.base_models] {
+        if spare.to_string().len() > MAX_LISTING_BYTES / 4 {
+            *spare = serde_json::Value::Null;
+        }
+    }
+    text(&row)
+}
+
 impl Queue {
     /// Opens the queue in the SQLite file at `path`, takes the sweep's lock, and takes back leases of processes that are
     /// gone. `Usage` when another sweep holds the lock.
@@ -143,8 +165,7 @@ impl Queue {
         let mut planned = Vec::with_capacity(rows.len());
         for row in rows {
             let listed = row.commit.as_deref().unwrap_or_default();
-            let facts =
-                serde_json::to_string(row).map_err(|error| Error::because(ErrorKind::Internal, doing, error))?;
+            let facts = facts_of(row, doing)?;
             let known: Option<(String, Option<String>, bool, i64)> = transaction
                 .query_row(
                     "SELECT state, examined, passing, changed FROM sweep_queue
@@ -433,6 +454,26 @@ mod tests {
         let other =
             queue.plan("hf", "hf:org/base", &[repo("a/b", "c2")], &|c| format!("{c}\nscreen\n2"), 0, 65).unwrap();
         assert_eq!(other, [Planned::Waiting]);
+    }
+
+    #[test]
+    fn a_row_of_a_listing_takes_no_more_than_its_share() {
+        let folder = tempfile::tempdir().unwrap();
+        let queue = Queue::open(&folder.path().join("index.db"), 0).unwrap();
+        let mut row = repo("a/b", "c");
+        row.tags = (0..500_000).map(|number| format!("tag-{number}")).chain(["x".repeat(10 << 20)]).collect();
+        row.card = serde_json::json!({ "text": "y".repeat(10 << 20) });
+        row.base_models = serde_json::json!(["org/base"]);
+        queue.plan("hf", "", &[row], &|commit| commit.to_owned(), 0, 0).unwrap();
+        let length: i64 = queue
+            .index()
+            .connection()
+            .query_row("SELECT length(facts) FROM sweep_queue", [], |row| row.get(0))
+            .unwrap();
+        assert!(length <= MAX_LISTING_BYTES as i64, "{length}");
+        let facts = queue.lease(1).unwrap().unwrap().facts;
+        assert_eq!((facts.tags.len(), facts.tags[0].as_str()), (MAX_TAGS, "tag-0"));
+        assert_eq!((facts.card, facts.base_models), (serde_json::Value::Null, serde_json::json!(["org/base"])));
     }
 
     #[test]

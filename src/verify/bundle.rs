@@ -18,7 +18,7 @@ use super::hash::{Algorithm, Hash};
 use super::manifest::stays_inside;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
-use crate::limits::{MAX_MANIFEST_BYTES, MAX_TREE_FILES};
+use crate::limits::{MAX_BUNDLE_VALUES_BYTES, MAX_MANIFEST_BYTES, MAX_TREE_FILES};
 
 /// The only payload that model signatures carry.
 pub const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
@@ -106,10 +106,14 @@ fn text<'v>(value: &'v Value, key: &str) -> Option<&'v str> {
     value.get(key).and_then(Value::as_str)
 }
 
-/// Whether a file's first bytes and name are those of a bundle.
+/// Whether a file of this name is meant to be a model signature whatever is in it: it cannot be taken away by being broken.
+pub fn is_named_so(name: &str) -> bool {
+    name == "model.sig" || name.contains(".sigstore")
+}
+
+/// Whether a file may be a bundle by its first bytes and an ending that detached signatures of other tools have as well.
 pub fn looks_like_one(name: &str, bytes: &[u8]) -> bool {
-    let named = [".sig", ".sigstore", ".sigstore.json"].iter().any(|end| name.ends_with(end));
-    named && bytes.trim_ascii_start().starts_with(b"{")
+    name.ends_with(".sig") && bytes.trim_ascii_start().starts_with(b"{")
 }
 
 /// Reads a bundle, or a DSSE envelope without one. Errors when it is neither, or too large.
@@ -118,9 +122,8 @@ pub fn parse(name: &str, bytes: &[u8]) -> Result<Bundle> {
         let what = format!("reading the signature {name}: more than {MAX_MANIFEST_BYTES} bytes");
         return Err(Error::new(ErrorKind::TooLarge, what));
     }
-    let value: Value = serde_json::from_slice(bytes).map_err(|error| {
-        Error::because(ErrorKind::Malformed, format!("reading the signature {name}: it is not JSON"), error)
-    })?;
+    let value = crate::parse::json(bytes, MAX_BUNDLE_VALUES_BYTES)
+        .map_err(|why| malformed(name, format!("it cannot be read as JSON: {why}")))?;
     let mut bundle = Bundle::default();
     let envelope = match value.get("dsseEnvelope") {
         Some(envelope) => {
@@ -162,9 +165,8 @@ pub fn statement(name: &str, bundle: &Bundle) -> Result<Statement> {
     if bundle.payload_type != PAYLOAD_TYPE {
         return Err(malformed(name, format!("its payload is {:?}, not {PAYLOAD_TYPE}", bundle.payload_type)));
     }
-    let value: Value = serde_json::from_slice(&bundle.payload).map_err(|error| {
-        Error::because(ErrorKind::Malformed, format!("reading the signature {name}: its payload is not JSON"), error)
-    })?;
+    let value = crate::parse::json(&bundle.payload, MAX_BUNDLE_VALUES_BYTES)
+        .map_err(|why| malformed(name, format!("its payload cannot be read as JSON: {why}")))?;
     if text(&value, "_type") != Some(STATEMENT_TYPE) {
         return Err(malformed(name, format!("its payload is not an in-toto statement ({STATEMENT_TYPE})")));
     }
@@ -291,6 +293,14 @@ impl Statement {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+
+    #[test]
+    fn a_bundle_of_many_values_is_refused_before_it_is_read() {
+        let many = format!("{{\"a\":[{}0]}}", "{\"\":0},".repeat(1 << 19));
+        let error = parse("model.sig", many.as_bytes()).unwrap_err();
+        assert!(error.one_line().contains("too many values"), "{}", error.one_line());
+    }
+
     use serde_json::json;
 
     /// A bundle with this statement, unsigned.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::magic::Kind;
 use super::{Check, Look, Oddity, Outcome};
-use crate::checkpoint::{self, Anomaly, FileSet, variants};
+use crate::checkpoint::{self, Anomaly, FileSet, pickle, turn, variants};
 use crate::examination::Severity;
 use crate::report::words;
 
@@ -40,6 +40,7 @@ const SEVERITIES: &[(Severity, &[&str])] = &[
             "pickle-in-safetensors",
             "shape-overflow",
             "split-mismatch",
+            "too-many-pickles",
             "two-pickles",
             "wrong-shard",
             "wrong-size",
@@ -84,9 +85,9 @@ pub fn is_unreadable(anomaly: &Anomaly) -> bool {
 /// An anomaly as an oddity of its file.
 pub fn oddity(anomaly: Anomaly) -> Oddity {
     // What trainers leave beside a model (optimizer state, arguments) names their own classes, and loading a model does not
-    // touch it.
+    // touch it. Resuming its training does.
     let aside = anomaly.kind == CODE_ON_LOAD && !crate::sweep::record::is_weights(&anomaly.file);
-    let severity = if aside { Severity::Medium } else { severity(&anomaly.kind) };
+    let severity = if aside && !pickle::only_does_harm(&anomaly) { Severity::Medium } else { severity(&anomaly.kind) };
     Oddity { severity, anomaly }
 }
 
@@ -111,10 +112,12 @@ impl Check for Header {
             _ => return look.put(self.name(), Outcome::NotApplicable, None, None),
         };
         let Ok(source) = look.source().cloned() else { return };
+        // Files are looked at side by side.
+        let _turn = turn::Scope::begin();
         // Formats go by names: a file with another one's ending, or a part of several, is opened under a plain one.
         let plain = format!("model.{ending}");
         let files =
-            FileSet { label: name.clone(), files: BTreeMap::from([(plain.clone(), source)]), digests: BTreeMap::new() };
+            FileSet { label: name.clone(), files: BTreeMap::from([(plain.clone(), source)]), ..FileSet::default() };
         match checkpoint::open(&files) {
             Ok(opened) => {
                 let own =

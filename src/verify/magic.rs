@@ -1,6 +1,7 @@
 //! What a file is by its first bytes, and what its name promises.
 
 use super::{Check, Look, Outcome};
+use crate::checkpoint::unread_kinds::unread_kind;
 
 /// Bytes of a file's beginning that are looked at.
 pub const FIRST: u64 = 512;
@@ -219,6 +220,12 @@ impl Check for Magic {
 
     fn run(&self, look: &mut Look<'_>) {
         let promised = promised(&look.item.name);
+        // Weights in a form that is not read promise no first bytes; by their names they are weights all the same.
+        if promised.is_empty()
+            && let Some(what) = unread_kind(&look.item.name)
+        {
+            look.report.kind = Some(what.to_owned());
+        }
         // Small files of a hub are only fetched whole, and some count as downloads.
         if promised.is_empty() || look.item.is_costly() {
             return look.put(self.name(), Outcome::NotApplicable, None, None);

@@ -206,18 +206,21 @@ impl Reference {
 pub fn found(subject: &Subject, key: Option<&Key>) -> Vec<Reference> {
     let mut found = Vec::new();
     for name in subject.items.keys().filter(|name| !name.contains('/')) {
-        let list = manifest::is_named_so(name);
-        let signature = [".sig", ".sigstore", ".sigstore.json"].iter().any(|end| name.ends_with(end));
-        if !list && !signature {
+        let (list, signature) = (manifest::is_named_so(name), bundle::is_named_so(name));
+        if !list && !signature && !name.ends_with(".sig") {
             continue;
         }
         let read = subject.small(name, MAX_MANIFEST_BYTES);
         // A detached signature of another tool may have the same ending.
-        if !list && read.as_ref().is_ok_and(|bytes| !bundle::looks_like_one(name, bytes)) {
+        if !list && !signature && read.as_ref().is_ok_and(|bytes| !bundle::looks_like_one(name, bytes)) {
             continue;
         }
         let kind = if list { "manifest" } else { "signature" };
-        found.push(read.and_then(|bytes| Reference::read(name, &bytes, key)).unwrap_or_else(|error| {
+        let reading = |bytes: Vec<u8>| match list {
+            true => Reference::read(name, &bytes, key),
+            false => Reference::signed(name, &bytes, key),
+        };
+        found.push(read.and_then(reading).unwrap_or_else(|error| {
             let mut broken = Reference { kind, name: name.clone(), ..Reference::default() };
             broken.put(kind, Outcome::Failed, error.one_line());
             broken

@@ -3,11 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
-
 use super::header::{is_unreadable, oddity};
 use super::{Checked, FileReport, Oddity, Outcome, Subject};
-use crate::checkpoint::{self, Anomaly, Checkpoint, FileSet, variants};
+use crate::checkpoint::{Anomaly, Checkpoint, FileSet, variants};
 use crate::examination::Severity;
 use crate::limits::MAX_JSON_BYTES;
 use crate::report::words;
@@ -34,7 +32,7 @@ pub fn check(subject: &Subject, reports: &BTreeMap<String, FileReport>) -> (Vec<
             let against = Some(variant.name.clone());
             checks.push(Checked { check: CHECK, outcome, against, detail: Some(detail) });
         };
-        let opened = match checkpoint::open(&narrow) {
+        let opened = match variant.open(&files) {
             Ok(opened) => opened,
             Err(error) => {
                 put(Outcome::Failed, error.one_line());
@@ -70,7 +68,7 @@ fn is_index(name: &str) -> bool {
 fn weights(subject: &Subject) -> FileSet {
     let wanted = subject.items.iter().filter(|(name, _)| variants::is_weights(name) || is_index(name));
     let files = wanted.filter_map(|(name, item)| Some((name.clone(), item.source().ok()?))).collect();
-    FileSet { label: subject.label.clone(), files, digests: BTreeMap::new() }
+    FileSet { label: subject.label.clone(), files, ..FileSet::default() }
 }
 
 /// Whether the look at the file alone told the same already: the oddity itself, or that its header cannot be read.
@@ -86,9 +84,18 @@ fn total_size(files: &FileSet, opened: &Checkpoint) -> Option<Anomaly> {
     if source.len() > MAX_JSON_BYTES {
         return None;
     }
-    let value: Value = serde_json::from_slice(&source.read(0..source.len()).ok()?).ok()?;
+    // Of an index of many megabytes one number is kept.
+    #[derive(serde::Deserialize)]
+    struct Whole {
+        metadata: Metadata,
+    }
+    #[derive(serde::Deserialize)]
+    struct Metadata {
+        total_size: serde_json::Number,
+    }
+    let whole: Whole = serde_json::from_slice(&source.read(0..source.len()).ok()?).ok()?;
     // Some writers give a whole number as a float.
-    let total = value.pointer("/metadata/total_size")?;
+    let total = whole.metadata.total_size;
     let stated = total.as_u64().or_else(|| total.as_f64().map(|number| number as u64))?;
     let actual = opened.bytes();
     (stated != actual).then(|| Anomaly {

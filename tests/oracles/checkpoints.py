@@ -94,7 +94,7 @@ def small_floats(folder):
     expected(folder, {name: torch.from_numpy(value) for name, value in values.items()}, exactly=True)
 
 
-def tiny_llama():
+def tiny_llama(**more):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     return LlamaForCausalLM(
@@ -106,6 +106,7 @@ def tiny_llama():
             num_key_value_heads=2,
             vocab_size=64,
             tie_word_embeddings=False,
+            **more,
         )
     )
 
@@ -146,6 +147,16 @@ def adapters(folder):
         "saved": dict(r=2, lora_alpha=2, target_modules=writers, modules_to_save=["lm_head", "embed_tokens"]),
         "embedding": dict(r=2, lora_alpha=4, target_modules=["embed_tokens", "lm_head"]),
         "transposed": dict(r=2, lora_alpha=4, target_modules=["c_proj", "c_attn"], fan_in_fan_out=True),
+        "expressions": dict(
+            r=4,
+            lora_alpha=7,
+            target_modules=every,
+            rank_pattern={r".*\.layers\.(1|7)\..*(o_proj|down_proj)$": 2, "layers.0.*_proj": 3},
+            alpha_pattern={r"self_attn\.[qo]_proj": 5, "mlp.down.proj": 9, ".*": 2},
+        ),
+        "bias": dict(r=2, lora_alpha=4, target_modules=["q_proj", "o_proj"], lora_bias=True),
+        "biases": dict(r=2, lora_alpha=4, target_modules=["q_proj", "o_proj"], bias="all"),
+        "tokens": dict(r=2, lora_alpha=4, target_modules=writers, trainable_token_indices=[5, 1, 3]),
     }
     experts = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
     kinds["experts"] = dict(r=2, lora_alpha=6, target_modules=["o_proj"], target_parameters=experts)
@@ -156,14 +167,17 @@ def adapters(folder):
         elif kind == "transposed":
             model = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=32, n_positions=8))
         else:
-            model = tiny_llama()
+            model = tiny_llama(attention_bias=kind.startswith("bias"))
         model.save_pretrained(os.path.join(inner, "base"))
         adapted = peft.get_peft_model(model, peft.LoraConfig(init_lora_weights=False, task_type="CAUSAL_LM", **settings))
         for name, parameter in adapted.named_parameters():
-            if "lora_" in name or "modules_to_save" in name:
+            trained = any(part in name for part in ("lora_", "modules_to_save", "trainable_tokens"))
+            if trained or kind == "biases" and name.endswith("bias"):
                 parameter.data += 0.1 * torch.randn_like(parameter)
         adapted.save_pretrained(inner)
-        merged = adapted.merge_and_unload().state_dict()
+        # As loaded: saving sorts the keys of patterns, and the first that fits counts.
+        again = type(model).from_pretrained(os.path.join(inner, "base"), dtype=torch.float32)
+        merged = peft.PeftModel.from_pretrained(again, inner).merge_and_unload().state_dict()
         if kind == "transposed":
             merged = {name: value for name, value in merged.items() if name != "lm_head.weight"}
         expected(inner, merged, absolute=1e-6, relative=1e-6, exactly=True)

@@ -108,6 +108,32 @@ fn a_scan_examines_uploads_and_folders_and_records_them() {
     assert!(standin.log().is_empty());
 }
 
+/// Minutes of work are not lost with a disk that is full.
+#[test]
+fn what_cannot_be_recorded_is_printed_all_the_same() {
+    let base = TINY.llama(1);
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, weights: Vec<u8>| {
+        std::fs::create_dir(folder.path().join(name)).unwrap();
+        std::fs::write(folder.path().join(name).join("model.safetensors"), weights).unwrap();
+    };
+    write("base", bytes(&base, "BF16"));
+    write("edited", bytes(&ablated(&base, 3, 1.0, Form::Plain), "BF16"));
+    let index = orthoscope::index::Index::open(&folder.path().join("full.db")).unwrap();
+    let full = "CREATE TRIGGER full BEFORE INSERT ON examination BEGIN SELECT raise(ABORT, 'the disk is full'); END";
+    index.connection().execute_batch(full).unwrap();
+    for arguments in [
+        &["compare", "base", "edited", "--index", "full.db"][..],
+        &["compare", "base", "edited", "--index", "not/there.db"],
+        &["scan", "edited", "--base", "base", "--index", "full.db"],
+    ] {
+        let output = program(folder.path(), "http://127.0.0.1:9").args(arguments).assert().code(2).get_output().clone();
+        let (text, errors) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+        assert!(text.starts_with("ORTHOGONALIZED"), "{arguments:?}: {text}");
+        assert!(errors.contains("the disk is full") || errors.contains("not/there.db"), "{arguments:?}: {errors}");
+    }
+}
+
 #[test]
 fn a_sweep_needs_something_to_list_and_takes_bases_from_a_file() {
     let base = TINY.llama(1);

@@ -2,6 +2,8 @@
 
 #![allow(clippy::print_stdout, reason = "tests print what they measured")]
 
+mod accounting;
+mod adapters;
 mod commands;
 mod compare;
 mod forms;

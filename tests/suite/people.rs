@@ -174,35 +174,48 @@ fn names_made_to_harm_are_harmless_in_every_report() {
 }
 
 /// The server, ended with the test.
-struct Served(Child, String);
+struct Served {
+    child: Child,
+    address: String,
+    said: BufReader<std::process::ChildStdout>,
+}
 
 impl Drop for Served {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
 impl Served {
-    fn start(folder: &Path) -> Self {
+    fn start(folder: &Path, arguments: &[&str]) -> Self {
         let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_orthoscope"))
             .args(["serve", "--bind", "127.0.0.1:0", "--index"])
             .arg(folder.join("index.db"))
+            .args(arguments)
+            .env_remove("ORTHOSCOPE_TOKEN")
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
+        let mut said = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        said.read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("listening on http://").unwrap().to_owned();
-        Self(child, address)
+        Self { child, address, said }
     }
 
-    fn get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(&self.1).unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.1);
+    /// The whole answer to a request with these further headers.
+    fn ask(&self, path: &str, headers: &str) -> String {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{headers}\r\n", self.address);
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn get(&self, path: &str) -> String {
+        let answer = self.ask(path, "");
         assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {}", &answer[..answer.len().min(400)]);
         answer.split_once("\r\n\r\n").unwrap().1.to_owned()
     }
@@ -220,7 +233,7 @@ fn encoded(text: &str) -> String {
 #[test]
 fn names_made_to_harm_are_harmless_on_every_page() {
     let folder = world();
-    let served = Served::start(folder.path());
+    let served = Served::start(folder.path(), &["--no-token"]);
     let mut pages = vec!["/".to_owned(), "/queue".to_owned(), "/prevalence".to_owned(), "/decisions".to_owned()];
     // A name of a megabyte fits no address.
     for name in names().iter().filter(|name| name.len() < 1000) {
@@ -246,6 +259,73 @@ fn names_made_to_harm_are_harmless_on_every_page() {
         assert!(serde_json::from_str::<Value>(&answer).is_ok(), "{path}");
         assert!(!answer.contains('\u{1b}'), "{path}");
     }
+}
+
+#[test]
+fn loopback_asks_for_a_token_that_is_printed_with_the_address_to_open() {
+    let folder = world();
+    let mut served = Served::start(folder.path(), &[]);
+    let mut line = String::new();
+    served.said.read_line(&mut line).unwrap();
+    let link = line.trim().strip_prefix(&format!("open http://{}", served.address)).unwrap().to_owned();
+    assert!(served.ask("/api/v1/examinations", "").starts_with("HTTP/1.1 401"));
+    let inside = served.ask(&link, "");
+    let cookie = inside.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap();
+    let pair = cookie.split(';').next().unwrap();
+    assert!(served.ask("/api/v1/examinations", &format!("Cookie: {pair}\r\n")).starts_with("HTTP/1.1 200"));
+    let token = link.split_once("token=").unwrap().1;
+    assert!(served.ask("/queue", &format!("Authorization: Bearer {token}\r\n")).starts_with("HTTP/1.1 200"));
+    assert!(served.ask("/queue", "Authorization: Bearer another-one-of-some-length\r\n").starts_with("HTTP/1.1 303"));
+}
+
+/// A visitor who says nothing does not keep the server from ending.
+#[cfg(unix)]
+#[test]
+fn a_request_to_end_ends_the_server_whoever_is_connected() {
+    let folder = world();
+    let mut served = Served::start(folder.path(), &["--no-token"]);
+    let mut silent = TcpStream::connect(&served.address).unwrap();
+    silent.write_all(b"GET / HT").unwrap();
+    // Answered after the silent one was accepted.
+    served.get("/healthz");
+    let number = served.child.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &number]).status().unwrap().success());
+    assert_eq!(served.child.wait().unwrap().code(), Some(0));
+}
+
+/// An index with one examination that changed on disk and one of which no digest is known.
+fn damaged() -> tempfile::TempDir {
+    let folder = world();
+    let mut index = Index::open(&folder.path().join("index.db")).unwrap();
+    let mut bare = hostile(99, "a folder");
+    bare.candidate.files.clear();
+    bare.candidate.revision = None;
+    index.record(&bare, "2026-01-02T03:04:05Z".parse().unwrap()).unwrap();
+    index.connection().execute_batch("UPDATE examination SET because = because || '.' WHERE key = 3").unwrap();
+    folder
+}
+
+#[test]
+fn an_export_leaves_out_what_is_broken_and_says_so() {
+    let folder = damaged();
+    let run = |arguments: &[&str]| {
+        let output = orthoscope(folder.path()).args(arguments).assert().code(2).get_output().clone();
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let all = names().len() + 1;
+    for format in ["jsonl", "csv", "sarif", "table"] {
+        let (text, errors) = run(&["export", "--format", format]);
+        assert!(errors.contains(&format!("left out 1 of {all} that cannot be read")), "{format}: {errors}");
+        assert!(errors.contains("its rows are not what was written"), "{format}: {errors}");
+        if format == "jsonl" {
+            assert_eq!(text.lines().count(), all - 1);
+        }
+    }
+    let (text, errors) = run(&["export", "--format", "in-toto"]);
+    assert_eq!(text.lines().count(), all - 2);
+    assert!(errors.contains(&format!("left out 1 of {all}: no file digest and no commit is known")), "{errors}");
+    let (text, _) = run(&["doctor", "--offline"]);
+    assert!(text.contains("1 examinations are broken"), "{text}");
 }
 
 #[test]

@@ -189,7 +189,7 @@ pub fn plan() -> Plan {
 pub fn recorded(index: &Path, hub: &str) -> BTreeMap<String, Examination> {
     let index = Index::open(index).unwrap();
     let mut all = BTreeMap::new();
-    for stored in index.export(ExaminationFilter::default()) {
+    for stored in index.export(&ExaminationFilter::default()) {
         let mut examination = stored.unwrap().examination;
         examination.coverage.bytes_read = 0;
         examination.reason = examination.reason.take().map(|reason| reason.replace(hub, "HUB"));

@@ -156,10 +156,10 @@ fn files_that_are_something_else_than_their_names_say_are_told_with_advice() {
     assert!(
         code["detail"].as_str().unwrap().contains("os.system") && code["detail"].as_str().unwrap().contains("byte")
     );
-    // A trainer's leftovers are told, and weigh less.
-    assert_eq!(file(&found, "training_args.bin")["oddities"][0]["severity"], "medium");
+    // Its being a trainer's leftover is no excuse for that import.
+    assert_eq!(file(&found, "training_args.bin")["oddities"][0]["severity"], "high");
     let said = text(top.path(), NOWHERE, &["m"], 1);
-    assert!(said.contains("runs code") && said.contains("1 file would run code on loading"), "{said}");
+    assert!(said.contains("runs code") && said.contains("2 files would run code on loading"), "{said}");
 }
 
 #[test]
@@ -399,6 +399,56 @@ fn a_model_signature_covers_every_file_and_is_believed_by_its_key_alone() {
     text(top.path(), NOWHERE, &keyed, 2);
     std::fs::write(folder.join("model.sig"), "{\"a\":".repeat(10_000)).unwrap();
     text(top.path(), NOWHERE, &["m"], 2);
+}
+
+#[test]
+fn a_broken_signature_is_not_none() {
+    let top = tempfile::tempdir().unwrap();
+    let folder = top.path().join("m");
+    model(&folder);
+    text(top.path(), NOWHERE, &["m"], 0);
+    for name in ["model.sig", "model.sigstore", "model.sigstore.json", "x.sigstore.bundle"] {
+        for contents in ["", "hello", "[[[[", "{}", "\0\0"] {
+            std::fs::write(folder.join(name), contents).unwrap();
+            let said = found(top.path(), &["m"], 2);
+            let checks = said["checks"].as_array().unwrap();
+            let failed = |one: &&Value| one["check"] == "signature" && one["outcome"] == "failed";
+            assert_eq!(checks.iter().filter(failed).count(), 1, "{name} {contents:?}: {said:#}");
+        }
+        std::fs::remove_file(folder.join(name)).unwrap();
+    }
+    // A detached signature of another tool.
+    std::fs::write(folder.join("README.md.sig"), b"\x89\x02\x33").unwrap();
+    text(top.path(), NOWHERE, &["m"], 0);
+}
+
+#[test]
+fn commands_in_a_trainers_leftovers_are_grave() {
+    let top = tempfile::tempdir().unwrap();
+    let calls = |module: &str, name: &str| {
+        [b"\x80\x02c", module.as_bytes(), b"\n", name.as_bytes(), b"\nX\x04\x00\x00\x00true\x85R."].concat()
+    };
+    for leftover in ["training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth"] {
+        for (number, (module, name, status)) in [
+            ("posix", "system", 1),
+            ("nt", "system", 1),
+            ("subprocess", "Popen", 1),
+            ("builtins", "eval", 1),
+            ("torch.storage", "_load_from_bytes", 1),
+            ("transformers.training_args", "TrainingArguments", 0),
+            ("__builtin__", "getattr", 0),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let folder = format!("{leftover}-{number}");
+            model(&top.path().join(&folder));
+            std::fs::write(top.path().join(&folder).join(leftover), calls(module, name)).unwrap();
+            let said = text(top.path(), NOWHERE, &[&folder], status);
+            assert!(said.contains(&format!("{module}.{name}")), "{leftover}: {said}");
+            assert_eq!(said.contains("would run code on loading"), status == 1, "{leftover}: {said}");
+        }
+    }
 }
 
 #[cfg(unix)]

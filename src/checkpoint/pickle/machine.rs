@@ -4,8 +4,12 @@
 //! anything: an import is a name, a call is a node with a function and its arguments. Nodes live in one list and refer
 //! to one another by number, so that deep or cyclic objects cost no stack.
 
+use std::collections::BTreeMap;
+
+use crate::checkpoint::collect::shown;
+use crate::checkpoint::turn;
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::{MAX_PICKLE_BYTES, MAX_PICKLE_NODES};
+use crate::limits::{MANY_PICKLE_NODES, MAX_PICKLE_BYTES, MAX_PICKLE_IMPORTS, MAX_PICKLE_NODES};
 
 /// Where a node stands in [`Pickle::nodes`].
 pub(crate) type Id = usize;
@@ -40,8 +44,10 @@ pub(crate) struct Import {
     pub module: String,
     /// The name in it.
     pub name: String,
-    /// Where the opcode stands in the pickle.
+    /// Where the first opcode that asks for it stands in the pickle.
     pub position: usize,
+    /// How many opcodes ask for it.
+    pub times: u64,
 }
 
 /// What a pickle describes.
@@ -49,7 +55,7 @@ pub(crate) struct Import {
 pub(crate) struct Pickle {
     /// All values.
     pub nodes: Vec<Node>,
-    /// All imports in order.
+    /// All imports in order of their first appearance, at most [`MAX_PICKLE_IMPORTS`].
     pub imports: Vec<Import>,
     /// The value that loading returns.
     pub root: Option<Id>,
@@ -70,7 +76,8 @@ impl Pickle {
             pickle: Self::default(),
             stack: Vec::new(),
             marks: Vec::new(),
-            memo: Default::default(),
+            memo: BTreeMap::new(),
+            imported: BTreeMap::new(),
             copied: 0,
         };
         if let Err(error) = machine.run() {
@@ -124,7 +131,9 @@ struct Machine<'a> {
     pickle: Pickle,
     stack: Vec<Id>,
     marks: Vec<usize>,
-    memo: std::collections::BTreeMap<u64, Id>,
+    memo: BTreeMap<u64, Id>,
+    /// Module, name in it, and the node of that import.
+    imported: BTreeMap<String, BTreeMap<String, Id>>,
     copied: usize,
 }
 
@@ -147,14 +156,20 @@ impl<'a> Machine<'a> {
         Ok(self.take(width)?.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
     }
 
-    fn line(&mut self) -> Result<&'a str> {
+    /// The bytes up to the next line's end.
+    fn line_bytes(&mut self) -> Result<&'a [u8]> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         let end = rest.iter().position(|byte| *byte == b'\n').ok_or_else(|| {
             self.pickle.cut_short = true;
             bad("a line has no end")
         })?;
         self.at += end + 1;
-        std::str::from_utf8(&rest[..end]).map(|line| line.trim_end_matches('\r')).map_err(|_| bad("a line is not text"))
+        Ok(&rest[..end])
+    }
+
+    fn line(&mut self) -> Result<&'a str> {
+        let line = std::str::from_utf8(self.line_bytes()?).map_err(|_| bad("a line is not text"))?;
+        Ok(line.trim_end_matches('\r'))
     }
 
     fn text(&mut self, width: u64) -> Result<Node> {
@@ -174,6 +189,9 @@ impl<'a> Machine<'a> {
             return Err(Error::new(ErrorKind::TooLarge, format!("it describes more than {MAX_PICKLE_NODES} values")));
         }
         let id = self.pickle.nodes.len();
+        if id == MANY_PICKLE_NODES {
+            turn::take();
+        }
         self.pickle.nodes.push(node);
         self.push_id(id)
     }
@@ -211,8 +229,23 @@ impl<'a> Machine<'a> {
         self.stack.last().copied().ok_or_else(|| bad("it changes the top of an empty stack"))
     }
 
-    fn import(&mut self, module: String, name: String, position: usize) -> Result<()> {
-        self.pickle.imports.push(Import { module, name, position });
+    /// Names a text may have in memory many times over are kept short: one text can be a name of any number of imports.
+    fn import(&mut self, module: &str, name: &str, position: usize) -> Result<()> {
+        let (module, name) = (shown(module), shown(name));
+        if let Some(id) = self.imported.get(&module).and_then(|names| names.get(&name)).copied() {
+            if let Some(Node::Import(index)) = self.pickle.nodes.get(id)
+                && let Some(import) = self.pickle.imports.get_mut(*index)
+            {
+                import.times = import.times.saturating_add(1);
+            }
+            return self.push_id(id);
+        }
+        if self.pickle.imports.len() >= MAX_PICKLE_IMPORTS {
+            let what = format!("it imports more than {MAX_PICKLE_IMPORTS} names");
+            return Err(Error::new(ErrorKind::TooLarge, what));
+        }
+        self.imported.entry(module.clone()).or_default().insert(name.clone(), self.pickle.nodes.len());
+        self.pickle.imports.push(Import { module, name, position, times: 1 });
         self.push(Node::Import(self.pickle.imports.len() - 1))
     }
 
@@ -284,7 +317,9 @@ impl<'a> Machine<'a> {
     }
 
     fn memo_line(&mut self) -> Result<u64> {
-        self.line()?.trim().parse().map_err(|_| bad("a memo key is not a number"))
+        // Python takes underscores between digits.
+        let digits = self.line()?.trim().replace('_', "");
+        digits.parse().map_err(|_| bad("a memo key is not a number"))
     }
 
     fn long(&mut self, width: u64) -> Result<Node> {
@@ -368,10 +403,14 @@ impl<'a> Machine<'a> {
                     let node = self.long(if opcode == 0x8a { 1 } else { 4 })?;
                     self.push(node)?;
                 }
-                b'S' | b'V' => {
-                    let line = self.line()?;
-                    let line = if opcode == b'S' { line.trim_matches(['\'', '"']) } else { line };
+                b'S' => {
+                    let line = self.line()?.trim_matches(['\'', '"']);
                     self.push(Node::Text(line.to_owned()))?;
+                }
+                b'V' => {
+                    // Bytes beyond ASCII stand for themselves here, so that any line is one.
+                    let line = String::from_utf8_lossy(self.line_bytes()?).into_owned();
+                    self.push(Node::Text(line))?;
                 }
                 b'T' | b'U' | b'X' | 0x8c | 0x8d => {
                     let node = self.text(match opcode {
@@ -443,21 +482,21 @@ impl<'a> Machine<'a> {
                     self.recall(key)?;
                 }
                 b'c' => {
-                    let (module, name) = (self.line()?.to_owned(), self.line()?.to_owned());
+                    let (module, name) = (self.line()?, self.line()?);
                     self.import(module, name, position)?;
                 }
                 0x93 => {
                     let (name, module) = (self.pop()?, self.pop()?);
-                    let spelled = |id| self.pickle.text(id).unwrap_or("(computed)").to_owned();
+                    let spelled = |id| shown(self.pickle.text(id).unwrap_or("(computed)"));
                     let (module, name) = (spelled(module), spelled(name));
-                    self.import(module, name, position)?;
+                    self.import(&module, &name, position)?;
                 }
                 0x82..=0x84 => {
                     let code = self.little(1 << (opcode - 0x82))?;
-                    self.import("(extension)".to_owned(), code.to_string(), position)?;
+                    self.import("(extension)", &code.to_string(), position)?;
                 }
                 b'i' => {
-                    let (module, name) = (self.line()?.to_owned(), self.line()?.to_owned());
+                    let (module, name) = (self.line()?, self.line()?);
                     let arguments = self.pop_to_mark()?;
                     self.import(module, name, position)?;
                     self.push(Node::Tuple(arguments))?;

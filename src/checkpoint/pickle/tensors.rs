@@ -10,7 +10,7 @@ use crate::checkpoint::assembly::{Assembly, Part};
 use crate::checkpoint::collect::{kept_name, shown};
 use crate::checkpoint::{Storage, TensorEntry, unknown_dtype};
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::{MAX_DEPTH, MAX_DIMENSIONS, MAX_PICKLE_NODES, MAX_TENSOR_NAME_BYTES};
+use crate::limits::{MAX_DEPTH, MAX_DIMENSIONS, MAX_NAMES_BYTES, MAX_PICKLE_NODES};
 use crate::tensor::{self, DType};
 
 /// Where the storages of one file lie.
@@ -131,13 +131,17 @@ pub(crate) fn field(pickle: &Pickle, name: &str) -> Option<Id> {
     pairs.iter().rev().find(|(key, _)| pickle.text(*key) == Some(name)).map(|(_, value)| *value)
 }
 
-/// The texts in the root list.
-pub(crate) fn texts(pickle: &Pickle) -> Vec<String> {
+/// The texts in the root list. One text may be in it any number of times, so none is copied.
+pub(crate) fn texts(pickle: &Pickle) -> Vec<&str> {
     match pickle.root.map(|root| pickle.node(root)) {
-        Some(Node::List(items)) => items.iter().filter_map(|id| pickle.text(*id).map(str::to_owned)).collect(),
+        Some(Node::List(items)) => items.iter().filter_map(|id| pickle.text(*id)).collect(),
         _ => Vec::new(),
     }
 }
+
+/// Bytes of a storage's key. PyTorch writes numbers, other writers short names; a longer one would be compared and copied
+/// for every tensor that refers to it.
+const MAX_KEY_BYTES: usize = 256;
 
 /// A storage as a pickle refers to it: `('storage', type, key, location, count, …)`.
 struct Reference<'a> {
@@ -156,7 +160,7 @@ fn reference(pickle: &Pickle, id: Id) -> Option<Reference<'_>> {
         return None;
     }
     let import = pickle.import(*items.get(1)?)?;
-    let key = pickle.text(*items.get(2)?)?;
+    let key = pickle.text(*items.get(2)?).filter(|key| key.len() <= MAX_KEY_BYTES)?;
     let count = u64::try_from(pickle.number(*items.get(4)?)?).ok()?;
     let view = items.get(5).and_then(|view| pickle.tuple(*view)).and_then(|view| view.get(1).copied());
     let view_offset = view.and_then(|view| pickle.number(view)).and_then(|offset| u64::try_from(offset).ok());
@@ -170,7 +174,7 @@ fn reference(pickle: &Pickle, id: Id) -> Option<Reference<'_>> {
 }
 
 /// Bytes of one element of every storage that the pickle refers to.
-pub(crate) fn storage_element_bytes(pickle: &Pickle) -> BTreeMap<String, u64> {
+pub(crate) fn storage_element_bytes(pickle: &Pickle) -> BTreeMap<&str, u64> {
     let references = (0..pickle.nodes.len()).filter_map(|id| reference(pickle, id));
     references
         .filter_map(|found| {
@@ -182,7 +186,7 @@ pub(crate) fn storage_element_bytes(pickle: &Pickle) -> BTreeMap<String, u64> {
                 "QInt32Storage" => 4,
                 _ => found.dtype?.bytes as u64,
             };
-            Some((found.key.to_owned(), bytes))
+            Some((found.key, bytes))
         })
         .collect()
 }
@@ -203,6 +207,13 @@ pub(crate) fn add(assembly: &mut Assembly, part: &Part<'_>, pickle: &Pickle, sto
     let Some(mut root) = root else { return Ok(()) };
     for _ in 0..4 {
         let Node::Dict(pairs) = pickle.node(root) else { break };
+        // Loaders take the outermost names: what lies deeper beside weights is no model to them, and may be a decoy.
+        let is_weight = |(key, value): &(Id, Id)| {
+            pickle.text(*key).is_some_and(|name| name.contains('.')) && matches!(pickle.node(*value), Node::Call(..))
+        };
+        if pairs.iter().any(is_weight) {
+            break;
+        }
         let inner = INNER.iter().find_map(|name| {
             let found = pairs.iter().rev().find(|(key, _)| pickle.text(*key) == Some(name))?.1;
             matches!(pickle.node(found), Node::Dict(_)).then_some(found)
@@ -212,9 +223,13 @@ pub(crate) fn add(assembly: &mut Assembly, part: &Part<'_>, pickle: &Pickle, sto
             None => break,
         }
     }
-    let mut walk = Walk { assembly, part, pickle, storages, file: 0, visited: 0, open: BTreeSet::new() };
+    let mut walk = Walk { assembly, part, pickle, storages, file: 0, visited: 0, name_bytes: 0, open: BTreeSet::new() };
     walk.file = walk.assembly.files.len().saturating_sub(1);
     walk.visit(root, "", 0)
+}
+
+fn may_hold_tensors(pickle: &Pickle, id: Id) -> bool {
+    matches!(pickle.node(id), Node::Call(..) | Node::Dict(_) | Node::List(_) | Node::Tuple(_))
 }
 
 struct Walk<'a, 'b> {
@@ -224,6 +239,8 @@ struct Walk<'a, 'b> {
     storages: &'a Storages,
     file: usize,
     visited: usize,
+    /// Bytes of the names made so far, before they are cut.
+    name_bytes: usize,
     /// Containers on the way down, so that a cycle ends.
     open: BTreeSet<Id>,
 }
@@ -235,60 +252,73 @@ impl Walk<'_, '_> {
             let what = "its containers hold one another too many times over";
             return Err(Error::new(ErrorKind::TooLarge, format!("reading the pickle in {}: {what}", self.part.name)));
         }
-        let children: Vec<(Id, String)> = match self.pickle.node(id) {
+        let pickle = self.pickle;
+        match pickle.node(id) {
             Node::Call(..) => return self.tensor(id, name),
+            Node::Dict(_) | Node::List(_) | Node::Tuple(_) => {}
+            _ => return Ok(()),
+        }
+        // What a circle comes back to is read where it began; what lies too deep is not read.
+        let circle = !self.open.insert(id);
+        if circle || depth >= MAX_DEPTH {
+            let what = "containers nested too deep or in a circle";
+            self.assembly.anomalies.tensor("deep-nesting", self.part.name, name, what);
+            if circle {
+                return Ok(());
+            }
+            self.open.remove(&id);
+            let entry = TensorEntry { storage: Storage::Unreadable(what.to_owned()), ..self.blank(name) };
+            return self.assembly.insert(self.part.name, name, entry);
+        }
+        match pickle.node(id) {
             Node::Dict(pairs) => {
-                let named = pairs.iter().filter_map(|(key, value)| {
-                    let key = match self.pickle.node(*key) {
-                        Node::Text(text) => text.clone(),
-                        Node::Number(number) => number.to_string(),
-                        _ => return None,
-                    };
-                    Some((*value, if name.is_empty() { key } else { format!("{name}.{key}") }))
-                });
-                named.filter(|(child, _)| self.may_hold_tensors(*child)).collect()
+                for (key, child) in pairs.iter().filter(|(_, child)| may_hold_tensors(pickle, *child)) {
+                    match pickle.node(*key) {
+                        Node::Text(text) => self.child(*child, name, text, depth)?,
+                        Node::Number(number) => self.child(*child, name, &number.to_string(), depth)?,
+                        _ => {}
+                    }
+                }
             }
             Node::List(items) | Node::Tuple(items) => {
-                let named = items.iter().enumerate().filter(|(_, child)| self.may_hold_tensors(**child));
-                named.map(|(number, child)| (*child, format!("{name}.{number}"))).collect()
+                for (number, child) in items.iter().enumerate().filter(|(_, child)| may_hold_tensors(pickle, **child)) {
+                    self.child(*child, name, &number.to_string(), depth)?;
+                }
             }
-            _ => return Ok(()),
-        };
-        if depth >= MAX_DEPTH || !self.open.insert(id) {
-            self.assembly.anomalies.tensor(
-                "deep-nesting",
-                self.part.name,
-                name,
-                "containers nested too deep or in a circle",
-            );
-            return Ok(());
-        }
-        for (child, child_name) in children {
-            if child_name.len() > 2 * MAX_TENSOR_NAME_BYTES {
-                self.assembly.anomalies.tensor("odd-name", self.part.name, &child_name, "its name is too long");
-                continue;
-            }
-            self.visit(child, &child_name, depth + 1)?;
+            _ => {}
         }
         self.open.remove(&id);
         Ok(())
     }
 
-    fn may_hold_tensors(&self, id: Id) -> bool {
-        matches!(self.pickle.node(id), Node::Call(..) | Node::Dict(_) | Node::List(_) | Node::Tuple(_))
+    /// Visits what a container holds under a key. Names are made one at a time and counted: one text can be the key of any
+    /// number of values.
+    fn child(&mut self, id: Id, above: &str, key: &str, depth: usize) -> Result<()> {
+        self.name_bytes = self.name_bytes.saturating_add(above.len()).saturating_add(key.len());
+        if self.name_bytes > MAX_NAMES_BYTES {
+            let what = format!("the names in it have more than {MAX_NAMES_BYTES} bytes");
+            return Err(Error::new(ErrorKind::TooLarge, format!("reading the pickle in {}: {what}", self.part.name)));
+        }
+        let name = if above.is_empty() { key.to_owned() } else { format!("{above}.{key}") };
+        self.visit(id, &name, depth + 1)
     }
 
-    /// Lists one call if it is one that makes a tensor.
-    fn tensor(&mut self, id: Id, name: &str) -> Result<()> {
-        let Some(call) = self.unwrapped(id) else { return Ok(()) };
-        let mut entry = TensorEntry {
+    /// An entry of which nothing is known but its name.
+    fn blank(&self, name: &str) -> TensorEntry {
+        TensorEntry {
             name: kept_name(name),
             dtype: unknown_dtype(),
             shape: vec![0],
             file: self.file,
             range: 0..0,
             storage: Storage::Plain,
-        };
+        }
+    }
+
+    /// Lists one call if it is one that makes a tensor.
+    fn tensor(&mut self, id: Id, name: &str) -> Result<()> {
+        let Some(call) = self.unwrapped(id) else { return Ok(()) };
+        let mut entry = self.blank(name);
         if let Err((kind, reason)) = self.fill(&call, &mut entry) {
             self.assembly.anomalies.tensor(kind, self.part.name, name, reason.clone());
             entry.storage = Storage::Unreadable(reason);

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::checkpoint::Storage;
+use crate::limits::{MAX_NAMES_BYTES, MAX_PICKLE_IMPORTS};
 use crate::source::{ByteSource, Bytes};
 
 /// A zip archive of stored entries.
@@ -85,7 +86,7 @@ fn zipped(pickle: &[u8]) -> Vec<u8> {
 fn open_bytes(name: &str, bytes: Vec<u8>) -> Result<Checkpoint> {
     let source: Arc<dyn ByteSource> = Arc::new(Bytes::new(name, bytes));
     let files = BTreeMap::from([(name.to_owned(), source)]);
-    crate::checkpoint::open(&FileSet { label: "test".to_owned(), files, digests: BTreeMap::new() })
+    crate::checkpoint::open(&FileSet { label: "test".to_owned(), files, ..FileSet::default() })
 }
 
 fn open_bin(bytes: Vec<u8>) -> Result<Checkpoint> {
@@ -284,8 +285,9 @@ fn bombs_end_at_a_cap() {
     assert_eq!(error.kind, ErrorKind::TooLarge);
 
     let deep = [b"]".repeat(100_000), b"a".repeat(99_999), b".".to_vec()].concat();
-    let error = open_bin(zipped(&deep)).unwrap_err();
-    assert!(error.one_line().contains("no tensor"), "{}", error.one_line());
+    let deep = open_bin(zipped(&deep)).unwrap();
+    let (name, _) = deep.tensors.first_key_value().unwrap();
+    assert!(unreadable(&deep, name).contains("too deep"), "what lies too deep is not read, and says so");
     let circle = [b"]q\x00h\x00a.".to_vec()].concat();
     assert!(open_bin(zipped(&circle)).unwrap_err().one_line().contains("no tensor"));
 }
@@ -343,4 +345,109 @@ proptest! {
         bytes.truncate(bytes.len() - cut);
         use_all(bytes);
     }
+}
+
+/// The kinds that [`imports_of`] returns for a file of these bytes, and what it says of imports.
+fn imports(bytes: Vec<u8>) -> (Vec<String>, Vec<String>) {
+    let found = imports_of(&Bytes::new("x", bytes), "sub/x.bin");
+    assert!(found.iter().all(|anomaly| anomaly.file == "sub/x.bin"), "{found:?}");
+    let code = found.iter().filter(|anomaly| anomaly.kind == "code-on-load").map(|anomaly| anomaly.detail.clone());
+    let code = code.collect();
+    (found.into_iter().map(|anomaly| anomaly.kind).collect(), code)
+}
+
+/// A pickle that calls `posix.system`.
+const EVIL: &[u8] = b"\x80\x02cposix\nsystem\nX\x02\x00\x00\x00id\x85R.";
+
+#[test]
+fn imports_are_found_in_every_layout_without_a_model() {
+    let legacy = |object: &[u8]| {
+        [b"\x80\x02".as_slice(), MAGIC, b".", b"\x80\x02M\xe9\x03.", b"\x80\x02}.", object, b"\x80\x02]."].concat()
+    };
+    let protocol_0 = [b"L119547037146038801333356L\n.", b"I1001\n.(d.".as_slice(), EVIL].concat();
+    for (what, bytes) in [
+        ("a pickle by itself", EVIL.to_vec()),
+        ("an archive", zipped(EVIL)),
+        ("an archive without tensors, of another name", archive(&[("x/y/z.pickle", EVIL)])),
+        ("the plain layout", legacy(EVIL)),
+        ("the plain layout with its number spelled as text", protocol_0),
+        ("a second pickle", [b"N.".as_slice(), EVIL].concat()),
+        ("a pickle that begins as none does", [b"K\x010".as_slice(), EVIL].concat()),
+        ("bytes that are no UTF-8 before it", [b"V\xff\n0".as_slice(), EVIL].concat()),
+        ("a memo key with an underscore before it", [b"Np1_0\ng10\n00".as_slice(), EVIL].concat()),
+    ] {
+        let (kinds, code) = imports(bytes);
+        assert_eq!(kinds, ["code-on-load"], "{what}");
+        assert!(code[0].contains("\"posix.system\""), "{what}: {code:?}");
+    }
+    let clean = dictionary(&tensor(0, &[8], &[1]));
+    for bytes in [zipped(&clean), clean.clone(), legacy(&clean), archive(&[("weights.npy", b"x")])] {
+        assert_eq!(imports(bytes), (vec![], vec![]));
+    }
+}
+
+#[test]
+fn what_cannot_be_walked_for_imports_is_told() {
+    let broken = EVIL.split_last().unwrap().1.to_vec();
+    assert_eq!(imports(broken.clone()).0, ["code-on-load", "unreadable-pickle"]);
+    assert_eq!(imports(archive(&[("m/data.pkl", &broken)])).0, ["code-on-load", "unreadable-pickle"]);
+    assert_eq!(imports(b"\x80\x02\xff".to_vec()).0, ["unreadable-pickle"]);
+    assert_eq!(imports(b"PK\x03\x04 and no directory".to_vec()).0, ["unreadable-pickle"]);
+    for other in [b"GGUF\x03\0\0\0".as_slice(), b"", b"\0\0\0\0", b"plain text\n"] {
+        assert_eq!(imports(other.to_vec()).0, ["not-a-pickle"], "{other:?}");
+    }
+    let names: Vec<String> = (0..20).map(|number| format!("{number}.pkl")).collect();
+    let many: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), b"N.".as_slice())).collect();
+    assert_eq!(imports(archive(&many)).0, ["too-many-pickles"]);
+    let mut tar = [0u8; 512];
+    tar[..6].copy_from_slice(b"pickle");
+    let sum = tar.iter().map(|byte| u32::from(*byte)).sum::<u32>() + 8 * 32;
+    tar[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    assert_eq!(imports(tar.to_vec()).0, ["unreadable-pickle"], "PyTorch's first layout is a tar archive");
+}
+
+#[test]
+fn imports_are_told_once_each_and_are_capped() {
+    let again = [b"\x80\x02".to_vec(), b"cposix\nsystem\n0".repeat(1000), b"N.".to_vec()].concat();
+    let (kinds, code) = imports(again);
+    assert_eq!(kinds, ["code-on-load"]);
+    assert!(code[0].contains("at byte 2 of the file, and 999 more"), "{code:?}");
+    let many: Vec<u8> =
+        (0..2 * MAX_PICKLE_IMPORTS).flat_map(|number| format!("cm\nn{number}\n0").into_bytes()).collect();
+    let pickle = Pickle::read(&many);
+    assert_eq!(pickle.imports.len(), MAX_PICKLE_IMPORTS);
+    assert!(pickle.broken.is_some_and(|why| why.contains("more than")));
+    // One long text as the name of many imports is not kept many times over.
+    let long =
+        [text(&"m".repeat(100_000)), b"q\x00".to_vec(), b"h\x00h\x00\x930".to_vec(), b"h\x00Vx\n\x930".repeat(500)];
+    let pickle = Pickle::read(&long.concat());
+    assert!(pickle.imports.iter().all(|import| import.module.len() < 200 && import.name.len() < 200));
+}
+
+#[test]
+fn one_long_text_costs_no_more_than_itself_however_often_it_is_named() {
+    let long =
+        [b"}".to_vec(), text(&"k".repeat(MAX_NAMES_BYTES / 16)), b"q\x000".to_vec(), b"]q\x010".to_vec()].concat();
+    let again = [long.clone(), b"(".to_vec(), b"h\x00h\x01".repeat(20), b"u.".to_vec()].concat();
+    let error = open_bin(zipped(&again)).unwrap_err();
+    assert!(error.kind == ErrorKind::TooLarge && error.one_line().contains("the names in it"), "{}", error.one_line());
+    // One key of four kilobytes above many tensors.
+    let key = text(&"k".repeat(4000));
+    let many = MAX_NAMES_BYTES / 4000 + 1;
+    let list = [
+        b"}".to_vec(),
+        key,
+        b"(".to_vec(),
+        tensor(0, &[8], &[1]),
+        b"q\x01".to_vec(),
+        b"h\x01".repeat(many),
+        b"ls.".to_vec(),
+    ];
+    let opened = open_bin(zipped(&list.concat())).unwrap();
+    assert!(opened.tensors.len() < many && details(&opened, "unreadable-file")[0].contains("the names"));
+    // A storage's key is compared for every tensor.
+    let key = tensor(0, &[8], &[1]);
+    let at = key.windows(6).position(|bytes| bytes == text("0")).unwrap();
+    let key = [&key[..at], &text(&"0".repeat(1000)), &key[at + 6..]].concat();
+    assert!(unreadable(&open_bin(zipped(&dictionary(&key))).unwrap(), "w").contains("storage is missing"));
 }

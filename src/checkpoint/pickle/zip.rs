@@ -72,8 +72,28 @@ fn little(bytes: &[u8], at: usize, width: usize) -> Option<u64> {
     Some(bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
 }
 
-/// Reads the directory.
+/// Reads the directory and finds where every entry lies.
 pub(crate) fn read(source: &dyn ByteSource, anomalies: &mut Anomalies) -> Result<Vec<Entry>> {
+    let (mut entries, start) = directory(source, anomalies)?;
+    locate(source, &mut entries, anomalies)?;
+    check(source.name(), &entries, start, anomalies);
+    Ok(entries)
+}
+
+/// The same for the entries of some names alone, without a look at the others.
+pub(crate) fn read_some(
+    source: &dyn ByteSource,
+    anomalies: &mut Anomalies,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<Vec<Entry>> {
+    let mut entries = directory(source, anomalies)?.0;
+    entries.retain(|entry| wanted(&entry.name));
+    locate(source, &mut entries, anomalies)?;
+    Ok(entries)
+}
+
+/// The entries as the directory lists them, each range beginning at the local header, and where the directory begins.
+fn directory(source: &dyn ByteSource, anomalies: &mut Anomalies) -> Result<(Vec<Entry>, u64)> {
     let name = source.name();
     let bad = |what: &str| Error::new(ErrorKind::Malformed, format!("reading the zip directory of {name}: {what}"));
     let size = source.len();
@@ -126,9 +146,7 @@ pub(crate) fn read(source: &dyn ByteSource, anomalies: &mut Anomalies) -> Result
     if at != directory.len() {
         anomalies.file("odd-zip", name, format!("{} bytes of the directory are no entry", directory.len() - at));
     }
-    locate(source, &mut entries, anomalies)?;
-    check(name, &entries, start, anomalies);
-    Ok(entries)
+    Ok((entries, start))
 }
 
 /// One entry of the directory with its local header's position as `range.start`, and where the next begins.

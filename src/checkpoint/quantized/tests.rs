@@ -31,7 +31,7 @@ fn open(quantization: Value, parts: &[Part<'_>]) -> Checkpoint {
         let source: Arc<dyn ByteSource> = Arc::new(Bytes::new(name, bytes));
         (name.to_owned(), source)
     });
-    let files = FileSet { label: "test".to_owned(), files: sources.into(), digests: BTreeMap::new() };
+    let files = FileSet { label: "test".to_owned(), files: sources.into(), ..FileSet::default() };
     crate::checkpoint::open(&files).unwrap()
 }
 

@@ -8,8 +8,11 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::checkpoint::collect::{MaybeString, StringPairs, Strings};
+use crate::checkpoint::turn;
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::{MAX_DIMENSIONS, MAX_METADATA_ENTRIES, MAX_SAFETENSORS_HEADER_BYTES, MAX_TENSORS};
+use crate::limits::{
+    MANY_TENSORS, MAX_BAD_DESCRIPTIONS, MAX_DIMENSIONS, MAX_METADATA_ENTRIES, MAX_SAFETENSORS_HEADER_BYTES, MAX_TENSORS,
+};
 use crate::source::ByteSource;
 
 /// What the first bytes say when they are not those of a safetensors file.
@@ -40,15 +43,15 @@ pub(crate) struct Header {
     pub padded_front: bool,
 }
 
-/// One tensor's description.
+/// One tensor's description. A header holds many thousands of these, hence no more room than the numbers take.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Described {
     /// `dtype`, when it is a string.
-    pub dtype: Option<String>,
+    pub dtype: Option<Box<str>>,
     /// `shape`, when it is a list of at most [`MAX_DIMENSIONS`] whole numbers that are not negative.
-    pub shape: Result<Vec<u64>, &'static str>,
+    pub shape: Result<Box<[u64]>, &'static str>,
     /// `data_offsets`, when it is a list of two such numbers.
-    pub offsets: Result<Vec<u64>, &'static str>,
+    pub offsets: Result<Box<[u64]>, &'static str>,
     /// Fields that the format does not have.
     pub extra_fields: u32,
     /// Fields that come twice.
@@ -144,6 +147,7 @@ impl<'de> Deserialize<'de> for Header {
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
                 let mut header = Header::default();
+                let mut bad = 0;
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {
                         let pairs = map.next_value::<Strings<MAX_METADATA_ENTRIES>>()?.0;
@@ -157,6 +161,14 @@ impl<'de> Deserialize<'de> for Header {
                         return Err(A::Error::custom(format_args!("{TOO_MANY}: more than {MAX_TENSORS}")));
                     }
                     let described = map.next_value::<Described>()?;
+                    bad += usize::from(!described.is_object);
+                    if bad > MAX_BAD_DESCRIPTIONS {
+                        let what = "descriptions of tensors are no objects";
+                        return Err(A::Error::custom(format_args!("more than {MAX_BAD_DESCRIPTIONS} {what}")));
+                    }
+                    if header.tensors.len() == MANY_TENSORS {
+                        turn::take();
+                    }
                     header.tensors.push((name, described));
                 }
                 Ok(header)
@@ -180,7 +192,7 @@ impl<'de> Deserialize<'de> for Described {
                 while let Some(field) = map.next_key::<String>()? {
                     let place = match field.as_str() {
                         "dtype" => {
-                            read.dtype = map.next_value::<MaybeString>()?.0;
+                            read.dtype = map.next_value::<MaybeString>()?.0.map(String::into_boxed_str);
                             0
                         }
                         "shape" => {
@@ -230,13 +242,13 @@ impl<'de> Deserialize<'de> for Described {
 }
 
 /// A list of at most `MOST` whole numbers, or what is wrong with it.
-struct Numbers<const MOST: usize>(Result<Vec<u64>, &'static str>);
+struct Numbers<const MOST: usize>(Result<Box<[u64]>, &'static str>);
 
 impl<'de, const MOST: usize> Deserialize<'de> for Numbers<MOST> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct List<const MOST: usize>;
         impl<'de, const MOST: usize> Visitor<'de> for List<MOST> {
-            type Value = Result<Vec<u64>, &'static str>;
+            type Value = Result<Box<[u64]>, &'static str>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a list of numbers")
             }
@@ -250,7 +262,7 @@ impl<'de, const MOST: usize> Deserialize<'de> for Numbers<MOST> {
                         Ok(number) => numbers.push(number),
                     }
                 }
-                Ok(wrong.map_or(Ok(numbers), Err))
+                Ok(wrong.map_or(Ok(numbers.into_boxed_slice()), Err))
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::checkpoint::Anomaly;
+use crate::limits::{MAX_BAD_DESCRIPTIONS, MAX_NAMES_BYTES, MAX_TENSOR_NAME_BYTES, MAX_TENSORS};
 use crate::source::{ByteSource, Bytes};
 use crate::tensor::{BF16, F32};
 
@@ -23,7 +24,7 @@ fn set(files: Vec<(&str, Vec<u8>)>) -> FileSet {
         let source: Arc<dyn ByteSource> = Arc::new(Bytes::new(name, bytes));
         (name.to_owned(), source)
     });
-    FileSet { label: "test".to_owned(), files: files.collect(), digests: BTreeMap::new() }
+    FileSet { label: "test".to_owned(), files: files.collect(), ..FileSet::default() }
 }
 
 fn open_one(bytes: Vec<u8>) -> Result<Checkpoint> {
@@ -198,6 +199,26 @@ fn absurd_headers_are_refused_with_their_reason() {
         assert!(error.one_line().contains("model.safetensors"), "{}", error.one_line());
         assert_eq!(error.kind, ErrorKind::Malformed);
     }
+}
+
+#[test]
+fn more_tensors_than_any_model_has_end_reading() {
+    let header = |count: usize, description: &str| {
+        let entries: Vec<String> = (0..count).map(|at| format!("\"{at}\":{description}")).collect();
+        format!("{{{}}}", entries.join(","))
+    };
+    let refused = |header: &str| open_one(raw(header, 0)).unwrap_err();
+    let many = refused(&header(MAX_TENSORS + 1, "{}"));
+    assert!(many.kind == ErrorKind::TooLarge && many.to_string().contains("reading header"), "{many:?}");
+    let bad = refused(&header(MAX_BAD_DESCRIPTIONS + 1, "0"));
+    assert_eq!(bad.kind, ErrorKind::Malformed);
+    assert!(format!("{bad:?}").contains("no objects"), "{bad:?}");
+    assert_eq!(open_raw(&header(MAX_BAD_DESCRIPTIONS, "0"), 0).tensors.len(), MAX_BAD_DESCRIPTIONS);
+    let name = "n".repeat(MAX_TENSOR_NAME_BYTES - 8);
+    let long: Vec<String> = (0..MAX_NAMES_BYTES / name.len() + 2).map(|at| format!("\"{name}{at:08}\":{{}}")).collect();
+    let opened = open_one(raw(&format!("{{{}}}", long.join(",")), 0)).unwrap();
+    assert!(opened.tensors.len() < long.len());
+    assert!(opened.anomalies.iter().any(|anomaly| anomaly.detail.contains("the names of its tensors")));
 }
 
 #[test]

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use super::folder::open_path;
-use super::{Checkpoint, overlay};
+use super::overlay;
+use crate::checkpoint::Checkpoint;
+use crate::checkpoint::folder::open_path;
 
 /// Every tensor as numbers.
 fn numbers(checkpoint: &Checkpoint, name: &str) -> Vec<f32> {
