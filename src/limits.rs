@@ -162,15 +162,16 @@ pub const MAX_CONNECTIONS: usize = 128;
 /// Pieces of evidence on a claim that the index keeps of one examination. Cards of merges name a few dozen bases.
 pub const MAX_CLAIM_EVIDENCE: usize = 1_000;
 
-/// Tags of a listed repository that the sweep's queue keeps. Language lists of translation models reach a few hundred.
+/// Tags of a repository that are kept, the first ones. Language lists of translation models reach a few hundred.
 pub const MAX_TAGS: usize = 1_000;
 
-/// Bytes of one such tag; longer ones are dropped. Hubs make none longer.
+/// Bytes of one such tag; longer ones are dropped. `base_model:quantized:` and two names of 96 letters fit.
 pub const MAX_TAG_BYTES: usize = 256;
 
 /// Bytes of what a listing says of one repository, as the sweep's queue keeps it. Without its card and configuration, which
 /// are fetched where they are needed, the longest has some 20 KiB.
 pub const MAX_LISTING_BYTES: usize = 256 * 1024;
+
 /// Seconds until a request's headers are there, with its connection; and those that its body may take beside what its
 /// length allows. The hub's own client waits 10 s between bytes and has no bound on the whole.
 pub const REQUEST_SECONDS: u64 = 60;
@@ -188,7 +189,7 @@ pub const REPOSITORY_SECONDS: u64 = 2 * 3600;
 pub const MAX_EMPTY_PAGES: usize = 50;
 
 /// One page of a listing. A thousand repositories with their cards and configurations take 2 to 15 MB.
-pub const MAX_LIST_ANSWER_BYTES: u64 = 32 << 20;
+pub const MAX_LISTING_PAGE_BYTES: u64 = 32 << 20;
 
 /// What a hub says of one repository, or of where one file is. The largest cards with evaluation results have 2 MB.
 pub const MAX_INFO_BYTES: u64 = 8 << 20;

@@ -148,7 +148,6 @@ impl Repo {
         meter.allow(total, &doing())?;
         self.client().make_sure_of_room(total, &doing())?;
         let folder = self.client().cache().join("parts");
-        private::folder(&folder).map_err(|error| Error::io(doing(), error))?;
         let mut sparse = stale::temporary(&folder).map_err(|error| Error::io(doing(), error))?;
         sparse.as_file().set_len(file.bytes).map_err(|error| Error::io(doing(), error))?;
         let source = RepoRanges::new(self, file, meter);

@@ -71,7 +71,7 @@ pub fn list(
     while let Some(ask) = next.pop() {
         pages.ask(&ask)?;
         let page =
-            client.ask(hub, &ask, limits::MAX_LIST_ANSWER_BYTES, meter, &|answer| hub.read_list(&ask, answer))?;
+            client.ask(hub, &ask, limits::MAX_LISTING_PAGE_BYTES, meter, &|answer| hub.read_list(&ask, answer))?;
         pages.came(&ask, page.items.iter().map(|item| item.key.as_str()))?;
         incomplete = incomplete.or(page.incomplete);
         if !each(page.items)? {

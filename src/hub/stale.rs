@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use tempfile::NamedTempFile;
 
-use crate::limits;
+use crate::{limits, private};
 
 /// The file whose lock a folder's temporary files are made and thrown away under.
 const GATE: &str = ".lock";
@@ -19,12 +19,12 @@ const GATE: &str = ".lock";
 const PREFIX: &str = ".tmp";
 
 fn gate(folder: &Path) -> std::io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(false).open(folder.join(GATE))
+    private::options().write(true).create(true).truncate(false).open(folder.join(GATE))
 }
 
 /// A temporary file in a folder of the cache, locked as long as it is open.
 pub fn temporary(folder: &Path) -> std::io::Result<NamedTempFile> {
-    std::fs::create_dir_all(folder)?;
+    private::folder(folder)?;
     let gate = gate(folder)?;
     // Where the file system has no locks, nothing is thrown away either.
     let _ = gate.lock_shared();
@@ -37,7 +37,7 @@ pub fn temporary(folder: &Path) -> std::io::Result<NamedTempFile> {
 /// the lock is had. The file may have been finished or thrown away by whoever held the lock before.
 pub(super) fn growing(path: &Path, done: impl Fn() -> bool) -> std::io::Result<Option<File>> {
     loop {
-        let file = crate::private::options().read(true).append(true).create(true).open(path)?;
+        let file = private::options().read(true).append(true).create(true).open(path)?;
         file.lock()?;
         if done() {
             return Ok(None);

@@ -80,7 +80,6 @@ impl Base {
 fn keep(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     use std::io::Write;
     let folder = path.parent().unwrap_or(Path::new("."));
-    crate::private::folder(folder)?;
     let mut file = stale::temporary(folder)?;
     file.write_all(bytes)?;
     file.persist(path).map(|_| ()).map_err(|error| error.error)
