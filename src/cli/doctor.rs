@@ -332,7 +332,9 @@ mod tests {
 
     #[test]
     fn passwords_are_not_shown() {
-        for address in ["ftp://user:SECRET@x", "http://user:SECRET@127.0.0.1:9", "user:SECRET@x", "http://user:SECRET@[x"] {
+        for address in
+            ["ftp://user:SECRET@x", "http://user:SECRET@127.0.0.1:9", "user:SECRET@x", "http://user:SECRET@[x"]
+        {
             let environment = Environment::empty().with("HF_ENDPOINT", address);
             let client = Client::new(ClientSettings { tries: 1, ..ClientSettings::default() }).expect("a client");
             let checks = one_hub(&client, &HUBS[0], &environment);

@@ -271,13 +271,7 @@ impl Client {
     }
 
     /// Reads a body up to `cap` bytes, counting each as it comes.
-    pub(super) async fn body(
-        &self,
-        response: reqwest::Response,
-        ask: &Ask,
-        cap: u64,
-        meter: &Meter,
-    ) -> Result<Reply> {
+    pub(super) async fn body(&self, response: reqwest::Response, ask: &Ask, cap: u64, meter: &Meter) -> Result<Reply> {
         let doing = || format!("reading {}", shown(&ask.url));
         let status = response.status().as_u16();
         let headers = response.headers().clone();

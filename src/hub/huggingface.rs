@@ -255,7 +255,8 @@ impl Hub for HuggingFace {
         }
         let code = answer.header("x-error-code").unwrap_or_default();
         let said = answer.header("x-error-message").map(str::to_owned).or_else(|| {
-            let value: Value = serde_json::from_slice(answer.body.get(..limits::MAX_REFUSAL_BYTES).unwrap_or(&answer.body)).ok()?;
+            let value: Value =
+                serde_json::from_slice(answer.body.get(..limits::MAX_REFUSAL_BYTES).unwrap_or(&answer.body)).ok()?;
             text(&value, "error")
         });
         let said_lower = said.as_deref().unwrap_or_default().to_ascii_lowercase();

@@ -63,7 +63,12 @@ impl Meter {
 
     /// The same with a limit in time as well: so long, and what its bytes take at so many a second. Only the time of
     /// requests and waits counts.
-    pub fn timed(what: &'static str, limit: Option<u64>, time: (Duration, u64), parent: Option<Arc<Meter>>) -> Arc<Self> {
+    pub fn timed(
+        what: &'static str,
+        limit: Option<u64>,
+        time: (Duration, u64),
+        parent: Option<Arc<Meter>>,
+    ) -> Arc<Self> {
         Arc::new(Self { limit, what, parent, time: Some(time), ..Self::default() })
     }
 

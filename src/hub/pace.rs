@@ -95,14 +95,7 @@ impl Pace {
     }
 
     /// A request was answered: takes note of what the server states. Returns the wait it asked for, if it refused.
-    fn answered(
-        &self,
-        host: &str,
-        bucket: Bucket,
-        status: u16,
-        headers: &HeaderMap,
-        now: Instant,
-    ) -> Option<Duration> {
+    fn answered(&self, host: &str, bucket: Bucket, status: u16, headers: &HeaderMap, now: Instant) -> Option<Duration> {
         let stated = rate_limit(headers);
         let mut lanes = self.lanes();
         let lane = lanes.get_mut(&(host.to_owned(), bucket))?;

@@ -131,7 +131,9 @@ mod tests {
         let locked = growing(&blobs.join("locked.partial"), || false).unwrap().unwrap();
         assert_eq!(clean(cache.path()), 3);
         assert!(held.path().exists() && cache.path().join("factors/aa").exists());
-        for (name, there) in [("old.partial", false), ("young.partial", true), ("locked.partial", true), ("whole", true)] {
+        for (name, there) in
+            [("old.partial", false), ("young.partial", true), ("locked.partial", true), ("whole", true)]
+        {
             assert_eq!(blobs.join(name).exists(), there, "{name}");
         }
         drop((held, locked));

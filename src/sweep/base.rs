@@ -138,8 +138,8 @@ impl Bases {
                 Ok(base)
             }
             Err(error) => {
-                let passing =
-                    [ErrorKind::Network, ErrorKind::Interrupted, ErrorKind::Budget, ErrorKind::Io].contains(&error.kind);
+                let passing = [ErrorKind::Network, ErrorKind::Interrupted, ErrorKind::Budget, ErrorKind::Io]
+                    .contains(&error.kind);
                 if !passing {
                     *held = Some(Err((error.kind, error.one_line())));
                 }

@@ -109,8 +109,7 @@ impl Summary {
 
 /// Outcomes that say nothing of a repository whose files are there to be read: it may be what would have been found, and
 /// whoever uploads can bring most of them about.
-const UNDONE: &[&str] =
-    &["network", "io", "internal", "budget", "index", "malformed", "unsupported", "too-large"];
+const UNDONE: &[&str] = &["network", "io", "internal", "budget", "index", "malformed", "unsupported", "too-large"];
 
 /// Hears of progress.
 pub trait Observer: Sync {
