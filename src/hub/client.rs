@@ -182,7 +182,8 @@ impl Client {
         }
         let addresses = reach::addresses(endpoint).await;
         let reach = Reach::allowed_to(&addresses);
-        if !addresses.is_empty() {
+        // A name that only the proxy knows is not asked for again; otherwise the network may come back.
+        if !addresses.is_empty() || !self.proxies.is_empty() {
             locked(&self.reaches).insert(origin, reach);
         }
         reach
@@ -324,8 +325,7 @@ impl Client {
         let reach = if ours {
             None
         } else {
-            let reach = self.within(meter, Some(self.settings.request_time), self.reach(hub.endpoint())).await?;
-            let reach = reach.ok_or_else(|| Error::new(ErrorKind::Network, format!("{}: {SLOW_HEADERS}", doing())))?;
+            let reach = self.interruptible(self.reach(hub.endpoint())).await?;
             reach::check(hub.endpoint(), &ask.url, reach, &self.proxies)?;
             Some(reach)
         };

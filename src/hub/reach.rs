@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
@@ -125,14 +126,18 @@ pub(super) fn check(endpoint: &Url, target: &Url, reach: Reach, proxies: &BTreeS
     if found > reach { refused(format!("a {found} address")) } else { Ok(()) }
 }
 
+/// Time for looking up a hub's own name. Where only a proxy knows it, the answer may never come.
+const LOOK_UP: Duration = Duration::from_secs(5);
+
 /// The addresses of a host, where it has any.
 pub(super) async fn addresses(url: &Url) -> Vec<IpAddr> {
     match url.host() {
         Some(Host::Ipv4(address)) => vec![address.into()],
         Some(Host::Ipv6(address)) => vec![address.into()],
-        Some(Host::Domain(name)) => {
-            tokio::net::lookup_host((name, 0)).await.map(|found| found.map(|to| to.ip()).collect()).unwrap_or_default()
-        }
+        Some(Host::Domain(name)) => match tokio::time::timeout(LOOK_UP, tokio::net::lookup_host((name, 0))).await {
+            Ok(Ok(found)) => found.map(|to| to.ip()).collect(),
+            _ => Vec::new(),
+        },
         None => Vec::new(),
     }
 }

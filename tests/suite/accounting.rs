@@ -83,9 +83,10 @@ fn compare(folder: &Path) -> Examination {
     examine().unwrap_or_else(|error| pipeline::failed(&old, &new, &error, &settings))
 }
 
-/// Neither clear nor exit status 0.
+/// Clear, or exit status 0 without anything found. (`suspect` is found; which status it gives is `--fail-on`'s to say.)
 fn is_clean(examination: &Examination) -> bool {
-    examination.verdict == Verdict::Clear || FailOn::High.status([examination]) == ExitStatus::Success
+    let found = matches!(examination.verdict, Verdict::Orthogonalized | Verdict::Suspect);
+    !found && (examination.verdict == Verdict::Clear || FailOn::High.status([examination]) == ExitStatus::Success)
 }
 
 fn edited(base: &Model) -> Model {

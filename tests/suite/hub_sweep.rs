@@ -176,7 +176,8 @@ fn killed_at_ten_moments_the_index_is_that_of_an_undisturbed_run() {
     let standin = Standin::start(world(120), settings()).unwrap();
     let undisturbed = tempfile::tempdir().unwrap();
     let start = Instant::now();
-    assert!(program(standin.hub(), undisturbed.path()).status().unwrap().success());
+    // Some of this world cannot be read: not everything asked for can be done.
+    assert_eq!(program(standin.hub(), undisturbed.path()).status().unwrap().code(), Some(2));
     let whole = start.elapsed();
     let wanted = recorded(&undisturbed.path().join("index.db"), standin.hub());
     assert_endings(&wanted, 120);
@@ -192,7 +193,7 @@ fn killed_at_ten_moments_the_index_is_that_of_an_undisturbed_run() {
         child.kill().unwrap();
         child.wait().unwrap();
     }
-    assert!(program(standin.hub(), killed.path()).status().unwrap().success());
+    assert_eq!(program(standin.hub(), killed.path()).status().unwrap().code(), Some(2));
     let found = recorded(&killed.path().join("index.db"), standin.hub());
     assert_eq!(found.len(), wanted.len());
     for (key, examination) in &wanted {

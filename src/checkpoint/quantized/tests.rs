@@ -91,7 +91,7 @@ fn groups_that_do_not_fit_are_told_and_not_read() {
         (
             vec![("w.weight", "F8_E4M3", &[4, 4], &[]), ("w.weight_scale", "F32", &[3, 9], &[])],
             "w.weight",
-            "do not fit [4, 4]",
+            "which is not read",
         ),
         (
             vec![("w.weight", "F8_E4M3", &[4, 4], &[]), ("w.weight_scale", "I32", &[1], &[])],
