@@ -511,9 +511,13 @@ proptest! {
         let broken = damaged(&file, damage, at, seed);
         // Pointed at another tensor's bytes the edited matrix is gone, and a flip may hit another tensor.
         prop_assume!(!matches!(damage, Damage::PointElsewhere | Damage::Flip));
+        pair.put("model.safetensors", file);
+        // What one matrix alone shows is the detector's matter; that damage hides nothing that it shows is this one's.
+        let whole = pair.compare();
         pair.put("model.safetensors", broken);
         let found = pair.compare();
-        prop_assert!(!is_clean(&found), "{damage:?} {name} {:?} {:?}", found.because, found.reason);
+        let same = (whole.verdict, whole.status) == (found.verdict, found.status);
+        prop_assert!(!is_clean(&found) || same, "{damage:?} {name} {:?} {:?}", found.because, found.reason);
     }
 }
 

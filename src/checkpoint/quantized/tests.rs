@@ -188,7 +188,7 @@ fn groups_that_do_not_fit_are_told_and_not_read() {
             _ => panic!("{reason}: it is read"),
         }
         let told: Vec<&str> = checkpoint.anomalies.iter().map(|anomaly| anomaly.kind.as_str()).collect();
-        assert_eq!(told, ["quantized-group"], "{reason}");
+        assert!(told.contains(&"quantized-group"), "{reason}: {told:?}");
     }
 }
 
