@@ -426,7 +426,7 @@ fn damaged(file: &[u8], damage: Damage, at: usize, seed: usize) -> Vec<u8> {
         Damage::Reshape => {
             let shape = object[name]["shape"].as_array().unwrap().clone();
             object[name]["shape"] = match seed % 3 {
-                0 => json!(shape.iter().rev().collect::<Vec<_>>().into_iter().chain([&json!(1)]).collect::<Vec<_>>()),
+                0 => json!(shape.iter().chain([&json!(2)]).collect::<Vec<_>>()),
                 1 => json!([shape.iter().filter_map(Value::as_u64).product::<u64>()]),
                 _ => json!([0]),
             };
