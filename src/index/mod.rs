@@ -20,7 +20,7 @@ mod variants;
 pub mod write;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
@@ -57,6 +57,9 @@ const BUSY: Duration = Duration::from_secs(30);
 
 /// Bytes of the shortest SQLite file: one page.
 const SHORTEST: u64 = 512;
+
+/// How long one that was turned away without a wait lets the other one work.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// An open index.
 pub struct Index {
@@ -185,8 +188,7 @@ impl Index {
             return Err(Error::new(ErrorKind::Index, format!("{doing}: it cannot be written")));
         }
         configure(&connection).map_err(step)?;
-        // The journal mode is a property of the file; a database in memory keeps its own.
-        connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())).map_err(step)?;
+        write_ahead(&connection).map_err(step)?;
         connection.pragma_update(None, "synchronous", "FULL").map_err(step)?;
         if version < SCHEMA_VERSION as i64 {
             Self::migrate(&mut connection, name)?;
@@ -376,6 +378,22 @@ fn is_unwritable(error: &Error) -> bool {
     let cause = error.source.as_deref().and_then(|source| source.downcast_ref::<rusqlite::Error>());
     let code = cause.and_then(rusqlite::Error::sqlite_error_code);
     matches!(code, Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly))
+}
+
+/// Puts the file into write-ahead-log mode, in which it stays; a database in memory keeps its own.
+///
+/// Of several connections that do so to a new file SQLite turns all but one away at once, without the wait that it was told
+/// to make, as each might hold what another waits for. They ask again.
+fn write_ahead(connection: &Connection) -> rusqlite::Result<()> {
+    let began = Instant::now();
+    loop {
+        match connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())) {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && began.elapsed() < BUSY => {
+                std::thread::sleep(AGAIN);
+            }
+            done => return done,
+        }
+    }
 }
 
 /// Settings of every connection.

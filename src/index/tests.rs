@@ -432,7 +432,8 @@ fn many_may_make_an_index_at_once() {
                 let (path, together) = (&path, &together);
                 scope.spawn(move || {
                     together.wait();
-                    let mut index = Index::open(path).unwrap_or_else(|error| panic!("round {round}: {error}"));
+                    let mut index =
+                        Index::open(path).unwrap_or_else(|error| panic!("round {round}: {}", error.one_line()));
                     index.record(&examination(seed), at(0)).unwrap();
                 });
             }
