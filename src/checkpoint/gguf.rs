@@ -195,6 +195,11 @@ impl Assembly {
                         self.files.get(first.file).map_or(name, |file| &file.name),
                     );
                     oddities.add("duplicate-tensor", Some(&entry.name), detail);
+                    // Some loaders refuse such a file, some take the later: what the later holds was not looked at.
+                    let name = format!("{} (duplicate)", entry.name);
+                    let reason = "another tensor of the same name counts, and loaders do not agree which".to_owned();
+                    let spare = TensorEntry { name: name.clone(), storage: Storage::Unreadable(reason), ..entry };
+                    self.tensors.entry(name).or_insert(spare);
                 }
             }
         }

@@ -270,6 +270,7 @@ fn duplicates_are_oddities_and_the_first_counts() {
     let mut first = [0.0];
     checkpoint.decode(&checkpoint.tensors["w"], 1, &mut first).expect("decodes");
     assert_eq!(first, [1.0]);
+    assert!(checkpoint.tensors["w (duplicate)"].is_unreadable(), "the other is no silence");
 }
 
 #[test]
