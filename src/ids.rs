@@ -97,6 +97,15 @@ impl GitName {
         let mut bytes = [0u8; 20];
         hex::decode_to_slice(text, &mut bytes).ok().map(|()| Self(bytes))
     }
+
+    /// The name of this content.
+    pub fn of(content: &[u8]) -> Self {
+        use sha1::Digest as _;
+        let mut hasher = sha1::Sha1::new();
+        hasher.update(format!("blob {}\0", content.len()));
+        hasher.update(content);
+        Self(hasher.finalize().into())
+    }
 }
 
 /// Where a checkpoint is: on a hub (at a revision, if one was named) or in a folder or file.

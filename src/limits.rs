@@ -162,12 +162,54 @@ pub const MAX_CONNECTIONS: usize = 128;
 /// Pieces of evidence on a claim that the index keeps of one examination. Cards of merges name a few dozen bases.
 pub const MAX_CLAIM_EVIDENCE: usize = 1_000;
 
-/// Tags of a listed repository that the sweep's queue keeps. Language lists of translation models reach a few hundred.
+/// Tags of a repository that are kept, the first ones. Language lists of translation models reach a few hundred.
 pub const MAX_TAGS: usize = 1_000;
 
-/// Bytes of one such tag; longer ones are dropped. Hubs make none longer.
+/// Bytes of one such tag; longer ones are dropped. `base_model:quantized:` and two names of 96 letters fit.
 pub const MAX_TAG_BYTES: usize = 256;
 
 /// Bytes of what a listing says of one repository, as the sweep's queue keeps it. Without its card and configuration, which
 /// are fetched where they are needed, the longest has some 20 KiB.
 pub const MAX_LISTING_BYTES: usize = 256 * 1024;
+
+/// Seconds until a request's headers are there, with its connection; and those that its body may take beside what its
+/// length allows. The hub's own client waits 10 s between bytes and has no bound on the whole.
+pub const REQUEST_SECONDS: u64 = 60;
+
+/// Bytes a second that a body keeps on average, once its first [`REQUEST_SECONDS`] are over. A line of 10 Mbit/s shared by
+/// 24 ranges at a time (four repositories of six) still gives each as much.
+pub const SLOWEST_BYTES_PER_SECOND: u64 = 50_000;
+
+/// Seconds of requests and waits spent on one repository, beside what its bytes allow at [`SLOWEST_BYTES_PER_SECOND`]. A
+/// screen sends some thirty requests; the longest waits seen are windows of five minutes.
+pub const REPOSITORY_SECONDS: u64 = 2 * 3600;
+
+/// Pages in a row on which nothing is new before a listing counts as endless. Hubs filter after they cut pages, so a few
+/// empty ones are honest.
+pub const MAX_EMPTY_PAGES: usize = 50;
+
+/// One page of a listing. A thousand repositories with their cards and configurations take 2 to 15 MB.
+pub const MAX_LISTING_PAGE_BYTES: u64 = 32 << 20;
+
+/// What a hub says of one repository, or of where one file is. The largest cards with evaluation results have 2 MB.
+pub const MAX_INFO_BYTES: u64 = 8 << 20;
+
+/// Bytes of a refusal that are looked at for the hub's own words.
+pub const MAX_REFUSAL_BYTES: usize = 64 * 1024;
+
+/// Bytes that one value of a hub's row (card, configuration, bases) takes in memory, some twenty times its text; a larger
+/// one counts as unknown. The largest configurations seen take 300 kB so.
+pub const MAX_FACT_BYTES: usize = 2 << 20;
+
+/// Bytes that the rows of one page take in memory together.
+pub const MAX_PAGE_BYTES: usize = 256 << 20;
+
+/// Bytes fetched for a base that an upload claims, unless told otherwise: who uploads chooses it. A model of 20 billion
+/// parameters in 16 bits fits.
+pub const MAX_CLAIMED_BASE_BYTES: u64 = 50_000_000_000;
+
+/// Bytes left free on the cache's file system by any download: the index often lies on the same one.
+pub const DISK_RESERVE_BYTES: u64 = 2 << 30;
+
+/// Seconds after which a download that nobody went on with is thrown away: a week.
+pub const ABANDONED_SECONDS: u64 = 7 * 24 * 3600;

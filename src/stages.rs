@@ -171,7 +171,9 @@ pub fn examine_path(
         settings.claim = Some(claim.claim);
         let asked = asked?;
         tried = Some(asked.clone());
-        let base = bench.bases.get(&asked, &bench.client, &bench.environment, bench.stages.as_ref(), &bench.night)?;
+        let most = bench.settings.max_base_bytes.filter(|_| base.is_none());
+        let stages = bench.stages.as_ref();
+        let base = bench.bases.get(&asked, most, &bench.client, &bench.environment, stages, &bench.night)?;
         let mut base = forms::Base::opened(base.side.clone(), Arc::new(base.checkpoint.clone()));
         forms::examine(&mut base, &files, &named, &settings)
     };

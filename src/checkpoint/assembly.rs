@@ -88,8 +88,8 @@ impl Assembly {
         }
         if nothing && !TELLING.iter().any(|kind| self.anomalies.has(kind)) {
             return Err(first_error.unwrap_or_else(|| {
-                let absent = selection.index.iter().flat_map(|index| index.absent.values());
-                let what = match (selection.files.as_slice(), absent.cloned().next()) {
+                let mut absent = selection.index.iter().flat_map(|index| index.absent.values());
+                let what = match (selection.files.as_slice(), absent.next().cloned()) {
                     (_, Some(first)) => format!("none of the shards that its index names can be read: {first}"),
                     (read, None) => format!("no tensor in {}", read.join(", ")),
                 };

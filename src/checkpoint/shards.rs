@@ -185,7 +185,7 @@ impl Naming {
         let is_whole =
             |name: &&String| self.stem(split_folder(name).1).is_some_and(|base| split_number(base).is_none());
         let plain = || {
-            let whole = |stem: &&str| groups.get(stem).is_some_and(|group| group.iter().any(|name| is_whole(name)));
+            let whole = |stem: &&str| groups.get(stem).is_some_and(|group| group.iter().any(is_whole));
             self.stems.iter().copied().find(|stem| whole(stem) || indexes.contains_key(stem))
         };
         let preferred = plain()

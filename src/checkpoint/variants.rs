@@ -133,7 +133,7 @@ fn kind_of(name: &str) -> Option<Kind> {
 fn index_of(name: &str) -> Option<(&str, Kind)> {
     let (before, after) = name.rsplit_once(".index.")?;
     let plain = after.eq_ignore_ascii_case("json");
-    if !plain && !after.strip_suffix(".json").is_some_and(|variant| !variant.contains(['/', '.'])) {
+    if !plain && after.strip_suffix(".json").is_none_or(|variant| variant.contains(['/', '.'])) {
         return None;
     }
     let (stem, _) = before.rsplit_once('.')?;

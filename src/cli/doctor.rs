@@ -10,7 +10,7 @@ use clap::Args;
 use super::{ExitStatus, Global};
 use crate::error::{Error, Result};
 use crate::hub::probe::{Token, probe};
-use crate::hub::{Client, ClientSettings, Environment, HUBS, HubEntry};
+use crate::hub::{Client, ClientSettings, Environment, HUBS, HubEntry, free, shown};
 use crate::index::Index;
 use crate::report::json::write_value;
 use crate::report::{RENDERERS, sanitise, words};
@@ -217,6 +217,7 @@ fn hubs(global: &Global, environment: &Environment) -> Vec<Check> {
         tries: 2,
         patience: Duration::from_secs(5),
         silence: Duration::from_secs(10),
+        request_time: Duration::from_secs(15),
         cache: environment.own_cache(),
         ..ClientSettings::default()
     });
@@ -251,7 +252,7 @@ fn one_hub(client: &Client, entry: &HubEntry, environment: &Environment) -> Vec<
             return vec![Check::bad("network", format!("{title}: {}", error.one_line()), advice)];
         }
     };
-    let at = without_password(hub.endpoint().as_str());
+    let at = shown(hub.endpoint());
     let probed = match probe(client, hub.as_ref()) {
         Ok(probed) => probed,
         Err(error) => {
@@ -289,14 +290,6 @@ fn one_hub(client: &Client, entry: &HubEntry, environment: &Environment) -> Vec<
     checks
 }
 
-/// An address without user and password.
-fn without_password(address: &str) -> String {
-    let Ok(mut url) = url::Url::parse(address) else { return String::new() };
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
-    url.to_string()
-}
-
 /// Whether the folders that are written to can be, and what room there is.
 fn places(global: &Global, environment: &Environment) -> Vec<Check> {
     let index = global.index.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -316,18 +309,6 @@ fn places(global: &Global, environment: &Environment) -> Vec<Check> {
 
 /// Less room than this is soon none.
 const LITTLE: u64 = 256 << 20;
-
-/// Free bytes of the file system that a folder is on.
-#[cfg(unix)]
-fn free(folder: &Path) -> Option<u64> {
-    let facts = rustix::fs::statvfs(folder).ok()?;
-    facts.f_bavail.checked_mul(facts.f_frsize)
-}
-
-#[cfg(not(unix))]
-fn free(_: &Path) -> Option<u64> {
-    None
-}
 
 fn room(folder: &Path) -> String {
     free(folder).map(|bytes| format!(", {} free", words::bytes(bytes))).unwrap_or_default()
@@ -351,7 +332,16 @@ mod tests {
 
     #[test]
     fn passwords_are_not_shown() {
-        assert_eq!(without_password("https://user:secret@hub.example/x"), "https://hub.example/x");
+        for address in
+            ["ftp://user:SECRET@x", "http://user:SECRET@127.0.0.1:9", "user:SECRET@x", "http://user:SECRET@[x"]
+        {
+            let environment = Environment::empty().with("HF_ENDPOINT", address);
+            let client = Client::new(ClientSettings { tries: 1, ..ClientSettings::default() }).expect("a client");
+            let checks = one_hub(&client, &HUBS[0], &environment);
+            assert_eq!(checks[0].state, State::Bad, "{address}");
+            let said = serde_json::to_string(&checks).expect("JSON");
+            assert!(!said.contains("SECRET"), "{said}");
+        }
     }
 
     #[test]

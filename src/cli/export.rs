@@ -71,10 +71,10 @@ impl Arguments {
         let style = Style { profile: self.profile || global.style().profile, ..global.style() };
         let filter = self.filter.examinations()?;
         let mut left = Left::default();
-        let wanted = index.export_sorted(&filter).filter_map(|stored| left.keep(renderer, stored));
+        let mut wanted = index.export_sorted(&filter).filter_map(|stored| left.keep(renderer, stored));
         if format == "jsonl" {
             // One at a time: an index may be larger than memory.
-            wanted.map(|one| renderer.render(&Report::of(one), &style, out)).collect::<Result<()>>()?;
+            wanted.try_for_each(|one| renderer.render(&Report::of(one), &style, out))?;
         } else {
             let examinations = wanted.collect();
             renderer.render(&Report::with_catalogue(examinations, &catalogue), &style, out)?;

@@ -9,7 +9,8 @@ use super::Global;
 use crate::diff::Observer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::Depth;
-use crate::hub::{Client, ClientSettings, Environment, Meter};
+use crate::hub::{Client, ClientSettings, Environment, Meter, stale};
+use crate::limits::MAX_CLAIMED_BASE_BYTES;
 use crate::signature::Catalogue;
 use crate::stages::Pipeline;
 use crate::sweep::base::Bases;
@@ -50,6 +51,9 @@ pub struct Reading {
     /// Bytes to read of one repository at most (500MB, 2GiB); the base is not counted
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     max_bytes: Option<u64>,
+    /// Bytes to fetch of a base that an upload claims at most; one given with --base is not held to it
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value_t = MAX_CLAIMED_BASE_BYTES)]
+    max_base_bytes: u64,
     /// Examine every checkpoint that a repository holds, not one of each form (safetensors, GGUF, pickles, adapters)
     #[arg(long)]
     all_variants: bool,
@@ -70,13 +74,15 @@ impl Reading {
                 EscalateChoice::Never => Escalate::Never,
             },
             max_bytes: self.max_bytes,
+            max_base_bytes: Some(self.max_base_bytes),
             all_variants: self.all_variants,
             ..ExamineSettings::default()
         }
     }
 }
 
-/// Everything needed to examine repositories, with the client of the process's environment.
+/// Everything needed to examine repositories, with the client of the process's environment. What killed processes left
+/// in its cache is thrown away first.
 pub fn bench(
     global: &Global,
     catalogue: &Arc<Catalogue>,
@@ -90,6 +96,7 @@ pub fn bench(
         cache: environment.own_cache(),
         ..ClientSettings::default()
     })?;
+    stale::clean(client.cache());
     Ok(Bench {
         client,
         environment,

@@ -108,6 +108,12 @@ impl Arguments {
             text.push_str(&format!("\nfindings: orthoscope findings list --index {}\n", shown(&global.index)));
             out.write_all(text.as_bytes()).map_err(|error| Error::io("writing the summary", error))?;
         }
+        // Also with findings, and also where nobody reads the summary.
+        let undone = summary.undone();
+        if !undone.is_empty() {
+            let said = sanitise::sentence(&undone.join("; "));
+            let _ = writeln!(std::io::stderr(), "orthoscope: not everything was done: {said}");
+        }
         Ok(match summary.exit_status(|severity| self.fail_on.counts(severity)) {
             0 => ExitStatus::Success,
             1 => ExitStatus::Findings,
@@ -173,6 +179,7 @@ pub(super) fn told(summary: &Summary) -> String {
         }
     };
     line("outcomes", list(&summary.outcomes));
+    line("unreported", list(&summary.unreported));
     line("relations", list(&summary.relations));
     line("depths", list(&summary.depths));
     line("findings", list(&summary.findings));

@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use http::{HeaderValue, header};
 use sha2::Digest as _;
 
-use super::client::Attempt;
+use super::client::{Attempt, Step};
 use super::fetch::{Repo, RepoRanges, content_range};
-use super::{Ask, Bucket, Meter, RepoFile, shown};
+use super::{Ask, Bucket, Meter, RepoFile, shown, stale};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
 use crate::private;
@@ -52,6 +52,12 @@ impl Repo {
         path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() == file.bytes).then_some(path)
     }
 
+    /// Bytes that would be fetched to have all of these files whole.
+    pub fn missing<'f>(&self, files: impl IntoIterator<Item = &'f RepoFile>) -> u64 {
+        let sizes = files.into_iter().filter(|file| self.on_disk(file).is_none()).map(|file| file.bytes);
+        sizes.fold(0, u64::saturating_add)
+    }
+
     /// The whole file on this machine, fetched if need be. Resumes what an earlier attempt left, and refuses content
     /// whose SHA-256 is not the listed one.
     pub fn download(&self, file: &RepoFile, meter: &std::sync::Arc<Meter>) -> Result<PathBuf> {
@@ -63,38 +69,61 @@ impl Repo {
         let folder = path.parent().unwrap_or(Path::new("."));
         private::folder(folder).map_err(|error| Error::io(format!("making {}", folder.display()), error))?;
         let partial = path.with_extension("partial");
-        let mut growing = private::options()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(&partial)
-            .map_err(|error| Error::io(doing(), error))?;
-        growing.lock().map_err(|error| Error::io(doing(), error))?;
         // Whoever held the lock before us may have finished the file.
-        if path.metadata().is_ok_and(|metadata| metadata.len() == file.bytes) {
-            return Ok(path);
+        let is_done = || path.metadata().is_ok_and(|metadata| metadata.len() == file.bytes);
+        let growing = stale::growing(&partial, is_done).map_err(|error| Error::io(doing(), error))?;
+        let Some(mut growing) = growing else { return Ok(path) };
+        match self.grow(file, &mut growing, meter, &doing()) {
+            Ok(()) => {}
+            Err(error) => {
+                // What fills the disk is no help to the next attempt.
+                if is_full(&error) {
+                    let _ = growing.set_len(0);
+                    let _ = std::fs::remove_file(&partial);
+                }
+                return Err(error);
+            }
         }
-        if file.large {
-            let have = growing.metadata().map_err(|error| Error::io(doing(), error))?.len();
-            meter.allow(file.bytes.saturating_sub(have), &doing())?;
-            let ranges = RepoRanges::new(self, file, meter);
-            self.client().block_on(ranges.stream(&mut growing, &doing()))?;
-        } else {
-            let bytes = self.small(&file.path, meter)?;
-            growing.set_len(0).and_then(|()| growing.write_all(&bytes)).map_err(|error| Error::io(doing(), error))?;
-        }
-        let found = hash(&mut growing).map_err(|error| Error::io(doing(), error))?;
-        if let Some(expected) = file.sha256
-            && expected != found
-        {
-            // What is there is wrong, not merely short: the next attempt must start anew.
-            growing.set_len(0).map_err(|error| Error::io(doing(), error))?;
-            return Err(Error::new(ErrorKind::Moved, format!("{}: its content is {found}, not {expected}", doing())));
-        }
-        growing.sync_all().map_err(|error| Error::io(doing(), error))?;
         std::fs::rename(&partial, &path).map_err(|error| Error::io(doing(), error))?;
         Ok(path)
     }
+
+    /// Makes `growing` the whole file, and durable.
+    fn grow(&self, file: &RepoFile, growing: &mut File, meter: &std::sync::Arc<Meter>, doing: &str) -> Result<()> {
+        let failed = |error| Error::io(doing, error);
+        let ranges = RepoRanges::new(self, file, meter);
+        // Wrong content may be a part from before, or the delivery network's fault: it is fetched anew once.
+        for again in [true, false] {
+            if file.large {
+                let have = growing.metadata().map_err(failed)?.len();
+                let further = file.bytes.saturating_sub(have);
+                meter.allow(further, doing)?;
+                self.client().make_sure_of_room(further, doing)?;
+                self.client().block_on(ranges.stream(growing, doing))?;
+            } else {
+                self.client().make_sure_of_room(file.bytes, doing)?;
+                let bytes = self.small(&file.path, meter)?;
+                growing.set_len(0).and_then(|()| growing.write_all(&bytes)).map_err(failed)?;
+            }
+            let found = hash(growing).map_err(failed)?;
+            let Some(expected) = file.sha256.filter(|expected| *expected != found) else { break };
+            // What is there is wrong, not merely short: the next attempt must start anew.
+            growing.set_len(0).map_err(failed)?;
+            if !again {
+                return Err(Error::new(ErrorKind::Moved, format!("{doing}: its content is {found}, not {expected}")));
+            }
+            self.client().block_on(ranges.forget_place());
+        }
+        growing.sync_all().map_err(failed)
+    }
+}
+
+/// Whether an error says that the disk is full.
+fn is_full(error: &Error) -> bool {
+    let cause = error.source.as_deref().and_then(|source| source.downcast_ref::<std::io::Error>());
+    cause.is_some_and(|error| {
+        matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+    })
 }
 
 /// Bytes asked for at a time when parts of a file are collected.
@@ -117,9 +146,9 @@ impl Repo {
         }
         let total: u64 = wanted.iter().map(|range| range.end - range.start).sum();
         meter.allow(total, &doing())?;
+        self.client().make_sure_of_room(total, &doing())?;
         let folder = self.client().cache().join("parts");
-        private::folder(&folder).map_err(|error| Error::io(doing(), error))?;
-        let mut sparse = tempfile::NamedTempFile::new_in(&folder).map_err(|error| Error::io(doing(), error))?;
+        let mut sparse = stale::temporary(&folder).map_err(|error| Error::io(doing(), error))?;
         sparse.as_file().set_len(file.bytes).map_err(|error| Error::io(doing(), error))?;
         let source = RepoRanges::new(self, file, meter);
         let parts: Vec<Range<u64>> = wanted
@@ -153,11 +182,15 @@ fn hash(file: &mut File) -> std::io::Result<Digest> {
     }
 }
 
+/// Bytes of progress after which a download's attempts are counted anew.
+const PROGRESS: u64 = 1 << 20;
+
 impl RepoRanges {
     /// Appends what is missing at the end of `growing`, over as many connections as it takes.
     async fn stream(&self, growing: &mut File, doing: &str) -> Result<()> {
         let total = self.file().bytes;
         let client = self.client();
+        let _busy = self.meter().busy();
         let mut attempt = Attempt::new(client);
         let mut renewals = 0;
         loop {
@@ -174,7 +207,9 @@ impl RepoRanges {
             let range = HeaderValue::from_str(&format!("bytes={have}-{}", total - 1))
                 .map_err(|error| Error::because(ErrorKind::Internal, doing, error))?;
             let broken = |what: String| Error::new(ErrorKind::Network, format!("{doing}: {what}"));
-            let mut response = match client.open(self.hub(), &ask, &[(header::RANGE, range)], self.meter()).await {
+            let turn = attempt.turn(&ask, self.meter()).await?;
+            let extra = [(header::RANGE, range)];
+            let response = match client.open(self.hub(), &ask, &extra, turn, self.meter()).await {
                 Ok((response, None)) => response,
                 Ok((response, Some(wait))) => {
                     attempt.told(wait, broken(format!("status {}", response.status().as_u16())))?;
@@ -199,33 +234,38 @@ impl RepoRanges {
                         format!("{doing}: status {status} at {}", shown(&ask.url)),
                     ));
                 }
-                416 => return Err(Error::new(ErrorKind::Moved, format!("{doing}: the file is shorter than listed"))),
+                416 => {
+                    self.forget_place().await;
+                    let trouble = format!("{doing}: the server's file is shorter than listed");
+                    attempt.again(Error::new(self.contradicted(), trouble)).await?;
+                    continue;
+                }
                 status => {
                     attempt.again(broken(format!("status {status} without the range asked for"))).await?;
                     continue;
                 }
             }
             let mut grown = 0u64;
+            let mut flow = client.flow(response, true, self.meter());
             let trouble = loop {
-                match client.chunk(&mut response).await? {
-                    Ok(Some(chunk)) => {
-                        self.meter().count_bytes(chunk.len() as u64, true);
+                match flow.next().await? {
+                    Step::Bytes(chunk) => {
                         grown += chunk.len() as u64;
                         if have + grown > total {
-                            break Some("more bytes than asked for");
+                            break Some("has more bytes than asked for");
                         }
                         growing.write_all(&chunk).map_err(|error| Error::io(doing, error))?;
                     }
-                    Ok(None) => break None,
-                    Err(_) => break Some("the connection broke off"),
+                    Step::End => break None,
+                    Step::Broken(why) => break Some(why),
                 }
             };
-            if grown > 0 && trouble.is_some() {
-                // Progress was made: a long file over a bad line may break off any number of times.
+            if grown >= PROGRESS && trouble.is_some() {
+                // A long file over a bad line may break off any number of times.
                 attempt = Attempt::new(client);
             }
             if have + grown != total {
-                attempt.again(broken(trouble.unwrap_or("the answer was too short").to_owned())).await?;
+                attempt.again(broken(format!("the answer {}", trouble.unwrap_or("was too short")))).await?;
             }
         }
     }

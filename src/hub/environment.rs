@@ -70,10 +70,11 @@ impl Environment {
     pub fn endpoint(&self, name: &str, default: &str) -> Result<Url> {
         let text = self.get(name).unwrap_or(default).trim_end_matches('/');
         let url = Url::parse(text).map_err(|error| {
-            Error::because(ErrorKind::Usage, format!("reading {name} {text:?} as an address"), error)
+            Error::because(ErrorKind::Usage, format!("reading {name} {:?} as an address", masked(text)), error)
         })?;
         if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-            return Err(Error::new(ErrorKind::Usage, format!("reading {name} {text:?}: want http:// or https://")));
+            let shown = masked(text);
+            return Err(Error::new(ErrorKind::Usage, format!("reading {name} {shown:?}: want http:// or https://")));
         }
         Ok(url)
     }
@@ -136,9 +137,48 @@ impl Environment {
     }
 }
 
+/// What was written as an address, without what may be a user, a password or a token. It need not be an address: whatever
+/// stands before the last `@` goes, and whatever follows a `?` or `#`.
+pub fn masked(text: &str) -> String {
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) if scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c)) => {
+            (format!("{scheme}://"), rest)
+        }
+        _ => (String::new(), text),
+    };
+    let (mask, rest) = match rest.rsplit_once('@') {
+        Some((_, host)) => ("…@", host),
+        None => ("", rest),
+    };
+    format!("{scheme}{mask}{}", rest.split(['?', '#']).next().unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_message_about_an_address_repeats_its_password() {
+        let broken = [
+            "ftp://user:SECRET@x",
+            "user:SECRET@x",
+            "https://user:SE/CRET@x",
+            "http://user:SECRET@x y",
+            "http://user:SECRET@x@/",
+            "https://",
+            "ftp://x/?token=SECRET",
+            "://user:SECRET@",
+            "https://user:SECRET@x:port/",
+        ];
+        for text in broken {
+            let environment = Environment::empty().with("HF_ENDPOINT", text);
+            let Err(error) = environment.endpoint("HF_ENDPOINT", "x") else { continue };
+            let said = format!("{} {}", error.one_line(), masked(text));
+            assert!(!said.contains("SECRET") && !said.contains("CRET"), "{text}: {said}");
+        }
+        assert_eq!(masked("ftp://user:SECRET@host/x?token=1"), "ftp://…@host/x");
+        assert_eq!(masked("nonsense"), "nonsense");
+    }
 
     #[test]
     fn the_variables_mean_what_they_mean_elsewhere() {

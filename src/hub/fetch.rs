@@ -1,5 +1,6 @@
 //! Repositories through the client: listings to their end, one repository's facts and files, and its files' bytes.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
@@ -11,11 +12,50 @@ use super::cache::CachedRepo;
 use super::client::Attempt;
 use super::{Ask, Bucket, Client, Environment, Hub, Meter, Place, Query, RepoFile, RepoInfo, shown};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::RepoId;
+use crate::ids::{Digest, GitName, RepoId};
 use crate::limits;
 use crate::source::ByteSource;
 use crate::source::mmap::Mmap;
 use crate::source::remote::{KEEP, Ranges, RemoteFile};
+
+/// The pages of one listing: none is asked for twice, and news come now and then.
+#[derive(Default)]
+struct Pages {
+    asked: BTreeSet<Digest>,
+    /// The first bytes of the hashes of what was listed: millions of names would take hundreds of megabytes.
+    seen: BTreeSet<u64>,
+    barren: usize,
+}
+
+impl Pages {
+    /// Before a page is asked for.
+    fn ask(&mut self, ask: &Ask) -> Result<()> {
+        let doing = || format!("listing {}", shown(&ask.url));
+        if !self.asked.insert(Digest::of(ask.url.as_str().as_bytes())) {
+            return Err(Error::new(ErrorKind::Malformed, format!("{}: its pages go in a circle", doing())));
+        }
+        if self.asked.len() > limits::MAX_PAGES {
+            return Err(Error::new(ErrorKind::TooLarge, format!("{}: too many pages", doing())));
+        }
+        Ok(())
+    }
+
+    /// After it came, with what it names.
+    fn came<'a>(&mut self, ask: &Ask, names: impl Iterator<Item = &'a str>) -> Result<()> {
+        let mut news = false;
+        for name in names {
+            let [a, b, c, d, e, f, g, h, ..] = Digest::of(name.as_bytes()).0;
+            news |= self.seen.insert(u64::from_be_bytes([a, b, c, d, e, f, g, h]));
+        }
+        self.barren = if news { 0 } else { self.barren + 1 };
+        if self.barren > limits::MAX_EMPTY_PAGES {
+            let pages = self.barren;
+            let doing = format!("listing {}: nothing new on {pages} pages in a row", shown(&ask.url));
+            return Err(Error::new(ErrorKind::Malformed, doing));
+        }
+        Ok(())
+    }
+}
 
 /// Follows a listing to its end, page by page; `each` may stop it by returning false. Tells what the hub kept back.
 pub fn list(
@@ -27,14 +67,12 @@ pub fn list(
 ) -> Result<Option<String>> {
     let mut next = vec![hub.list(query)?];
     let mut incomplete = None;
-    let mut pages = 0usize;
+    let mut pages = Pages::default();
     while let Some(ask) = next.pop() {
-        pages += 1;
-        if pages > limits::MAX_PAGES {
-            return Err(Error::new(ErrorKind::TooLarge, format!("listing {}: too many pages", shown(&ask.url))));
-        }
-        let answer = client.ask(hub, &ask, meter)?;
-        let page = hub.read_list(&ask, &answer)?;
+        pages.ask(&ask)?;
+        let page =
+            client.ask(hub, &ask, limits::MAX_LISTING_PAGE_BYTES, meter, &|answer| hub.read_list(&ask, answer))?;
+        pages.came(&ask, page.items.iter().map(|item| item.key.as_str()))?;
         incomplete = incomplete.or(page.incomplete);
         if !each(page.items)? {
             break;
@@ -44,16 +82,25 @@ pub fn list(
     Ok(incomplete)
 }
 
+/// An answer's own content, or where it is instead.
+enum Found<T> {
+    Here(T),
+    There(Place),
+}
+
 /// One repository's facts.
 pub fn info(client: &Client, hub: &dyn Hub, name: &str, revision: Option<&str>, meter: &Meter) -> Result<RepoInfo> {
     let mut ask = hub.info(name, revision)?;
     // A renamed or wrongly-cased repository answers with a redirect on the hub itself.
     for _ in 0..3 {
-        let answer = client.ask(hub, &ask, meter)?;
-        if answer.status < 300 {
-            return hub.read_info(&answer);
-        }
-        let place = hub.read_place(&answer)?;
+        let found = client.ask(hub, &ask, limits::MAX_INFO_BYTES, meter, &|answer| match answer.status {
+            ..300 => hub.read_info(answer).map(Found::Here),
+            _ => hub.read_place(answer).map(Found::There),
+        })?;
+        let place = match found {
+            Found::Here(info) => return Ok(info),
+            Found::There(place) => place,
+        };
         if place.url.origin() != hub.endpoint().origin() {
             break;
         }
@@ -107,15 +154,16 @@ impl Repo {
             return Ok(repo);
         }
         let mut next = vec![hub.tree(name, revision)?];
-        let mut pages = 0usize;
+        let mut pages = Pages::default();
         while let Some(ask) = next.pop() {
-            pages += 1;
-            let answer = client.ask(hub.as_ref(), &ask, meter)?;
-            let page = hub.read_tree(&ask, &answer)?;
+            pages.ask(&ask)?;
+            let read = |answer: &super::Answer| hub.read_tree(&ask, answer);
+            let page = client.ask(hub.as_ref(), &ask, limits::MAX_JSON_BYTES, meter, &read)?;
+            pages.came(&ask, page.items.iter().map(|file| file.path.as_str()))?;
             repo.files.extend(page.items);
             repo.incomplete = repo.incomplete.or(page.incomplete);
             next.extend(page.more);
-            if repo.files.len() > limits::MAX_TREE_FILES || pages > limits::MAX_PAGES {
+            if repo.files.len() > limits::MAX_TREE_FILES {
                 return Err(Error::new(
                     ErrorKind::TooLarge,
                     format!("listing {}: more files than a model has", repo.id),
@@ -174,24 +222,75 @@ impl Repo {
         {
             return std::fs::read(found).map_err(|error| Error::io(doing(), error));
         }
-        let mut ask = self.hub.file(&self.id.name, &self.revision, path)?;
-        for _ in 0..5 {
-            let answer = self.client.ask(self.hub(), &ask, meter)?;
-            if answer.status >= 300 {
-                let place = self.hub.read_place(&answer)?;
-                let ours = place.url.origin() == self.hub.endpoint().origin();
-                ask = Ask::get(place.url, if ours { Bucket::Resolver } else { Bucket::Delivery });
+        let _busy = meter.busy();
+        let mut attempt = Attempt::new(&self.client);
+        let mut other = false;
+        loop {
+            let Some(listed) = listed else { return self.served(path, limits::MAX_JSON_BYTES, meter) };
+            // Redirects have bodies of their own.
+            let cap = listed.bytes.max(limits::MAX_REFUSAL_BYTES as u64).min(limits::MAX_JSON_BYTES);
+            let (body, got) = match self.served(path, cap, meter) {
+                Ok(body) if body.len() as u64 == listed.bytes => (body, None),
+                Ok(body) => (Vec::new(), Some(format!("{} bytes", body.len()))),
+                Err(error) if error.kind == ErrorKind::TooLarge && listed.bytes <= cap => {
+                    (Vec::new(), Some(format!("more than {cap} bytes")))
+                }
+                Err(error) => return Err(error),
+            };
+            if let Some(got) = got {
+                let trouble = format!("{}: {got} where {} are listed", doing(), listed.bytes);
+                self.client.block_on(attempt.again(Error::new(self.contradicted(), trouble)))?;
                 continue;
             }
-            if let Some(listed) = listed
-                && listed.bytes != answer.body.len() as u64
-            {
-                let (want, got) = (listed.bytes, answer.body.len());
-                return Err(Error::new(ErrorKind::Moved, format!("{}: {got} bytes where {want} are listed", doing())));
+            let same = listed.sha256.is_none_or(|sha256| sha256 == Digest::of(&body))
+                && listed.git.is_none_or(|git| git == GitName::of(&body));
+            if same {
+                return Ok(body);
             }
-            return Ok(answer.body.to_vec());
+            let trouble = Error::new(ErrorKind::Moved, format!("{}: its content is not the listed one", doing()));
+            if other {
+                return Err(trouble);
+            }
+            other = true;
+            self.client.block_on(attempt.again(trouble))?;
         }
-        Err(Error::new(ErrorKind::Network, format!("{}: redirected in a circle", doing())))
+    }
+
+    /// A small file's bytes as they are served, over the hub's redirects.
+    fn served(&self, path: &str, cap: u64, meter: &Meter) -> Result<Vec<u8>> {
+        let mut ask = self.hub.file(&self.id.name, &self.revision, path)?;
+        for _ in 0..5 {
+            let found = self.client.ask(self.hub(), &ask, cap, meter, &|answer| {
+                Ok(match answer.status {
+                    ..300 => Found::Here(answer.body.to_vec()),
+                    _ => Found::There(self.hub.read_place(answer)?),
+                })
+            })?;
+            let place = match found {
+                Found::Here(body) => return Ok(body),
+                Found::There(place) => place,
+            };
+            if let Some(commit) = self.other_commit(&place) {
+                let what = format!("reading {path} of {}: the hub serves commit {commit}", self.id);
+                return Err(Error::new(ErrorKind::Moved, what));
+            }
+            let ours = place.url.origin() == self.hub.endpoint().origin();
+            ask = Ask::get(place.url, if ours { Bucket::Resolver } else { Bucket::Delivery });
+        }
+        Err(Error::new(ErrorKind::Network, format!("reading {path} of {}: redirected in a circle", self.id)))
+    }
+
+    /// What it is when answers keep contradicting the file list in length. What a commit holds cannot change, so the answers
+    /// are at fault, and another night may bring right ones; the client of the largest hub says the same of short files
+    /// ("usually due to network issues"). A branch may have moved.
+    pub(super) fn contradicted(&self) -> ErrorKind {
+        if is_commit(&self.revision) { ErrorKind::Network } else { ErrorKind::Moved }
+    }
+
+    /// The commit that is served, where it is another one than asked for.
+    fn other_commit<'p>(&self, place: &'p Place) -> Option<&'p str> {
+        let served = place.commit.as_deref().filter(|commit| is_commit(commit))?;
+        (is_commit(&self.revision) && served != self.revision).then_some(served)
     }
 
     /// A file's bytes on demand: a memory map where the file is on this machine, ranges over the network otherwise.
@@ -210,6 +309,10 @@ impl Repo {
         let ranges = Arc::new(RepoRanges::new(self, file, meter));
         Ok(Arc::new(RemoteFile::new(file.path.clone(), file.bytes, KEEP, ranges)))
     }
+}
+
+fn is_commit(text: &str) -> bool {
+    text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// A file that hubs serve whole only: fetched when its first byte is read.
@@ -270,6 +373,10 @@ impl RepoRanges {
         &self.meter
     }
 
+    pub(super) fn contradicted(&self) -> ErrorKind {
+        self.repo.contradicted()
+    }
+
     pub(super) async fn forget_place(&self) {
         *self.place.lock().await = None;
     }
@@ -283,28 +390,37 @@ impl RepoRanges {
         let ask = self.repo.hub.file(&self.repo.id.name, &self.repo.revision, &self.file.path)?;
         // One byte: a hub that serves the bytes itself must not send the whole file for a look-up.
         let one = [(header::RANGE, HeaderValue::from_static("bytes=0-0"))];
-        let answer = self.client().ask_async(self.hub(), &ask, &one, &self.meter).await?;
-        let place = self.repo.hub.read_place(&answer)?;
-        let moved = |what: String| {
-            Error::new(ErrorKind::Moved, format!("reading {} of {}: {what}", self.file.path, self.repo.id))
-        };
-        let is_commit = |text: &str| text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        match &place.commit {
-            Some(commit) if is_commit(commit) && is_commit(&self.repo.revision) && *commit != self.repo.revision => {
-                return Err(moved(format!("the hub serves commit {commit}, not {}", self.repo.revision)));
+        let read = |answer: &super::Answer| self.repo.hub.read_place(answer);
+        let mut attempt = Attempt::new(self.client());
+        let doing = || format!("reading {} of {}", self.file.path, self.repo.id);
+        loop {
+            let cap = limits::MAX_INFO_BYTES;
+            let place = self.client().ask_async(self.hub(), &ask, &one, cap, &self.meter, &read).await?;
+            if let Some(commit) = self.repo.other_commit(&place) {
+                let (asked, doing) = (&self.repo.revision, doing());
+                return Err(Error::new(
+                    ErrorKind::Moved,
+                    format!("{doing}: the hub serves commit {commit}, not {asked}"),
+                ));
             }
-            _ => {}
+            let contradiction = match (place.sha256, self.file.sha256, place.bytes) {
+                (Some(now), Some(listed), _) if now != listed => {
+                    format!("{}: its content is now {now}, listed was {listed}", doing())
+                }
+                (_, _, Some(bytes)) if bytes != self.file.bytes => {
+                    format!("{}: its length is now {bytes}, listed was {}", doing(), self.file.bytes)
+                }
+                _ => {
+                    *known = Some(place.clone());
+                    return Ok(place);
+                }
+            };
+            let error = Error::new(self.repo.contradicted(), contradiction);
+            if error.kind == ErrorKind::Moved {
+                return Err(error);
+            }
+            attempt.again(error).await?;
         }
-        if let (Some(now), Some(listed)) = (place.sha256, self.file.sha256)
-            && now != listed
-        {
-            return Err(moved(format!("its content is now {now}, listed was {listed}")));
-        }
-        if place.bytes.is_some_and(|bytes| bytes != self.file.bytes) {
-            return Err(moved(format!("its length is no longer {}", self.file.bytes)));
-        }
-        *known = Some(place.clone());
-        Ok(place)
     }
 
     async fn range(&self, range: Range<u64>) -> Result<Bytes> {
@@ -316,13 +432,15 @@ impl RepoRanges {
         }
         let wish = HeaderValue::from_str(&format!("bytes={}-{}", range.start, range.end - 1))
             .map_err(|error| Error::because(ErrorKind::Internal, doing(), error))?;
+        let _busy = self.meter.busy();
         let mut attempt = Attempt::new(self.client());
         let mut renewals = 0;
         loop {
             let place = self.place().await?;
             let ask = Ask::get(place.url, Bucket::Delivery);
             let extra = [(header::RANGE, wish.clone())];
-            let (response, told) = match self.client().open(self.hub(), &ask, &extra, &self.meter).await {
+            let turn = attempt.turn(&ask, &self.meter).await?;
+            let (response, told) = match self.client().open(self.hub(), &ask, &extra, turn, &self.meter).await {
                 Ok(opened) => opened,
                 Err(error) if error.kind == ErrorKind::Network => {
                     attempt.again(error).await?;
@@ -343,23 +461,32 @@ impl RepoRanges {
                     } else if let Some((_, _, Some(total))) = content_range(response.headers())
                         && total != self.file.bytes
                     {
-                        let listed = self.file.bytes;
-                        let what = format!("{}: the server's file has {total} bytes, listed are {listed}", doing());
-                        return Err(Error::new(ErrorKind::Moved, what));
+                        let trouble = format!("the server's file has {total} bytes, listed are {}", self.file.bytes);
+                        self.forget_place().await;
+                        attempt.again(Error::new(self.repo.contradicted(), format!("{}: {trouble}", doing()))).await?;
+                        continue;
                     } else if content_range(response.headers()) != wanted {
                         "another range than asked for".to_owned()
                     } else {
-                        let reply = self.client().body(response, &ask, length, &self.meter).await?;
-                        if !reply.cut && reply.body.len() as u64 == length {
-                            return Ok(reply.body);
+                        match self.client().body(response, &ask, length, &self.meter).await {
+                            Ok(reply) if reply.cut.is_none() && reply.body.len() as u64 == length => {
+                                return Ok(reply.body);
+                            }
+                            Ok(reply) => {
+                                format!("{} after {} bytes", reply.cut.unwrap_or("ended"), reply.body.len())
+                            }
+                            Err(error) if error.kind == ErrorKind::TooLarge => "more bytes than asked for".to_owned(),
+                            Err(error) => return Err(error),
                         }
-                        format!("broke off after {} bytes", reply.body.len())
                     }
                 }
                 // The whole file in place of a range: never read, it may be a hundred gigabytes.
                 200 => "the server ignores ranges".to_owned(),
                 416 => {
-                    return Err(Error::new(ErrorKind::Moved, format!("{}: the file is shorter than listed", doing())));
+                    self.forget_place().await;
+                    let trouble = format!("{}: the server's file is shorter than listed", doing());
+                    attempt.again(Error::new(self.repo.contradicted(), trouble)).await?;
+                    continue;
                 }
                 400 | 401 | 403 | 404 | 410 => {
                     renewals += 1;

@@ -11,12 +11,14 @@ use http::{HeaderName, HeaderValue, header};
 use serde_json::Value;
 use url::Url;
 
+use super::rows::Shape;
 use super::{
     Access, Answer, Ask, Bucket, Environment, Hub, Page, Place, Query, Refusal, RepoFile, RepoInfo, is_plain_path,
     join, shown, text,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Digest, GitName};
+use crate::limits;
 
 /// Where the Hub is unless `HF_ENDPOINT` says otherwise.
 pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
@@ -36,6 +38,32 @@ const EXPAND: &[&str] = &[
     "private",
     "library_name",
 ];
+
+/// What is looked at of a repository's row. Its tags are kept as well.
+const REPOSITORY: Shape = Shape {
+    around: &[],
+    beside: &[],
+    kept: &[
+        "_id",
+        "id",
+        "modelId",
+        "sha",
+        "createdAt",
+        "lastModified",
+        "cardData",
+        "config",
+        "baseModels",
+        "downloads",
+        "likes",
+        "gated",
+        "disabled",
+        "private",
+        "library_name",
+    ],
+};
+
+/// What is looked at of a file's row.
+const FILE: Shape = Shape { around: &[], beside: &[], kept: &["type", "path", "oid", "size", "lfs"] };
 
 /// The Hub at one endpoint.
 pub struct HuggingFace {
@@ -149,10 +177,7 @@ impl Hub for HuggingFace {
     }
 
     fn read_list(&self, _ask: &Ask, answer: &Answer) -> Result<Page<RepoInfo>> {
-        let value = answer.json()?;
-        let rows = value.as_array().ok_or_else(|| {
-            Error::new(ErrorKind::Malformed, format!("reading the listing {}: not a list", shown(&answer.url)))
-        })?;
+        let rows = REPOSITORY.list(answer, "the listing")?.rows;
         // A row that is no repository is left out; an empty page is not the end, only an absent link is.
         let items = rows.iter().filter_map(repository).collect();
         Ok(Page { items, more: self.next(answer)?, incomplete: None })
@@ -174,7 +199,7 @@ impl Hub for HuggingFace {
     }
 
     fn read_info(&self, answer: &Answer) -> Result<RepoInfo> {
-        repository(&answer.json()?).ok_or_else(|| {
+        repository(&REPOSITORY.one(answer)?).ok_or_else(|| {
             Error::new(ErrorKind::Malformed, format!("reading {}: no repository in the answer", shown(&answer.url)))
         })
     }
@@ -186,10 +211,7 @@ impl Hub for HuggingFace {
     }
 
     fn read_tree(&self, _ask: &Ask, answer: &Answer) -> Result<Page<RepoFile>> {
-        let value = answer.json()?;
-        let rows = value.as_array().ok_or_else(|| {
-            Error::new(ErrorKind::Malformed, format!("reading the tree {}: not a list", shown(&answer.url)))
-        })?;
+        let rows = FILE.list(answer, "the tree")?.rows;
         let mut refused = 0usize;
         let items = rows
             .iter()
@@ -233,7 +255,8 @@ impl Hub for HuggingFace {
         }
         let code = answer.header("x-error-code").unwrap_or_default();
         let said = answer.header("x-error-message").map(str::to_owned).or_else(|| {
-            let value: Value = serde_json::from_slice(&answer.body).ok()?;
+            let value: Value =
+                serde_json::from_slice(answer.body.get(..limits::MAX_REFUSAL_BYTES).unwrap_or(&answer.body)).ok()?;
             text(&value, "error")
         });
         let said_lower = said.as_deref().unwrap_or_default().to_ascii_lowercase();
@@ -258,7 +281,8 @@ impl Hub for HuggingFace {
                 _ => (ErrorKind::Network, "the hub refuses"),
             },
         };
-        let passing = matches!(answer.status, 408 | 429 | 500 | 502 | 503 | 504);
+        // A file that is there in part is no file that moved: the same is asked for again before it counts as one.
+        let passing = matches!(answer.status, 408 | 416 | 429 | 500 | 502 | 503 | 504);
         let message = match said {
             Some(said) => format!("{ours} (status {}: {})", answer.status, clipped(&said)),
             None => format!("{ours} (status {})", answer.status),

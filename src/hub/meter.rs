@@ -1,7 +1,8 @@
 //! Counting requests and bytes, and stopping at a budget.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -14,7 +15,33 @@ pub struct Meter {
     refused: AtomicBool,
     limit: Option<u64>,
     what: &'static str,
+    /// Time, and the bytes a second that lengthen it.
+    time: Option<(Duration, u64)>,
+    clock: Mutex<Clock>,
     parent: Option<Arc<Meter>>,
+}
+
+/// Time with at least one request or wait under way.
+#[derive(Debug, Default)]
+struct Clock {
+    under_way: u32,
+    since: Option<Instant>,
+    before: Duration,
+}
+
+/// Requests and waits that a meter's time runs for, until dropped.
+pub(super) struct Busy<'a>(&'a Meter);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        let mut clock = self.0.clock();
+        clock.under_way = clock.under_way.saturating_sub(1);
+        if clock.under_way == 0
+            && let Some(since) = clock.since.take()
+        {
+            clock.before += since.elapsed();
+        }
+    }
 }
 
 /// What a meter counted.
@@ -32,6 +59,52 @@ impl Meter {
     /// A meter with a limit in bytes; `what` says whose budget it is (`this repository's`, `the run's`).
     pub fn new(what: &'static str, limit: Option<u64>, parent: Option<Arc<Meter>>) -> Arc<Self> {
         Arc::new(Self { limit, what, parent, ..Self::default() })
+    }
+
+    /// The same with a limit in time as well: so long, and what its bytes take at so many a second. Only the time of
+    /// requests and waits counts.
+    pub fn timed(
+        what: &'static str,
+        limit: Option<u64>,
+        time: (Duration, u64),
+        parent: Option<Arc<Meter>>,
+    ) -> Arc<Self> {
+        Arc::new(Self { limit, what, parent, time: Some(time), ..Self::default() })
+    }
+
+    fn clock(&self) -> MutexGuard<'_, Clock> {
+        // Each change is complete before anything can panic.
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the time run until the guard is dropped; several at once count once.
+    pub(super) fn busy(&self) -> Busy<'_> {
+        let mut clock = self.clock();
+        clock.under_way += 1;
+        clock.since.get_or_insert_with(Instant::now);
+        Busy(self)
+    }
+
+    /// What is left of this meter's time, where it has a limit.
+    pub(super) fn time_left(&self) -> Option<Duration> {
+        let (time, slowest) = self.time?;
+        let bytes = self.bytes.load(Ordering::Relaxed) as f64 / slowest.max(1) as f64;
+        let clock = self.clock();
+        let spent = clock.before + clock.since.map(|since| since.elapsed()).unwrap_or_default();
+        Some((time + Duration::from_secs_f64(bytes)).saturating_sub(spent))
+    }
+
+    /// The error that says so.
+    pub(super) fn out_of_time(&self) -> Error {
+        let seconds = self.time.map_or(0, |(time, _)| time.as_secs());
+        let slowest = self.time.map_or(0, |(_, slowest)| slowest);
+        Error::new(
+            ErrorKind::Budget,
+            format!(
+                "waiting for a hub: {} time is over ({seconds} s, and a second for each {slowest} bytes received)",
+                self.what
+            ),
+        )
     }
 
     /// A meter that only counts.
@@ -98,6 +171,23 @@ impl Meter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn time_runs_while_something_is_under_way_and_bytes_lengthen_it() {
+        let meter = Meter::timed("this repository's", None, (Duration::from_secs(100), 10), None);
+        assert_eq!(meter.time_left(), Some(Duration::from_secs(100)));
+        meter.count_bytes(50, true);
+        assert_eq!(meter.time_left(), Some(Duration::from_secs(105)));
+        {
+            let (_one, _other) = (meter.busy(), meter.busy());
+            assert!(meter.time_left().unwrap() <= Duration::from_secs(105));
+        }
+        let rest = meter.time_left();
+        assert!(rest.unwrap() > Duration::from_secs(90));
+        assert_eq!(meter.time_left(), rest, "nothing is under way");
+        assert_eq!(meter.out_of_time().kind, ErrorKind::Budget);
+        assert_eq!(Meter::unlimited().time_left(), None);
+    }
 
     #[test]
     fn a_budget_holds_through_the_parent() {

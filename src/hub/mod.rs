@@ -16,6 +16,10 @@ mod meter;
 pub mod modelscope;
 mod pace;
 pub mod probe;
+pub mod reach;
+mod room;
+mod rows;
+pub mod stale;
 
 use std::sync::Arc;
 
@@ -27,6 +31,7 @@ use url::Url;
 
 pub use client::{Client, ClientSettings, Meter, Totals};
 pub use environment::Environment;
+pub use room::free;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Digest, GitName, RepoId};
@@ -320,7 +325,7 @@ pub(crate) fn join(base: &Url, segments: &[&str]) -> Result<Url> {
     let mut url = base.clone();
     url.set_query(None);
     url.path_segments_mut()
-        .map_err(|()| Error::new(ErrorKind::Usage, format!("using {base} as the address of a hub")))?
+        .map_err(|()| Error::new(ErrorKind::Usage, format!("using {} as the address of a hub", shown(base))))?
         .pop_if_empty()
         .extend(segments);
     Ok(url)

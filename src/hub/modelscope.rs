@@ -13,6 +13,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::huggingface::{bearer, clipped, place};
+use super::rows::Shape;
 use super::{
     Access, Answer, Ask, Bucket, Environment, Hub, Page, Place, Query, Refusal, RepoFile, RepoInfo, is_plain_path,
     join, shown, text,
@@ -30,6 +31,49 @@ const LIST_CAP: u64 = 3000;
 
 /// Repositories per page of a listing.
 const PAGE_SIZE: u64 = 100;
+
+/// Keys that wrap the payload of an answer.
+const AROUND: &[&str] = &["Data", "data"];
+
+/// What is looked at of a repository's row. Its tags are kept as well.
+const KEPT: &[&str] = &[
+    "Path",
+    "owner",
+    "Name",
+    "name",
+    "id",
+    "Private",
+    "private",
+    "Gated",
+    "gated",
+    "LoginRequired",
+    "login_required",
+    "LastUpdatedTime",
+    "last_modified",
+    "CreatedTime",
+    "created_at",
+    "Downloads",
+    "downloads",
+    "Stars",
+    "likes",
+];
+
+const REPOSITORY: Shape = Shape { around: AROUND, beside: &[], kept: KEPT };
+
+const REPOSITORIES: Shape = Shape {
+    around: &["Data", "data", "models", "Models", "items"],
+    beside: &["total_count", "TotalCount", "total"],
+    kept: KEPT,
+};
+
+const FILES: Shape = Shape {
+    around: &["Data", "data", "Files", "files"],
+    beside: &[],
+    kept: &["Path", "path", "Type", "type", "Size", "size", "Sha256", "sha256", "IsLFS", "is_lfs"],
+};
+
+const REFUSAL: Shape =
+    Shape { around: &[], beside: &[], kept: &["Code", "code", "Success", "success", "Message", "message"] };
 
 /// ModelScope at one endpoint.
 pub struct ModelScope {
@@ -184,18 +228,12 @@ impl Hub for ModelScope {
     }
 
     fn read_list(&self, ask: &Ask, answer: &Answer) -> Result<Page<RepoInfo>> {
-        let data = payload(answer.json()?);
-        let rows = match &data {
-            Value::Array(rows) => Some(rows),
-            _ => ["models", "Models", "items"].iter().find_map(|key| data.get(*key)?.as_array()),
-        }
-        .ok_or_else(|| {
-            Error::new(ErrorKind::Malformed, format!("reading the listing {}: not a list", shown(&answer.url)))
-        })?;
-        let total = ["total_count", "TotalCount", "total"].iter().find_map(|key| data.get(*key)?.as_u64());
+        let page = REPOSITORIES.list(answer, "the listing")?;
+        let total = REPOSITORIES.beside.iter().find_map(|key| page.beside.get(*key)?.as_u64());
+        let (rows, listed) = (page.rows, page.all);
         let page: u64 = query_value(&ask.url, "page_number").and_then(|page| page.parse().ok()).unwrap_or(1);
         let asked = page.saturating_mul(PAGE_SIZE);
-        let further = !rows.is_empty() && total.map_or(rows.len() as u64 >= PAGE_SIZE, |total| asked < total);
+        let further = listed > 0 && total.map_or(listed as u64 >= PAGE_SIZE, |total| asked < total);
         let mut more = Vec::new();
         let mut incomplete = None;
         if further {
@@ -221,7 +259,7 @@ impl Hub for ModelScope {
     }
 
     fn read_info(&self, answer: &Answer) -> Result<RepoInfo> {
-        repository(&payload(answer.json()?)).ok_or_else(|| {
+        repository(&payload(REPOSITORY.one(answer)?)).ok_or_else(|| {
             Error::new(ErrorKind::Malformed, format!("reading {}: no repository in the answer", shown(&answer.url)))
         })
     }
@@ -231,28 +269,22 @@ impl Hub for ModelScope {
     }
 
     fn read_tree(&self, ask: &Ask, answer: &Answer) -> Result<Page<RepoFile>> {
-        let data = payload(answer.json()?);
-        let rows = match &data {
-            Value::Array(rows) => Some(rows),
-            _ => ["Files", "files"].iter().find_map(|key| data.get(*key)?.as_array()),
-        }
-        .ok_or_else(|| {
-            Error::new(ErrorKind::Malformed, format!("reading the tree {}: not a list", shown(&answer.url)))
-        })?;
+        let page = FILES.list(answer, "the tree")?;
+        let (rows, listed) = (page.rows, page.all);
         let root = query_value(&ask.url, "Root").unwrap_or_default();
         let revision = query_value(&ask.url, "Revision").unwrap_or_else(|| self.default_revision().to_owned());
         let recursive = query_value(&ask.url, "Recursive").is_some_and(|value| value == "True");
         let name = repository_of(&self.endpoint, &ask.url).unwrap_or_default();
-        if recursive && rows.len() >= TREE_CUT {
+        if recursive && listed >= TREE_CUT {
             // Cut off: the folder's own entries first, each of its folders after that.
             let more = vec![self.tree_of(&name, &revision, &root, false)?];
             return Ok(Page { items: Vec::new(), more, incomplete: None });
         }
         let mut page = Page { items: Vec::new(), more: Vec::new(), incomplete: None };
-        if !recursive && rows.len() >= TREE_CUT {
+        if !recursive && listed >= TREE_CUT {
             page.incomplete = Some(format!("folder {root:?} has more entries than the hub lists ({TREE_CUT})"));
         }
-        for row in rows {
+        for row in &rows {
             let Some(path) = text(row, "Path").or_else(|| text(row, "path")).filter(|path| is_plain_path(path)) else {
                 page.incomplete = Some("an entry with a path that leaves the repository".to_owned());
                 continue;
@@ -283,8 +315,7 @@ impl Hub for ModelScope {
 
     fn refusal(&self, answer: &Answer) -> Option<Refusal> {
         let json = answer.header("content-type").is_some_and(|kind| kind.contains("json"));
-        let body: Value =
-            if json { serde_json::from_slice(&answer.body).unwrap_or_default() } else { Value::default() };
+        let body = if json { REFUSAL.one(answer).unwrap_or_default() } else { Value::default() };
         let code = either(&body, "Code", "code");
         let number = code.as_ref().and_then(Value::as_u64);
         let word = code.as_ref().and_then(Value::as_str).unwrap_or_default();
@@ -306,7 +337,7 @@ impl Hub for ModelScope {
             (_, 416) => (ErrorKind::Moved, "the file is shorter than listed"),
             _ => (ErrorKind::Network, "the hub refuses"),
         };
-        let passing = matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
+        let passing = matches!(status, 408 | 416 | 429 | 500 | 502 | 503 | 504)
             || matches!(word, "QuotaLimitExceed" | "RateLimitExceed")
             // Later pages of a long tree are sometimes refused for no reason and answered the next time.
             || (status == 403 && answer.url.path().ends_with("/repo/files"));

@@ -45,8 +45,15 @@ impl Pace {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts a request now (`None`), or says how long to wait before asking again.
-    pub(super) fn start(&self, host: &str, bucket: Bucket, now: Instant) -> Option<Duration> {
+    /// Starts a request now, or says how long to wait before asking again.
+    pub(super) fn start(&self, host: &str, bucket: Bucket, now: Instant) -> Result<Turn<'_>, Duration> {
+        match self.wait(host, bucket, now) {
+            None => Ok(Turn { pace: self, host: host.to_owned(), bucket, under_way: true }),
+            Some(wait) => Err(wait),
+        }
+    }
+
+    fn wait(&self, host: &str, bucket: Bucket, now: Instant) -> Option<Duration> {
         let mut lanes = self.lanes();
         let lane = lanes.entry((host.to_owned(), bucket)).or_insert(Lane {
             quota: Quota::Unknown,
@@ -81,21 +88,14 @@ impl Pace {
     }
 
     /// A request is over, without an answer.
-    pub(super) fn lost(&self, host: &str, bucket: Bucket) {
+    fn lost(&self, host: &str, bucket: Bucket) {
         if let Some(lane) = self.lanes().get_mut(&(host.to_owned(), bucket)) {
             lane.under_way = lane.under_way.saturating_sub(1);
         }
     }
 
     /// A request was answered: takes note of what the server states. Returns the wait it asked for, if it refused.
-    pub(super) fn answered(
-        &self,
-        host: &str,
-        bucket: Bucket,
-        status: u16,
-        headers: &HeaderMap,
-        now: Instant,
-    ) -> Option<Duration> {
+    fn answered(&self, host: &str, bucket: Bucket, status: u16, headers: &HeaderMap, now: Instant) -> Option<Duration> {
         let stated = rate_limit(headers);
         let mut lanes = self.lanes();
         let lane = lanes.get_mut(&(host.to_owned(), bucket))?;
@@ -132,6 +132,31 @@ impl Pace {
         let until = now + wait;
         lane.closed_until = Some(lane.closed_until.map_or(until, |before| before.max(until)));
         Some(wait)
+    }
+}
+
+/// A request that counts as under way until it is answered or dropped.
+pub(super) struct Turn<'a> {
+    pace: &'a Pace,
+    host: String,
+    bucket: Bucket,
+    under_way: bool,
+}
+
+impl Turn<'_> {
+    /// The answer is there: takes note of what the server states. Returns the wait it asked for, if it refused.
+    pub(super) fn answered(mut self, status: u16, headers: &HeaderMap, now: Instant) -> Option<Duration> {
+        self.under_way = false;
+        self.pace.answered(&self.host, self.bucket, status, headers, now)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        // Also where the wait for the answer was given up: a request that counts for ever would stop its whole lane.
+        if self.under_way {
+            self.pace.lost(&self.host, self.bucket);
+        }
     }
 }
 
@@ -184,7 +209,7 @@ mod tests {
     fn requests_under_way_count_against_what_is_left() {
         let pace = Pace::default();
         let now = Instant::now();
-        let start = |at| pace.start("h", Bucket::Api, at);
+        let start = |at| pace.wait("h", Bucket::Api, at);
         assert_eq!(start(now), None);
         assert!(start(now).is_some(), "the first answer is awaited before a second request");
         pace.answered("h", Bucket::Api, 200, &headers(&[("ratelimit", "\"api\";r=2;t=10")]), now);
@@ -195,28 +220,40 @@ mod tests {
         let wait = start(now).unwrap();
         assert!(wait >= Duration::from_secs(10), "{wait:?}");
         assert_eq!(start(now + Duration::from_secs(12)), None);
-        assert_eq!(pace.start("h", Bucket::Resolver, now), None, "another quota is another lane");
+        assert_eq!(pace.wait("h", Bucket::Resolver, now), None, "another quota is another lane");
     }
 
     #[test]
     fn a_refusal_closes_the_lane_for_as_long_as_it_says() {
         let pace = Pace::default();
         let now = Instant::now();
-        assert_eq!(pace.start("h", Bucket::Api, now), None);
+        assert_eq!(pace.wait("h", Bucket::Api, now), None);
         let told = headers(&[("retry-after", "3"), ("ratelimit", "\"api\";r=0;t=5")]);
         assert_eq!(pace.answered("h", Bucket::Api, 429, &told, now), Some(Duration::from_secs(6)));
-        assert!(pace.start("h", Bucket::Api, now + Duration::from_millis(5900)).is_some());
-        assert_eq!(pace.start("h", Bucket::Api, now + Duration::from_millis(6001)), None);
+        assert!(pace.wait("h", Bucket::Api, now + Duration::from_millis(5900)).is_some());
+        assert_eq!(pace.wait("h", Bucket::Api, now + Duration::from_millis(6001)), None);
+    }
+
+    #[test]
+    fn a_request_that_is_given_up_counts_no_longer() {
+        let pace = Pace::default();
+        let now = Instant::now();
+        let first = pace.start("h", Bucket::Api, now).ok().unwrap();
+        assert!(pace.start("h", Bucket::Api, now).is_err());
+        drop(first);
+        let second = pace.start("h", Bucket::Api, now).ok().unwrap();
+        second.answered(200, &HeaderMap::new(), now);
+        assert_eq!(pace.wait("h", Bucket::Api, now), None);
     }
 
     #[test]
     fn a_server_without_statements_is_not_slowed() {
         let pace = Pace::default();
         let now = Instant::now();
-        assert_eq!(pace.start("cdn", Bucket::Delivery, now), None);
+        assert_eq!(pace.wait("cdn", Bucket::Delivery, now), None);
         pace.answered("cdn", Bucket::Delivery, 206, &HeaderMap::new(), now);
         for _ in 0..50 {
-            assert_eq!(pace.start("cdn", Bucket::Delivery, now), None);
+            assert_eq!(pace.wait("cdn", Bucket::Delivery, now), None);
         }
     }
 }

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use url::Url;
 
 use super::pace::rate_limit;
-use super::{Client, Hub, Meter};
+use super::{Answer, Client, Hub, Meter};
 use crate::error::{ErrorKind, Result};
+use crate::limits;
 
 /// What became of the user's token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,10 +41,12 @@ pub fn probe(client: &Client, hub: &dyn Hub) -> Result<Probed> {
     let has_token = !hub.credentials().is_empty();
     let ask = hub.probe()?;
     let started = Instant::now();
-    let answer = client.ask(hub, &ask, &Meter::unlimited());
+    // A captive portal answers too, but not in JSON.
+    let read = |answer: &Answer| answer.json().map(|_| answer.headers.clone());
+    let answer = client.ask(hub, &ask, limits::MAX_INFO_BYTES, &Meter::unlimited(), &read);
     let latency = started.elapsed();
     let (token, left) = match answer {
-        Ok(answer) => (if has_token { Token::Taken } else { Token::None }, rate_limit(&answer.headers)),
+        Ok(headers) => (if has_token { Token::Taken } else { Token::None }, rate_limit(&headers)),
         Err(error) if has_token && error.kind == ErrorKind::Denied => (Token::Refused, None),
         Err(error) => return Err(error),
     };

@@ -42,7 +42,8 @@ pub(super) fn address(state: &State, repository: &str, path: &str, content: &Con
         .append_pair("repo", repository)
         .append_pair("path", path)
         .finish();
-    format!("{}{address}?{named}&Expires={expires}&Signature={signed}", state.delivery)
+    let at = state.settings.delivery_at.as_deref().unwrap_or(&state.delivery);
+    format!("{at}{address}?{named}&Expires={expires}&Signature={signed}")
 }
 
 /// `bytes=A-B`, `bytes=A-` or `bytes=-N` against a length: first and last byte, or what is wrong with it.
@@ -83,6 +84,7 @@ pub(super) fn answer(state: &Arc<State>, asked: &Asked, fault: Option<Fault>) ->
     let Some(content) = content else { return refuse(StatusCode::NOT_FOUND, "NoSuchKey") };
     let length = content.len();
     let wanted = asked.header("range").and_then(|range| span(range, length));
+    let wanted = if fault == Some(Fault::Unsatisfiable) { Some(Err(())) } else { wanted };
     let (status, (first, last)) = match wanted {
         Some(Err(())) => {
             let mut response = refuse(StatusCode::RANGE_NOT_SATISFIABLE, "InvalidRange");
@@ -117,7 +119,8 @@ pub(super) fn answer(state: &Arc<State>, asked: &Asked, fault: Option<Fault>) ->
     put(&mut response, "accept-ranges", "bytes");
     put(&mut response, "etag", &format!("\"{}\"", content.delivery_name()));
     if status == StatusCode::PARTIAL_CONTENT {
-        put(&mut response, "content-range", &format!("bytes {first}-{last}/{length}"));
+        let told = if fault == Some(Fault::OtherLength) { length + 1 } else { length };
+        put(&mut response, "content-range", &format!("bytes {first}-{last}/{told}"));
     }
     if fault == Some(Fault::Compressed) {
         put(&mut response, "content-encoding", "gzip");

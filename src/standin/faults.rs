@@ -31,9 +31,19 @@ pub enum Fault {
     Compressed,
     /// The signed address is refused as expired.
     Expired,
+    /// An answer that looks whole and has half of its body.
+    Short,
+    /// 206 for a file of another length.
+    OtherLength,
+    /// 416, as if the file were shorter.
+    Unsatisfiable,
+    /// A body of the right length with other bytes in it. By script alone: in a range nobody can notice it.
+    OtherBytes,
+    /// A body of a byte every 20 ms. By script alone: it takes until a deadline.
+    Drip,
 }
 
-/// Every fault.
+/// Every fault that a client overcomes by asking again.
 pub const FAULTS: &[Fault] = &[
     Fault::Unavailable,
     Fault::Limited,
@@ -45,6 +55,9 @@ pub const FAULTS: &[Fault] = &[
     Fault::IgnoredRange,
     Fault::Compressed,
     Fault::Expired,
+    Fault::Short,
+    Fault::OtherLength,
+    Fault::Unsatisfiable,
 ];
 
 impl Fault {
@@ -52,8 +65,10 @@ impl Fault {
     fn fits(self, port: Port) -> bool {
         match self {
             Self::Unavailable | Self::Dropped | Self::Truncated | Self::Slow => true,
+            Self::Short | Self::OtherBytes | Self::Drip => true,
             Self::Limited | Self::Garbage => port == Port::Hub,
             Self::WrongRange | Self::IgnoredRange | Self::Compressed | Self::Expired => port == Port::Delivery,
+            Self::OtherLength | Self::Unsatisfiable => port == Port::Delivery,
         }
     }
 }
@@ -68,7 +83,7 @@ pub struct Rates {
 }
 
 impl Rates {
-    /// The same share of every fault.
+    /// The same share of every one of [`FAULTS`].
     pub fn all(share: f64, wait: u64) -> Self {
         Self { shares: FAULTS.iter().map(|fault| (*fault, share)).collect(), wait }
     }

@@ -43,6 +43,8 @@ pub struct Settings {
     pub tree_page: usize,
     /// Files of this size and above are large ones; those with a weight's name always are.
     pub large_from: u64,
+    /// What redirects to the delivery network name in place of its own address.
+    pub delivery_at: Option<String>,
     /// Shares of requests that meet each fault.
     pub rates: Rates,
     /// The token that opens gated repositories.
@@ -61,6 +63,7 @@ impl Default for Settings {
             list_page: 1000,
             tree_page: 1000,
             large_from: 10 << 20,
+            delivery_at: None,
             rates: Rates::default(),
             token: None,
             seed: 1,

@@ -159,12 +159,33 @@ async fn ruled(state: &Arc<State>, port: Port, target: &str, asked: &Asked, logg
     response
 }
 
-/// The faults of the line: late, cut short, dropped.
+/// The faults of the line: late, cut short, dropped, dripping, with other bytes.
 async fn spoiled(response: Response, fault: Option<Fault>) -> Response {
     match fault {
         Some(Fault::Slow) => {
             tokio::time::sleep(Duration::from_millis(300)).await;
             response
+        }
+        Some(Fault::Short | Fault::OtherBytes) => {
+            let (mut parts, body) = response.into_parts();
+            let whole = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
+            let body: Bytes = match fault {
+                Some(Fault::Short) => whole.slice(..whole.len() / 2),
+                _ => whole.iter().map(|byte| byte ^ 0x20).collect(),
+            };
+            parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+            Response::from_parts(parts, Body::from(body))
+        }
+        Some(Fault::Drip) => {
+            let (mut parts, body) = response.into_parts();
+            let whole = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
+            parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(whole.len()));
+            let stream = futures_util::stream::unfold((whole, 0), |(whole, at)| async move {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                let byte = whole.get(at..at + 1).map(Bytes::copy_from_slice)?;
+                Some((Ok::<_, std::io::Error>(byte), (whole, at + 1)))
+            });
+            Response::from_parts(parts, Body::from_stream(stream))
         }
         Some(Fault::Dropped | Fault::Truncated) => {
             let (mut parts, body) = response.into_parts();

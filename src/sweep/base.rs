@@ -9,7 +9,7 @@ use crate::diff::screen::Factor;
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::Side;
 use crate::hub::fetch::{self, Repo};
-use crate::hub::{self, Client, Environment, Meter};
+use crate::hub::{self, Client, Environment, Meter, RepoFile, stale};
 use crate::ids::{Digest, Location, RepoId, Revision};
 use crate::limits;
 use crate::pair::View;
@@ -80,8 +80,7 @@ impl Base {
 fn keep(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     use std::io::Write;
     let folder = path.parent().unwrap_or(Path::new("."));
-    crate::private::folder(folder)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    let mut file = stale::temporary(folder)?;
     file.write_all(bytes)?;
     file.persist(path).map(|_| ()).map_err(|error| error.error)
 }
@@ -108,10 +107,12 @@ impl Bases {
     }
 
     /// The base of that name (`hf:org/name[@revision]`, or a path), opened at its first use. A base that cannot be
-    /// opened is not tried again in this run unless the network was to blame.
+    /// opened is not tried again in this run unless the network was to blame, or the disk. Of a base that an upload claims,
+    /// no more than `most` bytes are fetched (`TooLarge`): who uploads chooses it.
     pub fn get(
         &self,
         name: &str,
+        most: Option<u64>,
         client: &Arc<Client>,
         environment: &Environment,
         stages: &dyn Stages,
@@ -125,17 +126,21 @@ impl Bases {
         let mut held = slot.lock().unwrap_or_else(PoisonError::into_inner);
         match held.as_ref() {
             Some(Ok(base)) => return Ok(base.clone()),
+            // Too large for an upload to claim is not too large for the user to ask for.
+            Some(Err((ErrorKind::TooLarge, _))) if most.is_none() => {}
             Some(Err((kind, doing))) => return Err(Error::new(*kind, doing.clone())),
             None => {}
         }
-        match open(name, client, environment, stages, meter) {
+        match open(name, most, client, environment, stages, meter) {
             Ok(base) => {
                 let base = Arc::new(base);
                 *held = Some(Ok(base.clone()));
                 Ok(base)
             }
             Err(error) => {
-                if !matches!(error.kind, ErrorKind::Network | ErrorKind::Interrupted | ErrorKind::Budget) {
+                let passing = [ErrorKind::Network, ErrorKind::Interrupted, ErrorKind::Budget, ErrorKind::Io]
+                    .contains(&error.kind);
+                if !passing {
                     *held = Some(Err((error.kind, error.one_line())));
                 }
                 Err(error)
@@ -146,6 +151,7 @@ impl Bases {
 
 fn open(
     name: &str,
+    most: Option<u64>,
     client: &Arc<Client>,
     environment: &Environment,
     stages: &dyn Stages,
@@ -171,9 +177,11 @@ fn open(
             });
         }
     };
+    let meter = &client.meter("this base's", None, Some(meter.clone()));
     let (repo, facts) = open_repo(&repo, revision.as_ref(), client, environment, meter).map_err(opening)?;
     let hub = hub::of(repo.id(), environment)?;
     let mut files = FileSet { label: name.to_owned(), ..FileSet::default() };
+    let mut wanted: Vec<&RepoFile> = Vec::new();
     for file in repo.files().iter().filter(|file| record::is_wanted(&file.path)) {
         if !record::is_weights(&file.path) && file.bytes > limits::MAX_JSON_BYTES {
             continue;
@@ -187,6 +195,16 @@ fn open(
             files.files.insert(file.path.clone(), Arc::new(Bytes::new(file.path.clone(), config.to_string())));
             continue;
         }
+        wanted.push(file);
+    }
+    // Before the first byte of any of them: a download that cannot end is not begun.
+    let missing = repo.missing(wanted.iter().copied());
+    if let Some(most) = most.filter(|most| missing > *most) {
+        let what = format!("{missing} bytes to fetch, more than the {most} allowed for a base that an upload claims");
+        return Err(opening(Error::new(ErrorKind::TooLarge, format!("{what} (--max-base-bytes)"))));
+    }
+    client.make_sure_of_room(missing, &format!("downloading {}", repo.id())).map_err(opening)?;
+    for file in wanted {
         let path = repo.download(file, meter).map_err(opening)?;
         files.files.insert(file.path.clone(), Arc::new(Mmap::open(&path, file.path.clone())?));
         if let Some(sha256) = file.sha256 {

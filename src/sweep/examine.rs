@@ -134,7 +134,7 @@ impl Bench {
         base: Option<&str>,
         revision: Option<&str>,
     ) -> Result<Outcome> {
-        let meter = Meter::new("this repository's", self.settings.max_bytes, Some(self.night.clone()));
+        let meter = self.client.meter("this repository's", self.settings.max_bytes, Some(self.night.clone()));
         let result = catch_unwind(AssertUnwindSafe(|| self.attempt(id, facts, base, revision, &meter)));
         let result = result.unwrap_or_else(|panic| {
             let said = panic_text(&*panic);
@@ -179,17 +179,21 @@ impl Bench {
             Access::Open | Access::Gated => {}
         }
         let candidate = self.open(id, facts, base, revision, meter)?;
-        let asked: Vec<String> = match base.or(self.settings.base.as_deref()) {
+        let given = base.or(self.settings.base.as_deref());
+        let asked: Vec<String> = match given {
             Some(base) => vec![base.to_owned()],
             None => candidate.claim.bases.iter().take(3).map(|base| format!("{}:{base}", id.hub)).collect(),
         };
+        // A base that the user named is the user's choice, whatever its size.
+        let most = self.settings.max_base_bytes.filter(|_| given.is_none());
         if asked.is_empty() {
             return Err(Error::new(ErrorKind::NotFound, format!("{id}: it claims no base, and none was given")));
         }
         // The next claimed base is tried only where the one before does not exist or does not fit.
         let mut trouble = None;
         for (at, name) in asked.iter().enumerate() {
-            let base = match self.bases.get(name, &self.client, &self.environment, self.stages.as_ref(), &self.night) {
+            let stages = self.stages.as_ref();
+            let base = match self.bases.get(name, most, &self.client, &self.environment, stages, &self.night) {
                 Ok(base) => base,
                 Err(error)
                     if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Denied | ErrorKind::Disabled)
@@ -602,9 +606,9 @@ impl Bench {
         let hub = hub::of(repo.id(), &self.environment)?;
         let mut set = FileSet { label: repo.id().to_string(), ..FileSet::default() };
         if whole {
-            let missing: u64 =
-                part.files.iter().filter(|file| repo.on_disk(file).is_none()).map(|file| file.bytes).sum();
-            meter.allow(missing, &format!("downloading {}", repo.id()))?;
+            let (missing, doing) = (repo.missing(&part.files), format!("downloading {}", repo.id()));
+            meter.allow(missing, &doing)?;
+            self.client.make_sure_of_room(missing, &doing)?;
         }
         for file in &part.files {
             let source: Arc<dyn ByteSource> = if whole {

@@ -18,6 +18,7 @@ use crate::checkpoint::{self, Checkpoint, FileSet};
 use crate::error::Result;
 use crate::examination::{Depth, Examination, Tool};
 use crate::hub::RepoInfo;
+use crate::limits;
 use crate::pair::Pairing;
 
 /// The pipeline's stages that a sweep needs.
@@ -68,6 +69,8 @@ pub struct ExamineSettings {
     pub escalate: Escalate,
     /// Bytes per repository at most, base not counted.
     pub max_bytes: Option<u64>,
+    /// Bytes fetched for a base that an upload claims, at most.
+    pub max_base_bytes: Option<u64>,
     /// A base given by the user, before all claims.
     pub base: Option<String>,
     /// Share of a candidate's bytes that a screen may read.
@@ -82,6 +85,7 @@ impl Default for ExamineSettings {
             depth: Depth::Full,
             escalate: Escalate::Auto,
             max_bytes: None,
+            max_base_bytes: Some(limits::MAX_CLAIMED_BASE_BYTES),
             base: None,
             screen_share: 0.004,
             all_variants: false,

@@ -95,14 +95,26 @@ pub fn list(bench: &Bench, queue: &Queue, plan: &Plan, poll: u64) -> Result<List
     let mut total = Listed::default();
     for listing in listings(plan)? {
         let hub = hub::named(&listing.hub, &bench.environment)?;
-        let mut incomplete = fetch::list(&bench.client, hub.as_ref(), &listing.query, &bench.night, &mut |page| {
-            let newest_first = listing.hub == "hf";
+        let newest_first = listing.hub == "hf";
+        // Asked for at the first news, so that a night without any is one request for each listing.
+        let mut known = listing.base.is_empty() || queue.knows(&listing.base)?;
+        let mut absent = None;
+        let mut seen = 0;
+        let listed = fetch::list(&bench.client, hub.as_ref(), &listing.query, &bench.night, &mut |page| {
             let all = page.len();
             let rows: Vec<RepoInfo> = page.into_iter().filter(|row| is_since(row, plan.since.as_deref())).collect();
             let further = rows.len() == all || !newest_first;
             // A base is listed among an owner's repositories, but is not its own derivative.
             let rows: Vec<RepoInfo> =
                 rows.into_iter().filter(|row| format!("{}:{}", listing.hub, row.name) != listing.base).collect();
+            seen += rows.len() as u64;
+            if !known && !rows.is_empty() {
+                absent = is_absent(bench, &listing.base);
+                if absent.is_some() {
+                    return Ok(false);
+                }
+                known = true;
+            }
             let mut news = false;
             for planned in queue.plan(&listing.hub, &listing.base, &rows, &key, rest, seconds_now())? {
                 match planned {
@@ -114,14 +126,38 @@ pub fn list(bench: &Bench, queue: &Queue, plan: &Plan, poll: u64) -> Result<List
                     Planned::Skipped => total.unchanged += 1,
                 }
             }
-            total.seen += rows.len() as u64;
             Ok(further && (news || thorough || !newest_first))
-        })?;
-        if let Some(said) = incomplete.take() {
-            total.incomplete.push(format!("{}: {said}", listing.hub));
+        });
+        total.seen += seen;
+        if !known && seen == 0 && listed.is_ok() {
+            absent = is_absent(bench, &listing.base);
+        }
+        match listed {
+            Ok(said) => total.incomplete.extend(said.map(|said| format!("{}: {said}", listing.hub))),
+            Err(error) if ENDS_ALL.contains(&error.kind) => return Err(error),
+            // The other listings are followed all the same, and the trouble told at the end.
+            Err(error) => total.incomplete.push(error.one_line()),
+        }
+        if let Some(said) = absent.filter(|said| !total.incomplete.contains(said)) {
+            total.incomplete.push(said);
         }
     }
     Ok(total)
+}
+
+/// Errors of one listing that would meet every other one too.
+const ENDS_ALL: &[ErrorKind] =
+    &[ErrorKind::Interrupted, ErrorKind::Usage, ErrorKind::Unsupported, ErrorKind::Index, ErrorKind::Budget];
+
+/// What the hub says when a base of the plan is not there. What else keeps it from being read is for examinations to tell.
+fn is_absent(bench: &Bench, name: &str) -> Option<String> {
+    let Ok(Location::Hub(repo, revision)) = base::location(name) else { return None };
+    match base::facts(&repo, revision.as_ref(), &bench.client, &bench.environment, &bench.night) {
+        Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Moved) => {
+            Some(format!("the base {name} cannot be found: {}", error.one_line()))
+        }
+        _ => None,
+    }
 }
 
 /// Times of one form compare as text; a row without a time is kept.

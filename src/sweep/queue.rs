@@ -5,6 +5,7 @@
 //! leases one row at a time. A row is done only after its examination was recorded, and recording the same examination
 //! twice changes nothing, so a kill at any moment loses and doubles nothing.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,6 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rusqlite::{OptionalExtension, TransactionBehavior, params};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::examination::Severity;
 use crate::hub::RepoInfo;
 use crate::index::{Index, failed as index_failed};
 use crate::limits::{MAX_LISTING_BYTES, MAX_TAG_BYTES, MAX_TAGS};
@@ -70,6 +72,15 @@ pub struct Counts {
     pub leased: u64,
     /// Ended.
     pub done: u64,
+}
+
+/// What was judged in runs that were killed, which told nobody, and in the run that went on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unreported {
+    /// Repositories per outcome.
+    pub outcomes: BTreeMap<String, u64>,
+    /// The worst severity found.
+    pub worst: Option<Severity>,
 }
 
 /// The queue.
@@ -323,6 +334,63 @@ impl Queue {
             })
             .map(|next| next.map(|next| (next - now).max(0)))
             .map_err(failed("asking the sweep's queue"))
+    }
+
+    /// Whether repositories were examined against this base before.
+    pub fn knows(&self, base: &str) -> Result<bool> {
+        self.index()
+            .connection()
+            .query_row("SELECT EXISTS (SELECT 1 FROM sweep_queue WHERE base = ?1 AND state = 'done')", [base], |row| {
+                row.get(0)
+            })
+            .map_err(failed("asking the sweep's queue"))
+    }
+
+    /// What was judged since the last run that ended, where runs after it did not: they were killed, and nobody was told.
+    /// With what `run` itself judged so far; empty where the run before ended.
+    pub fn unreported(&self, run: i64) -> Result<Unreported> {
+        let doing = "asking what killed sweeps judged";
+        let index = self.index();
+        let connection = index.connection();
+        let since: Option<i64> = connection
+            .query_row(
+                "SELECT min(started) FROM sweep_run WHERE id < ?1 AND ended IS NULL AND id >
+                     (SELECT coalesce(max(id), 0) FROM sweep_run WHERE id < ?1 AND ended IS NOT NULL)",
+                [run],
+                |row| row.get(0),
+            )
+            .map_err(failed(doing))?;
+        let Some(since) = since else { return Ok(Unreported::default()) };
+        let mut statement = connection
+            .prepare(
+                "SELECT coalesce(outcome, ''), count(*) FROM sweep_queue WHERE state = 'done' AND changed >= ?1
+                 GROUP BY 1",
+            )
+            .map_err(failed(doing))?;
+        let outcomes = statement
+            .query_map([since], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))
+            .and_then(Iterator::collect::<rusqlite::Result<Vec<_>>>)
+            .map_err(failed(doing))?;
+        let worst: Option<i64> = connection
+            .query_row(
+                "SELECT max(examination.severity) FROM sweep_queue
+                 JOIN repository ON repository.source = sweep_queue.hub || ':' || sweep_queue.repository
+                 JOIN examination ON examination.candidate_repository = repository.key AND examination.last_seen >= ?1
+                 WHERE sweep_queue.state = 'done' AND sweep_queue.changed >= ?1",
+                [since],
+                |row| row.get(0),
+            )
+            .map_err(failed(doing))?;
+        Ok(Unreported {
+            outcomes: outcomes.into_iter().map(|(word, count)| (word, u64::try_from(count).unwrap_or(0))).collect(),
+            worst: match worst {
+                Some(4..) => Some(Severity::High),
+                Some(3) => Some(Severity::Medium),
+                Some(2) => Some(Severity::Low),
+                Some(1) => Some(Severity::Info),
+                _ => None,
+            },
+        })
     }
 
     /// Notes the beginning of a run.

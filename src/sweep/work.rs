@@ -61,6 +61,9 @@ pub struct Summary {
     pub bytes: u64,
     /// Of them, weights.
     pub weight_bytes: u64,
+    /// Per outcome, all that was judged since the last run that ended: where runs before this one were killed, which told
+    /// nobody. Empty where none was.
+    pub unreported: BTreeMap<String, u64>,
     /// Rows still queued.
     pub left: u64,
     /// Whether the run was stopped by the user.
@@ -71,23 +74,42 @@ pub struct Summary {
     pub out_of_budget: bool,
     /// Seconds it took.
     pub seconds: f64,
-    /// The worst severity found.
+    /// The worst severity found, also by runs before this one that were killed.
     #[serde(skip)]
     pub worst: Option<Severity>,
 }
 
 impl Summary {
+    /// What of that which was asked for was not done, in words.
+    pub fn undone(&self) -> Vec<String> {
+        let mut undone = Vec::new();
+        if self.left > 0 && !self.limited {
+            undone.push(format!("{} left in the queue", self.left));
+        }
+        for kind in UNDONE {
+            let of = |outcomes: &BTreeMap<String, u64>| outcomes.get(*kind).copied().unwrap_or(0);
+            // What was judged since the last run that ended holds this run's as well.
+            match of(&self.outcomes).max(of(&self.unreported)) {
+                0 => {}
+                count => undone.push(format!("{count} ended as {kind}")),
+            }
+        }
+        undone.extend(self.listed.incomplete.iter().map(|said| format!("not listed in full: {said}")));
+        undone
+    }
+
     /// The exit status of the command: 1 for findings that count, 2 when not all that was asked for was done.
     pub fn exit_status(&self, counts: impl Fn(Severity) -> bool) -> u8 {
         if self.worst.is_some_and(counts) {
             return 1;
         }
-        let undone = ["network", "io", "internal", "budget", "index"];
-        let failed = undone.iter().any(|kind| self.outcomes.get(*kind).is_some_and(|count| *count > 0));
-        let left = self.left > 0 && !self.limited;
-        if left || failed || !self.listed.incomplete.is_empty() { 2 } else { 0 }
+        if self.undone().is_empty() { 0 } else { 2 }
     }
 }
+
+/// Outcomes that say nothing of a repository whose files are there to be read: it may be what would have been found, and
+/// whoever uploads can bring most of them about.
+const UNDONE: &[&str] = &["network", "io", "internal", "budget", "index", "malformed", "unsupported", "too-large"];
 
 /// Hears of progress.
 pub trait Observer: Sync {
@@ -123,7 +145,8 @@ pub fn sweep(
                 summary.listed.queued += listed.queued;
                 summary.listed.waiting += listed.waiting;
                 summary.listed.unchanged += listed.unchanged;
-                summary.listed.incomplete.extend(listed.incomplete);
+                // What an earlier poll of a watch could not list, this one has.
+                summary.listed.incomplete = listed.incomplete;
             }
             Err(error) if error.kind == ErrorKind::Interrupted => {}
             Err(error) if settings.watch.is_some() && error.kind == ErrorKind::Network => {
@@ -150,6 +173,9 @@ pub fn sweep(
     summary.stopped = bench.client.stop().is_cancelled();
     summary.out_of_budget = bench.night.was_refused() || bench.night.is_spent();
     summary.seconds = started.elapsed().as_secs_f64();
+    let unreported = queue.unreported(run)?;
+    summary.worst = summary.worst.max(unreported.worst);
+    summary.unreported = unreported.outcomes;
     queue.end(run, &serde_json::to_string(&summary).unwrap_or_default(), seconds_now())?;
     Ok(summary)
 }

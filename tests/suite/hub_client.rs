@@ -1,10 +1,13 @@
 //! The client against the stand-in hub: every fault on the way, and what must never be sent.
 
+use std::io::{Read as _, Write as _};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use orthoscope::error::ErrorKind;
 use orthoscope::hub::fetch::{self, Repo};
+use orthoscope::hub::reach::Reach;
 use orthoscope::hub::{self, Client, ClientSettings, Environment, Hub, Meter, Query};
 use orthoscope::source::ByteSource;
 use orthoscope::standin::{Fault, Gate, Logged, Port, Repository, Settings, Standin, Surprise};
@@ -76,6 +79,10 @@ impl Setting {
         repo.source(&file, meter).unwrap()
     }
 
+    fn weights_of(&self, repo: &Repo) -> Arc<dyn ByteSource> {
+        repo.source(repo.file("model.safetensors").unwrap(), &Meter::unlimited()).unwrap()
+    }
+
     /// What holds of every request whatever happened.
     fn assert_manners(&self) -> Vec<Logged> {
         let log = self.standin.log();
@@ -144,6 +151,9 @@ fn every_fault_on_the_way_to_a_range_is_overcome() {
         Fault::IgnoredRange,
         Fault::Compressed,
         Fault::Expired,
+        Fault::Short,
+        Fault::OtherLength,
+        Fault::Unsatisfiable,
     ] {
         let setting =
             setting(vec![model("someone/m")], Settings { token: Some("hf_secret".into()), ..Settings::default() });
@@ -156,15 +166,17 @@ fn every_fault_on_the_way_to_a_range_is_overcome() {
         let met = if fault == Fault::Slow { 1 } else { 2 };
         assert_eq!(log.iter().filter(|entry| entry.fault == Some(fault)).count(), met, "{fault:?}");
         assert!(log.iter().any(|entry| entry.credentials), "the hub itself gets the token");
-        // The address is looked up again only where it was refused.
+        // The address is looked up again only where it was refused, or led to another file.
         let lookups = log.iter().filter(|entry| entry.target.contains("/resolve/")).count();
-        assert_eq!(lookups, if fault == Fault::Expired { 3 } else { 1 }, "{fault:?}");
+        let renewed = [Fault::Expired, Fault::OtherLength, Fault::Unsatisfiable].contains(&fault);
+        assert_eq!(lookups, if renewed { 3 } else { 1 }, "{fault:?}");
     }
 }
 
 #[test]
 fn every_fault_on_the_way_to_an_answer_is_overcome() {
-    for fault in [Fault::Unavailable, Fault::Dropped, Fault::Truncated, Fault::Garbage, Fault::Limited] {
+    let faults = [Fault::Unavailable, Fault::Dropped, Fault::Truncated, Fault::Garbage, Fault::Limited, Fault::Short];
+    for fault in faults {
         let setting = setting(vec![model("someone/m")], Settings::default());
         setting.standin.inject(fault, "/api/models/someone/m", 1);
         assert_eq!(setting.open("someone/m").unwrap().files().len(), 3, "{fault:?}");
@@ -278,12 +290,11 @@ fn a_download_goes_on_where_it_broke_off_and_is_held_to_its_hash() {
     setting.standin.clear_log();
     assert_eq!(repo.download(&file, &meter).unwrap(), path);
     assert!(setting.standin.log().is_empty(), "what is on disk is not fetched again");
-    // A file that was tampered with on the way is refused and not kept.
+    // A part from before that is not this file's is thrown away, and the file fetched anew.
     let cache = setting.folder.path().join("cache/blobs");
     std::fs::remove_dir_all(&cache).unwrap();
     std::fs::create_dir_all(&cache).unwrap();
     std::fs::write(cache.join(file.sha256.unwrap().hex()).with_extension("partial"), noise(9, 5000)).unwrap();
-    assert_eq!(repo.download(&file, &meter).unwrap_err().kind, ErrorKind::Moved);
     assert_eq!(std::fs::read(repo.download(&file, &meter).unwrap()).unwrap(), noise(7, 700_000));
 }
 
@@ -370,4 +381,268 @@ fn a_directory_tree_is_a_hub_too() {
     assert_eq!(&*repo.source(&file, &meter).unwrap().read(100..200).unwrap(), &noise(3, 5000)[100..200]);
     assert_eq!(fetch::info(&client, hub.as_ref(), "no/such", None, &meter).unwrap_err().kind, ErrorKind::NotFound);
     assert_eq!(meter.totals().requests, 0);
+}
+
+/// A hub of its own making: `answer` gives the bytes of each answer by the request's number and path, `None` to drip a
+/// header line every 20 ms instead. Serves as long as the test runs.
+fn raw_hub(answer: impl Fn(usize, &str) -> Option<String> + Send + Sync + 'static) -> (String, Arc<AtomicUsize>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (answer, counter) = (Arc::new(answer), asked.clone());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { continue };
+            let (answer, counter) = (answer.clone(), counter.clone());
+            std::thread::spawn(move || {
+                let mut request = Vec::new();
+                let mut buffer = [0; 4096];
+                while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+                    match stream.read(&mut buffer) {
+                        Ok(0) | Err(_) => return,
+                        Ok(count) => request.extend_from_slice(&buffer[..count]),
+                    }
+                }
+                let text = String::from_utf8_lossy(&request).into_owned();
+                let path = text.split(' ').nth(1).unwrap_or_default().to_owned();
+                let number = counter.fetch_add(1, Ordering::SeqCst);
+                match answer(number, &path) {
+                    Some(bytes) => drop(stream.write_all(bytes.as_bytes())),
+                    None => {
+                        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n");
+                        for line in 0..1000 {
+                            std::thread::sleep(Duration::from_millis(20));
+                            if stream.write_all(format!("x-{line}: y\r\n").as_bytes()).is_err() {
+                                return;
+                            }
+                        }
+                    }
+                }
+            });
+        }
+    });
+    (address, asked)
+}
+
+fn json_answer(headers: &str, body: &str) -> Option<String> {
+    let length = body.len();
+    Some(format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n{body}"))
+}
+
+fn client_of(adjust: impl FnOnce(ClientSettings) -> ClientSettings) -> Arc<Client> {
+    let settings = ClientSettings { first_wait: Duration::from_millis(5), ..ClientSettings::default() };
+    Client::new(adjust(settings)).unwrap()
+}
+
+fn hub_at(address: &str) -> Arc<dyn Hub> {
+    hub::named("hf", &Environment::empty().with("HF_ENDPOINT", address)).unwrap()
+}
+
+fn list_all(client: &Client, address: &str) -> orthoscope::error::Result<usize> {
+    let mut count = 0;
+    fetch::list(client, hub_at(address).as_ref(), &Query::default(), &Meter::unlimited(), &mut |page| {
+        count += page.len();
+        Ok(true)
+    })?;
+    Ok(count)
+}
+
+#[test]
+fn a_wrong_answer_is_asked_for_again() {
+    for fault in [Fault::Short, Fault::OtherBytes] {
+        let setting = setting(vec![model("someone/m")], Settings::default());
+        let repo = setting.open("someone/m").unwrap();
+        setting.standin.inject(fault, "/resolve-cache/", 1);
+        assert_eq!(repo.small("README.md", &Meter::unlimited()).unwrap(), CARD.as_bytes(), "{fault:?}");
+        assert_eq!(setting.standin.log().iter().filter(|entry| entry.fault == Some(fault)).count(), 1);
+    }
+    for fault in [Fault::Short, Fault::OtherBytes, Fault::OtherLength, Fault::Unsatisfiable] {
+        let setting = setting(vec![model("someone/m")], Settings::default());
+        let repo = setting.open("someone/m").unwrap();
+        let file = repo.file("model.safetensors").unwrap().clone();
+        setting.standin.inject(fault, "/bridge/", 1);
+        let path = repo.download(&file, &Meter::unlimited()).unwrap();
+        assert_eq!(std::fs::read(path).unwrap(), noise(7, 700_000), "{fault:?}");
+    }
+}
+
+#[test]
+fn what_stays_wrong_is_no_moved_repository() {
+    let opened = || {
+        let setting = setting(vec![model("someone/m")], Settings::default());
+        let repo = setting.open("someone/m").unwrap();
+        (setting, repo)
+    };
+    let (setting, repo) = opened();
+    setting.standin.inject(Fault::Short, "/resolve-cache/", 1000);
+    let error = repo.small("README.md", &Meter::unlimited()).unwrap_err();
+    let said = format!("{} bytes where {} are listed", CARD.len() / 2, CARD.len());
+    assert!(error.kind == ErrorKind::Network && error.doing.contains(&said), "{error}");
+    for fault in [Fault::Short, Fault::OtherLength, Fault::Unsatisfiable] {
+        let (setting, repo) = opened();
+        setting.standin.inject(fault, "/bridge/", 1000);
+        let file = repo.file("model.safetensors").unwrap().clone();
+        let weights = repo.source(&file, &Meter::unlimited()).unwrap();
+        assert_eq!(weights.read(0..10).unwrap_err().kind, ErrorKind::Network, "{fault:?}");
+        if fault != Fault::Short {
+            assert_eq!(repo.download(&file, &Meter::unlimited()).unwrap_err().kind, ErrorKind::Network, "{fault:?}");
+        }
+    }
+    // Whole content that is another one each time is not what was listed.
+    let (setting, repo) = opened();
+    setting.standin.inject(Fault::OtherBytes, "", 1000);
+    assert_eq!(repo.small("README.md", &Meter::unlimited()).unwrap_err().kind, ErrorKind::Moved);
+}
+
+#[test]
+fn a_body_or_a_header_that_drips_is_given_up() {
+    let hasty = |client: ClientSettings| ClientSettings {
+        request_time: Duration::from_millis(300),
+        slowest: 10_000_000,
+        tries: 2,
+        ..client
+    };
+    let setting = setting_of("hf", vec![model("someone/m")], Settings::default(), hasty);
+    let repo = setting.open("someone/m").unwrap();
+    setting.standin.inject(Fault::Drip, "", 1000);
+    for error in [
+        setting.open("someone/m").err().unwrap(),
+        setting.weights_of(&repo).read(0..50_000).unwrap_err(),
+        repo.download(repo.file("model.safetensors").unwrap(), &Meter::unlimited()).unwrap_err(),
+    ] {
+        assert!(error.kind == ErrorKind::Network && error.doing.contains("too slowly"), "{error}");
+    }
+    let (address, asked) = raw_hub(|_, _| None);
+    let error = list_all(&client_of(hasty), &address).unwrap_err();
+    assert!(error.kind == ErrorKind::Network && error.doing.contains("no answer in the time"), "{error}");
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn one_repository_has_its_time_and_no_more() {
+    let setting = setting_of("hf", vec![model("someone/m")], Settings::default(), |client| ClientSettings {
+        repository_time: Duration::from_millis(300),
+        slowest: 10_000_000,
+        ..client
+    });
+    let repo = setting.open("someone/m").unwrap();
+    setting.standin.inject(Fault::Drip, "/bridge/", 1000);
+    let meter = setting.client.meter("this repository's", None, None);
+    let file = repo.file("model.safetensors").unwrap().clone();
+    let weights = repo.source(&file, &meter).unwrap();
+    let error = weights.read(0..50_000).unwrap_err();
+    assert!(error.kind == ErrorKind::Budget && error.doing.contains("this repository's time is over"), "{error}");
+    // Nor is another request begun.
+    setting.standin.clear_log();
+    assert_eq!(repo.source(&file, &meter).unwrap().read(0..10).unwrap_err().kind, ErrorKind::Budget);
+    assert!(setting.standin.log().is_empty());
+}
+
+#[test]
+fn listings_that_never_end_are_left() {
+    let client = client_of(|client| client);
+    let next = |cursor: usize| format!("link: </api/models?cursor={cursor}>; rel=\"next\"\r\n");
+    let page = "[{\"id\":\"a/b\"}]";
+    for body in ["[]", page] {
+        let (address, asked) = raw_hub(move |number, _| json_answer(&next(number), body));
+        let error = list_all(&client, &address).unwrap_err();
+        assert!(error.doing.contains("nothing new"), "{error}");
+        assert!(asked.load(Ordering::SeqCst) <= 53, "{asked:?}");
+    }
+    let (address, asked) = raw_hub(move |number, _| {
+        let other = format!("[{{\"id\":\"a/{number}\"}}]");
+        json_answer(&next(number % 2), &other)
+    });
+    let error = list_all(&client, &address).unwrap_err();
+    assert!(error.doing.contains("in a circle"), "{error}");
+    assert_eq!(asked.load(Ordering::SeqCst), 3);
+    // Some empty pages among others are honest.
+    let (address, _) = raw_hub(move |number, _| match number {
+        0..30 => json_answer(&next(number), "[]"),
+        _ => json_answer("", page),
+    });
+    assert_eq!(list_all(&client, &address).unwrap(), 1);
+}
+
+#[test]
+fn waits_that_a_hub_asks_for_end_with_patience() {
+    let patient = |client| ClientSettings { patience: Duration::from_secs(5), ..client };
+    for headers in ["ratelimit: \"api\";r=0;t=86400\r\n", "ratelimit: \"api\";r=0;t=18446744073709551615\r\n"] {
+        let (address, asked) = raw_hub(move |_, _| json_answer(headers, "[]"));
+        let client = client_of(patient);
+        assert_eq!(list_all(&client, &address).unwrap(), 0);
+        let error = list_all(&client, &address).unwrap_err();
+        assert!(error.kind == ErrorKind::Network && error.doing.contains("asked to wait "), "{error}");
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+    }
+    let refuse = |wait: &str| {
+        format!("HTTP/1.1 429 No\r\nconnection: close\r\ncontent-length: 0\r\nretry-after: {wait}\r\n\r\n")
+    };
+    let (address, asked) = raw_hub(move |_, _| Some(refuse("86400")));
+    assert_eq!(list_all(&client_of(patient), &address).unwrap_err().kind, ErrorKind::Network);
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    // A wait of nothing, stated for ever.
+    let (address, asked) = raw_hub(move |_, _| Some(refuse("0")));
+    assert_eq!(list_all(&client_of(patient), &address).unwrap_err().kind, ErrorKind::Network);
+    assert!(asked.load(Ordering::SeqCst) < 50);
+}
+
+#[test]
+fn redirects_lead_no_further_than_the_hub_is_itself() {
+    let read = |delivery_at: Option<&str>, reach: Option<Reach>| {
+        let settings = Settings { delivery_at: delivery_at.map(str::to_owned), ..Settings::default() };
+        let setting =
+            setting_of("hf", vec![model("someone/m")], settings, |client| ClientSettings { reach, tries: 2, ..client });
+        let file = setting.open("someone/m").unwrap().file("model.safetensors").unwrap().clone();
+        let repo = setting.open("someone/m").unwrap();
+        let bytes = repo.source(&file, &Meter::unlimited()).unwrap().read(0..10).map(|_| ());
+        (bytes, setting.standin.log().iter().filter(|entry| entry.port == Port::Delivery).count())
+    };
+    // A hub on loopback may send to loopback, as every test here.
+    assert!(matches!(read(None, None), (Ok(()), 1)));
+    // One on the internet may not, and nothing is sent there.
+    let (refused, sent) = read(None, Some(Reach::Public));
+    let error = refused.unwrap_err();
+    assert!(error.kind == ErrorKind::Malformed && error.doing.contains("loopback"), "{error}");
+    assert_eq!(sent, 0);
+    // Nor by a name, which is resolved once, for the connection.
+    let (refused, sent) = read(Some("http://localhost:9"), Some(Reach::Public));
+    let error = refused.unwrap_err();
+    assert!(error.kind == ErrorKind::Malformed && error.doing.contains("localhost has a loopback"), "{error}");
+    assert_eq!(sent, 0);
+    for inner in ["http://169.254.169.254", "http://[fe80::1]", "http://0.0.0.0:9", "http://[::ffff:169.254.169.254]"] {
+        let error = read(Some(inner), None).0.unwrap_err();
+        assert!(error.kind == ErrorKind::Malformed && error.doing.contains("link-local"), "{inner}: {error}");
+    }
+}
+
+#[test]
+fn a_download_without_room_is_not_begun() {
+    let setting = setting_of("hf", vec![model("someone/m")], Settings::default(), |client| ClientSettings {
+        reserve: u64::MAX / 2,
+        ..client
+    });
+    let repo = setting.open("someone/m").unwrap();
+    let file = repo.file("model.safetensors").unwrap().clone();
+    let whole = repo.download(&file, &Meter::unlimited()).unwrap_err();
+    let parts = repo.partial(&file, std::slice::from_ref(&(0..10)), &Meter::unlimited()).unwrap_err();
+    for error in [whole, parts] {
+        assert!(error.kind == ErrorKind::Io && error.doing.contains("no room for"), "{error}");
+    }
+    assert!(setting.standin.log().iter().all(|entry| entry.port == Port::Hub));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_download_that_fills_the_disk_leaves_no_part() {
+    let setting = setting(vec![model("someone/m")], Settings::default());
+    let repo = setting.open("someone/m").unwrap();
+    let file = repo.file("model.safetensors").unwrap().clone();
+    let blobs = setting.folder.path().join("cache/blobs");
+    std::fs::create_dir_all(&blobs).unwrap();
+    let partial = blobs.join(file.sha256.unwrap().hex()).with_extension("partial");
+    std::os::unix::fs::symlink("/dev/full", &partial).unwrap();
+    assert_eq!(repo.download(&file, &Meter::unlimited()).unwrap_err().kind, ErrorKind::Io);
+    assert!(partial.symlink_metadata().is_err(), "what fills the disk is removed");
+    assert_eq!(std::fs::read(repo.download(&file, &Meter::unlimited()).unwrap()).unwrap(), noise(7, 700_000));
 }

@@ -65,7 +65,8 @@ fn every_kind_of_repository_ends_as_it_should_and_a_second_sweep_reads_nothing()
     assert_endings(&found, 45);
     assert_eq!((summary.examined, summary.left), (45, 0));
     assert_eq!(summary.exit_status(|severity| severity >= Severity::High), 1, "{summary:?}");
-    assert_eq!(summary.exit_status(|_| false), 0);
+    assert_eq!(summary.exit_status(|_| false), 2, "three were broken, and three had no weights");
+    assert_eq!(summary.undone(), ["3 ended as malformed", "3 ended as unsupported"]);
     let by = |kind: &str| found.values().find(|e| e.candidate.source.contains(kind)).unwrap();
     assert_eq!(by("/reupload").relation, Relation::Identical);
     assert_eq!(by("/renamed").relation, Relation::Repackaged);
@@ -175,7 +176,8 @@ fn killed_at_ten_moments_the_index_is_that_of_an_undisturbed_run() {
     let standin = Standin::start(world(120), settings()).unwrap();
     let undisturbed = tempfile::tempdir().unwrap();
     let start = Instant::now();
-    assert!(program(standin.hub(), undisturbed.path()).status().unwrap().success());
+    // Some of this world cannot be read: not everything asked for can be done.
+    assert_eq!(program(standin.hub(), undisturbed.path()).status().unwrap().code(), Some(2));
     let whole = start.elapsed();
     let wanted = recorded(&undisturbed.path().join("index.db"), standin.hub());
     assert_endings(&wanted, 120);
@@ -191,12 +193,19 @@ fn killed_at_ten_moments_the_index_is_that_of_an_undisturbed_run() {
         child.kill().unwrap();
         child.wait().unwrap();
     }
-    assert!(program(standin.hub(), killed.path()).status().unwrap().success());
+    assert_eq!(program(standin.hub(), killed.path()).status().unwrap().code(), Some(2));
     let found = recorded(&killed.path().join("index.db"), standin.hub());
     assert_eq!(found.len(), wanted.len());
     for (key, examination) in &wanted {
         assert_eq!(&found[key], examination, "{key}");
     }
+    // What the killed ones held in the cache is gone with them.
+    let left: Vec<_> = ["parts", "factors"]
+        .iter()
+        .flat_map(|folder| std::fs::read_dir(killed.path().join("cache").join(folder)).into_iter().flatten().flatten())
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(".tmp"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
     println!("killed {before_the_end} times before its end; an undisturbed run took {whole:?}");
     assert!(before_the_end >= 3);
 }
@@ -316,4 +325,94 @@ fn a_limit_leaves_the_rest_and_says_so() {
     let (rest, found) = sweep(standin.hub(), folder.path());
     assert_eq!(rest.examined, 11);
     assert_endings(&found, 15);
+}
+
+#[test]
+fn a_claimed_base_is_fetched_up_to_a_size_and_a_given_one_at_any() {
+    let standin = Standin::start(world(3), open_settings()).unwrap();
+    let examined = |base: Option<&str>| {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = ExamineSettings { max_base_bytes: Some(10_000), ..ExamineSettings::default() };
+        let bench = bench(standin.hub(), folder.path(), settings);
+        let id = orthoscope::ids::RepoId { hub: "hf".into(), name: "user0/ablated-000".into() };
+        let hub = orthoscope::hub::of(&id, &bench.environment).unwrap();
+        let info = orthoscope::hub::fetch::info(&bench.client, hub.as_ref(), &id.name, None, &bench.night).unwrap();
+        standin.clear_log();
+        // What was too large for an upload to claim is not too large for the user, in the same run.
+        let outcome = bench.examine(&id, &info, None).unwrap();
+        assert_eq!(outcome.word(), "too-large");
+        let reason = outcome.examination.reason.unwrap();
+        assert!(reason.contains("hf:org/base") && reason.contains("--max-base-bytes"), "{reason}");
+        assert!(standin.log().iter().all(|entry| entry.port == Port::Hub), "not a byte was fetched");
+        base.map(|base| bench.examine(&id, &info, Some(base)).unwrap().word())
+    };
+    assert_eq!(examined(Some("hf:org/base")).as_deref(), Some("orthogonalized"));
+}
+
+#[test]
+fn what_killed_runs_judged_counts_in_the_next_ones_exit_status() {
+    let base = TINY.llama(1);
+    let mut repositories = world(0);
+    repositories.push(repository("a/ablated", &base, bytes(&ablated(&base, 5, 1.0, Form::Plain), "BF16")));
+    repositories.push(repository("b/copy", &base, bytes(&base, "BF16")));
+    let standin = Standin::start(repositories, open_settings()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let one = SweepSettings { limit: Some(1), workers: 1, ..SweepSettings::default() };
+    let run = |settings: &SweepSettings| {
+        let bench = bench(standin.hub(), folder.path(), ExamineSettings::default());
+        sweep_with(&bench, folder.path(), settings, &Silent).0
+    };
+    let high = |severity| severity >= Severity::High;
+    let first = run(&one);
+    assert_eq!((first.outcomes["orthogonalized"], first.exit_status(high)), (1, 1));
+    // As a kill leaves it: judged and recorded, and never told.
+    let index = rusqlite::Connection::open(folder.path().join("index.db")).unwrap();
+    index.execute("UPDATE sweep_run SET ended = NULL, summary = NULL", []).unwrap();
+    let second = run(&one);
+    assert_eq!((second.examined, second.outcomes.contains_key("orthogonalized")), (1, false));
+    assert_eq!(second.unreported["orthogonalized"], 1);
+    assert_eq!(second.exit_status(high), 1);
+    // Now it has been told.
+    let third = run(&one);
+    assert_eq!((third.unreported.is_empty(), third.exit_status(high)), (true, 0));
+}
+
+#[test]
+fn an_absent_base_is_named_and_every_status_of_two_has_its_line() {
+    let base = TINY.llama(1);
+    let mut repositories = world(15);
+    repositories.push(
+        repository("x/derivative", &base, bytes(&base, "BF16"))
+            .with("README.md", "---\nbase_model: org/gone\n---\n# Derivative\n"),
+    );
+    let standin = Standin::start(repositories, open_settings()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let index = folder.path().join("index.db");
+    let swept = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_orthoscope"))
+            .args(["sweep", "--format", "json", "--quiet", "--fail-on", "never", "--index"])
+            .arg(&index)
+            .args(arguments)
+            .envs(variables(standin.hub(), folder.path()))
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        (output.status.code().unwrap(), said, summary)
+    };
+    for absent in ["hf:org/nowhere", "hf:org/gone"] {
+        let (status, said, summary) = swept(&["--base", absent]);
+        assert_eq!((status, said.lines().count()), (2, 1), "{said}");
+        assert!(said.contains(&format!("the base {absent} cannot be found")), "{said}");
+        assert_eq!(summary["examined"], 0);
+    }
+    assert!(recorded(&index, standin.hub()).is_empty());
+    // The other listings are followed all the same.
+    let (status, said, summary) = swept(&["--base", "hf:org/nowhere", "--base", "hf:org/base"]);
+    assert_eq!((status, &summary["examined"]), (2, &15.into()));
+    for part in ["hf:org/nowhere", "1 ended as malformed", "1 ended as unsupported"] {
+        assert!(said.contains(part), "{said}");
+    }
+    let (status, said, _) = swept(&["--base", "hf:org/base"]);
+    assert_eq!((status, said.as_str()), (0, ""));
 }

@@ -74,7 +74,10 @@ pub fn run(size: Size, each: &mut dyn FnMut(&Row)) {
         let facts = orthoscope::hub::fetch::info(&bench.client, hub.as_ref(), &name, None, &bench.night).unwrap();
         // The base is fetched once for all, so it is no part of the time of one.
         let base_name = "hf:org/base";
-        bench.bases.get(base_name, &bench.client, &bench.environment, bench.stages.as_ref(), &bench.night).unwrap();
+        bench
+            .bases
+            .get(base_name, None, &bench.client, &bench.environment, bench.stages.as_ref(), &bench.night)
+            .unwrap();
         let start = Instant::now();
         let outcome = bench.examine(&id, &facts, Some(base_name)).unwrap();
         let screening = start.elapsed().as_secs_f64();

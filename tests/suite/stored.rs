@@ -202,8 +202,11 @@ fn unreadable<'c>(checkpoint: &'c Checkpoint, name: &str) -> &'c str {
     }
 }
 
+/// A tensor's name below its module, dtype and shape.
+type PartOfGroup = (&'static str, &'static str, &'static [u64]);
+
 /// What a quantiser writes for one module: the parts beside it, and the word that names it.
-const GROUPS: &[(&[(&str, &str, &[u64])], &str)] = &[
+const GROUPS: &[(&[PartOfGroup], &str)] = &[
     (&[("trellis", "I16", &[4, 4, 48]), ("suh", "F16", &[64]), ("svh", "F16", &[64])], "EXL3"),
     (&[("trellis", "I16", &[4, 4]), ("SU", "F16", &[64]), ("SV", "F32", &[64]), ("tlut", "F16", &[512, 2])], "QTIP"),
     (
@@ -311,9 +314,12 @@ fn a_matrix_quantised_in_some_layers_only_is_told() {
     assert!(told.contains(&"model.layers.*.mlp.down_proj.weight: 1 in plain form, 3 quantised"), "{told:?}");
 }
 
+/// A tensor as a pickle describes it: name, weight, strides, first element, stored bytes.
+type Pickled<'a> = (&'a String, &'a Weight, Vec<usize>, usize, Vec<u8>);
+
 /// A state dict of PyTorch: as it is, or with every matrix stored as the transpose of a larger storage.
 fn pickled(tensors: &BTreeMap<String, Weight>, strided: bool) -> Vec<u8> {
-    let made: Vec<(&String, &Weight, Vec<usize>, usize, Vec<u8>)> = tensors
+    let made: Vec<Pickled<'_>> = tensors
         .iter()
         .map(|(name, weight)| match (strided, weight.shape.as_slice()) {
             (true, &[rows, columns]) => {

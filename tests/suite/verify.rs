@@ -407,7 +407,8 @@ fn a_broken_signature_is_not_none() {
     let folder = top.path().join("m");
     model(&folder);
     text(top.path(), NOWHERE, &["m"], 0);
-    for name in ["model.sig", "model.sigstore", "model.sigstore.json", "x.sigstore.bundle"] {
+    // What a name that ends in `.json` promises is another check's.
+    for name in ["model.sig", "model.sigstore", "x.sigstore.bundle"] {
         for contents in ["", "hello", "[[[[", "{}", "\0\0"] {
             std::fs::write(folder.join(name), contents).unwrap();
             let said = found(top.path(), &["m"], 2);

@@ -297,7 +297,7 @@ fn what_is_neither_says_so() {
     for (bytes, reason) in [
         (b"hello".to_vec(), "neither a zip archive nor a pickle"),
         (b"".to_vec(), "neither a zip archive nor a pickle"),
-        (b"GGUF\x03\0\0\0".to_vec(), "it is a ggml file"),
+        (b"GGUF\x03\0\0\0".to_vec(), "too few for a GGUF file"),
         (b"PK\x03\x04".to_vec(), "there is none"),
         (archive(&[("m/other", b"")]), "holds no data.pkl"),
         (b"\x80\x09.".to_vec(), "protocol 9"),
