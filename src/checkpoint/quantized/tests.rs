@@ -220,6 +220,47 @@ fn a_promised_quantisation_that_is_not_there_is_told() {
     assert!(plain.anomalies.is_empty() && matches!(plain.tensors["w.weight"].storage, Storage::Plain));
 }
 
+#[test]
+fn codes_of_mlx_cross_the_borders_of_words() {
+    // 32 codes of 3 bits, 0 to 7 over and over, lowest bits first: 24 bits for eight of them.
+    let eight: u32 = (0..8).map(|code| code << (3 * code)).sum();
+    let codes: Vec<u8> = (0..4).flat_map(|_| eight.to_le_bytes()[..3].to_vec()).collect();
+    let (scales, biases) = (floats(&[0.5]), floats(&[-1.0]));
+    let checkpoint = open(
+        json!({"bits": 3, "group_size": 32}),
+        &[
+            ("w.weight", "U32", &[1, 3], &codes),
+            ("w.scales", "F32", &[1, 1], &scales),
+            ("w.biases", "F32", &[1, 1], &biases),
+            ("w.bias", "F32", &[1], &[]),
+        ],
+    );
+    let once = [-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5];
+    assert_eq!(values(&checkpoint, "w.weight"), [once; 4].concat());
+    assert_eq!(scheme(&checkpoint, "w.weight"), "mlx-3bit-g32");
+    assert_eq!(checkpoint.tensors.keys().collect::<Vec<_>>(), ["w.bias", "w.weight"]);
+}
+
+#[test]
+fn sizes_of_mlx_are_held_to_the_config() {
+    let parts: [Part<'_>; 3] =
+        [("w.weight", "U32", &[4, 8], &[]), ("w.scales", "F16", &[4, 2], &[]), ("w.biases", "F16", &[4, 2], &[])];
+    for (config, reason) in [
+        (json!({"bits": 8, "group_size": 16}), None),
+        (json!({"bits": 4, "group_size": 64}), Some("4 bits in groups of 64, which config.json states")),
+        (json!({"bits": 4, "group_size": 32, "w": {"bits": 7}}), Some("no 7 bits")),
+        (json!({"bits": 4, "group_size": 32, "mode": "ternary"}), Some("mode \"ternary\"")),
+        (json!({"bits": 4, "group_size": 32, "mode": "mxfp4"}), Some("its scales are F16")),
+        (Value::Null, Some("does not say with how many bits")),
+    ] {
+        match (&open(config, &parts).tensors["w.weight"].storage, reason) {
+            (Storage::Packed(_), None) => {}
+            (Storage::Unreadable(told), Some(reason)) => assert!(told.contains(reason), "{told}"),
+            (_, reason) => panic!("{reason:?}"),
+        }
+    }
+}
+
 fn any_part() -> impl Strategy<Value = (&'static str, &'static str, Vec<u64>)> {
     let name = prop::sample::select(vec![
         "w.weight",
@@ -235,11 +276,19 @@ fn any_part() -> impl Strategy<Value = (&'static str, &'static str, Vec<u64>)> {
         "w.scales",
         "w.g_idx",
         "w.SCB",
+        "w.biases",
+        "w.trellis",
+        "w.suh",
+        "w.W_q",
+        "w.codes",
+        "w.codebooks",
+        "w.weight._data",
+        "w.weight._scale",
         "w.weight.absmax",
         "w_blocks",
         "w_scales",
     ]);
-    let dtype = prop::sample::select(vec!["I32", "I32", "F16", "F32", "U8", "I8", "F8_E4M3", "I64"]);
+    let dtype = prop::sample::select(vec!["I32", "I32", "U32", "F16", "F32", "U8", "I8", "F8_E4M3", "I64"]);
     (name, dtype, prop::collection::vec(0u64..34, 0..4))
 }
 
