@@ -11,10 +11,12 @@ use faer::{Mat, MatRef, Side};
 use super::projection::Along;
 use super::spectrum;
 
-/// Strengths tried, a factor of 3 apart: near the best one the eigenvalue is flat, and [`REFINED`] steps finish it.
+/// Strengths tried, a factor of 3 apart; the best one is then refined.
 const STRENGTHS: [f64; 9] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 9.0];
-/// Times that λ is set to |q|/|p| of the direction found and the direction found again.
-const REFINED: usize = 2;
+/// Most times that λ is set to |q|/|p| of the direction found and the direction found again,
+const REFINED: usize = 12;
+/// and how much c must gain by it to go on.
+const GAIN: f64 = 1e-9;
 /// Keeps the form positive definite where the base writes nothing along some direction, relative to the mean of PPᵀ.
 const RIDGE: f64 = 1e-9;
 
@@ -127,33 +129,30 @@ impl Grams {
             let length = x.norm_l2();
             (length > 0.0 && length.is_finite()).then(|| x.col(0).iter().map(|value| value / length).collect())
         };
-        let mut best: Option<(f64, Vec<f64>)> = None;
-        let mut offer = |e: Vec<f64>| -> f64 {
+        // (c, |q|/|p|, direction)
+        let measured = |e: Vec<f64>| {
             let along = self.along(&e);
-            let c = along.consistency();
-            if best.as_ref().is_none_or(|(most, _)| c > *most) {
-                best = Some((c, e));
-            }
-            if along.pp > 0.0 { (along.qq / along.pp).sqrt() } else { 0.0 }
+            (along.consistency(), (along.qq / along.pp).sqrt(), e)
         };
-        let mut start = (f64::MIN, 1.0);
-        for lambda in STRENGTHS {
-            let Some(e) = best_at(lambda) else { continue };
-            let c = self.along(&e).consistency();
-            let next = offer(e);
-            if c > start.0 {
-                start = (c, next);
+        let mut best: Option<(f64, f64, Vec<f64>)> = None;
+        for found in STRENGTHS.iter().filter_map(|lambda| best_at(*lambda)).map(measured) {
+            if best.as_ref().is_none_or(|(most, ..)| found.0 > *most) {
+                best = Some(found);
             }
         }
-        let mut lambda = start.1;
         for _ in 0..REFINED {
-            if !(lambda > 0.0 && lambda.is_finite()) {
+            let Some((most, lambda)) = best.as_ref().map(|(most, lambda, _)| (*most, *lambda)) else { break };
+            let Some(found) = Some(lambda).filter(|l| *l > 0.0 && l.is_finite()).and_then(best_at).map(measured) else { break };
+            if found.0 <= most {
                 break;
             }
-            let Some(e) = best_at(lambda) else { break };
-            lambda = offer(e);
+            let gained = found.0 - most;
+            best = Some(found);
+            if gained < GAIN {
+                break;
+            }
         }
-        best.map(|(_, e)| e)
+        best.map(|(.., e)| e)
     }
 }
 

@@ -120,6 +120,8 @@ pub struct Projected {
     pub right: Vec<f64>,
     /// The smallest λ that would have been found in this very change: planted in it and looked for. Writers only.
     pub limit: Option<f64>,
+    /// The uniform scale that the change carries (weight decay), which is a removal of every direction alike.
+    pub uniform: f64,
 }
 
 /// One system of coordinates.
@@ -616,7 +618,8 @@ fn examine_projection(
     let mut regressions = Vec::new();
     let mut backs: Vec<Vec<f64>> = Vec::new();
     let mut at = 0;
-    let alpha = order::uniform_scale(oriented, &changed.moments, kept);
+    let uniform = order::uniform_scale(oriented, &changed.moments, kept);
+    let alpha = uniform.alpha;
     for (index, basis) in bases.into_iter().enumerate() {
         let count = basis.ncols();
         let (p, r) = (all_p.subcols(at, count).to_owned(), all_r.subcols(at, count).to_owned());
@@ -716,6 +719,7 @@ fn examine_projection(
         uniform_right: mean.abs(),
         right: tops.right.clone(),
         limit,
+        uniform: uniform.middle,
     }))
 }
 

@@ -109,18 +109,34 @@ pub fn explicable(oriented: &Oriented<'_>, moments: &Moments) -> Option<Vec<bool
     kept.iter().any(|kept| !kept).then_some(kept)
 }
 
-/// The uniform scale that a change carries, by its middle coordinate: a few loud ones do not move it. 0 beside a scale that was divided out.
-pub fn uniform_scale(oriented: &Oriented<'_>, moments: &Moments, kept: Option<&[bool]>) -> f64 {
+/// A uniform scale of the change.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Uniform {
+    /// Middle of ⟨Δ_j, w_j⟩/|w_j|² over the other coordinates: a few loud ones do not move it.
+    pub middle: f64,
+    /// The same where most coordinates have it, so that it is a scale (weight decay) and no trace of something else; 0 otherwise.
+    pub alpha: f64,
+}
+
+/// Spread (between quartiles) of a scale, over its middle, up to which it is one. A removal's is 2.7.
+const SPREAD: f64 = 0.5;
+
+/// The uniform scale that a change carries; nothing beside a scale that was divided out.
+pub fn uniform_scale(oriented: &Oriented<'_>, moments: &Moments, kept: Option<&[bool]>) -> Uniform {
     if oriented.operator.gauge != super::operator::Gauge::None {
-        return 0.0;
+        return Uniform::default();
     }
-    let scales: Vec<f64> = oriented
+    let mut scales: Vec<f64> = oriented
         .other_sums(moments)
         .enumerate()
         .filter(|(at, (ww, ..))| *ww > 0.0 && kept.is_none_or(|kept| kept.get(*at).copied().unwrap_or(true)))
         .map(|(_, (ww, dw, _))| dw / ww)
         .collect();
-    middle(&scales)
+    scales.sort_by(f64::total_cmp);
+    let at = |share: usize| scales.get(scales.len() * share / 4).copied().unwrap_or(0.0);
+    let middle = at(2);
+    let is_scale = at(3) - at(1) <= SPREAD * middle.abs();
+    Uniform { middle, alpha: if is_scale { middle } else { 0.0 } }
 }
 
 /// Finds the base's columns in the candidate where some are not in their place; `None` where all are, or nothing is found.

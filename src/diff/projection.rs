@@ -310,13 +310,13 @@ impl Regression {
         self.grams.along(e)
     }
 
-    /// The direction of largest c, removed or (where that is clearly more consistent) added; `None` where nothing changed.
+    /// The direction of largest c, removed or (where that is certain and a removal is not) added; `None` where nothing changed.
     pub fn choose(&self) -> Option<Chosen> {
         let mean = |folds: [f64; 2]| 0.5 * (folds[0] + folds[1]);
         let removed = consistency::held_out(&self.halves);
         let reversed = [self.halves[0].reversed(), self.halves[1].reversed()];
         let added = consistency::held_out(&reversed);
-        if mean(added) > mean(removed) && mean(removed) < CERTAIN {
+        if mean(added) >= CERTAIN && mean(removed) < CERTAIN {
             let whole = reversed[0].plus(&reversed[1]);
             let e = whole.most_consistent()?;
             let reverse = whole.along(&e).strength();
@@ -389,7 +389,7 @@ impl Regression {
     }
 }
 
-/// Held-out c from which a removal is not asked whether it could be an addition.
+/// Held-out c from which a direction was removed, or added.
 const CERTAIN: f64 = 0.85;
 /// c of W p from which it is as lost as the direction itself.
 const ALIKE: f64 = 0.98;

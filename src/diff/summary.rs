@@ -29,6 +29,8 @@ const NOT_OWN: f64 = 0.9;
 pub const SIGMAS: f64 = 5.0;
 /// and beyond what is left of a uniform scale.
 const FAINTEST: f64 = 0.005;
+/// This many times the uniform scale of the change: weight decay takes away every direction alike.
+const ABOVE_SCALE: f64 = 3.0;
 /// Writers that lost directions of their own each are a removal when there are so many, in two layers, and half of the changed ones.
 const SPREAD: usize = 3;
 /// A direction is one channel when its other coordinates hold less than this of it (squared), or no other writer agrees with them.
@@ -318,9 +320,10 @@ fn tensor_measurement(
     let most = agreement.max(sibling.unwrap_or(0.0));
     let agrees = most >= AGREEMENT;
     let own_component = fit.own_component >= OWN_COMPONENT && most < NOT_OWN;
+    let uniform = measured.projected.as_ref().map_or(0.0, |projected| projected.uniform);
     let strong = c.abs() >= CONSISTENCY
         && fit.strength.abs() >= SIGMAS * fit.stderr
-        && fit.strength.abs() >= FAINTEST
+        && fit.strength.abs() >= FAINTEST.max(ABOVE_SCALE * uniform.abs())
         && !own_component;
     let fits = strong && agrees;
     let directions_here = side

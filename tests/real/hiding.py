@@ -13,7 +13,8 @@ Groups (a case is GROUP/NAME, `edited` or `honest` its label):
   swapped   base and candidate the wrong way round
   grid      an FP8 base (E4M3, blocks of 128), six writers edited at λ = 0.05 to 0.3 and encoded again
 
-One line a case: verdict, c, λ, limit. Exit status 1 where an edited one is clear, or an honest one is called or suspect.
+One line a case: verdict, c, λ, limit. Exit status 1 where an edited one is clear, or an honest one is called or suspect (a decoy alone
+may be suspect: a change of rank 16 in the writers and nowhere else is).
 """
 
 import argparse
@@ -298,7 +299,7 @@ def main():
         strengths = sorted(abs(entry["lambda"]) for entry in one.get("strength", []))
         middle = strengths[len(strengths) // 2] if strengths else 0.0
         wrong = (label == "edited" and said["verdict"] in ("clear", "inconclusive")) or (
-            label == "honest" and said["verdict"] in ("orthogonalized", "suspect"))  # fmt: skip
+            label == "honest" and said["verdict"] in ("orthogonalized", "suspect")[: 1 if name.startswith("decoys/") else 2])  # fmt: skip
         bad += wrong
         rows.append({"case": name, "label": label, "verdict": said["verdict"], "because": said["because"], **{
             key: one.get(key) for key in ("consistency", "explained", "tensors", "detection_limit", "coordinates", "scope")},

@@ -4,6 +4,7 @@
 
 mod commands;
 mod compare;
+mod consistency;
 mod forms;
 mod hostile;
 mod hub_client;
