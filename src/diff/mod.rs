@@ -61,8 +61,8 @@ const LOUD: f64 = 12.0;
 const GAUGE_SHARE: f64 = 0.5;
 /// Share of a direction that the base lacks, of what the candidate has, from which λ of the base means nothing.
 const LACKING: f64 = 0.9;
-/// Share of W p in the span from which the direction is a mixture of W's own components, all of them dropped.
-const OWN_SPAN: f64 = 0.99;
+/// c of W p beside r from which the direction is a mixture of W's own components, all of them dropped.
+const OWN_LOST: f64 = 0.9;
 /// Sides below this have no spectrum worth the name.
 const SMALLEST_SIDE: usize = 8;
 
@@ -660,16 +660,21 @@ fn examine_projection(
         let among = if through > 0.0 { tops.next / through } else { f64::INFINITY };
         regression.planted_limit(&e, summary::CONSISTENCY).max(among)
     });
+    let through: Vec<Vec<f64>> = (0..regressions.len()).map(|back| column(&returned.base, back)).collect();
+    let lost = if regressions.iter().any(|(.., chosen)| chosen.consistency.abs() >= summary::CONSISTENCY) {
+        lost_beside(changed, &regressions, &through, alpha)?
+    } else {
+        Vec::new()
+    };
     let mut sides = [None, None];
     for (back, (index, mut regression, chosen)) in regressions.into_iter().enumerate() {
         let direction = regression.direction(&chosen.e);
         let (p, q) = regression.right(&chosen.e);
-        let (wp, dp) = (column(&returned.base, back), column(&returned.change, back));
+        let (wp, dp) = (&through[back], column(&returned.change, back));
         let norms = if index == 1 { changed.norms.as_deref() } else { None };
-        let mut fit = projection::fit(oriented, &changed.moments, &direction, (&p, &q), (&wp, &dp), norms, kept, alpha);
+        let mut fit = projection::fit(oriented, &changed.moments, &direction, (&p, &q), (wp, &dp), norms, kept, alpha);
         fit.consistency = chosen.consistency;
-        let length = wp.iter().map(|value| value * value).sum::<f64>().sqrt();
-        if index == 0 && regression.own_components(&chosen.e, length) >= OWN_SPAN {
+        if lost.get(back).is_some_and(|lost| *lost >= OWN_LOST) {
             fit.own_component = 1.0;
         }
         let removal = chosen.consistency >= 0.0;
@@ -721,6 +726,51 @@ fn examine_projection(
         limit,
         uniform: uniform.middle,
     }))
+}
+
+/// For each direction r with p = Wᵀr: the consistency along what of W p is not along r. W maps the span of its own components to
+/// itself, so where those were dropped W p is as lost as r (1); a removed direction takes r away and leaves the rest (0).
+fn lost_beside(
+    changed: &Changed<'_>,
+    regressions: &[(usize, Regression, projection::Chosen)],
+    through: &[Vec<f64>],
+    alpha: f64,
+) -> Result<Vec<f64>> {
+    let norms = |index: usize| changed.norms.as_deref().filter(|_| index == 1);
+    let scale = |norms: Option<&[f64]>, at: usize| norms.and_then(|norms| norms.get(at)).copied().unwrap_or(1.0);
+    let probes: Vec<Vec<f64>> = regressions
+        .iter()
+        .zip(through)
+        .map(|((index, regression, chosen), through)| {
+            let r = regression.direction(&chosen.e);
+            let through: Vec<f64> =
+                through.iter().enumerate().map(|(at, value)| value / scale(norms(*index), at)).collect();
+            let along: f64 = r.iter().zip(&through).map(|(r, value)| r * value).sum();
+            let rest: Vec<f64> = r.iter().zip(&through).map(|(r, value)| value - along * r).collect();
+            let length = rest.iter().map(|value| value * value).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
+            rest.iter().enumerate().map(|(at, value)| value / length / scale(norms(*index), at)).collect()
+        })
+        .collect();
+    let width = changed.oriented.width();
+    let probe = Mat::from_fn(width, probes.len(), |i, j| probes[j].get(i).copied().unwrap_or(0.0));
+    let product = changed.oriented.to_other(probe.as_ref(), Want::Both)?;
+    let kept = changed.aside.kept.as_deref();
+    Ok((0..probes.len())
+        .map(|at| {
+            let mut along = Along::default();
+            let pairs = product.base.col(at).iter().zip(product.change.col(at).iter());
+            for (place, (p, q)) in pairs.enumerate() {
+                if kept.is_none_or(|kept| kept.get(place).copied().unwrap_or(true)) {
+                    let p = f64::from(*p);
+                    let q = f64::from(*q) - alpha * p;
+                    along.pp += p * p;
+                    along.qq += q * q;
+                    along.pq += p * q;
+                }
+            }
+            along.consistency().abs()
+        })
+        .collect())
 }
 
 fn sized(changed: &Changed<'_>, pair: &Pair, precision: u32) -> Result<Sized> {

@@ -348,20 +348,6 @@ impl Regression {
         f64::INFINITY
     }
 
-    /// Whether what is lost along `e` is a part of W itself: how much of W p (p = Wᵀr, |W p| = `length`) lies in the span, where
-    /// the change takes W p away like r itself; 0 where it does not. 1 for components dropped out of W, however they are mixed: W maps
-    /// their span to itself, and all of it is gone. A removed direction takes r away and leaves W p.
-    pub fn own_components(&self, e: &[f64], length: f64) -> f64 {
-        let column = Mat::from_fn(e.len(), 1, |i, _| e[i]);
-        let through = &self.grams.pp * &column;
-        let inside = through.norm_l2();
-        if !(inside > 0.0 && length > 0.0) {
-            return 0.0;
-        }
-        let y: Vec<f64> = through.col(0).iter().map(|value| value / inside).collect();
-        if self.along(&y).consistency() >= ALIKE { (inside / length).min(1.0) } else { 0.0 }
-    }
-
     /// Every eigenvector of A with its eigenvalue, of one sign: `removed` takes negative eigenvalues, otherwise positive ones.
     pub fn candidates(&self, removed: bool) -> Vec<(f64, Vec<f64>)> {
         self.eigenvalues
@@ -391,8 +377,6 @@ impl Regression {
 
 /// Held-out c from which a direction was removed, or added.
 const CERTAIN: f64 = 0.85;
-/// c of W p from which it is as lost as the direction itself.
-const ALIKE: f64 = 0.98;
 /// Strengths planted, each 1.4 times the one before.
 const PLANTED: usize = 14;
 
