@@ -28,6 +28,9 @@ const NOISY: f64 = 0.98;
 /// From here on the writers of all layers lost one and the same direction.
 const GLOBAL_AGREEMENT: f64 = 0.97;
 
+/// λ above this is more than any editor takes out.
+const BEYOND_REFLECTION: f64 = 2.2;
+
 /// What is concluded from a profile.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Conclusion {
@@ -127,9 +130,15 @@ fn orthogonalized(profile: &Profile, titles: &str) -> String {
     let number = |name: &str| profile.model.get(name).copied().unwrap_or(0.0);
     let writers = number("projection.tensors");
     if writers >= 1.0 {
+        // λ/(λ-1) of an edit beyond removal, seen from the edited side.
+        let swapped = if number("projection.strength") > BEYOND_REFLECTION {
+            ": more than a direction turned round, as where base and candidate were swapped"
+        } else {
+            ""
+        };
         return format!(
             "consistent with weight orthogonalization ({titles}): in {writers:.0} of {:.0} changed writers over {:.0} layers the change is \
-             what removing a direction from the base's own output gives (consistency {:.3}, λ {:.2} at the median)",
+             what removing a direction from the base's own output gives (consistency {:.3}, λ {:.2} at the median{swapped})",
             number("writers.changed"),
             number("projection.layers"),
             number("projection.consistency"),

@@ -675,12 +675,15 @@ fn examine_projection(
         let mut fit = projection::fit(oriented, &changed.moments, &direction, (&p, &q), (wp, &dp), norms, kept, alpha);
         fit.consistency = chosen.consistency;
         if lost.get(back).is_some_and(|lost| *lost >= OWN_LOST) {
-            fit.own_component = 1.0;
+            // A mixture is known less exactly than one component is.
+            fit.own_component = fit.own_component.max(summary::OWN_COMPONENT);
         }
         let removal = chosen.consistency >= 0.0;
         if !removal && (fit.strength >= 0.0 || chosen.reverse > LACKING) {
             // What the base lacks it cannot be measured by: the candidate's own is the measure then.
             fit.strength = -chosen.reverse.max(0.0);
+            let left = (1.0 - chosen.consistency * chosen.consistency).max(0.0);
+            fit.stderr = chosen.reverse.abs() * (left / oriented.other().max(1) as f64).sqrt();
         }
         let others = regression
             .candidates(removal)
