@@ -99,8 +99,6 @@ fn without_signature(profile: &Profile, relation: Relation) -> (Verdict, String)
             format!("not testable below λ = {limit:.2}: the change is so large that a weaker edit would not be seen");
         return (Verdict::Inconclusive, because);
     }
-    // Never 0: what is smaller than the last digit shown is shown as that digit.
-    let limit = limit.max(0.001);
     let because = format!(
         "no removed direction, down to λ = {limit:.3} in half of the {changed:.0} writers that changed (1 would remove all of one)"
     );

@@ -45,6 +45,11 @@ impl Grams {
         self.rp += r.transpose() * p;
     }
 
+    /// Mean of |Wᵀq|² over the basis.
+    pub fn mean(&self) -> f64 {
+        mean_diagonal(&self.pp)
+    }
+
     /// Both together.
     pub fn plus(&self, other: &Self) -> Self {
         Self { pp: &self.pp + &other.pp, rr: &self.rr + &other.rr, rp: &self.rp + &other.rp }

@@ -63,6 +63,8 @@ const GAUGE_SHARE: f64 = 0.5;
 const LACKING: f64 = 0.9;
 /// c of W p beside r from which the direction is a mixture of W's own components, all of them dropped.
 const OWN_LOST: f64 = 0.9;
+/// It must also be as lost, or nearly: the strength there over the strength along r.
+const OWN_ALIKE: f64 = 0.5;
 /// Sides below this have no spectrum worth the name.
 const SMALLEST_SIDE: usize = 8;
 
@@ -674,7 +676,9 @@ fn examine_projection(
         let norms = if index == 1 { changed.norms.as_deref() } else { None };
         let mut fit = projection::fit(oriented, &changed.moments, &direction, (&p, &q), (wp, &dp), norms, kept, alpha);
         fit.consistency = chosen.consistency;
-        if lost.get(back).is_some_and(|lost| *lost >= OWN_LOST) {
+        if lost.get(back).is_some_and(|lost| {
+            lost.consistency().abs() >= OWN_LOST && lost.strength().abs() >= OWN_ALIKE * fit.strength.abs()
+        }) {
             // A mixture is known less exactly than one component is.
             fit.own_component = fit.own_component.max(summary::OWN_COMPONENT);
         }
@@ -731,14 +735,14 @@ fn examine_projection(
     }))
 }
 
-/// For each direction r with p = Wᵀr: the consistency along what of W p is not along r. W maps the span of its own components to
-/// itself, so where those were dropped W p is as lost as r (1); a removed direction takes r away and leaves the rest (0).
+/// For each direction r with p = Wᵀr: base and change along what of W p is not along r. W maps the span of its own components to
+/// itself, so where those were dropped W p is as lost as r; a removed direction takes r away and leaves the rest.
 fn lost_beside(
     changed: &Changed<'_>,
     regressions: &[(usize, Regression, projection::Chosen)],
     through: &[Vec<f64>],
     alpha: f64,
-) -> Result<Vec<f64>> {
+) -> Result<Vec<Along>> {
     let norms = |index: usize| changed.norms.as_deref().filter(|_| index == 1);
     let scale = |norms: Option<&[f64]>, at: usize| norms.and_then(|norms| norms.get(at)).copied().unwrap_or(1.0);
     let probes: Vec<Vec<f64>> = regressions
@@ -771,7 +775,7 @@ fn lost_beside(
                     along.pq += p * q;
                 }
             }
-            along.consistency().abs()
+            along
         })
         .collect())
 }

@@ -319,8 +319,11 @@ impl Regression {
         if mean(added) >= CERTAIN && mean(removed) < CERTAIN {
             let whole = reversed[0].plus(&reversed[1]);
             let e = whole.most_consistent()?;
-            let reverse = whole.along(&e).strength();
+            let along = whole.along(&e);
+            let reverse = along.strength();
+            if along.pp <= LOUDEST * self.grams.mean() {
             return Some(Chosen { consistency: -mean(added), lower: -added[0].min(added[1]), e, reverse });
+            }
         }
         let e = self.grams.most_consistent()?;
         Some(Chosen { consistency: mean(removed), lower: removed[0].min(removed[1]), e, reverse: 0.0 })
@@ -377,6 +380,9 @@ impl Regression {
 
 /// Held-out c from which a direction was removed, or added.
 const CERTAIN: f64 = 0.85;
+/// What the candidate writes along an added direction, over the mean of the span, squared: a change louder than the base is no
+/// direction of it that was lost or made stronger.
+const LOUDEST: f64 = 4.5;
 /// Strengths planted, each 1.4 times the one before.
 const PLANTED: usize = 14;
 
@@ -423,6 +429,8 @@ pub enum ScaleModel {
 /// A richer scale model must leave at most this share of what one factor for the matrix leaves. On noise alone d factors
 /// of d·n numbers take away a share of 1/n, so 0.8 is never reached by chance.
 const SCALE_GAIN: f64 = 0.8;
+/// Share of ‖Δ‖² below which what one factor leaves is nothing.
+const EXPLAINED: f64 = 1e-6;
 
 /// Fits λ and a scale for the direction r in one writer.
 ///
@@ -532,12 +540,14 @@ pub fn fit(
         top -= t * weight * r;
         bottom += weight * weight * r * r;
     }
-    if row_left.max(0.0) < SCALE_GAIN * best.2 && bottom > 0.0 {
+    // Where one factor leaves nothing there is nothing to explain better (a row set to zero is a scale of it too).
+    let unexplained = gauged_residual.is_some() || matrix_left > EXPLAINED * dd;
+    if unexplained && row_left.max(0.0) < SCALE_GAIN * best.2 && bottom > 0.0 {
         best = (ScaleModel::Rows, top / bottom, row_left.max(0.0), row_scale_left.max(0.0));
     }
 
     // One factor per column, in raw coordinates (no tool normalises both): x ≈ κ w - μ r for each column.
-    if norms.is_none() {
+    if unexplained && norms.is_none() {
         let other = oriented.side(moments, false);
         let (mut column_left, mut column_scale_left, mut top, mut bottom) = (0.0, 0.0, 0.0, 0.0);
         for (((ww, dw), dd), (p, q)) in other.ww().zip(other.dw()).zip(other.dd()).zip(p.iter().zip(q)) {

@@ -30,6 +30,8 @@ pub const OWN_COMPONENT: f64 = 0.999;
 const NOT_OWN: f64 = 0.9;
 /// Loud ones of different matrices are close, though; a direction that is this much the matrix's own is no shared one.
 const EXACTLY_OWN: f64 = 0.9999;
+/// Directions lost together from which a matrix was reduced in rank, where no other writer shares one.
+const REDUCED: u32 = 8;
 /// λ̂ must stand this many standard errors from zero,
 pub const SIGMAS: f64 = 5.0;
 /// and beyond what is left of a uniform scale.
@@ -324,14 +326,6 @@ fn tensor_measurement(
     let c = fit.consistency;
     let most = agreement.max(sibling.unwrap_or(0.0));
     let agrees = most >= AGREEMENT;
-    let own_component =
-        fit.own_component >= EXACTLY_OWN || (fit.own_component >= OWN_COMPONENT && most < NOT_OWN);
-    let uniform = measured.projected.as_ref().map_or(0.0, |projected| projected.uniform);
-    let strong = c.abs() >= CONSISTENCY
-        && fit.strength.abs() >= SIGMAS * fit.stderr
-        && fit.strength.abs() >= FAINTEST.max(ABOVE_SCALE * uniform.abs())
-        && !own_component;
-    let fits = strong && agrees;
     let directions_here = side
         .others
         .iter()
@@ -341,6 +335,18 @@ fn tensor_measurement(
                 && (*strength > 0.0) == (fit.strength > 0.0)
         })
         .count() as u32;
+    // So many directions at once, none that another writer lost, are what a lower rank leaves out.
+    let reduced = directions_here >= REDUCED
+        && most < NOT_OWN
+        && along_shared.is_none_or(|along| along.consistency().abs() < HELD_OUT);
+    let own = if reduced { fit.own_component.max(OWN_COMPONENT) } else { fit.own_component };
+    let own_component = own >= EXACTLY_OWN || (own >= OWN_COMPONENT && most < NOT_OWN);
+    let uniform = measured.projected.as_ref().map_or(0.0, |projected| projected.uniform);
+    let strong = c.abs() >= CONSISTENCY
+        && fit.strength.abs() >= SIGMAS * fit.stderr
+        && fit.strength.abs() >= FAINTEST.max(ABOVE_SCALE * uniform.abs())
+        && !own_component;
+    let fits = strong && agrees;
     tensor.projection = Some(Projection {
         strength: through_grid.and_then(|grid| grid.lambda).unwrap_or(fit.strength),
         stderr: match through_grid {
@@ -353,7 +359,7 @@ fn tensor_measurement(
         explained: fit.explained,
         quietness: fit.quietness.min(1e6),
         balance: side.balance,
-        own_component: fit.own_component,
+        own_component: own,
         agreement,
         sibling_agreement: sibling,
         directions: directions_here.max(1),
@@ -665,7 +671,9 @@ fn projections(
         .filter(|(tensor, _)| tensor.role.kind == Kind::Writer && tensor.sameness == Sameness::Changed)
         .map(|(tensor, pair)| {
             let planted = pair.projected.as_ref().and_then(|projected| projected.limit);
-            planted.unwrap_or_else(|| detection_limit(tensor)).min(UNTESTABLE)
+            // Where everything that changed was set aside, nothing is left to hide in.
+            let aside = pair.moments.as_ref().is_some_and(|sized| sized.set_aside > 0.0);
+            planted.unwrap_or_else(|| if aside { 0.0 } else { detection_limit(tensor) }).clamp(LEAST, UNTESTABLE)
         })
         .collect();
     if tensors.iter().any(|tensor| tensor.role.kind == Kind::Writer) {
@@ -683,9 +691,8 @@ fn projections(
         Some(crate::arch::Axis::Columns) => tensor.shape[1],
         _ => tensor.shape[0],
     };
-    let tied = |p: &Projection| {
-        p.consistency >= CONSISTENCY_HINT && p.strength >= (SIGMAS * p.stderr).max(FAINTEST)
-    };
+    // λ̂ is no measure here: through a grid that both sides share it comes out many times too small.
+    let tied = |p: &Projection| p.consistency >= CONSISTENCY_HINT && p.strength >= LEAST;
     let wide = writers.iter().filter(|(tensor, p)| tied(p) && width(tensor) >= REAL_WIDTH).count();
     let most = 2 * wide >= writers.len();
     let hinted = |tensor: &TensorMeasurement, p: &Projection| {
@@ -752,6 +759,8 @@ fn projections(
 
 /// A limit above this is no limit.
 const UNTESTABLE: f64 = 9.0;
+/// and one below this is not claimed of anything that changed.
+const LEAST: f64 = 0.001;
 
 /// The smallest λ at which this writer would have fitted by itself: 0 where it is bit-identical.
 ///
