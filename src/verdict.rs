@@ -91,7 +91,8 @@ fn without_signature(profile: &Profile, relation: Relation) -> (Verdict, String)
     }
     let (changed, limit) = (number("writers.changed"), number("projection.detection_limit"));
     if changed == 0.0 {
-        let because = "the matrices that write to the residual stream are the base's, bit for bit or through a proven cast";
+        let because =
+            "the matrices that write to the residual stream are the base's, bit for bit or through a proven cast";
         return (Verdict::Clear, because.to_owned());
     }
     if limit > TESTABLE {

@@ -165,7 +165,7 @@ fn resolve_facts<'a>(
         .iter()
         .map(|(name, _)| Parsed::new(name, &[]))
         .filter(|parsed| !parsed.outside || parsed.stripped.starts_with("encoder.layers."))
-        .map(|parsed| if parsed.outside { Parsed::new(&parsed.stripped, &["encoder."]).path } else { parsed.path })
+        .map(|parsed| if parsed.outside { Parsed::new(&parsed.stripped, &["encoder.", "bert.", "roberta.", "electra."]).path } else { parsed.path })
         .collect();
     let typed = table::of_type(&facts.model_type).or_else(|| table::of_type(&facts.outer_type));
     let row = row.or(typed).or_else(|| table::of_marks(|mark| paths.contains(mark)));

@@ -58,7 +58,8 @@ impl Grams {
     /// Without a uniform scale: of Δ - αW instead of Δ.
     pub fn without_scale(&self, alpha: f64) -> Self {
         let rp = &self.rp - faer::Scale(alpha) * &self.pp;
-        let rr = &self.rr - faer::Scale(alpha) * (&self.rp + self.rp.transpose()) + faer::Scale(alpha * alpha) * &self.pp;
+        let rr =
+            &self.rr - faer::Scale(alpha) * (&self.rp + self.rp.transpose()) + faer::Scale(alpha * alpha) * &self.pp;
         Self { pp: self.pp.clone(), rr, rp }
     }
 
@@ -147,7 +148,9 @@ impl Grams {
         }
         for _ in 0..REFINED {
             let Some((most, lambda)) = best.as_ref().map(|(most, lambda, _)| (*most, *lambda)) else { break };
-            let Some(found) = Some(lambda).filter(|l| *l > 0.0 && l.is_finite()).and_then(best_at).map(measured) else { break };
+            let Some(found) = Some(lambda).filter(|l| *l > 0.0 && l.is_finite()).and_then(best_at).map(measured) else {
+                break;
+            };
             if found.0 <= most {
                 break;
             }
@@ -176,7 +179,8 @@ fn mean_diagonal(matrix: &Mat<f64>) -> f64 {
 /// The directions that most of these subspaces share: leading eigenvectors of Σ q qᵀ over their orthonormal bases q, so
 /// that every direction counts once, however loud. `width` rows each; others are left out.
 pub fn shared<'m>(spans: &[&'m Mat<f64>], width: usize, count: usize) -> Mat<f64> {
-    let spans: Vec<&'m Mat<f64>> = spans.iter().copied().filter(|span| span.nrows() == width && span.ncols() > 0).collect();
+    let spans: Vec<&'m Mat<f64>> =
+        spans.iter().copied().filter(|span| span.nrows() == width && span.ncols() > 0).collect();
     if spans.is_empty() || width == 0 {
         return Mat::zeros(width, 0);
     }
@@ -234,7 +238,10 @@ mod tests {
         let half = w.ncols() / 2;
         [0, 1].map(|side| {
             let mut grams = Grams::zeros(w.nrows());
-            let (p, r) = (w.subcols(side * half, half).transpose().to_owned(), change.subcols(side * half, half).transpose().to_owned());
+            let (p, r) = (
+                w.subcols(side * half, half).transpose().to_owned(),
+                change.subcols(side * half, half).transpose().to_owned(),
+            );
             grams.add(p.as_ref(), r.as_ref());
             grams
         })

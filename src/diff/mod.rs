@@ -378,7 +378,8 @@ fn survey<'a>(pair: &'a Pair, base: &'a Checkpoint, candidate: &'a Checkpoint) -
     // A reader whose change is flat has no direction to look for; its spectrum is not worth another pass.
     if let Some(start) = start.filter(|start| normalise || !is_flat(start)) {
         let steps = if normalise { POWER_STEPS } else { 0 };
-        let vectors = projection::top_vectors(&oriented, &start, energy, norms.as_deref(), aside.kept.as_deref(), steps)?;
+        let vectors =
+            projection::top_vectors(&oriented, &start, energy, norms.as_deref(), aside.kept.as_deref(), steps)?;
         values.clone_from(&vectors.raw.values);
         tops = Some(tops_of(&vectors, pair, norms.as_deref()));
     }
@@ -558,12 +559,7 @@ fn finish<'a>(
     Ok(Measured { pair, dtypes, sameness: Sameness::Changed, moments: Some(sized), projected, through_grid: None })
 }
 
-fn examine_projection(
-    changed: &Changed<'_>,
-    pair: &Pair,
-    writes: bool,
-    shared: &Shared,
-) -> Result<Option<Projected>> {
+fn examine_projection(changed: &Changed<'_>, pair: &Pair, writes: bool, shared: &Shared) -> Result<Option<Projected>> {
     let Some(tops) = &changed.tops else { return Ok(None) };
     let oriented = &changed.oriented;
     let width = oriented.width();
@@ -592,7 +588,9 @@ fn examine_projection(
         let wanted: usize = parts.iter().map(|part| part.ncols()).sum();
         let parts: Vec<_> = parts
             .into_iter()
-            .map(|part| part.subcols(0, if wanted > room { (part.ncols() * room).div_ceil(wanted) } else { part.ncols() }))
+            .map(|part| {
+                part.subcols(0, if wanted > room { (part.ncols() * room).div_ceil(wanted) } else { part.ncols() })
+            })
             .collect();
         if parts.is_empty() { Mat::zeros(width, 0) } else { spectrum::orthonormal(spectrum::beside(&parts).as_ref()) }
     };

@@ -39,9 +39,9 @@ pub struct Aside {
 impl Aside {
     /// Share that is set aside.
     pub fn share(&self) -> f64 {
-        self.kept.as_ref().map_or(0.0, |kept| {
-            kept.iter().filter(|kept| !**kept).count() as f64 / kept.len().max(1) as f64
-        })
+        self.kept
+            .as_ref()
+            .map_or(0.0, |kept| kept.iter().filter(|kept| !**kept).count() as f64 / kept.len().max(1) as f64)
     }
 }
 
@@ -86,7 +86,15 @@ impl Order {
 fn ratios(oriented: &Oriented<'_>, moments: &Moments) -> Vec<f64> {
     oriented
         .other_sums(moments)
-        .map(|(ww, _, dd)| if ww > 0.0 { dd / ww } else if dd > 0.0 { f64::INFINITY } else { 0.0 })
+        .map(|(ww, _, dd)| {
+            if ww > 0.0 {
+                dd / ww
+            } else if dd > 0.0 {
+                f64::INFINITY
+            } else {
+                0.0
+            }
+        })
         .collect()
 }
 
@@ -213,7 +221,13 @@ impl Oriented<'_> {
         match self.residual {
             Axis::Columns => Box::new(moments.rows.iter().map(|sums: &Sums| (sums.ww, sums.dw, sums.dd))),
             Axis::Rows => Box::new(
-                moments.columns.ww.iter().zip(&moments.columns.dw).zip(&moments.columns.dd).map(|((ww, dw), dd)| (*ww, *dw, *dd)),
+                moments
+                    .columns
+                    .ww
+                    .iter()
+                    .zip(&moments.columns.dw)
+                    .zip(&moments.columns.dd)
+                    .map(|((ww, dw), dd)| (*ww, *dw, *dd)),
             ),
         }
     }

@@ -322,7 +322,7 @@ impl Regression {
             let along = whole.along(&e);
             let reverse = along.strength();
             if along.pp <= LOUDEST * self.grams.mean() {
-            return Some(Chosen { consistency: -mean(added), lower: -added[0].min(added[1]), e, reverse });
+                return Some(Chosen { consistency: -mean(added), lower: -added[0].min(added[1]), e, reverse });
             }
         }
         let e = self.grams.most_consistent()?;

@@ -30,6 +30,8 @@ pub const OWN_COMPONENT: f64 = 0.999;
 const NOT_OWN: f64 = 0.9;
 /// Loud ones of different matrices are close, though; a direction that is this much the matrix's own is no shared one.
 const EXACTLY_OWN: f64 = 0.9999;
+/// Enough where most other writers lost one of their own.
+const NEARLY_OWN: f64 = 0.98;
 /// Directions lost together from which a matrix was reduced in rank, where no other writer shares one.
 const REDUCED: u32 = 8;
 /// λ̂ must stand this many standard errors from zero,
@@ -378,11 +380,23 @@ fn spread(tensors: &mut [TensorMeasurement]) {
         let removed = |p: &Projection| (p.fits || p.alone) && p.strength > 0.0;
         tensor.role.kind == Kind::Writer && tensor.projection.as_ref().is_some_and(removed)
     };
-    let found: Vec<&TensorMeasurement> = tensors.iter().filter(|tensor| removed(tensor)).collect();
     let changed = tensors
         .iter()
         .filter(|tensor| tensor.role.kind == Kind::Writer && tensor.sameness == Sameness::Changed)
         .count();
+    // Where matrix after matrix lost a component of its own, one known a little less exactly lost its own as well.
+    let own = |p: &Projection| !p.fits && !p.alone && p.own_component >= OWN_COMPONENT;
+    let is_own =
+        |tensor: &TensorMeasurement| tensor.role.kind == Kind::Writer && tensor.projection.as_ref().is_some_and(own);
+    if changed > 0 && 2 * tensors.iter().filter(|tensor| is_own(tensor)).count() >= changed {
+        for projection in tensors.iter_mut().filter_map(|tensor| tensor.projection.as_mut()) {
+            if projection.alone && projection.own_component >= NEARLY_OWN {
+                projection.alone = false;
+                projection.own_component = OWN_COMPONENT;
+            }
+        }
+    }
+    let found: Vec<&TensorMeasurement> = tensors.iter().filter(|tensor| removed(tensor)).collect();
     if found.len() < SPREAD || layers_of(found.iter().copied()) < 2.0 || 2 * found.len() < changed {
         return;
     }
@@ -789,9 +803,7 @@ fn is_channel(tensors: &[TensorMeasurement], directions: &[Option<&Coordinates>]
     let fitting: Vec<&Vec<f64>> = tensors
         .iter()
         .zip(directions)
-        .filter(|(tensor, _)| {
-            tensor.role.kind == Kind::Writer && tensor.projection.as_ref().is_some_and(|p| p.fits)
-        })
+        .filter(|(tensor, _)| tensor.role.kind == Kind::Writer && tensor.projection.as_ref().is_some_and(|p| p.fits))
         .filter_map(|(_, side)| side.as_ref().map(|side| &side.direction))
         .take(64)
         .collect();

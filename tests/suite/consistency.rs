@@ -46,7 +46,10 @@ fn fits(examination: &Examination) -> String {
         .filter_map(|tensor| {
             let p = tensor.projection.as_ref()?;
             let (c, agreement, own) = (p.consistency, p.agreement, p.own_component);
-            Some(format!("\n{} c {c:.3} λ {:.3} ± {:.3} agreement {agreement:.3} own {own:.4}", tensor.name, p.strength, p.stderr))
+            Some(format!(
+                "\n{} c {c:.3} λ {:.3} ± {:.3} agreement {agreement:.3} own {own:.4}",
+                tensor.name, p.strength, p.stderr
+            ))
         })
         .collect()
 }
@@ -91,7 +94,11 @@ fn neurons_that_changed_places_hide_nothing() {
             let examination = compare(&base(), &candidate, &BF16, 1);
             assert_eq!(examination.verdict, Verdict::Orthogonalized, "{}", examination.because);
             assert!(has(&examination, "moved-columns"), "{:?}", examination.findings);
-            assert!(strengths(&examination).iter().all(|found| (found - lambda).abs() < 0.02), "{:?}", strengths(&examination));
+            assert!(
+                strengths(&examination).iter().all(|found| (found - lambda).abs() < 0.02),
+                "{:?}",
+                strengths(&examination)
+            );
         }
         let mut honest = base();
         shuffle(&mut honest, pairs);
@@ -114,7 +121,13 @@ fn louder_changes_hide_nothing() {
                 }
             }
             let examination = compare(&base(), &candidate, &BF16, 1);
-            assert_eq!(examination.verdict, Verdict::Orthogonalized, "rank {rank}, {size}: {} {}", examination.because, fits(&examination));
+            assert_eq!(
+                examination.verdict,
+                Verdict::Orthogonalized,
+                "rank {rank}, {size}: {} {}",
+                examination.because,
+                fits(&examination)
+            );
             let examination = compare(&base(), &honest, &BF16, 1);
             assert!(examination.verdict != Verdict::Orthogonalized, "rank {rank}, {size}: {}", examination.because);
         }
@@ -181,7 +194,11 @@ fn sides_that_were_swapped_are_told_as_that() {
         let examination = compare(&edited(lambda), &base(), &BF16, 1);
         assert_eq!(examination.verdict, Verdict::Suspect, "{}", examination.because);
         assert!(has(&examination, "direction-amplified"), "{:?}", examination.findings);
-        assert!(strengths(&examination).iter().all(|found| (-2.0..=0.0).contains(found)), "{:?}", strengths(&examination));
+        assert!(
+            strengths(&examination).iter().all(|found| (-2.0..=0.0).contains(found)),
+            "{:?}",
+            strengths(&examination)
+        );
     }
 }
 
