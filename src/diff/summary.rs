@@ -42,6 +42,9 @@ const FAINTEST: f64 = 0.005;
 const ABOVE_SCALE: f64 = 3.0;
 /// Writers that lost directions of their own each are a removal when there are so many, in two layers, and half of the changed ones.
 const SPREAD: usize = 3;
+/// One or two say nothing among so many whose median c is this, in a narrow model.
+const MANY: usize = 8;
+const LEANING: f64 = 0.3;
 /// A direction is one channel when its other coordinates hold less than this of it (squared), or no other writer agrees with them.
 const OFF_CHANNEL: f64 = 1e-4;
 /// Squared coordinate from which a channel is one of the direction's loud ones, and how many there may be.
@@ -374,6 +377,19 @@ fn tensor_measurement(
     tensor
 }
 
+/// In a narrow model whose writers all lean on the base (a hard fine-tune undone), one or two that do so most say nothing.
+fn unremarkable(tensors: &mut [TensorMeasurement], changed: usize) {
+    let writers = || tensors.iter().filter(|tensor| tensor.role.kind == Kind::Writer);
+    let of = |tensor: &TensorMeasurement| tensor.projection.as_ref().map(|p| p.consistency);
+    let narrow = writers().all(|tensor| tensor.shape[0].min(tensor.shape[1]) < REAL_WIDTH);
+    let any_fits = writers().any(|tensor| tensor.projection.as_ref().is_some_and(|p| p.fits));
+    let alone = writers().filter(|tensor| tensor.projection.as_ref().is_some_and(|p| p.alone)).count();
+    let usual = median(writers().filter_map(of).collect());
+    if narrow && !any_fits && (1..SPREAD).contains(&alone) && changed >= MANY && usual >= LEANING {
+        tensors.iter_mut().filter_map(|tensor| tensor.projection.as_mut()).for_each(|p| p.alone = false);
+    }
+}
+
 /// Counts writers that each lost a direction of their own as fitting, where there are many: consistency alone decides then.
 fn spread(tensors: &mut [TensorMeasurement]) {
     let removed = |tensor: &TensorMeasurement| {
@@ -396,6 +412,7 @@ fn spread(tensors: &mut [TensorMeasurement]) {
             }
         }
     }
+    unremarkable(tensors, changed);
     let found: Vec<&TensorMeasurement> = tensors.iter().filter(|tensor| removed(tensor)).collect();
     if found.len() < SPREAD || layers_of(found.iter().copied()) < 2.0 || 2 * found.len() < changed {
         return;
