@@ -28,6 +28,9 @@ const NOISY: f64 = 0.98;
 /// From here on the writers of all layers lost one and the same direction.
 const GLOBAL_AGREEMENT: f64 = 0.97;
 
+/// λ above this is more than any editor takes out.
+const BEYOND_REFLECTION: f64 = 2.2;
+
 /// What is concluded from a profile.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Conclusion {
@@ -50,8 +53,6 @@ pub fn conclude(catalogue: &Catalogue, profile: &Profile, relation: Relation, ke
     let findings: Vec<Finding> = held.iter().map(|held| held.finding(key)).collect();
     let strongest = held.iter().map(|held| held.signature.front.implies).max().unwrap_or(Implies::None);
     let evidence = comparable.then(|| evidence(profile)).flatten();
-    let writers = profile.model.get("writers.total").copied().unwrap_or(0.0);
-    let limit = profile.model.get("projection.detection_limit").copied().unwrap_or(0.0);
     let titles = |implies: Implies| {
         held.iter()
             .filter(|held| held.signature.front.implies == implies)
@@ -70,32 +71,73 @@ pub fn conclude(catalogue: &Catalogue, profile: &Profile, relation: Relation, ke
         ),
         (_, Implies::Orthogonalized) => (Verdict::Orthogonalized, orthogonalized(profile, &titles(Implies::Orthogonalized))),
         (_, Implies::Suspect) => (Verdict::Suspect, format!("some of the signs, not enough for a finding: {}", titles(Implies::Suspect))),
-        _ if writers == 0.0 => (
-            Verdict::Inconclusive,
-            "no matrix that writes to the residual stream could be compared".to_owned(),
-        ),
-        _ if limit > TESTABLE => (
-            Verdict::Inconclusive,
-            format!("not testable below λ = {limit:.2}: the change is so large that a weaker edit would not be seen"),
-        ),
-        _ if limit == 0.0 => (
-            Verdict::Clear,
-            "at least half of the matrices that write to the residual stream are the base's, bit for bit or through a \
-             proven cast, and the others show no removed direction"
-                .to_owned(),
-        ),
-        _ => (Verdict::Clear, format!("no removed direction, down to λ = {limit:.3} (1 would remove all of one)")),
+        _ => without_signature(profile, relation),
     };
     Conclusion { verdict, because, orthogonalization: evidence, findings }
+}
+
+/// What is said where no signature speaks against the candidate. The one place that says `clear`, and it cannot while writers measure
+/// as a removal that nothing measured excuses.
+fn without_signature(profile: &Profile, relation: Relation) -> (Verdict, String) {
+    let number = |name: &str| profile.model.get(name).copied().unwrap_or(0.0);
+    if matches!(relation, Relation::Identical | Relation::Repackaged) {
+        return (Verdict::Clear, "every weight is the base's, bit for bit".to_owned());
+    }
+    if let Some(left) = removal_left(profile) {
+        return (Verdict::Suspect, left);
+    }
+    if number("writers.total") == 0.0 {
+        return (Verdict::Inconclusive, "no matrix that writes to the residual stream could be compared".to_owned());
+    }
+    let (changed, limit) = (number("writers.changed"), number("projection.detection_limit"));
+    if changed == 0.0 {
+        let because =
+            "the matrices that write to the residual stream are the base's, bit for bit or through a proven cast";
+        return (Verdict::Clear, because.to_owned());
+    }
+    if limit > TESTABLE {
+        let because =
+            format!("not testable below λ = {limit:.2}: the change is so large that a weaker edit would not be seen");
+        return (Verdict::Inconclusive, because);
+    }
+    let because = format!(
+        "no removed direction, down to λ = {limit:.3} in half of the {changed:.0} writers that changed (1 would remove all of one)"
+    );
+    (Verdict::Clear, because)
+}
+
+/// Writers that measure as a removal although no signature said so, in words: every look-alike that excuses one is a
+/// measurement here, and what it does not cover is left.
+fn removal_left(profile: &Profile) -> Option<String> {
+    let number = |name: &str| profile.model.get(name).copied().unwrap_or(0.0);
+    if number("projection.channel_pruned") >= 1.0 {
+        return None;
+    }
+    let sure = number("projection.tensors") + number("projection.alone");
+    let hinted = number("projection.hinted");
+    let several = hinted >= 3.0 && number("projection.hinted_layers") >= 2.0;
+    (sure >= 1.0 || several).then(|| {
+        format!(
+            "in {:.0} of {:.0} changed writers the change is tied to the base as a removed direction is, and nothing that was measured explains it otherwise",
+            hinted.max(sure),
+            number("writers.changed"),
+        )
+    })
 }
 
 fn orthogonalized(profile: &Profile, titles: &str) -> String {
     let number = |name: &str| profile.model.get(name).copied().unwrap_or(0.0);
     let writers = number("projection.tensors");
     if writers >= 1.0 {
+        // λ/(λ-1) of an edit beyond removal, seen from the edited side.
+        let swapped = if number("projection.strength") > BEYOND_REFLECTION {
+            ": more than a direction turned round, as where base and candidate were swapped"
+        } else {
+            ""
+        };
         return format!(
             "consistent with weight orthogonalization ({titles}): in {writers:.0} of {:.0} changed writers over {:.0} layers the change is \
-             what removing a direction from the base's own output gives (consistency {:.3}, λ {:.2} at the median)",
+             what removing a direction from the base's own output gives (consistency {:.3}, λ {:.2} at the median{swapped})",
             number("writers.changed"),
             number("projection.layers"),
             number("projection.consistency"),

@@ -20,6 +20,15 @@ pub use config::Facts;
 pub use names::{Parameter, Parsed};
 pub use table::{ARCHITECTURES, Architecture, FusedGate, FusedQkv};
 
+/// Prefixes of models that are an encoder and nothing else.
+const ENCODERS: &[&str] = &["encoder.", "bert.", "roberta.", "electra."];
+
+/// Whether a name without wrapper prefixes is of a block of such a model.
+fn is_encoder(stripped: &str) -> bool {
+    let bare = ENCODERS.iter().skip(1).find_map(|prefix| stripped.strip_prefix(prefix)).unwrap_or(stripped);
+    bare.starts_with("encoder.layers.") || bare.starts_with("encoder.layer.")
+}
+
 /// What a tensor does in the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -164,8 +173,8 @@ fn resolve_facts<'a>(
     let paths: BTreeSet<String> = names
         .iter()
         .map(|(name, _)| Parsed::new(name, &[]))
-        .filter(|parsed| !parsed.outside || parsed.stripped.starts_with("encoder.layers."))
-        .map(|parsed| if parsed.outside { Parsed::new(&parsed.stripped, &["encoder."]).path } else { parsed.path })
+        .filter(|parsed| !parsed.outside || is_encoder(&parsed.stripped))
+        .map(|parsed| if parsed.outside { Parsed::new(&parsed.stripped, ENCODERS).path } else { parsed.path })
         .collect();
     let typed = table::of_type(&facts.model_type).or_else(|| table::of_type(&facts.outer_type));
     let row = row.or(typed).or_else(|| table::of_marks(|mark| paths.contains(mark)));

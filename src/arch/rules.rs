@@ -508,6 +508,23 @@ pub const GGUF_LLAMA_NORM: &[Rule] = &[norm("post_attention_norm", "pre_mlp_norm
 /// GGUF files of Phi-3, GLM-4 and ChatGLM keep gate and up fused under the name of the up projection.
 pub const GGUF_FUSED_UP: &[Rule] = &[reader("ffn_up", "gate_up_proj")];
 
+/// BERT and its relatives: an encoder whose blocks stand under `encoder.layer`.
+pub const BERT: &[Rule] = &[
+    Rule { path: "^embeddings.word_embeddings", slot: "embed_tokens", kind: Kind::Embedding },
+    other("^embeddings.position_embeddings", "embed_positions"),
+    other("^embeddings.token_type_embeddings", "embed_types"),
+    norm("^embeddings.LayerNorm", "embedding_norm"),
+    reader("attention.self.query", "q_proj"),
+    reader("attention.self.key", "k_proj"),
+    reader("attention.self.value", "v_proj"),
+    writer("attention.output.dense", "o_proj"),
+    norm("attention.output.LayerNorm", "attention_norm"),
+    reader("intermediate.dense", "up_proj"),
+    writer("output.dense", "down_proj"),
+    norm("output.LayerNorm", "mlp_norm"),
+    other("^pooler.dense", "pooler"),
+];
+
 /// GGUF names of Gemma 4's mixture, which stands beside a dense MLP.
 pub const GGUF_GEMMA4: &[Rule] = &[
     reader("ffn_gate_up_exps", "experts.gate_up_proj"),

@@ -3,9 +3,9 @@
 //! To add a family: one row and one line in [`ARCHITECTURES`]; names that no group of `rules.rs` has go into a new group.
 
 use super::rules::{
-    ATTENTION, CLASSIC, EXPERTS, FALCON_NORMS, GEMMA_EXTRAS, GGUF_FUSED_UP, GGUF_GEMMA4, GGUF_LINEAR, GGUF_LLAMA_NORM,
-    GLM4_NORMS, GRANITE, LATENT_ATTENTION, META, MIXERS, MLP, NEMOTRON_H, NORMS, PHI_MIXER, QWEN1_MLP, Rule,
-    SANDWICH_NORMS, TOP,
+    ATTENTION, BERT, CLASSIC, EXPERTS, FALCON_NORMS, GEMMA_EXTRAS, GGUF_FUSED_UP, GGUF_GEMMA4, GGUF_LINEAR,
+    GGUF_LLAMA_NORM, GLM4_NORMS, GRANITE, LATENT_ATTENTION, META, MIXERS, MLP, NEMOTRON_H, NORMS, PHI_MIXER, QWEN1_MLP,
+    Rule, SANDWICH_NORMS, TOP,
 };
 
 /// How query, key and value rows lie in a fused projection.
@@ -313,6 +313,14 @@ static CHATGLM: Architecture = Architecture {
     gguf: GgufLayout { rules: GGUF_FUSED_UP, ..AS_STORED },
     ..PLAIN
 };
+static BERT_ROW: Architecture = Architecture {
+    family: "bert",
+    types: &["bert", "roberta", "xlm-roberta", "camembert", "electra"],
+    marks: &["attention.output.dense", "intermediate.dense"],
+    rules: &[BERT],
+    prefixes: &["bert.", "roberta.", "electra.", "encoder."],
+    ..PLAIN
+};
 /// ChatGLM's first MLP matrix holds gate and up.
 const CHATGLM_UP: &[Rule] = &[Rule { path: "mlp.dense_h_to_4h", slot: "gate_up_proj", kind: super::Kind::Reader }];
 static GRANITE_ROW: Architecture = Architecture {
@@ -415,6 +423,7 @@ pub static ARCHITECTURES: &[&Architecture] = &[
     &GLM4,
     &GLM4_MOE,
     &CHATGLM,
+    &BERT_ROW,
     &GRANITE_ROW,
     &GRANITE_HYBRID,
     &LFM2,

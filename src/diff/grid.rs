@@ -48,6 +48,15 @@ pub struct Strength {
 
 /// Looks at every changed writer whose candidate stands on levels, along the direction that the other layers lost.
 pub fn refine(base: &Checkpoint, candidate: &Checkpoint, measured: &mut Measurements<'_>) -> Result<()> {
+    // Where nothing measures as a removal there is no strength to know better.
+    let hinted = |pair: &Measured<'_>| {
+        let sides = pair.projected.iter().flat_map(|projected| projected.sides.iter().flatten());
+        pair.pair.role.kind == Kind::Writer
+            && sides.map(|side| side.fit.consistency).fold(0.0, f64::max) >= summary::CONSISTENCY_HINT
+    };
+    if !measured.pairs.iter().any(hinted) {
+        return Ok(());
+    }
     let directions = summary::directions(measured);
     let found: Vec<Option<Strength>> = measured
         .pairs

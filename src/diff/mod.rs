@@ -2,17 +2,19 @@
 //!
 //! Three stages, each parallel over pairs and merged in the order of pairs:
 //!
-//! 1. [`survey`]: equal bits? a cast? else moments and the top directions of the change;
-//! 2. [`pool`]: which directions the writers (and the readers) of the whole model share;
-//! 3. [`examine_projection`]: the regression of [`projection`] in the span of shared and own directions.
+//! 1. [`survey`]: equal bits? a cast? columns that only moved ([`order`])? else moments and the top directions of the change;
+//! 2. [`pool`]: which directions the writers (and the readers) of the whole model share, each writer's counted once;
+//! 3. [`examine_projection`]: the direction of largest [`consistency`] in the span of shared and own directions.
 //!
 //! Two of the numbers are taken again where the first look cannot tell them: [`rank`] and, through a quantiser, the
 //! strength ([`grid`]). [`summary`] then says which pairs fit a removed direction, given what the other layers show, and names the numbers
 //! that signatures speak of.
 
+pub mod consistency;
 pub mod grid;
 pub mod kernel;
 pub mod operator;
+pub mod order;
 pub mod projection;
 pub mod rank;
 pub mod requantize;
@@ -28,7 +30,8 @@ use faer::Mat;
 use rayon::prelude::*;
 
 use self::operator::{Gauge, Moments, Operator, Want};
-use self::projection::{Along, Fit, Oriented, Regression, SKETCH, TopVectors};
+use self::order::Aside;
+use self::projection::{Along, Fit, Oriented, Regression, SKETCH, SKETCH_WRITER, TopVectors};
 use self::requantize::Scheme;
 use self::stats::Sameness;
 use crate::arch::{Axis, Kind};
@@ -38,12 +41,16 @@ use crate::pair::{Pair, Pairing, Unpaired};
 use crate::tensor::{DType, Family};
 
 /// Own directions of a writer that are kept for pooling and for its regression.
+const OWN_WRITER: usize = 20;
+/// Own directions kept of any other matrix,
 const OWN: usize = 4;
-/// Own directions kept of one expert among many: a mixture has thousands of them.
-const OWN_EXPERT: usize = 1;
-/// Shared directions of the whole model, and of one layer, that enter every regression.
-const SHARED: usize = 8;
-const SHARED_LAYER: usize = 3;
+/// and of one expert among many: a mixture has thousands of them.
+const OWN_EXPERT: usize = 4;
+/// Shared directions of the whole model that enter every regression.
+const SHARED: usize = 12;
+/// Directions that enter a regression are at most one for so many of the other coordinates, so that each half of them
+/// still tests what the other chose.
+const COORDINATES_EACH: usize = 4;
 /// Power steps of a writer's range finder. Other matrices do without: a direction taken out of them is the loudest thing
 /// in their change or nothing that could be told from training.
 const POWER_STEPS: usize = 1;
@@ -52,8 +59,12 @@ const POWER_STEPS: usize = 1;
 const LOUD: f64 = 12.0;
 /// A scale per row or column is divided out before anything else when it explains this share of the change.
 const GAUGE_SHARE: f64 = 0.5;
-/// Energy share from which a direction of a change is one of its own loud ones.
-const LOUD_SHARE: f64 = 0.01;
+/// Share of a direction that the base lacks, of what the candidate has, from which λ of the base means nothing.
+const LACKING: f64 = 0.9;
+/// c of W p beside r from which the direction is a mixture of W's own components, all of them dropped.
+const OWN_LOST: f64 = 0.9;
+/// It must also be as lost, or nearly: the strength there over the strength along r.
+const OWN_ALIKE: f64 = 0.5;
 /// Sides below this have no spectrum worth the name.
 const SMALLEST_SIDE: usize = 8;
 
@@ -85,14 +96,16 @@ struct Changed<'a> {
     tops: Option<Tops>,
     values: Vec<f64>,
     energy: f64,
+    aside: Aside,
 }
 
-/// The leading directions of a change in the residual stream, each scaled by the root of its energy share.
+/// The leading directions of a change in the residual stream.
 struct Tops {
+    /// Orthonormal, of what was not set aside.
     raw: Mat<f64>,
     normalised: Option<Mat<f64>>,
-    /// All left vectors that the range finder found, scaled alike; empty for experts, of which there are thousands.
-    span: Mat<f64>,
+    /// The singular value behind the last of them: what a removal must exceed to be among them. 0 when there is no more.
+    next: f64,
     /// First right vector, for the test of the other side.
     right: Vec<f64>,
 }
@@ -103,15 +116,14 @@ pub struct Projected {
     pub sides: [Option<Coordinates>; 2],
     /// |cos(u, W v)| of the change's own top vectors: 1 for an edit of the other side (u = W v).
     pub transposed: f64,
-    /// Projection consistency of the change's own top left vector, in raw coordinates.
-    pub top_consistency: f64,
-    /// How much of W p (p the right vector of the fitted direction, raw coordinates) stays in the span of the change's own
-    /// loud left vectors: 1 when the edit scales components of W itself.
-    pub own_subspace: f64,
     /// |mean|·√n of the first right vector: 1 when the change adds one vector to every input channel.
     pub uniform_right: f64,
     /// First right vector (n numbers), for agreement on the other side; kept for writers whose other side fits.
     pub right: Vec<f64>,
+    /// The smallest λ that would have been found in this very change: planted in it and looked for. Writers only.
+    pub limit: Option<f64>,
+    /// The uniform scale that the change carries (weight decay), which is a removal of every direction alike.
+    pub uniform: f64,
 }
 
 /// One system of coordinates.
@@ -124,7 +136,7 @@ pub struct Coordinates {
     pub direction: Vec<f64>,
     /// Its fit.
     pub fit: Fit,
-    /// Consistency across halves.
+    /// The lower c of the two halves that did not choose.
     pub cross_fit: f64,
     /// Directions that fit: λ̂ and c of each.
     pub others: Vec<(f64, f64)>,
@@ -187,6 +199,10 @@ pub struct Sized {
     pub rescaled_rows: u64,
     /// Δ itself where the pair is a vector (a bias, a norm): its values.
     pub vector: Option<Vec<f64>>,
+    /// Columns (rows, where the residual stream lies on the columns) that only moved or changed their sign, undone before anything else.
+    pub moved: usize,
+    /// Share of them that changed more than a removal could have changed them.
+    pub set_aside: f64,
 }
 
 /// The outcome of measuring: pairs measured, and those that could not be.
@@ -231,13 +247,12 @@ pub fn measure<'a>(
         .collect();
 
     let shared = pool(&pairing.pairs, &surveyed);
-    let layers = pool_layers(&pairing.pairs, &surveyed);
     let pairs: Vec<Result<Measured<'a>, Unpaired>> = pairing
         .pairs
         .par_iter()
         .zip(surveyed)
         .map(|(pair, found)| {
-            let measured = finish(pair, found, &shared, &layers, base, candidate);
+            let measured = finish(pair, found, &shared, base, candidate);
             advance(pair.base.elements());
             measured.map_err(|reason| Unpaired { tensor: pair.name.clone(), reason, loaded: true })
         })
@@ -298,7 +313,7 @@ fn survey<'a>(pair: &'a Pair, base: &'a Checkpoint, candidate: &'a Checkpoint) -
             return Ok(Surveyed::NotExamined(reason.clone()));
         }
     }
-    let mut operator = Operator::new(pair, base, candidate)?;
+    let operator = Operator::new(pair, base, candidate)?;
     if operator.rows == 0 || operator.columns == 0 {
         return Ok(Surveyed::Same(Sameness::Identical));
     }
@@ -328,8 +343,9 @@ fn survey<'a>(pair: &'a Pair, base: &'a Checkpoint, candidate: &'a Checkpoint) -
     let matrix = pair.base.rows > 1
         && operator.columns as u64 == pair.base.columns
         && operator.rows.min(operator.columns) >= SMALLEST_SIDE;
-    let signs = matrix.then(|| spectrum::signs(operator.columns, SKETCH.min(operator.columns), 1));
-    let (moments, mut start) = operator.moments(signs.as_ref())?;
+    let sketch = if pair.role.kind == Kind::Writer { SKETCH_WRITER } else { SKETCH };
+    let signs = matrix.then(|| spectrum::signs(operator.columns, sketch.min(operator.columns), 1));
+    let (mut moments, mut start) = operator.moments(signs.as_ref())?;
     let everything = (operator.rows * operator.columns) as u64;
     if moments.total.not_finite.iter().any(|count| *count * 2 > everything) {
         let [in_base, in_candidate] = moments.total.not_finite;
@@ -340,10 +356,21 @@ fn survey<'a>(pair: &'a Pair, base: &'a Checkpoint, candidate: &'a Checkpoint) -
     if !(moments.total.ww.is_finite() && moments.total.dd.is_finite()) {
         return Ok(Surveyed::NotExamined("values too large to be squared".to_owned()));
     }
+    let mut oriented = Oriented { operator, residual };
+    let mut aside = Aside::default();
+    if matrix && pair.role.kind == Kind::Writer {
+        if let Some(order) = order::find(&oriented, &moments)? {
+            aside.moved = order.moved();
+            oriented.operator.order = Some(order);
+            (moments, start) = oriented.operator.moments(signs.as_ref())?;
+        }
+        aside.kept = order::explicable(&oriented, &moments);
+    }
+    let Oriented { mut operator, .. } = oriented;
     let scale_explained = scale_explained(&moments);
     let mut energy = moments.total.dd;
-    // A loud change of low rank looks like a scale of its rows or columns as well; it is not one.
-    let scaled = matrix && !start.as_ref().is_some_and(is_low_rank);
+    // A loud change of low rank looks like a scale of its rows or columns as well; it is not one. Nor is what was set aside.
+    let scaled = matrix && aside.kept.is_none() && !start.as_ref().is_some_and(is_low_rank);
     if scaled && scale_explained[1].max(scale_explained[2]) > GAUGE_SHARE && scale_explained[0] < 0.95 {
         operator.gauge = if scale_explained[1] >= scale_explained[2] {
             Gauge::Rows(factors(moments.rows.iter().map(|sums| (sums.ww, sums.dw))))
@@ -369,11 +396,12 @@ fn survey<'a>(pair: &'a Pair, base: &'a Checkpoint, candidate: &'a Checkpoint) -
     // A reader whose change is flat has no direction to look for; its spectrum is not worth another pass.
     if let Some(start) = start.filter(|start| normalise || !is_flat(start)) {
         let steps = if normalise { POWER_STEPS } else { 0 };
-        let vectors = projection::top_vectors(&oriented, &start, energy, norms.as_deref(), steps)?;
+        let vectors =
+            projection::top_vectors(&oriented, &start, energy, norms.as_deref(), aside.kept.as_deref(), steps)?;
         values.clone_from(&vectors.raw.values);
-        tops = Some(tops_of(&vectors, pair, energy));
+        tops = Some(tops_of(&vectors, pair, norms.as_deref()));
     }
-    Ok(Surveyed::Changed(Box::new(Changed { oriented, moments, norms, scale_explained, tops, values, energy })))
+    Ok(Surveyed::Changed(Box::new(Changed { oriented, moments, norms, scale_explained, tops, values, energy, aside })))
 }
 
 /// Whether most of a change is one direction, by its product with a sign matrix: the product's columns are then nearly
@@ -426,23 +454,36 @@ fn factors(sums: impl Iterator<Item = (f64, f64)>) -> Vec<f32> {
     sums.map(|(ww, dw)| if ww > 0.0 && ww + dw > 1e-3 * ww { (ww / (ww + dw)) as f32 } else { 1.0 }).collect()
 }
 
-fn tops_of(vectors: &TopVectors, pair: &Pair, energy: f64) -> Tops {
-    let (keep, span) = if pair.role.expert.is_some() { (OWN_EXPERT, 0) } else { (OWN, SKETCH) };
-    let leading = |svd: &spectrum::Svd, keep: usize, total: f64| {
-        let count = keep.min(svd.values.len());
-        let mut left = svd.left.subcols(0, count).to_owned();
-        for (column, value) in left.col_iter_mut().zip(&svd.values) {
-            let weight = value / total.sqrt().max(f64::MIN_POSITIVE);
-            column.iter_mut().for_each(|entry| *entry *= weight);
-        }
-        left
+fn tops_of(vectors: &TopVectors, pair: &Pair, norms: Option<&[f64]>) -> Tops {
+    let keep = match (pair.role.expert, pair.role.kind) {
+        (Some(_), _) => OWN_EXPERT,
+        (None, Kind::Writer) => OWN_WRITER,
+        (None, _) => OWN,
     };
-    let caught = |svd: &spectrum::Svd| -> f64 { svd.values.iter().map(|value| value * value).sum() };
-    let total = energy.max(caught(&vectors.raw));
-    let right = vectors.raw.right.col_iter().next().map(|column| column.iter().copied().collect()).unwrap_or_default();
-    // The energy of row-normalised singular values is not ‖Δ‖²; their own sum serves as the scale there.
-    let normalised = vectors.normalised.as_ref().map(|svd| leading(svd, keep, caught(svd)));
-    Tops { raw: leading(&vectors.raw, keep, total), normalised, span: leading(&vectors.raw, span, total), right }
+    let first = |matrix: &Mat<f64>| matrix.subcols(0, keep.min(matrix.ncols())).to_owned();
+    let column = |matrix: &Mat<f64>| -> Vec<f64> {
+        matrix.col_iter().next().map(|column| column.iter().copied().collect()).unwrap_or_default()
+    };
+    let (raw, values) = match &vectors.kept {
+        Some((left, values)) => (first(left), values),
+        None => (first(&vectors.raw.left), &vectors.raw.values),
+    };
+    let normalised = match (&vectors.kept, norms) {
+        // What spans the change spans it when its rows are divided as well.
+        (Some(_), Some(norms)) => {
+            let mut divided = raw.clone();
+            let inverse: Vec<f64> = norms.iter().map(|norm| 1.0 / norm).collect();
+            spectrum::scale_rows(&mut divided, &inverse);
+            Some(spectrum::orthonormal(divided.as_ref()))
+        }
+        _ => vectors.normalised.as_ref().map(|svd| first(&svd.left)),
+    };
+    Tops {
+        next: values.get(raw.ncols()).or(values.last()).copied().filter(|_| raw.ncols() >= keep).unwrap_or(0.0),
+        raw,
+        normalised,
+        right: column(&vectors.raw.right),
+    }
 }
 
 /// Directions shared by the writers (raw, row-normalised) and by the readers of a model.
@@ -450,9 +491,6 @@ struct Shared {
     writers: [Mat<f64>; 2],
     readers: Mat<f64>,
 }
-
-/// Directions shared inside each layer.
-type SharedLayers = BTreeMap<u32, [Mat<f64>; 2]>;
 
 /// Whether a pair faces the residual stream with its rows or columns, and from which side.
 fn side_of(kind: Kind) -> Option<bool> {
@@ -463,61 +501,27 @@ fn side_of(kind: Kind) -> Option<bool> {
     }
 }
 
-/// Second stage: the directions that carry most of the change over all writers, and over all readers.
+/// Second stage: the directions that the changes of the writers, and of the readers, have in common, each matrix's counted once.
+/// Where residual streams of several widths meet (towers), the one with the most writers is meant.
 fn pool(pairs: &[Pair], surveyed: &[Surveyed<'_>]) -> Shared {
     let of = |kind: Kind, normalised: bool| {
-        leading_directions(
-            pairs.iter().zip(surveyed).filter(|(pair, _)| pair.role.kind == kind).filter_map(|(_, found)| {
+        let spans: Vec<&Mat<f64>> = pairs
+            .iter()
+            .zip(surveyed)
+            .filter(|(pair, _)| pair.role.kind == kind)
+            .filter_map(|(_, found)| {
                 let tops = found.tops()?;
                 if normalised { tops.normalised.as_ref() } else { Some(&tops.raw) }
-            }),
-            SHARED,
-        )
+            })
+            .collect();
+        let mut widths: BTreeMap<usize, usize> = BTreeMap::new();
+        for span in &spans {
+            *widths.entry(span.nrows()).or_default() += 1;
+        }
+        let width = widths.into_iter().max_by_key(|(_, count)| *count).map_or(0, |(width, _)| width);
+        consistency::shared(&spans, width, SHARED)
     };
     Shared { writers: [of(Kind::Writer, false), of(Kind::Writer, true)], readers: of(Kind::Reader, false) }
-}
-
-fn pool_layers(pairs: &[Pair], surveyed: &[Surveyed<'_>]) -> SharedLayers {
-    let mut layers: BTreeMap<u32, [Vec<&Mat<f64>>; 2]> = BTreeMap::new();
-    for (pair, found) in pairs.iter().zip(surveyed) {
-        let (Kind::Writer, Some(layer), Some(tops)) = (pair.role.kind, pair.role.layer, found.tops()) else { continue };
-        let entry = layers.entry(layer).or_default();
-        entry[0].push(&tops.raw);
-        entry[1].extend(&tops.normalised);
-    }
-    layers
-        .into_iter()
-        .map(|(layer, tops)| (layer, tops.map(|tops| leading_directions(tops.into_iter(), SHARED_LAYER))))
-        .collect()
-}
-
-/// The `count` leading left vectors of all these columns side by side, taken in batches so that memory stays bounded.
-fn leading_directions<'m>(tops: impl Iterator<Item = &'m Mat<f64>>, count: usize) -> Mat<f64> {
-    const BATCH: usize = 128;
-    let mut pool: Mat<f64> = Mat::zeros(0, 0);
-    let compress = |pool: &Mat<f64>, keep: usize, weighted: bool| -> Mat<f64> {
-        let Ok(svd) = pool.thin_svd() else { return Mat::zeros(pool.nrows(), 0) };
-        let values = svd.S().column_vector();
-        let largest = values.iter().next().copied().unwrap_or(0.0);
-        let rank = values.iter().take(keep).take_while(|value| **value > 1e-9 * largest).count();
-        let mut left = svd.U().subcols(0, rank).to_owned();
-        if weighted {
-            for (column, value) in left.col_iter_mut().zip(values.iter()) {
-                column.iter_mut().for_each(|entry| *entry *= value);
-            }
-        }
-        left
-    };
-    for top in tops {
-        if top.ncols() == 0 || (pool.ncols() > 0 && top.nrows() != pool.nrows()) {
-            continue;
-        }
-        pool = if pool.ncols() == 0 { top.clone() } else { spectrum::beside(&[pool.as_ref(), top.as_ref()]) };
-        if pool.ncols() > BATCH {
-            pool = compress(&pool, BATCH / 4, true);
-        }
-    }
-    if pool.ncols() == 0 { pool } else { compress(&pool, count, false) }
 }
 
 impl Surveyed<'_> {
@@ -534,7 +538,6 @@ fn finish<'a>(
     pair: &'a Pair,
     found: Surveyed<'a>,
     shared: &Shared,
-    layers: &SharedLayers,
     base: &Checkpoint,
     candidate: &Checkpoint,
 ) -> Result<Measured<'a>, String> {
@@ -563,7 +566,7 @@ fn finish<'a>(
     };
     let projected = match side_of(pair.role.kind) {
         Some(writes) if pair.role.residual.is_some() => {
-            examine_projection(&changed, pair, writes, shared, layers).map_err(|error| error.one_line())?
+            examine_projection(&changed, pair, writes, shared).map_err(|error| error.one_line())?
         }
         _ => None,
     };
@@ -576,13 +579,7 @@ fn finish<'a>(
     Ok(Measured { pair, dtypes, sameness: Sameness::Changed, moments: Some(sized), projected, through_grid: None })
 }
 
-fn examine_projection(
-    changed: &Changed<'_>,
-    pair: &Pair,
-    writes: bool,
-    shared: &Shared,
-    layers: &SharedLayers,
-) -> Result<Option<Projected>> {
+fn examine_projection(changed: &Changed<'_>, pair: &Pair, writes: bool, shared: &Shared) -> Result<Option<Projected>> {
     let Some(tops) = &changed.tops else { return Ok(None) };
     let oriented = &changed.oriented;
     let width = oriented.width();
@@ -593,19 +590,27 @@ fn examine_projection(
     if pair.role.kind != Kind::Writer && quiet {
         return Ok(None);
     }
-    let layer = pair.role.layer.and_then(|layer| layers.get(&layer));
+    let writer = pair.role.kind == Kind::Writer;
+    let kept = changed.aside.kept.as_deref();
+    let other = kept.map_or(oriented.other(), |kept| kept.iter().filter(|kept| **kept).count());
+    let room = (other / COORDINATES_EACH).min(width / 2).max(2);
+    // A direction that nobody chose, to plant a removal along.
+    let planted = spectrum::widen(&spectrum::signs(width, 1, 5)) * faer::Scale(1.0 / (width as f64).sqrt());
     // A basis for each system of coordinates, then one pass for both.
     let basis_of = |normalised: usize| -> Mat<f64> {
         let own = if normalised == 1 { tops.normalised.as_ref() } else { Some(&tops.raw) };
         let pooled = if writes { &shared.writers[normalised] } else { &shared.readers };
         // The output head and the router are asked for the writers' directions too.
         let crossed = (!writes).then_some(&shared.writers[0]);
-        let local = layer.filter(|_| pair.role.kind == Kind::Writer).map(|layer| &layer[normalised]);
-        let parts: Vec<_> = [own, Some(pooled), crossed, local]
+        let probe = (writer && normalised == 0).then_some(&planted);
+        let fits = |part: &&Mat<f64>| part.nrows() == width && part.ncols() > 0;
+        let parts: Vec<&Mat<f64>> = [probe, own, Some(pooled), crossed].into_iter().flatten().filter(fits).collect();
+        let wanted: usize = parts.iter().map(|part| part.ncols()).sum();
+        let parts: Vec<_> = parts
             .into_iter()
-            .flatten()
-            .filter(|part| part.nrows() == width && part.ncols() > 0)
-            .map(|part| part.as_ref())
+            .map(|part| {
+                part.subcols(0, if wanted > room { (part.ncols() * room).div_ceil(wanted) } else { part.ncols() })
+            })
             .collect();
         if parts.is_empty() { Mat::zeros(width, 0) } else { spectrum::orthonormal(spectrum::beside(&parts).as_ref()) }
     };
@@ -633,20 +638,17 @@ fn examine_projection(
     let mut regressions = Vec::new();
     let mut backs: Vec<Vec<f64>> = Vec::new();
     let mut at = 0;
-    for basis in bases {
+    let uniform = order::uniform_scale(oriented, &changed.moments, kept);
+    let alpha = uniform.alpha;
+    for (index, basis) in bases.into_iter().enumerate() {
         let count = basis.ncols();
         let (p, r) = (all_p.subcols(at, count).to_owned(), all_r.subcols(at, count).to_owned());
         at += count;
-        let regression = Regression::new(basis, p, r);
-        let removed = regression.candidates(true);
-        let added = regression.candidates(false);
-        let best =
-            |found: &[(f64, Vec<f64>)], sign: bool| found.first().map_or(0.0, |(_, e)| regression.score(e, sign));
-        let chosen = if best(&added, false) > best(&removed, true) { &added } else { &removed };
-        let Some((_, e)) = chosen.first().cloned() else { continue };
-        let (p, _) = regression.right(&e);
+        let regression = Regression::new(basis, p, r, kept, alpha);
+        let Some(chosen) = regression.choose() else { continue };
+        let (p, _) = regression.right(&chosen.e);
         backs.push(p);
-        regressions.push((regression, e));
+        regressions.push((index, regression, chosen));
     }
     if regressions.is_empty() {
         return Ok(None);
@@ -666,20 +668,45 @@ fn examine_projection(
     let column =
         |matrix: &Mat<f32>, j: usize| -> Vec<f64> { matrix.col(j).iter().map(|value| f64::from(*value)).collect() };
 
-    let top = tops.raw.col_iter().next();
-    let top_consistency = top.zip(regressions.first()).map_or(0.0, |(top, (regression, _))| {
-        let e: Vec<f64> = (regression.basis.transpose() * top).iter().copied().collect();
-        regression.along(&e).consistency()
+    let raw = regressions.first().filter(|(index, ..)| *index == 0).map(|(_, regression, _)| regression);
+    let inside = |regression: &Regression, direction: &[f64]| -> Vec<f64> {
+        let direction = Mat::from_fn(direction.len(), 1, |i, _| direction[i]);
+        (regression.basis.transpose() * direction).col(0).iter().copied().collect()
+    };
+    let limit = raw.filter(|_| writer).map(|regression| {
+        let direction: Vec<f64> = planted.col(0).iter().copied().collect();
+        let e = inside(regression, &direction);
+        let through = regression.along(&e).pp.sqrt();
+        let among = if through > 0.0 { tops.next / through } else { f64::INFINITY };
+        regression.planted_limit(&e, summary::CONSISTENCY).max(among)
     });
-    let own_subspace = own_subspace(&tops.span, &column(&returned.base, 0));
+    let through: Vec<Vec<f64>> = (0..regressions.len()).map(|back| column(&returned.base, back)).collect();
+    let lost = if regressions.iter().any(|(.., chosen)| chosen.consistency.abs() >= summary::CONSISTENCY) {
+        lost_beside(changed, &regressions, &through, alpha)?
+    } else {
+        Vec::new()
+    };
     let mut sides = [None, None];
-    for (index, (mut regression, e)) in regressions.into_iter().enumerate() {
-        let direction = regression.direction(&e);
-        let (p, q) = regression.right(&e);
-        let (wp, dp) = (column(&returned.base, index), column(&returned.change, index));
+    for (back, (index, mut regression, chosen)) in regressions.into_iter().enumerate() {
+        let direction = regression.direction(&chosen.e);
+        let (p, q) = regression.right(&chosen.e);
+        let (wp, dp) = (&through[back], column(&returned.change, back));
         let norms = if index == 1 { changed.norms.as_deref() } else { None };
-        let fit = projection::fit(oriented, &changed.moments, &direction, (&p, &q), (&wp, &dp), norms);
-        let removal = fit.strength >= 0.0;
+        let mut fit = projection::fit(oriented, &changed.moments, &direction, (&p, &q), (wp, &dp), norms, kept, alpha);
+        fit.consistency = chosen.consistency;
+        if lost.get(back).is_some_and(|lost| {
+            lost.consistency().abs() >= OWN_LOST && lost.strength().abs() >= OWN_ALIKE * fit.strength.abs()
+        }) {
+            // A mixture is known less exactly than one component is.
+            fit.own_component = fit.own_component.max(summary::OWN_COMPONENT);
+        }
+        let removal = chosen.consistency >= 0.0;
+        if !removal && (fit.strength >= 0.0 || chosen.reverse > LACKING) {
+            // What the base lacks it cannot be measured by: the candidate's own is the measure then.
+            fit.strength = -chosen.reverse.max(0.0);
+            let left = (1.0 - chosen.consistency * chosen.consistency).max(0.0);
+            fit.stderr = chosen.reverse.abs() * (left / oriented.other().max(1) as f64).sqrt();
+        }
         let others = regression
             .candidates(removal)
             .iter()
@@ -691,7 +718,6 @@ fn examine_projection(
         let low = regression.eigenvalues.first().copied().unwrap_or(0.0);
         let high = regression.eigenvalues.last().copied().unwrap_or(0.0);
         let balance = if removal { (high / -low).max(0.0) } else { (-low / high).max(0.0) };
-        let cross_fit = regression.cross_fit(removal);
         regression.shrink();
         let pooled = if writes { &shared.writers[index] } else { &shared.readers };
         let shared = if pooled.nrows() == width {
@@ -706,7 +732,7 @@ fn examine_projection(
             shared,
             direction,
             fit,
-            cross_fit,
+            cross_fit: chosen.lower,
             others,
             balance: if balance.is_finite() { balance } else { 1.0 },
         });
@@ -720,29 +746,56 @@ fn examine_projection(
     Ok(Some(Projected {
         sides,
         transposed: if scale > 0.0 { inner.abs() / scale } else { 0.0 },
-        top_consistency,
-        own_subspace,
         uniform_right: mean.abs(),
         right: tops.right.clone(),
+        limit,
+        uniform: uniform.middle,
     }))
 }
 
-/// Share (as a cosine) of a vector in the span of the columns that carry at least [`LOUD_SHARE`] of the change each.
-fn own_subspace(tops: &Mat<f64>, through: &[f64]) -> f64 {
-    let loud: Vec<_> = tops
-        .col_iter()
-        .filter(|column| column.norm_l2() >= LOUD_SHARE.sqrt())
-        .map(|column| column.as_mat().to_owned())
+/// For each direction r with p = Wᵀr: base and change along what of W p is not along r. W maps the span of its own components to
+/// itself, so where those were dropped W p is as lost as r; a removed direction takes r away and leaves the rest.
+fn lost_beside(
+    changed: &Changed<'_>,
+    regressions: &[(usize, Regression, projection::Chosen)],
+    through: &[Vec<f64>],
+    alpha: f64,
+) -> Result<Vec<Along>> {
+    let norms = |index: usize| changed.norms.as_deref().filter(|_| index == 1);
+    let scale = |norms: Option<&[f64]>, at: usize| norms.and_then(|norms| norms.get(at)).copied().unwrap_or(1.0);
+    let probes: Vec<Vec<f64>> = regressions
+        .iter()
+        .zip(through)
+        .map(|((index, regression, chosen), through)| {
+            let r = regression.direction(&chosen.e);
+            let through: Vec<f64> =
+                through.iter().enumerate().map(|(at, value)| value / scale(norms(*index), at)).collect();
+            let along: f64 = r.iter().zip(&through).map(|(r, value)| r * value).sum();
+            let rest: Vec<f64> = r.iter().zip(&through).map(|(r, value)| value - along * r).collect();
+            let length = rest.iter().map(|value| value * value).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
+            rest.iter().enumerate().map(|(at, value)| value / length / scale(norms(*index), at)).collect()
+        })
         .collect();
-    let length = through.iter().map(|value| value * value).sum::<f64>().sqrt();
-    if loud.is_empty() || length == 0.0 {
-        return 0.0;
-    }
-    let views: Vec<_> = loud.iter().map(|column| column.as_ref()).collect();
-    let basis = spectrum::orthonormal(spectrum::beside(&views).as_ref());
-    let inside: f64 =
-        basis.col_iter().map(|column| column.iter().zip(through).map(|(a, b)| a * b).sum::<f64>().powi(2)).sum();
-    (inside.sqrt() / length).min(1.0)
+    let width = changed.oriented.width();
+    let probe = Mat::from_fn(width, probes.len(), |i, j| probes[j].get(i).copied().unwrap_or(0.0));
+    let product = changed.oriented.to_other(probe.as_ref(), Want::Both)?;
+    let kept = changed.aside.kept.as_deref();
+    Ok((0..probes.len())
+        .map(|at| {
+            let mut along = Along::default();
+            let pairs = product.base.col(at).iter().zip(product.change.col(at).iter());
+            for (place, (p, q)) in pairs.enumerate() {
+                if kept.is_none_or(|kept| kept.get(place).copied().unwrap_or(true)) {
+                    let p = f64::from(*p);
+                    let q = f64::from(*q) - alpha * p;
+                    along.pp += p * p;
+                    along.qq += q * q;
+                    along.pq += p * q;
+                }
+            }
+            along
+        })
+        .collect())
 }
 
 fn sized(changed: &Changed<'_>, pair: &Pair, precision: u32) -> Result<Sized> {
@@ -785,5 +838,7 @@ fn sized(changed: &Changed<'_>, pair: &Pair, precision: u32) -> Result<Sized> {
         quantized: false,
         rescaled_rows,
         vector,
+        moved: changed.aside.moved,
+        set_aside: changed.aside.share(),
     })
 }

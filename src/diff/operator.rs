@@ -11,6 +11,7 @@ use faer::{Accum, Mat, MatRef, Par};
 use rayon::prelude::*;
 
 use super::kernel::{self, ColumnSums, Scratch, Sums};
+use super::order::Order;
 use super::requantize::{self, Match, Scheme};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
@@ -37,6 +38,8 @@ pub struct Operator<'a> {
     pub columns: usize,
     /// A scale of the candidate that is divided out before the change is taken.
     pub gauge: Gauge,
+    /// Where the base's columns or rows are in the candidate, if some moved.
+    pub order: Option<Order>,
 }
 
 /// A scale that a derivative may carry beside its edit: the candidate is multiplied by these factors first.
@@ -93,7 +96,7 @@ impl<'a> Operator<'a> {
         let size = |side: u64| {
             usize::try_from(side).map_err(|e| Error::because(ErrorKind::TooLarge, format!("sizing {}", pair.name), e))
         };
-        Ok(Self { pair, base, candidate, rows: size(rows)?, columns: size(columns)?, gauge: Gauge::None })
+        Ok(Self { pair, base, candidate, rows: size(rows)?, columns: size(columns)?, gauge: Gauge::None, order: None })
     }
 
     fn tile_rows(&self) -> usize {
@@ -127,7 +130,10 @@ impl<'a> Operator<'a> {
     fn decode(&self, first: usize, w: &mut [f32], x: &mut [f32]) -> Result<()> {
         if self.columns as u64 == self.pair.base.columns {
             self.pair.base.decode_rows(self.base, first as u64, w)?;
-            return self.pair.candidate.decode_rows(self.candidate, first as u64, x);
+            return match &self.order {
+                Some(order) => order.decode(self, first, x),
+                None => self.decode_candidate(first, x),
+            };
         }
         // A flattened vector: rows of our own making, so only a contiguous view can be cut this way.
         let start = (first * self.columns) as u64;
@@ -141,6 +147,11 @@ impl<'a> Operator<'a> {
             checkpoint.decode(entry, view.offset + start, out)?;
         }
         Ok(())
+    }
+
+    /// Rows of the candidate as they are stored.
+    pub(super) fn decode_candidate(&self, first: usize, out: &mut [f32]) -> Result<()> {
+        self.pair.candidate.decode_rows(self.candidate, first as u64, out)
     }
 
     /// First pass: moments of everything, and Δ times `right` (columns × k) where given; without a gauge.

@@ -10,6 +10,7 @@
 
 use faer::{Mat, MatRef};
 
+use super::consistency::{self, Grams};
 use super::operator::{Gauge, Moments, Operator, Product, Want};
 use super::spectrum::{self, Svd};
 use crate::arch::Axis;
@@ -17,6 +18,8 @@ use crate::error::Result;
 
 /// Columns of the range finder: the change's own top directions that are kept in view.
 pub const SKETCH: usize = 12;
+/// The same for a writer: as many loud directions as anyone is expected to lay over a removal, and room beside them.
+pub const SKETCH_WRITER: usize = 24;
 
 /// A pair seen from the residual stream: d × n with the residual stream first, whatever the stored orientation.
 pub struct Oriented<'a> {
@@ -116,17 +119,21 @@ pub struct TopVectors {
     pub raw: Svd,
     /// With rows divided by the base's row norms; `None` where that is not asked for.
     pub normalised: Option<Svd>,
+    /// Left vectors and values of the change without the coordinates that were set aside; `None` where none were.
+    pub kept: Option<(Mat<f64>, Vec<f64>)>,
 }
 
 /// Randomised range finder (Halko, Martinsson and Tropp 2011) for the top `width` singular triplets of the change.
 ///
 /// `start` is Δ times a sign matrix, as the first pass made it (stored orientation). `power_steps` sharpen it unless
-/// `energy` (‖Δ‖²) is caught already. `norms` asks for the row-normalised triplets beside the raw ones; both share every pass.
+/// `energy` (‖Δ‖²) is caught already. `norms` asks for the row-normalised triplets beside the raw ones, `kept` says which of the other
+/// coordinates are not set aside; all share every pass.
 pub fn top_vectors(
     oriented: &Oriented<'_>,
     start: &Mat<f32>,
     energy: f64,
     norms: Option<&[f64]>,
+    kept: Option<&[bool]>,
     power_steps: usize,
 ) -> Result<TopVectors> {
     let inverse: Option<Vec<f64>> = norms.map(|norms| norms.iter().map(|norm| 1.0 / norm).collect());
@@ -144,6 +151,7 @@ pub fn top_vectors(
         copy
     });
     let mut result = None;
+    let mut without = None;
     for step in 0..=power_steps {
         let basis = spectrum::orthonormal(sketch.as_ref());
         let normalised_basis = normalised_sketch.as_ref().map(|sketch| spectrum::orthonormal(sketch.as_ref()));
@@ -162,16 +170,29 @@ pub fn top_vectors(
             spectrum::svd_of_product(basis.as_ref(), inner.as_ref().subcols(count, width))
         });
         let caught: f64 = raw.values.iter().map(|value| value * value).sum();
-        let vectors = TopVectors { raw, normalised };
-        if step == power_steps || caught >= 0.98 * energy {
+        let vectors = TopVectors { raw, normalised, kept: None };
+        if step == power_steps || (caught >= 0.98 * energy && kept.is_none()) {
             result = Some(vectors);
             break;
         }
         let mut backs = vec![vectors.raw.right.as_ref()];
         backs.extend(vectors.normalised.as_ref().map(|svd| svd.right.as_ref()));
+        let masked = kept.map(|kept| {
+            let mut right = inner.subcols(0, count).to_owned();
+            mask_rows(&mut right, kept);
+            spectrum::orthonormal(right.as_ref())
+        });
+        backs.extend(masked.as_ref().map(|masked| masked.as_ref()));
         let again = spectrum::widen(&oriented.to_residual(spectrum::beside(&backs).as_ref(), Want::Change)?.change);
         let split = vectors.raw.right.ncols();
         sketch = again.subcols(0, split).to_owned();
+        if let Some(masked) = &masked {
+            let product = again.subcols(again.ncols() - masked.ncols(), masked.ncols());
+            without = product
+                .thin_svd()
+                .ok()
+                .map(|svd| (svd.U().to_owned(), svd.S().column_vector().iter().copied().collect::<Vec<f64>>()));
+        }
         if let (Some(inverse), Some(svd)) = (&inverse, &vectors.normalised) {
             let mut copy = again.subcols(split, svd.right.ncols()).to_owned();
             spectrum::scale_rows(&mut copy, inverse);
@@ -179,64 +200,22 @@ pub fn top_vectors(
         }
         result = Some(vectors);
     }
-    Ok(result.unwrap_or_else(|| TopVectors {
+    let mut result = result.unwrap_or_else(|| TopVectors {
         raw: spectrum::svd_of_product(
             Mat::zeros(oriented.width(), 0).as_ref(),
             Mat::zeros(oriented.other(), 0).as_ref(),
         ),
         normalised: None,
-    }))
+        kept: None,
+    });
+    result.kept = without;
+    Ok(result)
 }
 
-/// Inner products of base and change inside a candidate subspace, over some of the other coordinates.
-#[derive(Debug, Clone)]
-struct Grams {
-    /// P Pᵀ with P = QᵀW.
-    pp: Mat<f64>,
-    /// R Rᵀ with R = QᵀΔ.
-    rr: Mat<f64>,
-    /// R Pᵀ.
-    rp: Mat<f64>,
-}
-
-impl Grams {
-    fn zeros(width: usize) -> Self {
-        let zeros = || Mat::zeros(width, width);
-        Self { pp: zeros(), rr: zeros(), rp: zeros() }
-    }
-
-    fn add(&mut self, p: MatRef<'_, f64>, r: MatRef<'_, f64>) {
-        self.pp += p.transpose() * p;
-        self.rr += r.transpose() * r;
-        self.rp += r.transpose() * p;
-    }
-
-    fn along(&self, e: &[f64]) -> Along {
-        let form = |matrix: &Mat<f64>| {
-            let mut total = 0.0;
-            for (j, right) in e.iter().enumerate() {
-                for (i, left) in e.iter().enumerate() {
-                    total += left * matrix[(i, j)] * right;
-                }
-            }
-            total
-        };
-        Along { pp: form(&self.pp), qq: form(&self.rr), pq: form(&self.rp) }
-    }
-
-    /// The edit as an operator on the subspace: A of QᵀΔ ≈ A QᵀW, slightly ridged.
-    fn operator(&self) -> Mat<f64> {
-        use faer::linalg::solvers::SolveCore as _;
-        let width = self.pp.nrows();
-        let trace: f64 = (0..width).map(|i| self.pp[(i, i)]).sum();
-        let ridge = 1e-6 * trace / width.max(1) as f64;
-        let mut ridged = self.pp.clone();
-        (0..width).for_each(|i| ridged[(i, i)] += ridge);
-        let Ok(cholesky) = ridged.llt(faer::Side::Lower) else { return Mat::zeros(width, width) };
-        // A = R Pᵀ (P Pᵀ)⁻¹ and P Pᵀ is symmetric: solve for Aᵀ.
-        let mut transposed = self.rp.transpose().to_owned();
-        cholesky.solve_in_place_with_conj(faer::Conj::No, transposed.as_mut());
-        transposed.transpose().to_owned()
+/// Sets the rows that are not kept to zero.
+fn mask_rows(matrix: &mut Mat<f64>, kept: &[bool]) {
+    for column in matrix.col_iter_mut() {
+        column.iter_mut().zip(kept).filter(|(_, kept)| !**kept).for_each(|(value, _)| *value = 0.0);
     }
 }
 
@@ -280,18 +259,37 @@ pub struct Regression {
     /// Eigenvalues of A's symmetric part, ascending.
     pub eigenvalues: Vec<f64>,
     eigenvectors: Mat<f64>,
-    /// Wᵀ Q and Δᵀ Q, n × m, for the right vectors of directions chosen later.
+    /// Wᵀ Q and Δᵀ Q, n × m, for the right vectors of directions chosen later; zero where set aside.
     p: Mat<f64>,
     r: Mat<f64>,
+}
+
+/// The direction chosen by consistency.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chosen {
+    /// In the regression's basis, of length 1.
+    pub e: Vec<f64>,
+    /// c on the half of the other coordinates that did not choose, mean of both ways; below zero for a direction that the candidate has
+    /// and the base lacks.
+    pub consistency: f64,
+    /// The smaller of both, in absolute value, with the same sign.
+    pub lower: f64,
+    /// λ̂ of the reverse: what of the direction the base lacks, as a share of what the candidate has. 0 for a removal.
+    pub reverse: f64,
 }
 
 /// Other coordinates are dealt to two halves in runs of this many, so that neighbours (heads, quantiser blocks) stay together.
 const HALF_RUN: usize = 64;
 
 impl Regression {
-    /// Regresses change on base in the span of `basis`; `product` holds Wᵀ·basis and Δᵀ·basis.
-    pub fn new(basis: Mat<f64>, p: Mat<f64>, r: Mat<f64>) -> Self {
+    /// Regresses change on base in the span of `basis`; `product` holds Wᵀ·basis and Δᵀ·basis. Coordinates that are not
+    /// `kept` count for nothing. `alpha` is a uniform scale that is no part of the change.
+    pub fn new(basis: Mat<f64>, mut p: Mat<f64>, mut r: Mat<f64>, kept: Option<&[bool]>, alpha: f64) -> Self {
         let width = basis.ncols();
+        if let Some(kept) = kept {
+            mask_rows(&mut p, kept);
+            mask_rows(&mut r, kept);
+        }
         let mut halves = [Grams::zeros(width), Grams::zeros(width)];
         let n = p.nrows();
         // Few coordinates are dealt in shorter runs, or one half would stay empty.
@@ -300,10 +298,8 @@ impl Regression {
             let count = run.min(n - start);
             halves[index % 2].add(p.as_ref().subrows(start, count), r.as_ref().subrows(start, count));
         }
-        let mut grams = halves[0].clone();
-        grams.pp += &halves[1].pp;
-        grams.rr += &halves[1].rr;
-        grams.rp += &halves[1].rp;
+        let halves = halves.map(|half| half.without_scale(alpha));
+        let grams = halves[0].plus(&halves[1]);
         let operator = grams.operator();
         let (eigenvalues, eigenvectors) = spectrum::symmetric_eigen(operator.as_ref());
         Self { basis, grams, halves, operator, eigenvalues, eigenvectors, p, r }
@@ -314,41 +310,55 @@ impl Regression {
         self.grams.along(e)
     }
 
-    /// Every eigenvector with its eigenvalue, the best [`score`](Self::score) first, of one sign: `removed`
-    /// takes negative eigenvalues, otherwise positive ones.
+    /// The direction of largest c, removed or (where that is certain and a removal is not) added; `None` where nothing changed.
+    pub fn choose(&self) -> Option<Chosen> {
+        let mean = |folds: [f64; 2]| 0.5 * (folds[0] + folds[1]);
+        let removed = consistency::held_out(&self.halves);
+        let reversed = [self.halves[0].reversed(), self.halves[1].reversed()];
+        let added = consistency::held_out(&reversed);
+        if mean(added) >= CERTAIN && mean(removed) < CERTAIN {
+            let whole = reversed[0].plus(&reversed[1]);
+            let e = whole.most_consistent()?;
+            let along = whole.along(&e);
+            let reverse = along.strength();
+            if along.pp <= LOUDEST * self.grams.mean() {
+                return Some(Chosen { consistency: -mean(added), lower: -added[0].min(added[1]), e, reverse });
+            }
+        }
+        let e = self.grams.most_consistent()?;
+        Some(Chosen { consistency: mean(removed), lower: removed[0].min(removed[1]), e, reverse: 0.0 })
+    }
+
+    /// The smallest λ at which a removal of the direction `e`, added to this very change, would be chosen with a held-out c of at least
+    /// `enough`: it is added, and looked for.
+    pub fn planted_limit(&self, e: &[f64], enough: f64) -> f64 {
+        let along = self.along(e);
+        if along.pp <= 0.0 {
+            return f64::INFINITY;
+        }
+        // c along e itself is t/√(t² + left/pp) with t the strength that is seen.
+        let left = (along.qq - along.pq * along.pq / along.pp).max(0.0);
+        let bound = enough / (1.0 - enough * enough).sqrt();
+        let mut lambda = bound * (left / along.pp).sqrt() + (along.pq / along.pp).max(0.0);
+        for _ in 0..PLANTED {
+            let [first, second] = [0, 1].map(|half| self.halves[half].planted(e, lambda));
+            let [a, b] = consistency::held_out(&[first, second]);
+            if 0.5 * (a + b) >= enough {
+                return lambda;
+            }
+            lambda = (1.4 * lambda).max(1e-6);
+        }
+        f64::INFINITY
+    }
+
+    /// Every eigenvector of A with its eigenvalue, of one sign: `removed` takes negative eigenvalues, otherwise positive ones.
     pub fn candidates(&self, removed: bool) -> Vec<(f64, Vec<f64>)> {
-        let mut found: Vec<(f64, Vec<f64>)> = self
-            .eigenvalues
+        self.eigenvalues
             .iter()
             .enumerate()
             .filter(|(_, value)| if removed { **value < 0.0 } else { **value > 0.0 })
             .map(|(index, value)| (*value, self.eigenvectors.col(index).iter().copied().collect()))
-            .collect();
-        found.sort_by(|a, b| self.score(&b.1, removed).total_cmp(&self.score(&a.1, removed)));
-        found
-    }
-
-    /// How much a direction counts as removed (or added): the change it catches, discounted where little of what changes
-    /// along it is built from the base. Training is often louder than an edit, but never that consistent.
-    pub fn score(&self, e: &[f64], removed: bool) -> f64 {
-        let along = self.along(e);
-        if (along.pq < 0.0) == removed { along.caught() * along.consistency().powi(4) } else { 0.0 }
-    }
-
-    /// Consistency on data that did not choose the direction: chosen on one half of the other coordinates, tested on the
-    /// other half, both ways, the mean.
-    /// `removed` says which sign was chosen; the result has the sign of c.
-    pub fn cross_fit(&self, removed: bool) -> f64 {
-        let mut total = 0.0;
-        for (choose, test) in [(0, 1), (1, 0)] {
-            let (values, vectors) = spectrum::symmetric_eigen(self.halves[choose].operator().as_ref());
-            let best = (0..values.len())
-                .filter(|index| (values[*index] < 0.0) == removed)
-                .map(|index| vectors.col(index).iter().copied().collect::<Vec<f64>>())
-                .max_by(|a, b| self.halves[choose].along(a).caught().total_cmp(&self.halves[choose].along(b).caught()));
-            total += best.map_or(0.0, |e| self.halves[test].along(&e).consistency());
-        }
-        total / 2.0
+            .collect()
     }
 
     /// A direction of the basis in the residual stream, d numbers.
@@ -367,6 +377,14 @@ impl Regression {
         self.r = Mat::zeros(0, 0);
     }
 }
+
+/// Held-out c from which a direction was removed, or added.
+const CERTAIN: f64 = 0.85;
+/// What the candidate writes along an added direction, over the mean of the span, squared: a change louder than the base is no
+/// direction of it that was lost or made stronger.
+const LOUDEST: f64 = 4.5;
+/// Strengths planted, each 1.4 times the one before.
+const PLANTED: usize = 14;
 
 /// Columns of `matrix` weighted by `e`.
 fn combine(matrix: MatRef<'_, f64>, e: &[f64]) -> Vec<f64> {
@@ -411,13 +429,17 @@ pub enum ScaleModel {
 /// A richer scale model must leave at most this share of what one factor for the matrix leaves. On noise alone d factors
 /// of d·n numbers take away a share of 1/n, so 0.8 is never reached by chance.
 const SCALE_GAIN: f64 = 0.8;
+/// Share of ‖Δ‖² below which what one factor leaves is nothing.
+const EXPLAINED: f64 = 1e-6;
 
 /// Fits λ and a scale for the direction r in one writer.
 ///
 /// * `r`: unit direction, d numbers, in the coordinates of the fit;
 /// * `(p, q)`: (Wᵀr, Δᵀr), n numbers each, same coordinates;
 /// * `(wp, dp)`: (W p, Δ p), d numbers each, in raw coordinates;
-/// * `norms`: the base's row norms when the coordinates are row-normalised.
+/// * `norms`: the base's row norms when the coordinates are row-normalised;
+/// * `kept`: which of the other coordinates are not set aside; `(p, q)` are zero elsewhere. Sums per row hold the others too, so the only
+///   scale then is the uniform one, `alpha`, known beforehand.
 ///
 /// The scale and λ are estimated together: a removal itself has ⟨Δ,W⟩ ≠ 0, so taking a scale out first would bias λ.
 pub fn fit(
@@ -427,6 +449,8 @@ pub fn fit(
     (p, q): (&[f64], &[f64]),
     (wp, dp): (&[f64], &[f64]),
     norms: Option<&[f64]>,
+    kept: Option<&[bool]>,
+    alpha: f64,
 ) -> Fit {
     let d = r.len() as f64;
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
@@ -464,6 +488,30 @@ pub fn fit(
     let total = |column: usize| rows.iter().map(|row| row[column]).sum::<f64>();
     let (ww, dw, dd) = (total(0), total(1), total(2));
 
+    if let Some(kept) = kept {
+        let (mut ww, mut dw, mut dd) = (0.0, 0.0, 0.0);
+        for ((w, x, d), _) in oriented.other_sums(moments).zip(kept).filter(|(_, kept)| **kept) {
+            (ww, dw, dd) = (ww + w, dw + x, dd + d);
+        }
+        // Rows of length 1 have d of it together; the change is taken to be spread as the base is.
+        let scale = norms.map_or(1.0, |_| d / ww.max(f64::MIN_POSITIVE));
+        let left = (dd - 2.0 * alpha * dw + alpha * alpha * ww).max(0.0) * scale;
+        let lambda = alpha - pq / pp;
+        let residual = |p: f64, q: f64| q - alpha * p + lambda * p;
+        let along_left: f64 = p.iter().zip(q).map(|(p, q)| residual(*p, *q).powi(2)).sum();
+        let weighted: f64 = p.iter().zip(q).map(|(p, q)| (p * residual(*p, *q)).powi(2)).sum();
+        let caught = lambda * lambda * pp;
+        return Fit {
+            strength: lambda,
+            stderr: weighted.sqrt() / pp,
+            consistency: along.consistency(),
+            explained: if left > 0.0 { (caught / left).clamp(0.0, 1.0) } else { 0.0 },
+            quietness: along_left / ((left - caught).max(0.0) / d).max(f64::MIN_POSITIVE),
+            own_component: own_component(r, &rows),
+            scale: ScaleModel::Matrix,
+        };
+    }
+
     // One factor α for the matrix: minimise ‖Δ - αW + λ r pᵀ‖².
     let alpha = if ww - pp > 1e-9 * ww { (dw - pq) / (ww - pp) } else { 0.0 };
     let lambda = alpha - pq / pp;
@@ -492,12 +540,14 @@ pub fn fit(
         top -= t * weight * r;
         bottom += weight * weight * r * r;
     }
-    if row_left.max(0.0) < SCALE_GAIN * best.2 && bottom > 0.0 {
+    // Where one factor leaves nothing there is nothing to explain better (a row set to zero is a scale of it too).
+    let unexplained = gauged_residual.is_some() || matrix_left > EXPLAINED * dd;
+    if unexplained && row_left.max(0.0) < SCALE_GAIN * best.2 && bottom > 0.0 {
         best = (ScaleModel::Rows, top / bottom, row_left.max(0.0), row_scale_left.max(0.0));
     }
 
     // One factor per column, in raw coordinates (no tool normalises both): x ≈ κ w - μ r for each column.
-    if norms.is_none() {
+    if unexplained && norms.is_none() {
         let other = oriented.side(moments, false);
         let (mut column_left, mut column_scale_left, mut top, mut bottom) = (0.0, 0.0, 0.0, 0.0);
         for (((ww, dw), dd), (p, q)) in other.ww().zip(other.dw()).zip(other.dd()).zip(p.iter().zip(q)) {
@@ -523,15 +573,20 @@ pub fn fit(
     // What is left along r: of the simple model, whose residual along r is q - αp + λp.
     let along_left: f64 = p.iter().zip(q).map(|(p, q)| (q - alpha * p + lambda * p).powi(2)).sum();
     let weighted: f64 = p.iter().zip(q).map(|(p, q)| (p * (q - alpha * p + lambda * p)).powi(2)).sum();
-    let own = dot(r, &rows.iter().map(|row| row[3]).collect::<Vec<_>>()).abs()
-        / rows.iter().map(|row| row[3] * row[3]).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
     Fit {
         strength,
         stderr: weighted.sqrt() / pp,
         consistency: along.consistency(),
         explained: if scale_left > 0.0 { (1.0 - left / scale_left).clamp(0.0, 1.0) } else { 0.0 },
         quietness: along_left / (matrix_left / d).max(f64::MIN_POSITIVE),
-        own_component: own.min(1.0),
+        own_component: own_component(r, &rows),
         scale,
     }
+}
+
+/// |cos(r, W p)|: 1 when r is a left singular vector of W.
+fn own_component(r: &[f64], rows: &[[f64; 5]]) -> f64 {
+    let inner: f64 = r.iter().zip(rows).map(|(r, row)| r * row[3]).sum();
+    let length = rows.iter().map(|row| row[3] * row[3]).sum::<f64>().sqrt();
+    (inner.abs() / length.max(f64::MIN_POSITIVE)).min(1.0)
 }

@@ -22,7 +22,8 @@ pub fn widen(base: &Checkpoint, candidate: &Checkpoint, pairs: &mut [Measured<'_
         .enumerate()
         .filter_map(|(index, pair)| {
             let sized = pair.moments.as_ref()?;
-            let ran_out = sized.values.len() >= SKETCH && super::summary::above_noise(sized) >= SKETCH as u32;
+            let ran_out =
+                sized.values.len() >= SKETCH && super::summary::above_noise(sized) as usize >= sized.values.len();
             // A narrow matrix has no room for a low rank to show in.
             let room = sized.shape[0].min(sized.shape[1]).min(ROOM);
             ran_out.then_some((std::cmp::Reverse(room), sized.shape[0] * sized.shape[1], index))
@@ -44,7 +45,7 @@ pub fn widen(base: &Checkpoint, candidate: &Checkpoint, pairs: &mut [Measured<'_
         let width = WIDE.min(operator.rows.min(operator.columns));
         let start = operator.times(&spectrum::signs(operator.columns, width, 2), Want::Change)?.change;
         let oriented = Oriented { operator, residual: Axis::Rows };
-        sized.values = top_vectors(&oriented, &start, sized.energy, None, 1)?.raw.values;
+        sized.values = top_vectors(&oriented, &start, sized.energy, None, None, 1)?.raw.values;
     }
     Ok(())
 }

@@ -122,6 +122,37 @@ pub static MEASUREMENTS: &[Measurement] = &[
         "share",
         "largest squared coordinate of the shared direction: 1 when it is one residual channel",
     ),
+    measurement(
+        "projection.channel",
+        "share",
+        "1 when the direction is one residual channel, and what is left of it off that channel is nothing that writers agree on",
+    ),
+    measurement(
+        "projection.channel_pruned",
+        "share",
+        "1 when that channel is gone wholly from every writer and from the embedding, as pruning leaves it",
+    ),
+    measurement(
+        "projection.hinted",
+        "count",
+        "writers whose change measures as a removal, those with a c of 0.5 and more that others agree with among them",
+    ),
+    measurement("projection.hinted_layers", "count", "layers with such a writer"),
+    measurement(
+        "projection.own_share",
+        "share",
+        "changed writers that measure as a removal of a singular component of their own",
+    ),
+    measurement(
+        "projection.set_aside",
+        "share",
+        "largest share of a writer's columns that changed more than a removal could have changed them, left out of the fit",
+    ),
+    measurement(
+        "writers.moved_columns",
+        "count",
+        "columns of writers that only moved or changed their sign, put back before anything was measured",
+    ),
     measurement("projection.directions", "count", "directions removed together"),
     measurement("projection.row_norm_drift", "ratio", "median |row norm ratio - 1| over those writers"),
     measurement("projection.column_norm_drift", "ratio", "median |column norm ratio - 1| over those writers"),

@@ -141,9 +141,12 @@ const RULES: &[Rule] = &[
     },
     Rule {
         name: "one residual channel silenced",
-        measurement: "projection.axis_weight",
-        fits: |share| share > 0.9,
-        tell: |share| format!("one channel holds {} of the direction; silencing one, all", percent(share)),
+        measurement: "projection.channel",
+        fits: |channel| channel > 0.5,
+        tell: |channel| {
+            let beside = if channel > 0.5 { "has nothing" } else { "has more" };
+            format!("the direction {beside} beside its loudest channel that writers agree on")
+        },
     },
     Rule {
         name: "pruning",

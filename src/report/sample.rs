@@ -123,6 +123,7 @@ fn profile(lambda: fn(u32) -> f64) -> Profile {
         ("projection.own_component", 0.71),
         ("projection.layers", 16.0),
         ("projection.axis_weight", 0.04),
+        ("projection.channel", 0.0),
         ("delta.zeroed", 0.0),
     ];
     Profile { model: model.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(), tensors }

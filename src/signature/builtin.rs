@@ -3,10 +3,12 @@
 /// Id and text of every built-in signature.
 pub static BUILTIN: &[(&str, &str)] = &[
     ("bias-steering", include_str!("../../signatures/bias-steering.md")),
+    ("channel-removed", include_str!("../../signatures/channel-removed.md")),
     ("channel-zeroed", include_str!("../../signatures/channel-zeroed.md")),
     ("code-on-load", include_str!("../../signatures/code-on-load.md")),
     ("column-norm-preserving", include_str!("../../signatures/column-norm-preserving.md")),
     ("component-dropped", include_str!("../../signatures/component-dropped.md")),
+    ("consistent-change", include_str!("../../signatures/consistent-change.md")),
     ("direction-amplified", include_str!("../../signatures/direction-amplified.md")),
     ("edited-shards-only", include_str!("../../signatures/edited-shards-only.md")),
     ("embedding", include_str!("../../signatures/embedding.md")),
@@ -18,6 +20,7 @@ pub static BUILTIN: &[(&str, &str)] = &[
     ("lone-projection", include_str!("../../signatures/lone-projection.md")),
     ("low-rank-lora", include_str!("../../signatures/low-rank-lora.md")),
     ("mixed-projection", include_str!("../../signatures/mixed-projection.md")),
+    ("moved-columns", include_str!("../../signatures/moved-columns.md")),
     ("norm-folding", include_str!("../../signatures/norm-folding.md")),
     ("optimised-low-rank", include_str!("../../signatures/optimised-low-rank.md")),
     ("out-rank1-global", include_str!("../../signatures/out-rank1-global.md")),

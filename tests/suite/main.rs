@@ -6,6 +6,7 @@ mod accounting;
 mod adapters;
 mod commands;
 mod compare;
+mod consistency;
 mod forms;
 mod hostile;
 mod hub_client;
