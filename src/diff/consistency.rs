@@ -72,14 +72,20 @@ impl Grams {
 
     /// As if λ of the direction `e` had been removed too: Δ - λ r (Wᵀr)ᵀ instead of Δ.
     pub fn planted(&self, e: &[f64], lambda: f64) -> Self {
-        let column = Mat::from_fn(e.len(), 1, |i, _| e[i]);
-        let through = &self.pp * &column;
-        let along = &self.rp * &column;
-        let pp = (column.transpose() * &through)[(0, 0)];
-        let rp = &self.rp - faer::Scale(lambda) * &column * through.transpose();
-        let cross = &along * column.transpose();
+        self.planted_as(e, e, lambda)
+    }
+
+    /// As if Δ - λ u (Wᵀr)ᵀ were there instead of Δ, for r = Q `e` and `left` = Qᵀu: what of u is in the rows that Δ was seen in.
+    pub fn planted_as(&self, left: &[f64], e: &[f64], lambda: f64) -> Self {
+        let column = |values: &[f64]| Mat::from_fn(values.len(), 1, |i, _| values[i]);
+        let (left, e) = (column(left), column(e));
+        let through = &self.pp * &e;
+        let along = &self.rp * &e;
+        let pp = (e.transpose() * &through)[(0, 0)];
+        let rp = &self.rp - faer::Scale(lambda) * &left * through.transpose();
+        let cross = &along * left.transpose();
         let rr = &self.rr - faer::Scale(lambda) * (&cross + cross.transpose())
-            + faer::Scale(lambda * lambda * pp) * &column * column.transpose();
+            + faer::Scale(lambda * lambda * pp) * &left * left.transpose();
         Self { pp: self.pp.clone(), rr, rp }
     }
 
@@ -162,6 +168,22 @@ impl Grams {
         }
         best.map(|(.., e)| e)
     }
+}
+
+/// Other coordinates are dealt to two halves in runs of this many, so that neighbours (heads, quantiser blocks) stay together.
+const HALF_RUN: usize = 64;
+
+/// Inner products over each of two halves of the other coordinates: rows of Wᵀ Q and of Δᵀ Q.
+pub fn halves(p: MatRef<'_, f64>, r: MatRef<'_, f64>) -> [Grams; 2] {
+    let mut halves = [Grams::zeros(p.ncols()), Grams::zeros(p.ncols())];
+    let n = p.nrows();
+    // Few coordinates are dealt in shorter runs, or one half would stay empty.
+    let run = HALF_RUN.min((n / 8).max(1));
+    for (index, start) in (0..n).step_by(run).enumerate() {
+        let count = run.min(n - start);
+        halves[index % 2].add(p.subrows(start, count), r.subrows(start, count));
+    }
+    halves
 }
 
 /// c of the direction of largest c, chosen on one half of the other coordinates and tested on the other, both ways: no

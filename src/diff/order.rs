@@ -82,20 +82,20 @@ impl Order {
     }
 }
 
-/// |Δ_j|²/|w_j|² of every other coordinate; infinite where the base has nothing and the candidate has.
+/// |Δ_j|²/|w_j|² of every other coordinate.
 fn ratios(oriented: &Oriented<'_>, moments: &Moments) -> Vec<f64> {
-    oriented
-        .other_sums(moments)
-        .map(|(ww, _, dd)| {
-            if ww > 0.0 {
-                dd / ww
-            } else if dd > 0.0 {
-                f64::INFINITY
-            } else {
-                0.0
-            }
-        })
-        .collect()
+    oriented.other_sums(moments).map(|(ww, _, dd)| ratio(ww, dd)).collect()
+}
+
+/// |Δ_j|²/|w_j|² out of the two; infinite where the base has nothing and the candidate has.
+pub(super) fn ratio(ww: f64, dd: f64) -> f64 {
+    if ww > 0.0 {
+        dd / ww
+    } else if dd > 0.0 {
+        f64::INFINITY
+    } else {
+        0.0
+    }
 }
 
 fn middle(values: &[f64]) -> f64 {
@@ -104,15 +104,19 @@ fn middle(values: &[f64]) -> f64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
 }
 
-fn bound(oriented: &Oriented<'_>, ratios: &[f64]) -> f64 {
-    let chance = BEYOND_CHANCE * BEYOND_CHANCE / oriented.width().max(1) as f64;
+fn bound(width: usize, ratios: &[f64]) -> f64 {
+    let chance = BEYOND_CHANCE * BEYOND_CHANCE / width.max(1) as f64;
     chance.max(BEYOND_MEDIAN * BEYOND_MEDIAN * middle(ratios))
 }
 
 /// Which of the other coordinates a removal can have changed as much as they changed; `None` when that is all of them.
 pub fn explicable(oriented: &Oriented<'_>, moments: &Moments) -> Option<Vec<bool>> {
-    let ratios = ratios(oriented, moments);
-    let bound = bound(oriented, &ratios);
+    within_reach(oriented.width(), &ratios(oriented, moments))
+}
+
+/// The same from every coordinate's |Δ_j|²/|w_j|², in a residual stream of `width`.
+pub(super) fn within_reach(width: usize, ratios: &[f64]) -> Option<Vec<bool>> {
+    let bound = bound(width, ratios);
     let kept: Vec<bool> = ratios.iter().map(|ratio| *ratio <= bound).collect();
     kept.iter().any(|kept| !kept).then_some(kept)
 }
@@ -134,23 +138,30 @@ pub fn uniform_scale(oriented: &Oriented<'_>, moments: &Moments, kept: Option<&[
     if oriented.operator.gauge != super::operator::Gauge::None {
         return Uniform::default();
     }
-    let mut scales: Vec<f64> = oriented
+    let scales: Vec<f64> = oriented
         .other_sums(moments)
         .enumerate()
         .filter(|(at, (ww, ..))| *ww > 0.0 && kept.is_none_or(|kept| kept.get(*at).copied().unwrap_or(true)))
         .map(|(_, (ww, dw, _))| dw / ww)
         .collect();
-    scales.sort_by(f64::total_cmp);
-    let at = |share: usize| scales.get(scales.len() * share / 4).copied().unwrap_or(0.0);
-    let middle = at(2);
-    let is_scale = at(3) - at(1) <= SPREAD * middle.abs();
-    Uniform { middle, alpha: if is_scale { middle } else { 0.0 } }
+    Uniform::of(scales)
+}
+
+impl Uniform {
+    /// Out of every coordinate's ⟨Δ_j, w_j⟩/|w_j|².
+    pub(super) fn of(mut scales: Vec<f64>) -> Self {
+        scales.sort_by(f64::total_cmp);
+        let at = |share: usize| scales.get(scales.len() * share / 4).copied().unwrap_or(0.0);
+        let middle = at(2);
+        let is_scale = at(3) - at(1) <= SPREAD * middle.abs();
+        Self { middle, alpha: if is_scale { middle } else { 0.0 } }
+    }
 }
 
 /// Finds the base's columns in the candidate where some are not in their place; `None` where all are, or nothing is found.
 pub fn find(oriented: &Oriented<'_>, moments: &Moments) -> Result<Option<Order>> {
     let ratios = ratios(oriented, moments);
-    let bound = bound(oriented, &ratios);
+    let bound = bound(oriented.width(), &ratios);
     let all = middle(&ratios) > ALL_MOVED;
     let suspects: Vec<usize> =
         (0..ratios.len()).filter(|at| if all { ratios[*at] > SAME } else { ratios[*at] > bound }).collect();

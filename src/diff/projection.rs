@@ -213,7 +213,7 @@ pub fn top_vectors(
 }
 
 /// Sets the rows that are not kept to zero.
-fn mask_rows(matrix: &mut Mat<f64>, kept: &[bool]) {
+pub(super) fn mask_rows(matrix: &mut Mat<f64>, kept: &[bool]) {
     for column in matrix.col_iter_mut() {
         column.iter_mut().zip(kept).filter(|(_, kept)| !**kept).for_each(|(value, _)| *value = 0.0);
     }
@@ -278,26 +278,15 @@ pub struct Chosen {
     pub reverse: f64,
 }
 
-/// Other coordinates are dealt to two halves in runs of this many, so that neighbours (heads, quantiser blocks) stay together.
-const HALF_RUN: usize = 64;
-
 impl Regression {
     /// Regresses change on base in the span of `basis`; `product` holds Wᵀ·basis and Δᵀ·basis. Coordinates that are not
     /// `kept` count for nothing. `alpha` is a uniform scale that is no part of the change.
     pub fn new(basis: Mat<f64>, mut p: Mat<f64>, mut r: Mat<f64>, kept: Option<&[bool]>, alpha: f64) -> Self {
-        let width = basis.ncols();
         if let Some(kept) = kept {
             mask_rows(&mut p, kept);
             mask_rows(&mut r, kept);
         }
-        let mut halves = [Grams::zeros(width), Grams::zeros(width)];
-        let n = p.nrows();
-        // Few coordinates are dealt in shorter runs, or one half would stay empty.
-        let run = HALF_RUN.min((n / 8).max(1));
-        for (index, start) in (0..n).step_by(run).enumerate() {
-            let count = run.min(n - start);
-            halves[index % 2].add(p.as_ref().subrows(start, count), r.as_ref().subrows(start, count));
-        }
+        let halves = consistency::halves(p.as_ref(), r.as_ref());
         let halves = halves.map(|half| half.without_scale(alpha));
         let grams = halves[0].plus(&halves[1]);
         let operator = grams.operator();

@@ -1,42 +1,88 @@
 //! A verdict from a few rows: what a contiguous block of rows of each of some writers tells when the base is at hand.
 //!
 //! A removed direction changes a writer W (d × n, residual rows) by Δ = -λ r (Wᵀr)ᵀ. A block I of rows of Δ shows the
-//! right vector v ∝ Wᵀr in full. With the base, s = (WWᵀ + εI)⁻¹Wv ∝ r is then predicted for *all* rows, and the fetched
-//! rows' own left coefficients u = Δ_I v test the prediction: c = -cos(s_I, u) is 1 for a removal and about ±1/√|I| by
-//! chance. With D the rows' norms, the row-normalised form of the edit has u ∝ -(D²s)_I instead; both are tried.
+//! right vector v ∝ Wᵀr in full, and with the base (WWᵀ + εI)⁻¹Wv ∝ r is then known for *all* rows. So every writer gives the
+//! directions that its rows' right vectors are solved to; what the writers share is pooled, every direction counting once, however
+//! loud; and in the pooled span each writer is asked for the direction of largest c ([`consistency`]), with P = QᵀW over all rows
+//! and R = Q_IᵀΔ_I over those seen, chosen on half of the columns and tested on the other half. A removal is in many writers the
+//! same direction, and held-out c is high along it; nothing honest that was measured has both.
+//!
+//! Before that, columns that changed more than a removal can change them are set aside, and a uniform scale is taken off. What the
+//! screen would have missed is measured: a removal is planted in the very change that is there, and looked for.
+//!
+//! Rows divided by their norms (D⁻¹W) show the row-normalised form of the edit; its solution is D times the other's.
 //!
 //! Everything here is a function of numbers: who fetches which rows, and what is done with the answer, is elsewhere.
+//! Three steps: [`look`] at each block, [`pool`] what was seen, [`examine`] each block in it; then [`judge`] all.
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt::factor::{LltRegularization, cholesky_in_place, cholesky_in_place_scratch};
+use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
 use serde::{Deserialize, Serialize};
 
+use super::consistency::{self, Grams};
+use super::order::{self, Uniform};
+use super::{projection, spectrum};
 use crate::error::{Error, ErrorKind, Result};
+use crate::limits;
 
 /// Rows decoded at a time while a Gram matrix is built: two panels of a 28,672-column writer are 117 MB.
 const PANEL: usize = 512;
+
+/// Elements decoded at a time in a pass over a writer: 4 MB.
+const STRIP: usize = 16 * limits::TILE_ELEMENTS;
 
 /// The ridge ε as a share of the mean squared singular value of W. Weak directions of W carry mostly rounding noise of
 /// the candidate, which an exact inverse would blow up.
 const RIDGE: f64 = 1e-4;
 
-/// Right vectors of Δ_I tried: the largest may belong to a training that came after the removal.
-const VECTORS: usize = 3;
+/// Directions of all writers together in which each is examined.
+const POOLED: usize = 16;
 
-/// c from which a block counts as fitting, with few rows and with many. By chance c is 1/√rows.
-const FITS_FEW: f64 = 0.90;
-const FITS_MANY: f64 = 0.80;
+/// Rows from which columns are judged by what they show: the length of a column over fewer says little.
+const ENOUGH_ROWS: usize = 16;
 
-/// Median c of changed blocks below which a model may be called clear. Honest training stayed at 0.42 with 8 rows and
-/// at 0.17 with 32.
-const CLEAR_BELOW: f64 = 0.60;
+/// Of a block's right vectors, largest first, those that are also tested by themselves: a direction of one writer alone is
+/// in no pool.
+const OWN: usize = 3;
 
-/// Detection limit from which "clear" would say nothing: real removals use 0.5 and more in their strongest layers.
+/// Share of a right vector inside the row space of W from which it may come from a removal: it is 1 for one, d/n by chance.
+const ROW_SPACE: f64 = 0.6;
+
+/// Held-out c, and |cosine| with the second nearest other writer's direction, from which a writer fits a removed direction.
+const FITS: Evidence = Evidence { consistency: 0.55, agreement: 0.7, own: 0.8 };
+
+/// Below these a writer is quiet. Between the two the rows do not decide.
+const QUIET: Evidence = Evidence { consistency: 0.4, agreement: 0.6, own: 0.6 };
+
+/// λ̂ below which nothing fits: small errors of the base's basis look like removals of this size.
+const FAINTEST: f64 = 0.01;
+
+/// Writers, and layers, in which a direction must fit: one alone is no finding.
+const WRITERS: usize = 3;
+/// See [`WRITERS`].
+const LAYERS: usize = 2;
+
+/// The largest limit with which "clear" says something: real removals use 0.5 and more in their strongest layers. The second
+/// is for directions that no two writers share, of which rows show less.
 const BLIND_ABOVE: f64 = 0.35;
+/// See [`BLIND_ABOVE`].
+const BLIND_ALONE_ABOVE: f64 = 1.0;
 
-/// |cos(s, Wv)| from which the change is as well explained by a dropped singular component of W itself.
+/// Share of a planted direction, squared, that must be in the pooled span.
+const POOLED_SHARE: f64 = 0.7;
+
+/// Strengths planted: from this, each 1.25 times the one before.
+const LEAST_PLANTED: f64 = 0.02;
+/// See [`LEAST_PLANTED`].
+const PLANTED: i32 = 23;
+
+/// |cos(r, Wv)| from which the change is as well explained by a dropped singular component of W itself.
 const OWN_COMPONENT: f64 = 0.985;
+
+/// A limit above this is none.
+const UNTESTABLE: f64 = 9.0;
 
 /// What depends on the base's writer alone: the Cholesky factor of its regularised Gram matrix, and its row norms.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,7 +116,7 @@ impl Factor {
                     read(j, &mut right[..width * columns])?;
                     &right[..width * columns]
                 };
-                faer::linalg::matmul::matmul(
+                matmul(
                     gram.as_mut().submatrix_mut(i, j, height, width),
                     Accum::Replace,
                     MatRef::from_row_major_slice(&left[..height * columns], height, columns),
@@ -116,23 +162,50 @@ impl Factor {
         &self.lower[start..=start + row]
     }
 
-    /// (WWᵀ + εI)⁻¹ b.
-    fn solve(&self, b: &[f64]) -> Vec<f64> {
-        let mut x = b.to_vec();
+    /// (WWᵀ + εI)⁻¹ B, d × k.
+    fn solve(&self, b: &Mat<f64>) -> Mat<f64> {
+        // Row after row, so that each number of the factor is read once for all columns.
+        let k = b.ncols();
+        let mut x: Vec<f64> = (0..self.rows * k).map(|at| b[(at / k, at % k)]).collect();
         for i in 0..self.rows {
             let row = self.row(i);
-            let sum: f64 = row[..i].iter().zip(&x).map(|(l, x)| f64::from(*l) * x).sum();
-            x[i] = (x[i] - sum) / f64::from(row[i]);
+            let (before, here) = x.split_at_mut(i * k);
+            let here = &mut here[..k];
+            for (l, x) in row[..i].iter().zip(before.chunks_exact(k)) {
+                here.iter_mut().zip(x).for_each(|(here, x)| *here -= f64::from(*l) * x);
+            }
+            here.iter_mut().for_each(|here| *here /= f64::from(row[i]));
         }
         for i in (0..self.rows).rev() {
             let row = self.row(i);
-            let value = x[i] / f64::from(row[i]);
-            x[i] = value;
-            for (l, x) in row[..i].iter().zip(&mut x) {
-                *x -= f64::from(*l) * value;
+            let (before, here) = x.split_at_mut(i * k);
+            let here = &mut here[..k];
+            here.iter_mut().for_each(|here| *here /= f64::from(row[i]));
+            for (l, x) in row[..i].iter().zip(before.chunks_exact_mut(k)) {
+                x.iter_mut().zip(&*here).for_each(|(x, here)| *x -= f64::from(*l) * here);
             }
         }
-        x
+        Mat::from_fn(self.rows, k, |i, j| x[i * k + j])
+    }
+
+    /// W Wᵀ b.
+    fn gram_times(&self, b: &[f64]) -> Vec<f64> {
+        let mut across = vec![0.0; self.rows];
+        for (i, b) in b.iter().enumerate().take(self.rows) {
+            across.iter_mut().zip(self.row(i)).for_each(|(sum, l)| *sum += f64::from(*l) * b);
+        }
+        let ridge = RIDGE * self.squares.iter().map(|square| f64::from(*square)).sum::<f64>() / self.rows.max(1) as f64;
+        (0..self.rows)
+            .map(|i| {
+                let sum: f64 = self.row(i).iter().zip(&across).map(|(l, across)| f64::from(*l) * across).sum();
+                sum - ridge * b[i]
+            })
+            .collect()
+    }
+
+    /// Norms of the rows of W; those of no length count as 1.
+    fn norms(&self) -> Vec<f64> {
+        self.squares.iter().map(|square| if *square > 0.0 { f64::from(*square).sqrt() } else { 1.0 }).collect()
     }
 
     /// The factor as bytes for a cache: a magic word, the number of rows, triangle and squares as little-endian `f32`.
@@ -164,6 +237,9 @@ impl Factor {
 
 const MAGIC: &[u8; 8] = b"ortho/f1";
 
+/// Decodes rows of the base's writer, from the row given: as many as the slice holds.
+pub type ReadRows<'a> = dyn Fn(usize, &mut [f32]) -> Result<()> + Sync + 'a;
+
 /// One block of rows of one writer, in base and candidate.
 pub struct Block<'a> {
     /// The base's tensor name.
@@ -180,8 +256,20 @@ pub struct Block<'a> {
     pub candidate: &'a [f32],
     /// The factor of the base's writer.
     pub factor: &'a Factor,
-    /// W·v for the base's whole writer.
-    pub times: &'a (dyn Fn(&[f32]) -> Result<Vec<f64>> + Sync),
+    /// The base's whole writer.
+    pub read: &'a ReadRows<'a>,
+}
+
+/// What speaks for a removal in one writer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// c of the direction of largest c in the pooled span, on columns that did not choose it.
+    pub consistency: f64,
+    /// |cosine| of that direction with the second nearest of the other writers'.
+    pub agreement: f64,
+    /// c of the best of the block's loudest right vectors by itself: between what is predicted of the rows seen and what is
+    /// there. ±1/√rows by chance.
+    pub own: f64,
 }
 
 /// What one block told.
@@ -197,23 +285,17 @@ pub struct BlockMeasurement {
     pub changed: bool,
     /// ‖Δ‖/‖W‖ over the block.
     pub relative: f64,
-    /// Share of ‖Δ‖² in the largest singular value.
+    /// Share of columns that changed more than a removal can change them, and were set aside.
+    pub aside: f64,
+    /// Share of ‖Δ‖² in the largest singular value, of what was not set aside.
     pub top: f64,
-    /// Share of ‖Δ‖² that one factor for the whole block explains.
-    pub scale_explained: f64,
-    /// c in raw coordinates and in row-normalised ones.
-    pub consistency: [f64; 2],
-    /// Share of v inside the row space of W: 1 for a removal, rows/columns by chance.
-    pub row_space: f64,
-    /// λ̂ in raw coordinates and in row-normalised ones.
+    /// What speaks for a removal, in raw coordinates and in row-normalised ones.
+    pub evidence: [Evidence; 2],
+    /// λ̂ in raw coordinates and in row-normalised ones, of the whole direction. Too low where other directions of the pool help to
+    /// explain the rows.
     pub strength: [f64; 2],
-    /// |cos(s, Wv)|: 1 when the edit drops a singular component of W.
-    pub own_component: f64,
-    /// Smallest λ that this block would have shown.
-    pub detection_limit: f64,
-    /// The predicted direction in raw and row-normalised coordinates, unit length; left out of records.
-    #[serde(skip)]
-    pub directions: [Vec<f64>; 2],
+    /// |cos(r, Wv)| in both: 1 when the edit drops a singular component of W.
+    pub own_component: [f64; 2],
 }
 
 /// What the screen makes of a candidate.
@@ -243,14 +325,18 @@ pub struct Screened {
     pub fitting: usize,
     /// Layers with such a block.
     pub layers: Vec<u32>,
-    /// Median c over fitting blocks, or over all changed ones when none fits.
+    /// Median held-out c over fitting blocks, or over all changed ones when none fits.
     pub consistency: f64,
     /// Median λ̂ likewise.
     pub strength: f64,
-    /// Median |cosine| between the directions of fitting blocks.
+    /// Median likewise of |cosine| with the second nearest other block's direction.
     pub agreement: f64,
-    /// Median detection limit of the changed blocks.
+    /// Median |cosine| between the directions of any two fitting blocks: 1 for one direction in all of them.
+    pub common: f64,
+    /// Smallest λ of a direction in all changed blocks that would have been found, planted in the change that is there.
     pub detection_limit: f64,
+    /// The same for directions of single blocks.
+    pub limit_alone: f64,
     /// Median |cos(r, W v)| over fitting blocks: 1 where the direction is the matrix's own, as in a dropped component.
     pub own_component: f64,
     /// Every block, in the order given.
@@ -266,176 +352,486 @@ fn cosine(a: &[f64], b: &[f64]) -> f64 {
     if scale > 0.0 { dot(a, b) / scale } else { 0.0 }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.retain(|value| value.is_finite());
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.filter(|value| value.is_finite()).collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
-/// Measures one block. `Ok(None)` when it holds numbers that are not finite.
-pub fn measure(block: &Block<'_>) -> Result<Option<BlockMeasurement>> {
+fn column(matrix: &Mat<f64>, at: usize) -> Vec<f64> {
+    matrix.col(at).iter().copied().collect()
+}
+
+/// A direction that nobody chose, to plant a removal along.
+fn probe(width: usize) -> Vec<f64> {
+    let signs = spectrum::widen(&spectrum::signs(width, 1, 5));
+    signs.col(0).iter().map(|sign| sign / (width as f64).sqrt()).collect()
+}
+
+/// One block after the first look.
+pub struct Sight {
+    measurement: BlockMeasurement,
+    /// `None` where nothing changed but columns that were set aside.
+    change: Option<Change>,
+}
+
+impl Sight {
+    /// Whether the whole base is needed to examine it.
+    pub fn has_change(&self) -> bool {
+        self.change.is_some()
+    }
+}
+
+/// What is kept of Δ_I (m × n) and of the base's writer between the steps. Whatever a planted removal does to the right vectors
+/// follows from it without another pass.
+struct Change {
+    first_row: usize,
+    columns: usize,
+    /// Δ_I, row-major; zero where set aside.
+    delta: Vec<f32>,
+    kept: Option<Vec<bool>>,
+    /// Δ_I Δ_Iᵀ.
+    gram: Mat<f64>,
+    /// W Δ_Iᵀ, d × m, and what it is solved to.
+    times: Mat<f64>,
+    solved: Mat<f64>,
+    /// The same for the right vector Wᵀr of the probe.
+    probe_times: Vec<f64>,
+    probe_solved: Vec<f64>,
+    /// Norms of the rows of W.
+    norms: Vec<f64>,
+}
+
+/// What the right vectors of a block are solved to.
+struct Solved {
+    /// d × k.
+    directions: Mat<f64>,
+    own: [f64; 2],
+}
+
+impl Change {
+    fn rows(&self) -> usize {
+        self.gram.nrows()
+    }
+
+    fn seen<'v>(&self, values: &'v [f64]) -> &'v [f64] {
+        values.get(self.first_row..self.first_row + self.rows()).unwrap_or_default()
+    }
+
+    /// Right vectors of Δ_I, with λ of the probe planted, solved through the base; the loudest also tested on the rows seen.
+    fn solved(&self, lambda: f64) -> Solved {
+        let m = self.rows();
+        let width = self.norms.len();
+        let removed = probe(width);
+        let removed = self.seen(&removed);
+        // Δ' = Δ - λ r_I pᵀ with p = Wᵀr: Δp is (WΔᵀ)ᵀr, |p|² is rᵀWWᵀr.
+        let along: Vec<f64> = (0..m).map(|j| dot(&column(&self.times, j), &probe(width))).collect();
+        let energy = dot(&self.probe_times, &probe(width));
+        let gram = Mat::from_fn(m, m, |i, j| {
+            self.gram[(i, j)] - lambda * (along[i] * removed[j] + removed[i] * along[j])
+                + lambda * lambda * energy * removed[i] * removed[j]
+        });
+        let (values, vectors) = spectrum::symmetric_eigen(gram.as_ref());
+        let largest = values.last().copied().unwrap_or(0.0);
+        let count = (m / 2).max(1);
+        let kept: Vec<usize> = (0..m).rev().take(count).filter(|at| values[*at] > 1e-9 * largest).collect();
+        let left = Mat::from_fn(m, kept.len(), |i, k| vectors[(i, kept[k])] / values[kept[k]].sqrt());
+        let weight: Vec<f64> = (0..kept.len()).map(|k| lambda * dot(removed, &column(&left, k))).collect();
+        let combined = |matrix: &Mat<f64>, planted: &[f64]| -> Mat<f64> {
+            let mut out = matrix * &left;
+            for (out, weight) in out.col_iter_mut().zip(&weight) {
+                out.iter_mut().zip(planted).for_each(|(out, planted)| *out -= weight * planted);
+            }
+            out
+        };
+        let directions = combined(&self.solved, &self.probe_solved);
+        let times = combined(&self.times, &self.probe_times);
+        let mut own = [0.0f64; 2];
+        for (k, at) in kept.iter().enumerate().take(OWN) {
+            let (s, u) = (column(&directions, k), column(&vectors, *at));
+            if dot(&column(&times, k), &s) < ROW_SPACE {
+                continue;
+            }
+            let s = self.seen(&s);
+            let scaled: Vec<f64> =
+                s.iter().zip(self.seen(&self.norms)).map(|(s, norm)| s * norm * norm).collect();
+            own[0] = own[0].max(-cosine(s, &u));
+            own[1] = own[1].max(-cosine(&scaled, &u));
+        }
+        Solved { directions, own }
+    }
+}
+
+/// Each strip of rows of a writer: its first row, and its rows as a matrix.
+fn strips(
+    rows: usize,
+    columns: usize,
+    read: &ReadRows<'_>,
+    each: &mut dyn FnMut(usize, MatRef<'_, f32>),
+) -> Result<()> {
+    let step = (STRIP / columns.max(1)).clamp(1, rows.max(1));
+    let mut strip = vec![0.0f32; step * columns];
+    for first in (0..rows).step_by(step) {
+        let height = step.min(rows - first);
+        let strip = &mut strip[..height * columns];
+        read(first, strip)?;
+        each(first, MatRef::from_row_major_slice(strip, height, columns));
+    }
+    Ok(())
+}
+
+/// Looks at one block: what changed in it, what of that a removal may have done, and the directions that it points to. `None`
+/// where it holds numbers that cannot be calculated with.
+pub fn look(block: &Block<'_>) -> Result<Option<Sight>> {
     let n = block.columns;
     let m = block.base.len().checked_div(n).unwrap_or(0);
-    let shaped = m > 0
-        && block.base.len() == m * n
-        && block.candidate.len() == m * n
-        && block.first_row + m <= block.factor.rows();
+    let d = block.factor.rows();
+    let shaped =
+        m > 0 && block.base.len() == m * n && block.candidate.len() == m * n && block.first_row + m <= d;
     if !shaped {
         return Err(Error::new(ErrorKind::Internal, format!("screening {}: a block of the wrong size", block.name)));
     }
-    let mut result = BlockMeasurement {
+    let mut measurement = BlockMeasurement {
         name: block.name.to_owned(),
         layer: block.layer,
         rows: m,
         changed: false,
         relative: 0.0,
+        aside: 0.0,
         top: 0.0,
-        scale_explained: 0.0,
-        consistency: [0.0; 2],
-        row_space: 0.0,
+        evidence: [Evidence::default(); 2],
         strength: [0.0; 2],
-        own_component: 0.0,
-        detection_limit: 0.0,
-        directions: [Vec::new(), Vec::new()],
+        own_component: [0.0; 2],
     };
+    let base: Vec<f64> = block.base.iter().map(|value| f64::from(*value)).collect();
     let mut delta: Vec<f64> =
-        block.candidate.iter().zip(block.base).map(|(new, old)| f64::from(*new) - f64::from(*old)).collect();
-    if !delta.iter().all(|value| value.is_finite()) {
-        return Ok(None);
-    }
+        block.candidate.iter().zip(&base).map(|(new, old)| f64::from(*new) - *old).collect();
     let energy = dot(&delta, &delta);
     if energy == 0.0 {
-        return Ok(Some(result));
+        return Ok(Some(Sight { measurement, change: None }));
     }
-    result.changed = true;
-    let base: Vec<f64> = block.base.iter().map(|value| f64::from(*value)).collect();
-    let base_energy = dot(&base, &base);
-    result.relative = (energy / base_energy.max(f64::MIN_POSITIVE)).sqrt();
-    let along = dot(&delta, &base);
-    result.scale_explained = along * along / (energy * base_energy).max(f64::MIN_POSITIVE);
-    // A removal has some share along W itself; only a change that is mostly a rescale is freed of it.
-    if result.scale_explained > 0.5 {
-        let scale = along / base_energy;
-        delta.iter_mut().zip(&base).for_each(|(delta, base)| *delta -= scale * base);
+    measurement.changed = true;
+    measurement.relative = (energy / dot(&base, &base).max(f64::MIN_POSITIVE)).sqrt();
+
+    // Sums over columns, each row counting as long as any other: a loud channel among the rows would speak for all of them.
+    let norms = block.factor.norms();
+    let mut sums = vec![(0.0f64, 0.0f64, 0.0f64); n];
+    for (row, norm) in norms[block.first_row..block.first_row + m].iter().enumerate() {
+        let weight = 1.0 / (norm * norm);
+        let line = row * n..(row + 1) * n;
+        for ((ww, dw, dd), (w, d)) in sums.iter_mut().zip(base[line.clone()].iter().zip(&delta[line])) {
+            *ww += weight * w * w;
+            *dw += weight * d * w;
+            *dd += weight * d * d;
+        }
     }
+    let kept = (m >= ENOUGH_ROWS)
+        .then(|| order::within_reach(d, &sums.iter().map(|(ww, _, dd)| order::ratio(*ww, *dd)).collect::<Vec<_>>()))
+        .flatten();
+    let is_kept = |at: usize| kept.as_ref().is_none_or(|kept| kept[at]);
+    let scales = sums.iter().enumerate().filter(|(at, (ww, ..))| *ww > 0.0 && is_kept(*at));
+    let alpha = Uniform::of(scales.map(|(_, (ww, dw, _))| dw / ww).collect()).alpha;
+    for (at, (delta, base)) in delta.iter_mut().zip(&base).enumerate() {
+        *delta = if is_kept(at % n) { *delta - alpha * base } else { 0.0 };
+    }
+    measurement.aside = (0..n).filter(|at| !is_kept(*at)).count() as f64 / n as f64;
 
     let rows: Vec<&[f64]> = delta.chunks_exact(n).collect();
-    let gram: Vec<f64> = (0..m * m).map(|at| dot(rows[at / m], rows[at % m])).collect();
-    let (values, vectors) = symmetric_eigen(gram, m);
-    let total: f64 = values.iter().sum::<f64>().max(f64::MIN_POSITIVE);
-    result.top = values[0] / total;
-    let noise = (values.iter().skip(VECTORS.min(m)).sum::<f64>().max(0.0) / (m * n) as f64).sqrt();
-    let norm = block.factor.squares.iter().map(|square| f64::from(*square)).sum::<f64>().sqrt();
-    let d = block.factor.rows() as f64;
-    result.detection_limit = noise * ((m as f64).sqrt() + (n as f64).sqrt()) * d / ((m as f64).sqrt() * norm);
-
-    let mut best = f64::NEG_INFINITY;
-    for k in 0..VECTORS.min(m) {
-        if values[k] <= 1e-9 * values[0] || values[k] <= 0.0 {
-            break;
-        }
-        let sigma = values[k].sqrt();
-        let left = &vectors[k];
-        let mut right = vec![0.0f64; n];
-        for (coefficient, row) in left.iter().zip(&rows) {
-            right.iter_mut().zip(*row).for_each(|(sum, value)| *sum += coefficient * value / sigma);
-        }
-        let right: Vec<f32> = right.iter().map(|value| *value as f32).collect();
-        let times = (block.times)(&right)?;
-        if times.len() != block.factor.rows() {
-            return Err(Error::new(
-                ErrorKind::Internal,
-                format!("screening {}: a product of the wrong size", block.name),
-            ));
-        }
-        let s = block.factor.solve(&times);
-        if !s.iter().all(|value| value.is_finite()) {
-            continue;
-        }
-        let u: Vec<f64> = left.iter().map(|value| value * sigma).collect();
-        let seen = block.first_row..block.first_row + m;
-        let squares = &block.factor.squares[seen.clone()];
-        let scaled: Vec<f64> = s[seen.clone()].iter().zip(squares).map(|(s, square)| s * f64::from(*square)).collect();
-        let row_space = dot(&times, &s).clamp(0.0, 1.0);
-        let consistency = [-cosine(&s[seen.clone()], &u), -cosine(&scaled, &u)];
-        let score = row_space * consistency[0].max(consistency[1]);
-        if score <= best {
-            continue;
-        }
-        best = score;
-        let sure = row_space > 0.8 && consistency[0].max(consistency[1]) > 0.95;
-        let spread: Vec<f64> =
-            s.iter().zip(&block.factor.squares).map(|(s, square)| s * f64::from(*square).sqrt()).collect();
-        let fit = |shape: &[f64], length: f64| {
-            let size = dot(shape, shape);
-            if size > 0.0 { -dot(shape, &u) / size * length } else { 0.0 }
-        };
-        result.strength = [fit(&s[seen], dot(&s, &s)), fit(&scaled, dot(&spread, &spread))];
-        result.consistency = consistency;
-        result.row_space = row_space;
-        result.own_component = cosine(&s, &times).abs();
-        result.directions = [unit(s), unit(spread)];
-        if sure {
-            break;
-        }
+    let gram = Mat::from_fn(m, m, |i, j| dot(rows[i.min(j)], rows[i.max(j)]));
+    let narrow: Vec<f32> = delta.iter().map(|value| *value as f32).collect();
+    // A scale that was taken off leaves the rounding of its numbers.
+    let left: f64 = (0..m).map(|i| gram[(i, i)]).sum();
+    if left == 0.0 {
+        return Ok(Some(Sight { measurement, change: None }));
     }
-    Ok(Some(result))
-}
-
-fn unit(mut vector: Vec<f64>) -> Vec<f64> {
-    let length = dot(&vector, &vector).sqrt();
-    if length > 0.0 {
-        vector.iter_mut().for_each(|value| *value /= length);
+    if !(left.is_finite() && narrow.iter().all(|value| value.is_finite())) {
+        return Ok(None);
     }
-    vector
-}
+    measurement.top = spectrum::symmetric_eigen(gram.as_ref()).0.last().copied().unwrap_or(0.0) / left;
 
-/// Judges the blocks of one candidate together.
-pub fn judge(blocks: Vec<BlockMeasurement>) -> Screened {
-    let changed: Vec<&BlockMeasurement> = blocks.iter().filter(|block| block.changed).collect();
-    let of = |blocks: &[&BlockMeasurement], at: usize| median(blocks.iter().map(|b| b.consistency[at]).collect());
-    let fits = |block: &BlockMeasurement, at: usize| {
-        let least = if block.rows >= 16 { FITS_MANY } else { FITS_FEW };
-        block.rows >= 4 && block.consistency[at] >= least && block.strength[at] > 0.0 && block.row_space >= 0.6
+    let mut times = Mat::<f32>::zeros(d, m);
+    let right = MatRef::from_row_major_slice(&narrow, m, n).transpose();
+    strips(d, n, block.read, &mut |first, strip| {
+        let to = times.as_mut().subrows_mut(first, strip.nrows());
+        matmul(to, Accum::Replace, strip, right, 1.0, Par::Seq);
+    })?;
+    let times = spectrum::widen(&times);
+    let removed = probe(d);
+    let probe_times = block.factor.gram_times(&removed);
+    let all = Mat::from_fn(d, m + 1, |i, j| if j < m { times[(i, j)] } else { probe_times[i] });
+    let mut solved = block.factor.solve(&all);
+    if !solved.col_iter().all(|column| column.iter().all(|value| value.is_finite())) {
+        return Ok(None);
+    }
+    let probe_solved = column(&solved, m);
+    solved.truncate(d, m);
+    let change = Change {
+        first_row: block.first_row,
+        columns: n,
+        delta: narrow,
+        kept,
+        gram,
+        times,
+        solved,
+        probe_times,
+        probe_solved,
+        norms,
     };
+    Ok(Some(Sight { measurement, change: Some(change) }))
+}
+
+/// What the writers share: an orthonormal basis in raw coordinates, with the probe, and one in row-normalised ones.
+pub struct Pool {
+    bases: [Mat<f64>; 2],
+}
+
+/// Pools what was seen.
+pub fn pool(sights: &[Sight]) -> Pool {
+    let [raw, normalised] = [0, 1].map(|coordinates| shared(sights, 0.0, coordinates));
+    if raw.nrows() == 0 {
+        return Pool { bases: [raw, normalised] };
+    }
+    let removed = probe(raw.nrows());
+    let removed = Mat::from_fn(removed.len(), 1, |i, _| removed[i]);
+    let raw = spectrum::orthonormal(spectrum::beside(&[raw.as_ref(), removed.as_ref()]).as_ref());
+    Pool { bases: [raw, normalised] }
+}
+
+/// The directions that most of the blocks share, with λ of the probe planted in each: raw (0) or row-normalised (1).
+fn shared(sights: &[Sight], lambda: f64, coordinates: usize) -> Mat<f64> {
+    let changes: Vec<&Change> = sights.iter().filter_map(|sight| sight.change.as_ref()).collect();
+    // Writers of one model write to one residual stream.
+    let width = changes.first().map_or(0, |change| change.norms.len());
+    let spans: Vec<Mat<f64>> = (changes.iter())
+        .map(|change| {
+            let mut directions = change.solved(lambda).directions;
+            if coordinates == 1 {
+                spectrum::scale_rows(&mut directions, &change.norms);
+            }
+            spectrum::orthonormal(directions.as_ref())
+        })
+        .collect();
+    consistency::shared(&spans.iter().collect::<Vec<_>>(), width, POOLED)
+}
+
+/// One block examined in what all share.
+pub struct Examined {
+    sight: Sight,
+    sides: [Option<Side>; 2],
+}
+
+/// A block in one system of coordinates.
+struct Side {
+    halves: [Grams; 2],
+    /// Q_Iᵀ Q_I: what of each direction is in the rows seen.
+    seen: Mat<f64>,
+    /// The direction of largest c in the pool's basis, of length 1.
+    chosen: Vec<f64>,
+}
+
+/// Held-out c of the direction of largest c, and that direction.
+fn chosen(halves: &[Grams; 2]) -> Option<(f64, Vec<f64>)> {
+    let [first, second] = consistency::held_out(halves);
+    let e = halves[0].plus(&halves[1]).most_consistent()?;
+    Some((0.5 * (first + second), e))
+}
+
+fn through(matrix: &Mat<f64>, vector: &[f64]) -> Vec<f64> {
+    (0..matrix.nrows()).map(|i| (0..matrix.ncols()).map(|j| matrix[(i, j)] * vector[j]).sum()).collect()
+}
+
+/// Examines one block in the pool: one pass over the base's writer.
+pub fn examine(mut sight: Sight, pool: &Pool, factor: &Factor, read: &ReadRows<'_>) -> Result<Examined> {
+    let Some(change) = &sight.change else { return Ok(Examined { sight, sides: [None, None] }) };
+    let (d, m, n) = (change.norms.len(), change.rows(), change.columns);
+    let [raw, normalised] = &pool.bases;
+    if raw.nrows() != d || normalised.nrows() != d || factor.rows() != d {
+        let doing = format!("screening {}: writers of different widths", sight.measurement.name);
+        return Err(Error::new(ErrorKind::Unsupported, doing));
+    }
+    // D⁻¹Q instead of Q gives QᵀD⁻¹W.
+    let inverse: Vec<f64> = change.norms.iter().map(|norm| 1.0 / norm).collect();
+    let mut scaled = normalised.clone();
+    spectrum::scale_rows(&mut scaled, &inverse);
+    let probes = spectrum::narrow(spectrum::beside(&[raw.as_ref(), scaled.as_ref()]).as_ref());
+    let mut p = Mat::<f32>::zeros(n, probes.ncols());
+    strips(d, n, read, &mut |first, strip| {
+        let rows = probes.subrows(first, strip.nrows());
+        matmul(p.as_mut(), Accum::Add, strip.transpose(), rows, 1.0, Par::Seq);
+    })?;
+    let mut r = Mat::<f32>::zeros(n, probes.ncols());
+    let delta = MatRef::from_row_major_slice(&change.delta, m, n);
+    matmul(r.as_mut(), Accum::Replace, delta.transpose(), probes.subrows(change.first_row, m), 1.0, Par::Seq);
+    let (mut p, r) = (spectrum::widen(&p), spectrum::widen(&r));
+    if let Some(kept) = &change.kept {
+        projection::mask_rows(&mut p, kept);
+    }
+    let own = change.solved(0.0).own;
+    let mut sides = [None, None];
+    for (at, (start, basis)) in [(0, raw), (raw.ncols(), normalised)].into_iter().enumerate() {
+        sight.measurement.evidence[at].own = own[at];
+        let count = basis.ncols();
+        let halves = consistency::halves(p.subcols(start, count), r.subcols(start, count));
+        let Some((c, e)) = chosen(&halves) else { continue };
+        let rows = basis.subrows(change.first_row, m);
+        let seen = rows.transpose() * rows;
+        let share = dot(&e, &through(&seen, &e));
+        let direction = through(basis, &e);
+        let weighed = |values: Vec<f64>| -> Vec<f64> {
+            if at == 1 { values.iter().zip(&inverse).map(|(value, inverse)| value * inverse).collect() } else { values }
+        };
+        let written = weighed(factor.gram_times(&weighed(direction.clone())));
+        let measurement = &mut sight.measurement;
+        measurement.evidence[at].consistency = c;
+        measurement.own_component[at] = cosine(&direction, &written).abs();
+        let strength = halves[0].plus(&halves[1]).along(&e).strength();
+        // The rows seen have only so much of the direction.
+        measurement.strength[at] = if share > 0.0 { strength / share } else { 0.0 };
+        sides[at] = Some(Side { halves, seen, chosen: e });
+    }
+    Ok(Examined { sight, sides })
+}
+
+/// |cosine| of each direction with the second nearest other one; 0 where there are not as many.
+fn agreements(directions: &[&[f64]]) -> Vec<f64> {
+    (directions.iter().enumerate())
+        .map(|(at, one)| {
+            let others = directions.iter().enumerate().filter(|(other, _)| *other != at);
+            let mut cosines: Vec<f64> = others.map(|(_, other)| cosine(one, other).abs()).collect();
+            cosines.sort_by(|a, b| b.total_cmp(a));
+            cosines.get(1).copied().unwrap_or(0.0)
+        })
+        .collect()
+}
+
+impl Evidence {
+    fn fits(&self) -> bool {
+        self.consistency >= FITS.consistency && self.agreement >= FITS.agreement
+    }
+
+    /// Nothing of all that speaks for a removal, in the middle of many and in all but one of them.
+    fn are_quiet(all: &[[Self; 2]]) -> bool {
+        (0..2).all(|at| {
+            let middle = |of: fn(&Self) -> f64| median(all.iter().map(|evidence| of(&evidence[at])));
+            let near = |one: &Self| one.consistency >= QUIET.consistency && one.agreement >= QUIET.agreement;
+            middle(|one| one.consistency) < QUIET.consistency
+                && middle(|one| one.agreement) < QUIET.agreement
+                && all.iter().filter(|one| near(&one[at]) || one[at].own >= QUIET.own).count() <= 1
+        })
+    }
+}
+
+/// The smallest λ planted at which `is_found`; infinite where none is.
+fn planted_limit(is_found: &dyn Fn(f64) -> bool) -> f64 {
+    let at = |step: i32| LEAST_PLANTED * 1.25f64.powi(step);
+    let (mut missed, mut found) = (-1, PLANTED);
+    while found - missed > 1 {
+        let middle = missed + (found - missed) / 2;
+        if is_found(at(middle)) { found = middle } else { missed = middle }
+    }
+    if found < PLANTED { at(found) } else { f64::INFINITY }
+}
+
+/// Limits for a direction in all blocks, and for directions of single ones.
+fn limits(sights: &[Sight], raw: &[&Side], basis: &Mat<f64>) -> (f64, f64) {
+    if raw.len() < WRITERS {
+        return (f64::INFINITY, f64::INFINITY);
+    }
+    let removed = probe(basis.nrows());
+    let inside = through(&basis.transpose().to_owned(), &removed);
+    let all_fit = |lambda: f64| {
+        let planted: Vec<(f64, Vec<f64>)> = raw
+            .iter()
+            .filter_map(|side| {
+                let left = through(&side.seen, &inside);
+                chosen(&[0, 1].map(|half| side.halves[half].planted_as(&left, &inside, lambda)))
+            })
+            .collect();
+        let directions: Vec<&[f64]> = planted.iter().map(|(_, e)| e.as_slice()).collect();
+        let agreements = agreements(&directions);
+        let c = median(planted.iter().map(|(c, _)| *c));
+        c >= FITS.consistency && median(agreements.into_iter()) >= FITS.agreement
+    };
+    let is_pooled = |lambda: f64| {
+        let part = through(&shared(sights, lambda, 0).transpose().to_owned(), &removed);
+        dot(&part, &part) >= POOLED_SHARE
+    };
+    let changes: Vec<&Change> = sights.iter().filter_map(|sight| sight.change.as_ref()).collect();
+    let alone = |lambda: f64| median(changes.iter().map(|change| change.solved(lambda).own[0])) >= FITS.own;
+    (planted_limit(&|lambda| all_fit(lambda) && is_pooled(lambda)), planted_limit(&alone))
+}
+
+/// Judges the blocks of one candidate together. `unmeasured` is how many more could not be looked at.
+pub fn judge(mut examined: Vec<Examined>, pool: &Pool, unmeasured: usize) -> Screened {
+    for at in 0..2 {
+        let sides: Vec<usize> = (0..examined.len()).filter(|one| examined[*one].sides[at].is_some()).collect();
+        let directions: Vec<&[f64]> =
+            examined.iter().filter_map(|one| one.sides[at].as_ref()).map(|side| side.chosen.as_slice()).collect();
+        for (one, agreement) in sides.into_iter().zip(agreements(&directions)) {
+            examined[one].sight.measurement.evidence[at].agreement = agreement;
+        }
+    }
+    let (sights, sides): (Vec<Sight>, Vec<[Option<Side>; 2]>) =
+        examined.into_iter().map(|one| (one.sight, one.sides)).unzip();
+    let raw: Vec<&Side> = sides.iter().filter_map(|sides| sides[0].as_ref()).collect();
+    let blocks: Vec<&BlockMeasurement> = sights.iter().map(|sight| &sight.measurement).collect();
+    let changed: Vec<&BlockMeasurement> = blocks.iter().copied().filter(|block| block.changed).collect();
+    let fits = |block: &BlockMeasurement, at: usize| block.evidence[at].fits() && block.strength[at] >= FAINTEST;
     let count = |at: usize| changed.iter().filter(|block| fits(block, at)).count();
+    let of = |blocks: &[&BlockMeasurement], at: usize| median(blocks.iter().map(|b| b.evidence[at].consistency));
     let coordinates = match (count(0), count(1)) {
         (raw, normalised) if raw == normalised => usize::from(of(&changed, 1) > of(&changed, 0)),
         (raw, normalised) => usize::from(normalised > raw),
     };
-    let fitting: Vec<&BlockMeasurement> = changed.iter().copied().filter(|block| fits(block, coordinates)).collect();
+    let is_fitting: Vec<bool> = blocks.iter().map(|block| block.changed && fits(block, coordinates)).collect();
+    let fitting: Vec<&BlockMeasurement> =
+        blocks.iter().copied().zip(&is_fitting).filter(|(_, fits)| **fits).map(|(block, _)| block).collect();
     let mut layers: Vec<u32> = fitting.iter().filter_map(|block| block.layer).collect();
     layers.sort_unstable();
     layers.dedup();
     let speaking = if fitting.is_empty() { &changed } else { &fitting };
     let consistency = of(speaking, coordinates);
-    let detection_limit = median(changed.iter().map(|block| block.detection_limit).collect());
-    let mut pairs = Vec::new();
-    for (i, a) in fitting.iter().enumerate() {
-        for b in &fitting[i + 1..] {
-            pairs.push(cosine(&a.directions[coordinates], &b.directions[coordinates]).abs());
-        }
-    }
-    let own = median(fitting.iter().map(|block| block.own_component).collect());
+    let agreement = median(speaking.iter().map(|block| block.evidence[coordinates].agreement));
+    let directions: Vec<&[f64]> = (sides.iter().zip(&is_fitting))
+        .filter_map(|(sides, fits)| sides[coordinates].as_ref().filter(|_| *fits))
+        .map(|side| side.chosen.as_slice())
+        .collect();
+    let pairs = directions.iter().enumerate().flat_map(|(at, one)| {
+        directions[at + 1..].iter().map(move |other| cosine(one, other).abs())
+    });
+    let common = median(pairs);
+    let own_component = median(fitting.iter().map(|block| block.own_component[coordinates]));
+    // Where all that changed was set aside, whatever else had been there would be all that is left.
+    let (detection_limit, limit_alone) =
+        if raw.is_empty() { (LEAST_PLANTED, LEAST_PLANTED) } else { limits(&sights, &raw, &pool.bases[0]) };
+    let evidence: Vec<[Evidence; 2]> = changed.iter().map(|block| block.evidence).collect();
+    let numbers = format!("c = {consistency:.2}, agreement {agreement:.2}");
     let (decision, because) = if changed.is_empty() {
         (Decision::Undecided, "the sampled rows are the base's, bit for bit".to_owned())
-    } else if fitting.len() >= 3 && layers.len() >= 2 && own < OWN_COMPONENT {
-        let (count, of, layers) = (fitting.len(), changed.len(), layers.len());
-        let why = format!("{count} of {of} changed writers in {layers} layers fit a removed direction");
-        (Decision::Orthogonalized, why)
-    } else if fitting.len() >= 3 && own >= OWN_COMPONENT {
-        (Decision::Undecided, "the changes fit dropped singular components as well as a removed direction".to_owned())
-    } else if !fitting.is_empty() {
-        (Decision::Undecided, format!("{} of {} changed writers fit a removed direction", fitting.len(), changed.len()))
-    } else if changed.len() < 3 {
+    } else if fitting.len() >= WRITERS && layers.len() >= LAYERS {
+        if own_component >= OWN_COMPONENT {
+            let why = "the changes fit dropped singular components as well as a removed direction";
+            (Decision::Undecided, why.to_owned())
+        } else {
+            let (count, of, layers) = (fitting.len(), changed.len(), layers.len());
+            let why = format!("{count} of {of} changed writers in {layers} layers fit a removed direction");
+            (Decision::Orthogonalized, why)
+        }
+    } else if unmeasured > 0 {
+        (Decision::Undecided, format!("{unmeasured} of the sampled writers hold numbers that cannot be measured"))
+    } else if changed.len() < WRITERS {
         (Decision::Undecided, format!("only {} of the sampled writers changed", changed.len()))
-    } else if consistency >= CLEAR_BELOW {
-        (Decision::Undecided, format!("the changed writers come near a removed direction (c = {consistency:.2})"))
-    } else if detection_limit > BLIND_ABOVE {
-        let why = format!("a removal below λ = {detection_limit:.2} would not show in the sampled rows");
+    } else if !Evidence::are_quiet(&evidence) {
+        (Decision::Undecided, format!("the changed writers come near a removed direction ({numbers})"))
+    } else if detection_limit > BLIND_ABOVE || limit_alone > BLIND_ALONE_ABOVE {
+        let limit = if detection_limit > BLIND_ABOVE { detection_limit } else { limit_alone };
+        let why = match limit.is_finite() {
+            true => format!("a removal below λ = {limit:.2} would not show in the sampled rows"),
+            false => "no removal would show in the sampled rows".to_owned(),
+        };
         (Decision::Undecided, why)
     } else {
-        let why = format!("{} writers changed and none fits a removed direction (c = {consistency:.2})", changed.len());
+        let why = format!("{} writers changed and none fits a removed direction ({numbers})", changed.len());
         (Decision::Clear, why)
     };
     Screened {
@@ -446,55 +842,15 @@ pub fn judge(blocks: Vec<BlockMeasurement>) -> Screened {
         fitting: fitting.len(),
         layers,
         consistency,
-        strength: median(speaking.iter().map(|block| block.strength[coordinates]).collect()),
-        agreement: median(pairs),
-        detection_limit,
-        own_component: own,
-        blocks,
+        strength: median(speaking.iter().map(|block| block.strength[coordinates])),
+        agreement,
+        common,
+        // A limit above this is none, and JSON has no infinity.
+        detection_limit: detection_limit.min(UNTESTABLE),
+        limit_alone: limit_alone.min(UNTESTABLE),
+        own_component,
+        blocks: sights.into_iter().map(|sight| sight.measurement).collect(),
     }
-}
-
-/// Eigenvalues (largest first) and eigenvectors of a small symmetric matrix, by cyclic Jacobi rotations: exact enough,
-/// and the same on every machine and thread count.
-fn symmetric_eigen(mut a: Vec<f64>, m: usize) -> (Vec<f64>, Vec<Vec<f64>>) {
-    let mut vectors: Vec<f64> = (0..m * m).map(|at| f64::from(u8::from(at / m == at % m))).collect();
-    for _ in 0..60 {
-        let off: f64 = (0..m).flat_map(|i| (0..i).map(move |j| i * m + j)).map(|at| a[at] * a[at]).sum();
-        let diagonal: f64 = (0..m).map(|i| a[i * m + i] * a[i * m + i]).sum();
-        if off <= 1e-28 * diagonal {
-            break;
-        }
-        for p in 0..m {
-            for q in p + 1..m {
-                let apq = a[p * m + q];
-                if apq == 0.0 {
-                    continue;
-                }
-                let theta = (a[q * m + q] - a[p * m + p]) / (2.0 * apq);
-                let t = theta.signum() / (theta.abs() + (theta * theta + 1.0).sqrt());
-                let c = 1.0 / (t * t + 1.0).sqrt();
-                let s = t * c;
-                for k in 0..m {
-                    let (kp, kq) = (a[k * m + p], a[k * m + q]);
-                    a[k * m + p] = c * kp - s * kq;
-                    a[k * m + q] = s * kp + c * kq;
-                }
-                for k in 0..m {
-                    let (pk, qk) = (a[p * m + k], a[q * m + k]);
-                    a[p * m + k] = c * pk - s * qk;
-                    a[q * m + k] = s * pk + c * qk;
-                    let (vp, vq) = (vectors[k * m + p], vectors[k * m + q]);
-                    vectors[k * m + p] = c * vp - s * vq;
-                    vectors[k * m + q] = s * vp + c * vq;
-                }
-            }
-        }
-    }
-    let mut order: Vec<usize> = (0..m).collect();
-    order.sort_by(|i, j| a[j * m + j].total_cmp(&a[i * m + i]));
-    let values = order.iter().map(|i| a[i * m + i].max(0.0)).collect();
-    let columns = order.iter().map(|i| (0..m).map(|k| vectors[k * m + i]).collect()).collect();
-    (values, columns)
 }
 
 #[cfg(test)]

@@ -12,11 +12,10 @@ use rayon::prelude::*;
 
 use crate::arch::{Axis, Kind};
 use crate::checkpoint::{Checkpoint, Storage, TensorEntry};
-use crate::diff::screen::{self, Block, Decision, Screened};
+use crate::diff::screen::{self, Block, Decision, Factor, Screened, Sight};
 use crate::diff::stats::Profile;
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Depth, Examination, NotExamined, Orthogonalization, Relation, Strength, Verdict};
-use crate::limits;
 use crate::pair::{Pair, Pairing, View};
 
 use super::base::Base;
@@ -163,32 +162,36 @@ pub fn run(base: &Arc<Base>, candidate: &Checkpoint, pairing: &Pairing, budget: 
         let dtype = |checkpoint: &Checkpoint, view: &View| checkpoint.tensors.get(&view.tensor).map(|e| e.dtype.name);
         dtype(&base.checkpoint, &pair.base) != dtype(candidate, &pair.candidate)
     });
-    let measured: Vec<Option<screen::BlockMeasurement>> =
-        blocks.par_iter().map(|block| measure(base, candidate, block)).collect::<Result<_>>()?;
-    Ok(Screening { screened: screen::judge(measured.into_iter().flatten().collect()), samples: counted, recast })
+    let looked: Vec<Option<Sight>> =
+        blocks.par_iter().map(|block| look(base, candidate, block)).collect::<Result<_>>()?;
+    let unmeasured = looked.iter().filter(|sight| sight.is_none()).count();
+    let (pairs, sights): (Vec<&Pair>, Vec<Sight>) =
+        blocks.iter().zip(looked).filter_map(|((pair, ..), sight)| Some((*pair, sight?))).unzip();
+    let pool = screen::pool(&sights);
+    let examined = (pairs.into_par_iter().zip(sights))
+        .map(|(pair, sight)| {
+            let factor = factor(base, pair, sight.has_change())?;
+            screen::examine(sight, &pool, &factor, &|first, out| {
+                pair.base.decode_rows(&base.checkpoint, first as u64, out)
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok(Screening { screened: screen::judge(examined, &pool, unmeasured), samples: counted, recast })
 }
 
-fn measure(
-    base: &Arc<Base>,
-    candidate: &Checkpoint,
-    (pair, first, rows): &(&Pair, u64, u64),
-) -> Result<Option<screen::BlockMeasurement>> {
+/// The factor of the base's writer; where nothing will be solved, no more than its size, since building one is dear.
+fn factor(base: &Base, pair: &Pair, is_needed: bool) -> Result<Arc<Factor>> {
+    if is_needed { base.factor(&pair.base) } else { Ok(Arc::new(Factor::unused(pair.base.rows as usize))) }
+}
+
+fn look(base: &Base, candidate: &Checkpoint, (pair, first, rows): &(&Pair, u64, u64)) -> Result<Option<Sight>> {
     let elements = (rows * pair.base.columns) as usize;
     let mut old = vec![0.0f32; elements];
     let mut new = vec![0.0f32; elements];
     pair.base.decode_rows(&base.checkpoint, *first, &mut old)?;
     pair.candidate.decode_rows(candidate, *first, &mut new)?;
-    let changed = old != new;
-    let empty;
-    let factor = if changed {
-        base.factor(&pair.base)?
-    } else {
-        // Nothing will be solved: what the base's factor is does not matter, and building it is dear.
-        empty = screen::Factor::unused(pair.base.rows as usize);
-        Arc::new(empty)
-    };
-    let times = |vector: &[f32]| product(&base.checkpoint, &pair.base, vector);
-    screen::measure(&Block {
+    let factor = factor(base, pair, old != new)?;
+    screen::look(&Block {
         name: &pair.name,
         layer: pair.role.layer,
         first_row: *first as usize,
@@ -196,42 +199,8 @@ fn measure(
         base: &old,
         candidate: &new,
         factor: &factor,
-        times: &times,
+        read: &|first, out| pair.base.decode_rows(&base.checkpoint, first as u64, out),
     })
-}
-
-/// W·v, tile by tile.
-fn product(checkpoint: &Checkpoint, view: &View, vector: &[f32]) -> Result<Vec<f64>> {
-    let columns = view.columns as usize;
-    let step = (4 * limits::TILE_ELEMENTS / columns.max(1)).max(1);
-    let mut tile = vec![0.0f32; step * columns];
-    let mut out = Vec::with_capacity(view.rows as usize);
-    for first in (0..view.rows as usize).step_by(step) {
-        let rows = step.min(view.rows as usize - first);
-        let tile = &mut tile[..rows * columns];
-        view.decode_rows(checkpoint, first as u64, tile)?;
-        out.extend(tile.chunks_exact(columns).map(|row| dot(row, vector)));
-    }
-    Ok(out)
-}
-
-/// A dot product in sixteen single-precision lanes, each cut short often enough to stay exact to a few ulp.
-fn dot(a: &[f32], b: &[f32]) -> f64 {
-    const LANES: usize = 16;
-    let mut total = 0.0f64;
-    for (a, b) in a.chunks(4096).zip(b.chunks(4096)) {
-        let mut lanes = [0.0f32; LANES];
-        let (a_whole, a_rest) = a.as_chunks::<LANES>();
-        let (b_whole, b_rest) = b.as_chunks::<LANES>();
-        for (a, b) in a_whole.iter().zip(b_whole) {
-            for lane in 0..LANES {
-                lanes[lane] += a[lane] * b[lane];
-            }
-        }
-        total += lanes.iter().map(|lane| f64::from(*lane)).sum::<f64>();
-        total += a_rest.iter().zip(b_rest).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-    }
-    total
 }
 
 struct Sample {
@@ -359,13 +328,15 @@ pub fn describe(screening: &Screening, opened: &Checkpoint, pairing: &Pairing, e
             screened.blocks.len()
         ),
     });
+    let modules: BTreeMap<&str, &str> =
+        pairing.pairs.iter().map(|pair| (pair.name.as_str(), pair.role.module.as_str())).collect();
     examination.orthogonalization = (!changed.is_empty()).then(|| Orthogonalization {
         p_value: 1.0,
         consistency: screened.consistency,
         explained: median(changed.iter().map(|block| block.top).collect()),
         coordinates: ["raw", "row-normalised"][screened.coordinates.min(1)].to_owned(),
         directions: 1,
-        scope: if screened.agreement > 0.8 { "global" } else { "per-layer" }.to_owned(),
+        scope: if screened.common > 0.8 { "global" } else { "per-layer" }.to_owned(),
         tensors: screened.fitting as u64,
         layers: screened.layers.clone(),
         strength: screened
@@ -375,11 +346,12 @@ pub fn describe(screening: &Screening, opened: &Checkpoint, pairing: &Pairing, e
                 let lambda = if block.changed { block.strength[screened.coordinates.min(1)] } else { 0.0 };
                 let rows = block.rows.max(1) as f64;
                 let stderr = if block.changed { lambda.abs() / rows.sqrt() } else { 0.0 };
-                Some(Strength { layer: block.layer?, module: "down_proj".to_owned(), expert: None, lambda, stderr })
+                let module = modules.get(block.name.as_str()).copied().unwrap_or_default().to_owned();
+                Some(Strength { layer: block.layer?, module, expert: None, lambda, stderr })
             })
             .collect(),
         detection_limit: screened.detection_limit,
-        recipe: vec!["from a screen of a few rows: strengths are rough, and no p-value is computed".to_owned()],
+        recipe: vec!["from a screen of a few rows: strengths are rough and rather too low, and no p-value is computed".to_owned()],
     });
     let mut model: BTreeMap<String, f64> = BTreeMap::from([
         ("screen.tensors".to_owned(), screened.blocks.len() as f64),

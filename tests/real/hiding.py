@@ -14,12 +14,14 @@ Groups (a case is GROUP/NAME, `edited` or `honest` its label):
   grid      an FP8 base (E4M3, blocks of 128), six writers edited at λ = 0.05 to 0.3 and encoded again
 
 One line a case: verdict, c, λ, limit. Exit status 1 where an edited one is clear, or an honest one is called or suspect (a decoy alone
-may be suspect: a change of rank 16 in the writers and nowhere else is).
+may be suspect: a change of rank 16 in the writers and nowhere else is). With `--depth screen` the two are a hub of folders, the
+screen alone judges, and an edited one may also be inconclusive: it is then looked at deeper.
 """
 
 import argparse
 import fnmatch
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -273,6 +275,7 @@ def main():
     parser.add_argument("work", type=pathlib.Path)
     parser.add_argument("--only", default="*")
     parser.add_argument("--json", type=pathlib.Path)
+    parser.add_argument("--depth", choices=["screen", "full"], default="full")
     parser.add_argument("--keep", action="store_true", help="leave the candidates there")
     options = parser.parse_args()
     base, config = load_gguf(options.gguf)
@@ -288,8 +291,13 @@ def main():
             written = of
         target = options.work / name.replace("/", "-")
         save(target, make(), config, numpy.float32 if wide else ml_dtypes.bfloat16)
-        command = [options.program, "--threads", "1", "compare", options.work / "base", target, "--format", "json"]
-        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        if options.depth == "screen":
+            asked = ["scan", f"local:{target.name}", "--base", "local:base", "--depth", "screen", "--no-record"]
+        else:
+            asked = ["compare", options.work / "base", target]
+        command = [options.program, "--threads", "1", *asked, "--format", "json"]
+        environment = os.environ | {"ORTHOSCOPE_LOCAL_HUB": str(options.work), "ORTHOSCOPE_CACHE": str(options.work / "cache")}
+        run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         try:
             said = json.loads(run.stdout)
         except json.JSONDecodeError:
@@ -298,7 +306,7 @@ def main():
         number = said["profile"]["model"].get if "profile" in said else lambda key, other=0.0: other
         strengths = sorted(abs(entry["lambda"]) for entry in one.get("strength", []))
         middle = strengths[len(strengths) // 2] if strengths else 0.0
-        wrong = (label == "edited" and said["verdict"] in ("clear", "inconclusive")) or (
+        wrong = (label == "edited" and said["verdict"] in ("clear", "inconclusive")[: 1 if options.depth == "screen" else 2]) or (
             label == "honest" and said["verdict"] in ("orthogonalized", "suspect")[: 1 if name.startswith("decoys/") else 2])  # fmt: skip
         bad += wrong
         rows.append({"case": name, "label": label, "verdict": said["verdict"], "because": said["because"], **{
