@@ -507,6 +507,9 @@ pub fn look(block: &Block<'_>) -> Result<Option<Sight>> {
     let mut delta: Vec<f64> =
         block.candidate.iter().zip(&base).map(|(new, old)| f64::from(*new) - *old).collect();
     let energy = dot(&delta, &delta);
+    if !energy.is_finite() {
+        return Ok(None);
+    }
     if energy == 0.0 {
         return Ok(Some(Sight { measurement, change: None }));
     }

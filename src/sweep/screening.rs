@@ -23,8 +23,8 @@ use super::base::Base;
 /// Writers whose rows are fetched.
 const WRITERS: usize = 12;
 
-/// Rows per writer at most and at least.
-const ROWS: Range<u64> = 8..32;
+/// Rows per writer at least and at most: fewer than 16 show neither which columns are loud nor what is hidden under them.
+const ROWS: Range<u64> = 16..32;
 
 /// Further writers sampled at most: an edit of some layers only should be noticed.
 const OTHER_WRITERS: usize = 200;
@@ -363,6 +363,8 @@ pub fn describe(screening: &Screening, opened: &Checkpoint, pairing: &Pairing, e
         ("screen.agreement".to_owned(), screened.agreement),
         ("screen.own_component".to_owned(), screened.own_component),
         ("screen.detection_limit".to_owned(), screened.detection_limit),
+        ("screen.limit_alone".to_owned(), screened.limit_alone),
+        ("screen.columns_aside".to_owned(), median(changed.iter().map(|block| block.aside).collect())),
         ("screen.row_normalised".to_owned(), screened.coordinates as f64),
     ]);
     for (kind, sampled) in &screening.samples {
