@@ -47,6 +47,9 @@ const ENOUGH_ROWS: usize = 16;
 /// in no pool.
 const OWN: usize = 3;
 
+/// Right vectors of one block that are removals by themselves, from which its rank was reduced rather than directions removed.
+const REDUCED: usize = 6;
+
 /// Share of a right vector inside the row space of W from which it may come from a removal: it is 1 for one, d/n by chance.
 const ROW_SPACE: f64 = 0.6;
 
@@ -294,6 +297,8 @@ pub struct BlockMeasurement {
     /// λ̂ in raw coordinates and in row-normalised ones, of the whole direction. Too low where other directions of the pool help to
     /// explain the rows.
     pub strength: [f64; 2],
+    /// Right vectors that are removals by themselves, in both.
+    pub removals: [usize; 2],
     /// |cos(r, Wv)| in both: 1 when the edit drops a singular component of W.
     pub own_component: [f64; 2],
 }
@@ -337,7 +342,8 @@ pub struct Screened {
     pub detection_limit: f64,
     /// The same for directions of single blocks.
     pub limit_alone: f64,
-    /// Median |cos(r, W v)| over fitting blocks: 1 where the direction is the matrix's own, as in a dropped component.
+    /// Median |cos(r, W v)| over fitting blocks: 1 where the direction is the matrix's own, as in a dropped component, and where
+    /// so many are gone that the rank was reduced.
     pub own_component: f64,
     /// Every block, in the order given.
     pub blocks: Vec<BlockMeasurement>,
@@ -406,7 +412,10 @@ struct Change {
 struct Solved {
     /// d × k.
     directions: Mat<f64>,
+    /// See [`Evidence::own`].
     own: [f64; 2],
+    /// How many are removals by themselves.
+    removals: [usize; 2],
 }
 
 impl Change {
@@ -446,19 +455,22 @@ impl Change {
         };
         let directions = combined(&self.solved, &self.probe_solved);
         let times = combined(&self.times, &self.probe_times);
-        let mut own = [0.0f64; 2];
-        for (k, at) in kept.iter().enumerate().take(OWN) {
+        let (mut own, mut removals) = ([0.0f64; 2], [0; 2]);
+        for (k, at) in kept.iter().enumerate() {
             let (s, u) = (column(&directions, k), column(&vectors, *at));
             if dot(&column(&times, k), &s) < ROW_SPACE {
                 continue;
             }
             let s = self.seen(&s);
-            let scaled: Vec<f64> =
-                s.iter().zip(self.seen(&self.norms)).map(|(s, norm)| s * norm * norm).collect();
-            own[0] = own[0].max(-cosine(s, &u));
-            own[1] = own[1].max(-cosine(&scaled, &u));
+            let scaled: Vec<f64> = s.iter().zip(self.seen(&self.norms)).map(|(s, norm)| s * norm * norm).collect();
+            for (side, c) in [-cosine(s, &u), -cosine(&scaled, &u)].into_iter().enumerate() {
+                removals[side] += usize::from(c >= FITS.own);
+                if k < OWN {
+                    own[side] = own[side].max(c);
+                }
+            }
         }
-        Solved { directions, own }
+        Solved { directions, own, removals }
     }
 }
 
@@ -501,6 +513,7 @@ pub fn look(block: &Block<'_>) -> Result<Option<Sight>> {
         top: 0.0,
         evidence: [Evidence::default(); 2],
         strength: [0.0; 2],
+        removals: [0; 2],
         own_component: [0.0; 2],
     };
     let base: Vec<f64> = block.base.iter().map(|value| f64::from(*value)).collect();
@@ -669,7 +682,8 @@ pub fn examine(mut sight: Sight, pool: &Pool, factor: &Factor, read: &ReadRows<'
     if let Some(kept) = &change.kept {
         projection::mask_rows(&mut p, kept);
     }
-    let own = change.solved(0.0).own;
+    let Solved { own, removals, .. } = change.solved(0.0);
+    sight.measurement.removals = removals;
     let mut sides = [None, None];
     for (at, (start, basis)) in [(0, raw), (raw.ncols(), normalised)].into_iter().enumerate() {
         sight.measurement.evidence[at].own = own[at];
@@ -803,7 +817,10 @@ pub fn judge(mut examined: Vec<Examined>, pool: &Pool, unmeasured: usize) -> Scr
         directions[at + 1..].iter().map(move |other| cosine(one, other).abs())
     });
     let common = median(pairs);
-    let own_component = median(fitting.iter().map(|block| block.own_component[coordinates]));
+    let own_component = median(fitting.iter().map(|block| {
+        // A reduced rank is components of W dropped.
+        if block.removals[coordinates] >= REDUCED { 1.0 } else { block.own_component[coordinates] }
+    }));
     // Where all that changed was set aside, whatever else had been there would be all that is left.
     let (detection_limit, limit_alone) =
         if raw.is_empty() { (LEAST_PLANTED, LEAST_PLANTED) } else { limits(&sights, &raw, &pool.bases[0]) };

@@ -162,7 +162,6 @@ fn removals_are_found_and_honest_changes_are_not() {
     for rows in [16, 32] {
         for strength in [0.2, 0.5, 1.0] {
             let found = screened(&bases, n, rows, |_, w| remove(w, n, &r, strength, &ones));
-            println!("{rows} rows, λ {strength}: {}", told(&found));
             assert_eq!(found.decision, Decision::Orthogonalized, "{rows} rows, λ {strength}: {}", told(&found));
             // Too low rather than too high: other directions of the pool help to explain the rows.
             let share = found.strength / f64::from(strength);
@@ -170,7 +169,6 @@ fn removals_are_found_and_honest_changes_are_not() {
             assert!(found.agreement > 0.9 && found.common > 0.8, "{}", told(&found));
         }
         let found = screened(&bases, n, rows, |_, w| remove(w, n, &r, 0.8, &norms(w, n)));
-        println!("{rows} rows, row-normalised: {}", told(&found));
         assert_eq!(found.decision, Decision::Orthogonalized, "row-normalised: {}", told(&found));
         assert_eq!(found.coordinates, 1, "{}", told(&found));
         // Half of the layers only.
@@ -180,7 +178,6 @@ fn removals_are_found_and_honest_changes_are_not() {
 
         for (rank, size) in [(1, 1.0), (1, 8.0), (16, 2.0)] {
             let found = screened(&bases, n, rows, |layer, w| low_rank(w, n, rank, size, 100 + layer as u64));
-            println!("{rows} rows, rank {rank}: {}", told(&found));
             assert_ne!(found.decision, Decision::Orthogonalized, "rank {rank}: {}", told(&found));
             assert!(rank > 1 || found.decision == Decision::Clear, "rank {rank}: {}", told(&found));
         }
@@ -189,10 +186,8 @@ fn removals_are_found_and_honest_changes_are_not() {
             w.iter().map(|w| w + 0.002 * (random.f32() - 0.5)).collect()
         };
         let found = screened(&bases, n, rows, noise);
-        println!("{rows} rows, noise: {}", told(&found));
         assert_eq!(found.decision, Decision::Clear, "noise: {}", told(&found));
         let found = screened(&bases, n, rows, |_, w| w.iter().map(|w| w * 0.97).collect());
-        println!("{rows} rows, rescaled: {}", told(&found));
         assert_ne!(found.decision, Decision::Orthogonalized, "rescaled: {}", told(&found));
     }
 }
@@ -210,13 +205,11 @@ fn louder_changes_and_moved_columns_hide_no_removal_from_the_screen() {
                     let scale = if normalised { norms(w, n) } else { vec![1.0; d] };
                     decoyed(decoy, &remove(w, n, &r, 0.5, &scale), n, layer as u64)
                 });
-                println!("{rows} rows, removed under {decoy}: {}", told(&found));
                 assert_ne!(found.decision, Decision::Clear, "{rows} rows, {decoy}: {}", told(&found));
                 let found_all = rows < 32 || found.decision == Decision::Orthogonalized;
                 assert!(found_all || decoy == "rank 8, louder", "{rows} rows, {decoy}: {}", told(&found));
             }
             let found = screened(&bases, n, rows, |layer, w| decoyed(decoy, w, n, layer as u64));
-            println!("{rows} rows, {decoy} alone: {}", told(&found));
             assert_ne!(found.decision, Decision::Orthogonalized, "{rows} rows, {decoy} alone: {}", told(&found));
         }
     }
@@ -234,10 +227,26 @@ fn directions_that_no_two_writers_share_are_never_clear() {
                 let own = direction(&mut fastrand::Rng::with_seed(layer as u64), d);
                 remove(w, n, &own, strength, &ones)
             });
-            println!("{rows} rows, λ {strength}: {}", told(&found));
             assert_ne!(found.decision, Decision::Clear, "{rows} rows, λ {strength}: {}", told(&found));
         }
     }
+}
+
+#[test]
+fn a_reduced_rank_is_no_removal() {
+    let (d, n) = (96, 320);
+    let mut random = fastrand::Rng::with_seed(15);
+    let bases = bases(&mut random, d, n, 6);
+    let reduced = |w: &[f32]| -> Vec<f32> {
+        let w = Mat::from_fn(d, n, |i, j| f64::from(w[i * n + j]));
+        let (_, vectors) = spectrum::symmetric_eigen((&w * w.transpose()).as_ref());
+        let lost = vectors.subcols(0, d / 5);
+        let left = &w - lost * (lost.transpose() * &w);
+        (0..d * n).map(|at| left[(at / n, at % n)] as f32).collect()
+    };
+    let found = screened(&bases, n, 32, |_, w| reduced(w));
+    assert_eq!(found.decision, Decision::Undecided, "{}", told(&found));
+    assert!(found.blocks.iter().all(|block| block.removals[0] >= REDUCED), "{:?}", found.blocks);
 }
 
 #[test]
@@ -262,7 +271,6 @@ fn what_is_above_the_limit_of_the_screen_is_not_clear() {
             let r = direction(&mut fastrand::Rng::with_seed(seed), d);
             let lambda = 1.3 * honest.detection_limit as f32;
             let found = screened(&bases, n, 24, |layer, w| noisy(layer, &remove(w, n, &r, lambda, &ones)));
-            println!("noise {size}: {}; with λ {lambda}: {}", told(&honest), told(&found));
             assert_ne!(found.decision, Decision::Clear, "λ {lambda}: {}", told(&found));
         }
     }
