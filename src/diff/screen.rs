@@ -416,6 +416,8 @@ struct Solved {
     own: [f64; 2],
     /// How many are removals by themselves.
     removals: [usize; 2],
+    /// Largest |cos(b, Wv)| of the loudest of those: 1 for a dropped component of W.
+    own_component: f64,
 }
 
 impl Change {
@@ -455,22 +457,24 @@ impl Change {
         };
         let directions = combined(&self.solved, &self.probe_solved);
         let times = combined(&self.times, &self.probe_times);
-        let (mut own, mut removals) = ([0.0f64; 2], [0; 2]);
+        let (mut own, mut removals, mut own_component) = ([0.0f64; 2], [0; 2], 0.0f64);
         for (k, at) in kept.iter().enumerate() {
             let (s, u) = (column(&directions, k), column(&vectors, *at));
             if dot(&column(&times, k), &s) < ROW_SPACE {
                 continue;
             }
+            let component = cosine(&s, &column(&times, k)).abs();
             let s = self.seen(&s);
             let scaled: Vec<f64> = s.iter().zip(self.seen(&self.norms)).map(|(s, norm)| s * norm * norm).collect();
             for (side, c) in [-cosine(s, &u), -cosine(&scaled, &u)].into_iter().enumerate() {
                 removals[side] += usize::from(c >= FITS.own);
                 if k < OWN {
                     own[side] = own[side].max(c);
+                    own_component = own_component.max(if c >= FITS.own { component } else { 0.0 });
                 }
             }
         }
-        Solved { directions, own, removals }
+        Solved { directions, own, removals, own_component }
     }
 }
 
@@ -498,8 +502,7 @@ pub fn look(block: &Block<'_>) -> Result<Option<Sight>> {
     let n = block.columns;
     let m = block.base.len().checked_div(n).unwrap_or(0);
     let d = block.factor.rows();
-    let shaped =
-        m > 0 && block.base.len() == m * n && block.candidate.len() == m * n && block.first_row + m <= d;
+    let shaped = m > 0 && block.base.len() == m * n && block.candidate.len() == m * n && block.first_row + m <= d;
     if !shaped {
         return Err(Error::new(ErrorKind::Internal, format!("screening {}: a block of the wrong size", block.name)));
     }
@@ -517,8 +520,7 @@ pub fn look(block: &Block<'_>) -> Result<Option<Sight>> {
         own_component: [0.0; 2],
     };
     let base: Vec<f64> = block.base.iter().map(|value| f64::from(*value)).collect();
-    let mut delta: Vec<f64> =
-        block.candidate.iter().zip(&base).map(|(new, old)| f64::from(*new) - *old).collect();
+    let mut delta: Vec<f64> = block.candidate.iter().zip(&base).map(|(new, old)| f64::from(*new) - *old).collect();
     let energy = dot(&delta, &delta);
     if !energy.is_finite() {
         return Ok(None);
@@ -682,7 +684,7 @@ pub fn examine(mut sight: Sight, pool: &Pool, factor: &Factor, read: &ReadRows<'
     if let Some(kept) = &change.kept {
         projection::mask_rows(&mut p, kept);
     }
-    let Solved { own, removals, .. } = change.solved(0.0);
+    let Solved { own, removals, own_component, .. } = change.solved(0.0);
     sight.measurement.removals = removals;
     let mut sides = [None, None];
     for (at, (start, basis)) in [(0, raw), (raw.ncols(), normalised)].into_iter().enumerate() {
@@ -700,7 +702,8 @@ pub fn examine(mut sight: Sight, pool: &Pool, factor: &Factor, read: &ReadRows<'
         let written = weighed(factor.gram_times(&weighed(direction.clone())));
         let measurement = &mut sight.measurement;
         measurement.evidence[at].consistency = c;
-        measurement.own_component[at] = cosine(&direction, &written).abs();
+        // What is chosen in the pool is a component only as far as other writers share it.
+        measurement.own_component[at] = cosine(&direction, &written).abs().max(own_component);
         let strength = halves[0].plus(&halves[1]).along(&e).strength();
         // The rows seen have only so much of the direction.
         measurement.strength[at] = if share > 0.0 { strength / share } else { 0.0 };
@@ -813,13 +816,15 @@ pub fn judge(mut examined: Vec<Examined>, pool: &Pool, unmeasured: usize) -> Scr
         .filter_map(|(sides, fits)| sides[coordinates].as_ref().filter(|_| *fits))
         .map(|side| side.chosen.as_slice())
         .collect();
-    let pairs = directions.iter().enumerate().flat_map(|(at, one)| {
-        directions[at + 1..].iter().map(move |other| cosine(one, other).abs())
-    });
+    let pairs = directions
+        .iter()
+        .enumerate()
+        .flat_map(|(at, one)| directions[at + 1..].iter().map(move |other| cosine(one, other).abs()));
     let common = median(pairs);
     let own_component = median(fitting.iter().map(|block| {
         // A reduced rank is components of W dropped.
-        if block.removals[coordinates] >= REDUCED { 1.0 } else { block.own_component[coordinates] }
+        let reduced = block.removals.iter().any(|removals| *removals >= REDUCED);
+        if reduced { 1.0 } else { block.own_component[coordinates] }
     }));
     // Where all that changed was set aside, whatever else had been there would be all that is left.
     let (detection_limit, limit_alone) =

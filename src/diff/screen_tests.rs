@@ -78,8 +78,10 @@ fn screened(bases: &[(Vec<f32>, Factor)], n: usize, rows: usize, edit: impl Fn(u
         })
         .collect();
     let pool = pool(&sights);
-    let examined =
-        sights.into_iter().zip(bases).map(|(sight, (w, factor))| examine(sight, &pool, factor, &read_of(w, n)).unwrap());
+    let examined = sights
+        .into_iter()
+        .zip(bases)
+        .map(|(sight, (w, factor))| examine(sight, &pool, factor, &read_of(w, n)).unwrap());
     judge(examined.collect(), &pool, 0)
 }
 
@@ -172,8 +174,12 @@ fn removals_are_found_and_honest_changes_are_not() {
         assert_eq!(found.decision, Decision::Orthogonalized, "row-normalised: {}", told(&found));
         assert_eq!(found.coordinates, 1, "{}", told(&found));
         // Half of the layers only.
-        let found =
-            screened(&bases, n, rows, |layer, w| if layer % 2 == 0 { w.to_vec() } else { remove(w, n, &r, 0.6, &ones) });
+        let found = screened(
+            &bases,
+            n,
+            rows,
+            |layer, w| if layer % 2 == 0 { w.to_vec() } else { remove(w, n, &r, 0.6, &ones) },
+        );
         assert_eq!((found.decision, found.changed), (Decision::Orthogonalized, 4), "{}", told(&found));
 
         for (rank, size) in [(1, 1.0), (1, 8.0), (16, 2.0)] {
@@ -361,4 +367,22 @@ fn numbers_that_are_not_finite_are_not_measured() {
     let mut huge = bad.clone();
     huge[7] = f32::MAX;
     assert!(look(&Block { candidate: &huge, ..block }).is_ok());
+}
+
+#[test]
+fn a_dropped_component_is_no_removal() {
+    let (d, n) = (96, 320);
+    let mut random = fastrand::Rng::with_seed(16);
+    let bases = bases(&mut random, d, n, 6);
+    let dropped = |w: &[f32]| -> Vec<f32> {
+        let w = Mat::from_fn(d, n, |i, j| f64::from(w[i * n + j]));
+        let (_, vectors) = spectrum::symmetric_eigen((&w * w.transpose()).as_ref());
+        let top = vectors.subcols(d - 1, 1);
+        let left = &w - top * (top.transpose() * &w);
+        (0..d * n).map(|at| left[(at / n, at % n)] as f32).collect()
+    };
+    for rows in [16, 32] {
+        let found = screened(&bases, n, rows, |_, w| dropped(w));
+        assert_eq!(found.decision, Decision::Undecided, "{rows} rows: {}", told(&found));
+    }
 }

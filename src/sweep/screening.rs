@@ -351,7 +351,10 @@ pub fn describe(screening: &Screening, opened: &Checkpoint, pairing: &Pairing, e
             })
             .collect(),
         detection_limit: screened.detection_limit,
-        recipe: vec!["from a screen of a few rows: strengths are rough and rather too low, and no p-value is computed".to_owned()],
+        recipe: vec![
+            "from a screen of a few rows: strengths are rough and rather too low, and no p-value is computed"
+                .to_owned(),
+        ],
     });
     let mut model: BTreeMap<String, f64> = BTreeMap::from([
         ("screen.tensors".to_owned(), screened.blocks.len() as f64),

@@ -202,14 +202,21 @@ impl Row {
 const SMALL: Size = Size { width: 320, layers: 8, inner: 1280, heads: 20, vocabulary: 400 };
 
 #[test]
-fn a_screen_says_what_the_full_comparison_says() {
+fn a_screen_says_what_the_full_comparison_says_or_leaves_it_to_that() {
+    let mut left = Vec::new();
     let size = Size { width: 448, layers: 12, inner: 1792, heads: 28, vocabulary: 1000 };
     run(size, CANDIDATES, 2, &mut |row| {
         println!("{}", row.line());
-        assert_eq!(row.screened.verdict, row.full.verdict, "{}", row.line());
+        if row.screened.verdict == Verdict::Inconclusive {
+            left.push(row.kind);
+        } else {
+            assert_eq!(row.screened.verdict, row.full.verdict, "{}", row.line());
+        }
         // The least that a screen reads is one percent of so small a model.
         assert!(row.read * 80 <= row.bytes, "{}", row.line());
     });
+    // In so narrow a model what layers of a generated fine-tune share comes near a removal.
+    assert!(left.iter().all(|kind| *kind == "fine-tuned"), "{left:?}");
 }
 
 #[test]
