@@ -81,8 +81,11 @@ const LEAST_PLANTED: f64 = 0.02;
 /// See [`LEAST_PLANTED`].
 const PLANTED: i32 = 23;
 
-/// |cos(r, Wv)| from which the change is as well explained by a dropped singular component of W itself.
+/// Share of c, along a singular component of W itself, from which the change is as well explained by dropping that.
 const OWN_COMPONENT: f64 = 0.985;
+
+/// Steps of the power iteration from a direction to the component that it leans on.
+const OWN_STEPS: usize = 4;
 
 /// A limit above this is none.
 const UNTESTABLE: f64 = 9.0;
@@ -299,7 +302,8 @@ pub struct BlockMeasurement {
     pub strength: [f64; 2],
     /// Right vectors that are removals by themselves, in both.
     pub removals: [usize; 2],
-    /// |cos(r, Wv)| in both: 1 when the edit drops a singular component of W.
+    /// c along the singular component of W that the direction leans on, as a share of c along the direction, in both: 1 when the edit
+    /// drops that component.
     pub own_component: [f64; 2],
 }
 
@@ -342,8 +346,8 @@ pub struct Screened {
     pub detection_limit: f64,
     /// The same for directions of single blocks.
     pub limit_alone: f64,
-    /// Median |cos(r, W v)| over fitting blocks: 1 where the direction is the matrix's own, as in a dropped component, and where
-    /// so many are gone that the rank was reduced.
+    /// Median over fitting blocks of c along W's own component as a share of c: 1 where that was dropped, and where so many are gone that
+    /// the rank was reduced.
     pub own_component: f64,
     /// Every block, in the order given.
     pub blocks: Vec<BlockMeasurement>,
@@ -416,8 +420,6 @@ struct Solved {
     own: [f64; 2],
     /// How many are removals by themselves.
     removals: [usize; 2],
-    /// Largest |cos(b, Wv)| of the loudest of those: 1 for a dropped component of W.
-    own_component: f64,
 }
 
 impl Change {
@@ -427,6 +429,22 @@ impl Change {
 
     fn seen<'v>(&self, values: &'v [f64]) -> &'v [f64] {
         values.get(self.first_row..self.first_row + self.rows()).unwrap_or_default()
+    }
+
+    /// c along the component of W that a direction leans on most, as a share of the c that it has itself.
+    fn own_component(&self, factor: &Factor, mut direction: Vec<f64>, consistency: f64) -> f64 {
+        for _ in 0..OWN_STEPS {
+            direction = factor.gram_times(&direction);
+            let length = dot(&direction, &direction).sqrt();
+            direction.iter_mut().for_each(|value| *value /= length.max(f64::MIN_POSITIVE));
+        }
+        let seen = self.seen(&direction);
+        let written = dot(&direction, &factor.gram_times(&direction));
+        let changed = dot(seen, &through(&self.gram, seen));
+        // ⟨Wᵀr, Δᵀr⟩ over the columns is rᵀ WΔᵀ r.
+        let both = dot(&direction, &through(&self.times, seen));
+        let own = -both / (written * changed).sqrt();
+        if own.is_finite() && consistency > 0.0 { (own / consistency).clamp(0.0, 1.0) } else { 0.0 }
     }
 
     /// Right vectors of Δ_I, with λ of the probe planted, solved through the base; the loudest also tested on the rows seen.
@@ -457,24 +475,22 @@ impl Change {
         };
         let directions = combined(&self.solved, &self.probe_solved);
         let times = combined(&self.times, &self.probe_times);
-        let (mut own, mut removals, mut own_component) = ([0.0f64; 2], [0; 2], 0.0f64);
+        let (mut own, mut removals) = ([0.0f64; 2], [0; 2]);
         for (k, at) in kept.iter().enumerate() {
             let (s, u) = (column(&directions, k), column(&vectors, *at));
             if dot(&column(&times, k), &s) < ROW_SPACE {
                 continue;
             }
-            let component = cosine(&s, &column(&times, k)).abs();
             let s = self.seen(&s);
             let scaled: Vec<f64> = s.iter().zip(self.seen(&self.norms)).map(|(s, norm)| s * norm * norm).collect();
             for (side, c) in [-cosine(s, &u), -cosine(&scaled, &u)].into_iter().enumerate() {
                 removals[side] += usize::from(c >= FITS.own);
                 if k < OWN {
                     own[side] = own[side].max(c);
-                    own_component = own_component.max(if c >= FITS.own { component } else { 0.0 });
                 }
             }
         }
-        Solved { directions, own, removals, own_component }
+        Solved { directions, own, removals }
     }
 }
 
@@ -684,7 +700,7 @@ pub fn examine(mut sight: Sight, pool: &Pool, factor: &Factor, read: &ReadRows<'
     if let Some(kept) = &change.kept {
         projection::mask_rows(&mut p, kept);
     }
-    let Solved { own, removals, own_component, .. } = change.solved(0.0);
+    let Solved { own, removals, .. } = change.solved(0.0);
     sight.measurement.removals = removals;
     let mut sides = [None, None];
     for (at, (start, basis)) in [(0, raw), (raw.ncols(), normalised)].into_iter().enumerate() {
@@ -696,15 +712,15 @@ pub fn examine(mut sight: Sight, pool: &Pool, factor: &Factor, read: &ReadRows<'
         let seen = rows.transpose() * rows;
         let share = dot(&e, &through(&seen, &e));
         let direction = through(basis, &e);
-        let weighed = |values: Vec<f64>| -> Vec<f64> {
-            if at == 1 { values.iter().zip(&inverse).map(|(value, inverse)| value * inverse).collect() } else { values }
+        let covector: Vec<f64> = match at {
+            1 => direction.iter().zip(&inverse).map(|(direction, inverse)| direction * inverse).collect(),
+            _ => direction,
         };
-        let written = weighed(factor.gram_times(&weighed(direction.clone())));
+        let along = halves[0].plus(&halves[1]).along(&e);
         let measurement = &mut sight.measurement;
         measurement.evidence[at].consistency = c;
-        // What is chosen in the pool is a component only as far as other writers share it.
-        measurement.own_component[at] = cosine(&direction, &written).abs().max(own_component);
-        let strength = halves[0].plus(&halves[1]).along(&e).strength();
+        measurement.own_component[at] = change.own_component(factor, covector, along.consistency());
+        let strength = along.strength();
         // The rows seen have only so much of the direction.
         measurement.strength[at] = if share > 0.0 { strength / share } else { 0.0 };
         sides[at] = Some(Side { halves, seen, chosen: e });
