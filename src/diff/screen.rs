@@ -865,12 +865,12 @@ pub fn judge(mut examined: Vec<Examined>, pool: &Pool, unmeasured: usize) -> Scr
     } else if !Evidence::are_quiet(&evidence) {
         (Decision::Undecided, format!("the changed writers come near a removed direction ({numbers})"))
     } else if detection_limit > BLIND_ABOVE || limit_alone > BLIND_ALONE_ABOVE {
-        let limit = if detection_limit > BLIND_ABOVE { detection_limit } else { limit_alone };
-        let why = match limit.is_finite() {
-            true => format!("a removal below λ = {limit:.2} would not show in the sampled rows"),
-            false => "no removal would show in the sampled rows".to_owned(),
+        let (what, limit) = match detection_limit > BLIND_ABOVE {
+            true => ("a removal", detection_limit),
+            false => ("a direction removed from one layer alone", limit_alone),
         };
-        (Decision::Undecided, why)
+        let below = if limit.is_finite() { format!(" below λ = {limit:.2}") } else { String::new() };
+        (Decision::Undecided, format!("{what}{below} would not show in the sampled rows"))
     } else {
         let why = format!("{} writers changed and none fits a removed direction ({numbers})", changed.len());
         (Decision::Clear, why)

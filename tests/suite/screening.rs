@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use orthoscope::checkpoint::folder;
 use orthoscope::diff::Unobserved;
-use orthoscope::examination::{Examination, Verdict};
+use orthoscope::examination::Examination;
+#[cfg(test)]
+use orthoscope::examination::Verdict;
 use orthoscope::ids::RepoId;
 use orthoscope::pipeline::{self, Named};
 use orthoscope::standin::{Content, Repository, Standin};
