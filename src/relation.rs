@@ -3,21 +3,16 @@
 use std::collections::BTreeMap;
 
 use crate::checkpoint::{Checkpoint, TensorEntry};
-use crate::diff::stats::{Profile, Sameness, TensorMeasurement};
+use crate::diff::stats::{GRID_KURTOSIS, Profile, Sameness, TensorMeasurement};
+use crate::diff::summary::{LOW_RANK, is_uniform, low_ranks, median};
 use crate::examination::Relation;
 use crate::pair::Pairing;
 
 /// Median cosine of matrices below this: no kinship. Independent matrices of n elements have |cosine| about 1/√n, trained
 /// ones of one architecture share a little more; derivatives by training stay above 0.9.
 const UNRELATED: f64 = 0.2;
-/// Blockwise kurtosis of Δ up to this is an error uniform on a grid (1.8) and not noise or training (3 and more).
-const GRID_KURTOSIS: f64 = 2.2;
 /// Relative size of what quantisers leave: from 8 bits with a scale per block to under 2 bits.
 const QUANTISER_NOISE: std::ops::Range<f64> = 0.001..0.7;
-/// A change counts as low-rank when its large values explain this share of it beyond rounding.
-const LOW_RANK: f64 = 0.9;
-/// The last large value over the first small one where a low rank ends.
-const CLIFF: f64 = 2.5;
 /// Changed matrices up to this many, and up to this share of all, are "a few tensors".
 const FEW: usize = 5;
 const FEW_SHARE: f64 = 0.15;
@@ -68,7 +63,7 @@ pub fn relation(
         .map(|tensor| f64::from(tensor.projection.as_ref().map_or(1, |p| p.directions)))
         .collect::<Vec<_>>();
     if explained.len() * 5 >= all.len() * 4 && low_rank(&all).is_none() {
-        return (Relation::LowRankEdit, Some(crate::diff::summary::median(explained).round() as u32));
+        return (Relation::LowRankEdit, Some(median(explained).round() as u32));
     }
     if let Some(rank) = low_rank(&all) {
         let layers: std::collections::BTreeSet<_> = all.iter().filter_map(|tensor| tensor.role.layer).collect();
@@ -96,7 +91,7 @@ fn matrices(profile: &Profile) -> Vec<&TensorMeasurement> {
 /// White noise of one relative size in every matrix: neither training nor a quantiser leaves that.
 fn all_noise(changed: &[&TensorMeasurement]) -> bool {
     let sizes: Vec<f64> = changed.iter().map(|tensor| tensor.relative_norm).collect();
-    let middle = crate::diff::summary::median(sizes.clone());
+    let middle = median(sizes.clone());
     changed.len() >= 4
         && changed.iter().all(|tensor| {
             tensor.above_noise == 0
@@ -148,12 +143,7 @@ fn is_quantized(candidate: &Checkpoint, pairing: &Pairing, changed: &[&TensorMea
     if most(in_codes, 0.5) {
         return true;
     }
-    let grid = |tensor: &&&TensorMeasurement| {
-        tensor.kurtosis > 0.0
-            && tensor.kurtosis <= GRID_KURTOSIS
-            && QUANTISER_NOISE.contains(&tensor.relative_norm)
-            && tensor.low_rank_share < 0.5
-    };
+    let grid = |tensor: &&&TensorMeasurement| is_uniform(tensor) && QUANTISER_NOISE.contains(&tensor.relative_norm);
     most(changed.iter().filter(grid).count(), 0.8)
 }
 
@@ -173,24 +163,8 @@ fn from_weights_themselves(changed: &[&TensorMeasurement]) -> bool {
         })
 }
 
-/// The rank, where at least four fifths of the changed matrices whose spectrum is known far enough are of low rank: large
-/// values, a cliff, and behind it noise alone. Training of all weights has large values too, but no cliff.
+/// The rank, where at least four fifths of the changed matrices whose spectrum is known far enough are of low rank.
 fn low_rank(changed: &[&TensorMeasurement]) -> Option<u32> {
-    // A short list that nearly ran out says nothing: one faint value more and it would have.
-    let known: Vec<&&TensorMeasurement> =
-        changed.iter().filter(|tensor| tensor.above_noise + 2 < tensor.values_known).collect();
-    let ranks: Vec<f64> = known
-        .iter()
-        .filter(|tensor| {
-            let floor = if tensor.relative_norm > 0.0 { (tensor.rounding / tensor.relative_norm).powi(2) } else { 0.0 };
-            let ends = tensor.cliff >= CLIFF || tensor.noise <= 2.0 * tensor.rounding;
-            tensor.above_noise > 0
-                && ends
-                && u64::from(tensor.above_noise) * 3 <= tensor.shape[0].min(tensor.shape[1])
-                && tensor.low_rank_share >= (LOW_RANK * (1.0 - floor)).max(0.3)
-        })
-        .map(|tensor| f64::from(tensor.above_noise))
-        .collect();
-    (!known.is_empty() && ranks.len() * 5 >= known.len() * 4)
-        .then(|| crate::diff::summary::median(ranks).round() as u32)
+    let (ranks, share) = low_ranks(changed)?;
+    (share >= 0.8).then(|| median(ranks).round() as u32)
 }

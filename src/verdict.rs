@@ -86,6 +86,15 @@ fn without_signature(profile: &Profile, relation: Relation) -> (Verdict, String)
     if let Some(left) = removal_left(profile) {
         return (Verdict::Suspect, left);
     }
+    if number("writers.erased") > 0.0 {
+        let because = format!(
+            "in {:.0} of {:.0} writers rows that the base has are all zero: what they wrote is gone, and nothing can be told of it. \
+             A damaged file (a download that stopped) looks like this, and so does pruning",
+            number("writers.erased"),
+            number("writers.total"),
+        );
+        return (Verdict::Inconclusive, because);
+    }
     if number("writers.total") == 0.0 {
         return (Verdict::Inconclusive, "no matrix that writes to the residual stream could be compared".to_owned());
     }
@@ -101,7 +110,8 @@ fn without_signature(profile: &Profile, relation: Relation) -> (Verdict, String)
         return (Verdict::Inconclusive, because);
     }
     let because = format!(
-        "no removed direction, down to λ = {limit:.3} in half of the {changed:.0} writers that changed (1 would remove all of one)"
+        "no direction removed from what writers add to the residual stream, down to λ = {limit:.3} in half of the {changed:.0} that changed (1 would \
+         remove all of one)"
     );
     (Verdict::Clear, because)
 }

@@ -13,10 +13,10 @@ use super::spectrum;
 
 /// Strengths tried, a factor of 3 apart; the best one is then refined.
 const STRENGTHS: [f64; 9] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 9.0];
-/// Most times that λ is set to |q|/|p| of the direction found and the direction found again,
-const REFINED: usize = 12;
-/// and how much c must gain by it to go on.
-const GAIN: f64 = 1e-9;
+/// Golden-section steps in log λ around the best of them: each narrows the bracket to 0.618 of itself, from a factor of 9 to one of 1.001.
+const NARROWED: usize = 16;
+/// 1/φ, where a golden section looks.
+const GOLDEN: f64 = 0.618_033_988_749_894_9;
 /// Keeps the form positive definite where the base writes nothing along some direction, relative to the mean of PPᵀ.
 const RIDGE: f64 = 1e-9;
 
@@ -43,6 +43,11 @@ impl Grams {
         self.pp += p.transpose() * p;
         self.rr += r.transpose() * r;
         self.rp += r.transpose() * p;
+    }
+
+    /// ‖R‖².
+    pub fn energy(&self) -> f64 {
+        (0..self.rr.nrows()).map(|i| self.rr[(i, i)]).sum()
     }
 
     /// Mean of |Wᵀq|² over the basis.
@@ -141,32 +146,39 @@ impl Grams {
             let length = x.norm_l2();
             (length > 0.0 && length.is_finite()).then(|| x.col(0).iter().map(|value| value / length).collect())
         };
-        // (c, |q|/|p|, direction)
-        let measured = |e: Vec<f64>| {
-            let along = self.along(&e);
-            (along.consistency(), (along.qq / along.pp).sqrt(), e)
+        // The largest eigenvalue at λ bounds c from above only where λ = |q|/|p|, so it is c itself that is climbed.
+        let measured = |lambda: f64| best_at(lambda).map(|e| (self.along(&e).consistency(), e));
+        let mut best: Option<(f64, Vec<f64>)> = None;
+        let mut at = 0;
+        for (index, lambda) in STRENGTHS.iter().enumerate() {
+            if let Some(found) = measured(*lambda).filter(|found| best.as_ref().is_none_or(|best| found.0 > best.0)) {
+                (best, at) = (Some(found), index);
+            }
+        }
+        let log = |index: usize| STRENGTHS.get(index).or(STRENGTHS.last()).map_or(0.0, |lambda| lambda.ln());
+        let (mut low, mut high) = (log(at.saturating_sub(1)), log(at + 1));
+        let look = |log: f64, best: &mut Option<(f64, Vec<f64>)>| -> f64 {
+            let Some(found) = measured(log.exp()) else { return f64::NEG_INFINITY };
+            let c = found.0;
+            if best.as_ref().is_none_or(|best| c > best.0) {
+                *best = Some(found);
+            }
+            c
         };
-        let mut best: Option<(f64, f64, Vec<f64>)> = None;
-        for found in STRENGTHS.iter().filter_map(|lambda| best_at(*lambda)).map(measured) {
-            if best.as_ref().is_none_or(|(most, ..)| found.0 > *most) {
-                best = Some(found);
+        let (mut left, mut right) = (high - GOLDEN * (high - low), low + GOLDEN * (high - low));
+        let (mut at_left, mut at_right) = (look(left, &mut best), look(right, &mut best));
+        for _ in 0..NARROWED {
+            if at_left >= at_right {
+                (high, right, at_right) = (right, left, at_left);
+                left = high - GOLDEN * (high - low);
+                at_left = look(left, &mut best);
+            } else {
+                (low, left, at_left) = (left, right, at_right);
+                right = low + GOLDEN * (high - low);
+                at_right = look(right, &mut best);
             }
         }
-        for _ in 0..REFINED {
-            let Some((most, lambda)) = best.as_ref().map(|(most, lambda, _)| (*most, *lambda)) else { break };
-            let Some(found) = Some(lambda).filter(|l| *l > 0.0 && l.is_finite()).and_then(best_at).map(measured) else {
-                break;
-            };
-            if found.0 <= most {
-                break;
-            }
-            let gained = found.0 - most;
-            best = Some(found);
-            if gained < GAIN {
-                break;
-            }
-        }
-        best.map(|(.., e)| e)
+        best.map(|(_, e)| e)
     }
 }
 

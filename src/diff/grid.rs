@@ -5,28 +5,51 @@
 //! less, or more, than was taken out. But each element of the candidate says between which bounds its number was before
 //! it was rounded: the midpoints to the next levels. λ is then the strength at which W - λ a bᵀ lies between the bounds
 //! (interval-censored regression: the sum of squared distances from the bounds is convex in λ). Levels are those seen
-//! among sixteen neighbours: a level that none of them has makes bounds wider than they were, never wrong.
+//! among sixteen neighbours, or among as many as stand on the same ones: a level that none of them has makes bounds wider than they
+//! were, never wrong.
+//!
+//! Where both sides stand on a grid, what is left of a faint edit is whole steps of a few codes. [`planted_limit`] says from which
+//! strength on they would tell it.
 //!
 //! `docs/detector.md` has what was measured.
+
+use std::collections::BTreeSet;
 
 use faer::Mat;
 use rayon::prelude::*;
 
-use super::operator::{Operator, Want};
+use super::consistency::{self, Grams};
+use super::operator::{Gauge, Operator, Want};
 use super::projection::Oriented;
 use super::{Measured, Measurements, summary};
 use crate::arch::{Axis, Kind};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::pair::Pair;
+use crate::pair::View;
 
 /// Elements that share their levels: no format in use has smaller groups.
 const GROUP: usize = 16;
 /// Elements looked at in one matrix: the rows that the edit moves most.
 const ELEMENTS: usize = 1 << 19;
 /// Share of elements that equal one of their group from which there are levels to speak of; ordinary floats and 8 bits stay
-/// under it, and need no such help.
+/// under it, and need no such help unless the base stands on levels too.
 const REPEATED: f64 = 0.28;
+/// Share of elements that repeat among sixteen neighbours from which a matrix stands on levels: between that of floats with
+/// 8 significant bits (0.01) and that of floats with 4 (0.15).
+pub const LEVELS: f64 = 0.08;
+/// Longest run of a row whose elements may share their levels: the blocks of FP8.
+const LONGEST: usize = 128;
+/// Share of distinct values that two halves of a run must have in common to stand on the same levels. Of unlike scales they share
+/// next to none.
+const IN_COMMON: f64 = 0.25;
+/// From this run on a grid whose values come with either sign (FP8, int8) is taken to be symmetric.
+const MIRRORED: usize = 64;
+/// Other coordinates in which a removal is planted,
+const PLANTED: usize = 1024;
+/// at these strengths, a factor of 1.4 apart.
+const WEAKEST: f64 = 0.005;
+const STEP: f64 = 1.4;
+const STEPS: usize = 20;
 /// Strengths that are looked for.
 const RANGE: [f64; 2] = [-3.0, 4.0];
 /// The untouched base must be so much further from the bounds than the edit that explains them,
@@ -88,16 +111,12 @@ fn strength(
         return Ok(None);
     }
     let decode = |row: usize, out: &mut [f32]| pair.candidate.decode_rows(candidate, row as u64, out);
-    let mut line = vec![0f32; columns];
-    let (mut seen, mut repeated) = (0, 0);
-    for row in (0..rows).step_by(rows.div_ceil(8).max(1)) {
-        decode(row, &mut line)?;
-        repeated += line.chunks_exact(GROUP).map(repeats).sum::<usize>();
-        seen += columns / GROUP * GROUP;
-    }
-    if (repeated as f64) < REPEATED * seen as f64 {
+    let repeated = levels(&pair.candidate, candidate)?;
+    if repeated < LEVELS || (repeated < REPEATED && levels(&pair.base, base)? < LEVELS) {
         return Ok(None);
     }
+    let grid = Grid::of(&pair.candidate, candidate)?;
+    let mut line = vec![0f32; columns];
 
     let oriented = Oriented { operator, residual };
     if direction.len() != oriented.width() {
@@ -125,7 +144,7 @@ fn strength(
         decode(row, &mut line)?;
         pair.base.decode_rows(base, row as u64, &mut before)?;
         let moves = by_column.iter().map(|column| by_row[row] * column);
-        let bounds = line.chunks(GROUP).flat_map(bounds);
+        let bounds = line.chunks(grid.run).flat_map(|run| grid.bounds(run));
         let pieces = before.iter().zip(moves).zip(bounds);
         cells.extend(pieces.map(|((w, g), bounds)| Cell { w: f64::from(*w), g, bounds }));
     }
@@ -135,14 +154,22 @@ fn strength(
 /// Rows that are looked at to tell levels.
 const ROWS: usize = 8;
 
+/// A few rows of a matrix.
+fn sample(view: &View, checkpoint: &Checkpoint) -> Result<Vec<Vec<f32>>> {
+    let rows = (0..view.rows).step_by((view.rows as usize).div_ceil(ROWS).max(1));
+    rows.map(|row| {
+        let mut line = vec![0f32; view.columns as usize];
+        view.decode_rows(checkpoint, row, &mut line)?;
+        Ok(line)
+    })
+    .collect()
+}
+
 /// Share of a matrix's elements, zeros apart, that equal one of their fifteen neighbours, in a sample of rows: 0.01 and less
 /// for numbers of 8 significant bits and more, 0.15 for FP8, 0.4 and more for 4 bits.
-pub fn levels(pair: &Pair, checkpoint: &Checkpoint) -> Result<f64> {
-    let (rows, columns) = (pair.candidate.rows, pair.candidate.columns as usize);
-    let mut line = vec![0f32; columns];
+pub fn levels(view: &View, checkpoint: &Checkpoint) -> Result<f64> {
     let (mut seen, mut repeated) = (0usize, 0usize);
-    for row in (0..rows).step_by((rows as usize).div_ceil(ROWS).max(1)) {
-        pair.candidate.decode_rows(checkpoint, row, &mut line)?;
+    for line in sample(view, checkpoint)? {
         for group in line.chunks_exact(GROUP) {
             let group: Vec<f32> = group.iter().copied().filter(|value| *value != 0.0).collect();
             seen += group.len();
@@ -150,6 +177,178 @@ pub fn levels(pair: &Pair, checkpoint: &Checkpoint) -> Result<f64> {
         }
     }
     Ok(repeated as f64 / seen.max(1) as f64)
+}
+
+/// How the elements of a matrix share their levels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Grid {
+    /// Elements of a row that stand on the same levels.
+    run: usize,
+    /// Whether the opposite of a level is one.
+    mirrored: bool,
+}
+
+impl Grid {
+    fn of(view: &View, checkpoint: &Checkpoint) -> Result<Self> {
+        Ok(Self::of_rows(&sample(view, checkpoint)?))
+    }
+
+    /// The longest runs whose halves have their values in common.
+    fn of_rows(rows: &[Vec<f32>]) -> Self {
+        let distinct = |values: &[f32]| -> BTreeSet<u32> {
+            values.iter().filter(|value| **value != 0.0).map(|value| value.abs().to_bits()).collect()
+        };
+        let mut run = GROUP;
+        while 2 * run <= LONGEST {
+            let shares = rows.iter().flat_map(|row| row.chunks_exact(2 * run)).map(|both| {
+                let (first, second) = both.split_at(run);
+                let (first, second) = (distinct(first), distinct(second));
+                let fewest = first.len().min(second.len());
+                if fewest == 0 { f64::NAN } else { first.intersection(&second).count() as f64 / fewest as f64 }
+            });
+            if summary::median(shares.collect()) < IN_COMMON {
+                break;
+            }
+            run *= 2;
+        }
+        let has_opposite = |run: &[f32]| {
+            let values: BTreeSet<u32> =
+                run.iter().filter(|value| **value != 0.0).map(|value| value.to_bits()).collect();
+            let both = values.iter().filter(|bits| values.contains(&(**bits ^ (1 << 31)))).count();
+            if values.is_empty() { f64::NAN } else { both as f64 / values.len() as f64 }
+        };
+        let mirrored = run >= MIRRORED
+            && summary::median(rows.iter().flat_map(|row| row.chunks_exact(run)).map(has_opposite).collect())
+                >= IN_COMMON;
+        Self { run, mirrored }
+    }
+
+    /// The levels seen in a run, ascending.
+    fn levels(&self, run: &[f32]) -> Vec<f64> {
+        let mut levels: Vec<f64> = run.iter().map(|value| f64::from(*value)).collect();
+        if self.mirrored {
+            levels.extend(run.iter().map(|value| -f64::from(*value)));
+        }
+        levels.sort_by(f64::total_cmp);
+        levels.dedup();
+        levels
+    }
+
+    /// The bounds of every element of a run: midpoints to the next lower and the next higher level seen in it, none beyond
+    /// the outermost.
+    fn bounds(&self, run: &[f32]) -> Vec<[f64; 2]> {
+        let levels = self.levels(run);
+        let middle = |a: Option<&f64>, b: Option<&f64>| a.zip(b).map(|(a, b)| 0.5 * (a + b));
+        run.iter()
+            .map(|value| {
+                let at = levels.partition_point(|level| *level < f64::from(*value));
+                let below = at.checked_sub(1).and_then(|at| levels.get(at));
+                let low = middle(below, levels.get(at)).unwrap_or(f64::NEG_INFINITY);
+                let high = middle(levels.get(at), levels.get(at + 1)).unwrap_or(f64::INFINITY);
+                [low, high]
+            })
+            .collect()
+    }
+}
+
+/// The level next to a number.
+fn nearest(levels: &[f64], value: f64) -> f64 {
+    let at = levels.partition_point(|level| *level < value);
+    let below = at.checked_sub(1).and_then(|at| levels.get(at)).copied();
+    match (below, levels.get(at).copied()) {
+        (Some(below), Some(above)) if value - below <= above - value => below,
+        (_, Some(above)) => above,
+        (Some(below), None) => below,
+        (None, None) => value,
+    }
+}
+
+/// The smallest λ at which a removal of the direction `r` (unit, d numbers), made on the candidate's numbers and rounded to the levels that they
+/// stand on, would be chosen among the directions of `basis` (d × m) with a held-out c of at least `enough`, and stand out of what the
+/// rounding leaves: tried in a sample of the other coordinates. `None` where the two sides do not both stand on a grid.
+pub fn planted_limit(oriented: &Oriented<'_>, r: &[f64], basis: &Mat<f64>, enough: f64) -> Result<Option<f64>> {
+    let operator = &oriented.operator;
+    let (pair, base, candidate) = operator.sides();
+    let plain =
+        operator.columns as u64 == pair.base.columns && operator.gauge == Gauge::None && operator.order.is_none();
+    if !plain || operator.columns < GROUP || r.len() != oriented.width() || basis.nrows() != r.len() {
+        return Ok(None);
+    }
+    if levels(&pair.base, base)? < LEVELS || levels(&pair.candidate, candidate)? < LEVELS {
+        return Ok(None);
+    }
+    let grid = Grid::of(&pair.candidate, candidate)?;
+    // W and the candidate in the sample: rows of the file, of which runs share their levels.
+    let by_columns = oriented.residual == Axis::Rows;
+    let chosen: Vec<usize> = if by_columns {
+        let runs = operator.columns / grid.run;
+        let wanted = (PLANTED / grid.run).clamp(1, runs.max(1));
+        let starts = (0..wanted).map(|at| at * runs / wanted * grid.run);
+        starts.flat_map(|start| start..(start + grid.run).min(operator.columns)).collect()
+    } else {
+        let wanted = PLANTED.min(operator.rows);
+        (0..wanted).map(|at| at * operator.rows / wanted).collect()
+    };
+    let rows: Vec<usize> = if by_columns { (0..operator.rows).collect() } else { chosen.clone() };
+    let (mut w, mut x) = (vec![0f32; operator.columns], vec![0f32; operator.columns]);
+    let (mut before, mut after): (Vec<Vec<f32>>, Vec<Vec<f32>>) = (Vec::new(), Vec::new());
+    let pick = |line: &[f32]| -> Vec<f32> {
+        if by_columns { chosen.iter().filter_map(|at| line.get(*at)).copied().collect() } else { line.to_vec() }
+    };
+    for row in rows {
+        operator.decode(row, &mut w, &mut x)?;
+        before.push(pick(&w));
+        after.push(pick(&x));
+    }
+    let (height, width) = (before.len(), before.first().map_or(0, Vec::len));
+    // n × d, whichever way it is stored.
+    let oriented_matrix = |lines: &[Vec<f32>]| -> Mat<f64> {
+        if by_columns {
+            Mat::from_fn(width, height, |i, j| f64::from(lines[j][i]))
+        } else {
+            Mat::from_fn(height, width, |i, j| f64::from(lines[i][j]))
+        }
+    };
+    let base_matrix = oriented_matrix(&before);
+    let direction = Mat::from_fn(r.len(), 1, |i, _| r[i]);
+    let through = &base_matrix * &direction;
+    let p = &base_matrix * basis;
+    let (n, d) = (base_matrix.nrows(), base_matrix.ncols());
+    let half = n / 2;
+    let run_levels: Vec<Vec<Vec<f64>>> =
+        after.iter().map(|line| line.chunks(grid.run).map(|run| grid.levels(run)).collect()).collect();
+    for step in 0..STEPS {
+        let lambda = WEAKEST * STEP.powi(step as i32);
+        let planted: Vec<Vec<f32>> = after
+            .iter()
+            .zip(&run_levels)
+            .enumerate()
+            .map(|(row, (line, levels))| {
+                line.iter()
+                    .enumerate()
+                    .map(|(column, value)| {
+                        let g = if by_columns { r[row] * through[(column, 0)] } else { r[column] * through[(row, 0)] };
+                        let moved = f64::from(*value) - lambda * g;
+                        levels.get(column / grid.run).map_or(moved, |levels| nearest(levels, moved)) as f32
+                    })
+                    .collect()
+            })
+            .collect();
+        let change = oriented_matrix(&planted) - &base_matrix;
+        let seen = &change * basis;
+        let mut halves = [Grams::zeros(basis.ncols()), Grams::zeros(basis.ncols())];
+        halves[0].add(p.subrows(0, half), seen.subrows(0, half));
+        halves[1].add(p.subrows(half, n - half), seen.subrows(half, n - half));
+        let [a, b] = consistency::held_out(&halves);
+        // Its singular value over the noise edge of everything that moved.
+        let along = &change * &direction;
+        let size = (through.transpose() * &along)[(0, 0)].abs() / through.norm_l2().max(f64::MIN_POSITIVE);
+        let edge = change.norm_l2() * ((n as f64).sqrt() + (d as f64).sqrt()) / ((n * d) as f64).sqrt();
+        if 0.5 * (a + b) >= enough && size >= edge {
+            return Ok(Some(lambda));
+        }
+    }
+    Ok(Some(f64::INFINITY))
 }
 
 /// One element: its number in the base, what a removal of strength 1 takes from it, and the bounds that it was between.
@@ -164,25 +363,6 @@ fn repeats(group: &[f32]) -> usize {
     let mut sorted = group.to_vec();
     sorted.sort_by(f32::total_cmp);
     sorted.windows(2).filter(|pair| pair[0] == pair[1]).count()
-}
-
-/// The bounds of every element of a group: midpoints to the next lower and the next higher level seen in it, none beyond
-/// the outermost.
-fn bounds(group: &[f32]) -> Vec<[f64; 2]> {
-    let mut levels: Vec<f64> = group.iter().map(|value| f64::from(*value)).collect();
-    levels.sort_by(f64::total_cmp);
-    levels.dedup();
-    let middle = |a: Option<&f64>, b: Option<&f64>| a.zip(b).map(|(a, b)| 0.5 * (a + b));
-    group
-        .iter()
-        .map(|value| {
-            let at = levels.partition_point(|level| *level < f64::from(*value));
-            let below = at.checked_sub(1).and_then(|at| levels.get(at));
-            let low = middle(below, levels.get(at)).unwrap_or(f64::NEG_INFINITY);
-            let high = middle(levels.get(at), levels.get(at + 1)).unwrap_or(f64::INFINITY);
-            [low, high]
-        })
-        .collect()
 }
 
 /// How far a strength is from the bounds.
@@ -284,7 +464,8 @@ mod tests {
             gd += f64::from((w - x) * g);
             gg += f64::from(g * g);
         }
-        let bounds = x.chunks(GROUP).flat_map(bounds);
+        let grid = Grid { run: GROUP, mirrored: false };
+        let bounds = x.chunks(GROUP).flat_map(|run| grid.bounds(run));
         let cells = w.iter().zip(&g).zip(bounds);
         (cells.map(|((w, g), bounds)| Cell { w: f64::from(*w), g: f64::from(*g), bounds }).collect(), gd / gg)
     }
@@ -318,8 +499,28 @@ mod tests {
     }
 
     #[test]
+    fn runs_share_levels_as_far_as_their_scale_goes() {
+        let values = normal(&mut random(5, "runs"), 4096);
+        let scaled = |length: usize| -> Vec<f32> {
+            values
+                .chunks(length)
+                .flat_map(|run| {
+                    let step = run.iter().fold(0f32, |most, value| most.max(value.abs())) / 31.0;
+                    run.iter().map(move |value| step * (value / step).round()).collect::<Vec<_>>()
+                })
+                .collect()
+        };
+        assert_eq!(Grid::of_rows(&[scaled(32)]), Grid { run: 32, mirrored: false });
+        assert_eq!(Grid::of_rows(&[scaled(512)]), Grid { run: 128, mirrored: true });
+        assert_eq!(Grid::of_rows(&[values]).run, GROUP);
+        assert_eq!(nearest(&[-1.0, 0.5, 2.0], 1.4), 2.0);
+        assert_eq!(nearest(&[-1.0, 0.5, 2.0], -7.0), -1.0);
+        assert_eq!(nearest(&[-1.0, 0.5, 2.0], 9.0), 2.0);
+    }
+
+    #[test]
     fn bounds_are_midpoints_of_levels_seen() {
-        let found = bounds(&[1.0, 0.0, 3.0, 1.0]);
+        let found = Grid { run: GROUP, mirrored: false }.bounds(&[1.0, 0.0, 3.0, 1.0]);
         assert_eq!(found, [[0.5, 2.0], [f64::NEG_INFINITY, 0.5], [2.0, f64::INFINITY], [0.5, 2.0]]);
         assert_eq!(repeats(&[1.0, 0.0, 3.0, 1.0]), 1);
     }

@@ -65,6 +65,9 @@ const LACKING: f64 = 0.9;
 const OWN_LOST: f64 = 0.9;
 /// It must also be as lost, or nearly: the strength there over the strength along r.
 const OWN_ALIKE: f64 = 0.5;
+/// ‖Δ‖/‖W‖ up to which two matrices are one, computed in another order: a few last places of binary32 (2⁻²⁴ = 6e-8). A removal with λ of 1e-5
+/// moves more.
+const ARITHMETIC: f64 = 2.5e-7;
 /// Sides below this have no spectrum worth the name.
 const SMALLEST_SIDE: usize = 8;
 
@@ -97,6 +100,15 @@ struct Changed<'a> {
     values: Vec<f64>,
     energy: f64,
     aside: Aside,
+    /// Sums of what is stored, where rows that are all zero were left out of `moments`.
+    stored: Option<Moments>,
+}
+
+impl Changed<'_> {
+    /// Sums of what is stored.
+    fn stored(&self) -> &Moments {
+        self.stored.as_ref().unwrap_or(&self.moments)
+    }
 }
 
 /// The leading directions of a change in the residual stream.
@@ -183,7 +195,7 @@ pub struct Sized {
     pub norm_drift: [f64; 2],
     /// Rows that changed.
     pub changed_rows: Vec<bool>,
-    /// Whether the candidate's numbers stand on a quantiser's levels, stored as its codes or not.
+    /// Whether the candidate's numbers stand on a quantiser's levels, stored as its codes or not, and the base's do not.
     pub quantized: bool,
     /// Share of ‖Δ‖² explained by one factor, one per row, one per column.
     pub scale_explained: [f64; 3],
@@ -203,6 +215,10 @@ pub struct Sized {
     pub moved: usize,
     /// Share of them that changed more than a removal could have changed them.
     pub set_aside: f64,
+    /// Share of the residual stream that is all zero in the candidate and not in the base; left out of every fit.
+    pub erased: f64,
+    /// Rows as stored that are all zero in the candidate and not in the base.
+    pub zeroed_rows: u64,
 }
 
 /// The outcome of measuring: pairs measured, and those that could not be.
@@ -285,10 +301,6 @@ fn stored_bytes(checkpoint: &Checkpoint, view: &crate::pair::View) -> u64 {
     })
 }
 
-/// Share of elements that repeat among sixteen neighbours from which a matrix stands on levels: between that of floats with
-/// 8 significant bits (0.01) and that of floats with 4 (0.15).
-const LEVELS: f64 = 0.08;
-
 /// Floats that a candidate may have been cast to, or through: F16, BF16, E4M3, E5M2 as (precision, smallest exponent).
 const CASTS: [(u32, i32); 4] = [(11, -14), (8, -126), (4, -6), (3, -14)];
 
@@ -356,9 +368,21 @@ fn survey<'a>(pair: &'a Pair, base: &'a Checkpoint, candidate: &'a Checkpoint) -
     if !(moments.total.ww.is_finite() && moments.total.dd.is_finite()) {
         return Ok(Surveyed::NotExamined("values too large to be squared".to_owned()));
     }
+    if moments.total.ww > 0.0 && moments.total.dd <= ARITHMETIC * ARITHMETIC * moments.total.ww {
+        return Ok(Surveyed::Same(Sameness::Recast));
+    }
     let mut oriented = Oriented { operator, residual };
     let mut aside = Aside::default();
-    if matrix && pair.role.kind == Kind::Writer {
+    let mut stored = None;
+    if matrix && side_of(pair.role.kind).is_some() {
+        oriented.operator.erased = oriented.operator.erased(&moments, residual);
+        if oriented.operator.erased.is_some() {
+            let (masked, again) = oriented.operator.moments(signs.as_ref())?;
+            stored = Some(std::mem::replace(&mut moments, masked));
+            start = again;
+        }
+    }
+    if matrix && matches!(pair.role.kind, Kind::Writer | Kind::Reader) {
         if let Some(order) = order::find(&oriented, &moments)? {
             aside.moved = order.moved();
             oriented.operator.order = Some(order);
@@ -368,6 +392,21 @@ fn survey<'a>(pair: &'a Pair, base: &'a Checkpoint, candidate: &'a Checkpoint) -
     }
     let Oriented { mut operator, .. } = oriented;
     let scale_explained = scale_explained(&moments);
+    if moments.total.dd == 0.0 {
+        // Nothing but rows that are zero now.
+        let oriented = Oriented { operator, residual };
+        return Ok(Surveyed::Changed(Box::new(Changed {
+            oriented,
+            moments,
+            norms: None,
+            scale_explained,
+            tops: None,
+            values: Vec::new(),
+            energy: 0.0,
+            aside,
+            stored,
+        })));
+    }
     let mut energy = moments.total.dd;
     // A loud change of low rank looks like a scale of its rows or columns as well; it is not one. Nor is what was set aside.
     let scaled = matrix && aside.kept.is_none() && !start.as_ref().is_some_and(is_low_rank);
@@ -401,7 +440,17 @@ fn survey<'a>(pair: &'a Pair, base: &'a Checkpoint, candidate: &'a Checkpoint) -
         values.clone_from(&vectors.raw.values);
         tops = Some(tops_of(&vectors, pair, norms.as_deref()));
     }
-    Ok(Surveyed::Changed(Box::new(Changed { oriented, moments, norms, scale_explained, tops, values, energy, aside })))
+    Ok(Surveyed::Changed(Box::new(Changed {
+        oriented,
+        moments,
+        norms,
+        scale_explained,
+        tops,
+        values,
+        energy,
+        aside,
+        stored,
+    })))
 }
 
 /// Whether most of a change is one direction, by its product with a sign matrix: the product's columns are then nearly
@@ -572,9 +621,14 @@ fn finish<'a>(
     };
     let mut sized = sized(&changed, pair, precision).map_err(|error| error.one_line())?;
     if pair.base.rows > 1 {
+        // Where the base stands on a grid itself nothing was rounded to one.
         let codes =
             candidate.tensors.get(&pair.candidate.tensor).is_some_and(crate::checkpoint::TensorEntry::is_quantized);
-        sized.quantized = codes || grid::levels(pair, candidate).map_err(|error| error.one_line())? >= LEVELS;
+        let on = |view, checkpoint| -> Result<bool, String> {
+            Ok(grid::levels(view, checkpoint).map_err(|error| error.one_line())? >= grid::LEVELS)
+        };
+        sized.quantized =
+            if codes { dtypes[0] != dtypes[1] } else { on(&pair.candidate, candidate)? && !on(&pair.base, base)? };
     }
     Ok(Measured { pair, dtypes, sameness: Sameness::Changed, moments: Some(sized), projected, through_grid: None })
 }
@@ -644,10 +698,11 @@ fn examine_projection(changed: &Changed<'_>, pair: &Pair, writes: bool, shared: 
         let count = basis.ncols();
         let (p, r) = (all_p.subcols(at, count).to_owned(), all_r.subcols(at, count).to_owned());
         at += count;
+        let whole = p.clone();
         let regression = Regression::new(basis, p, r, kept, alpha);
         let Some(chosen) = regression.choose() else { continue };
-        let (p, _) = regression.right(&chosen.e);
-        backs.push(p);
+        // Whole: whether the direction is a component of W's own, only all of W tells.
+        backs.push(projection::combine(whole.as_ref(), &chosen.e));
         regressions.push((index, regression, chosen));
     }
     if regressions.is_empty() {
@@ -673,26 +728,49 @@ fn examine_projection(changed: &Changed<'_>, pair: &Pair, writes: bool, shared: 
         let direction = Mat::from_fn(direction.len(), 1, |i, _| direction[i]);
         (regression.basis.transpose() * direction).col(0).iter().copied().collect()
     };
-    let limit = raw.filter(|_| writer).map(|regression| {
+    let mut limit = None;
+    if let Some(regression) = raw.filter(|_| writer) {
         let direction: Vec<f64> = planted.col(0).iter().copied().collect();
         let e = inside(regression, &direction);
         let through = regression.along(&e).pp.sqrt();
         let among = if through > 0.0 { tops.next / through } else { f64::INFINITY };
-        regression.planted_limit(&e, summary::CONSISTENCY).max(among)
-    });
+        let linear = regression.planted_limit(&e, summary::CONSISTENCY).max(among);
+        // Where both sides stand on a grid a faint removal moves no code, which adding it to Δ does not show.
+        let on_grid = grid::planted_limit(oriented, &direction, &regression.basis, summary::CONSISTENCY)?;
+        limit = Some(on_grid.map_or(linear, |on_grid| linear.max(on_grid)));
+    }
     let through: Vec<Vec<f64>> = (0..regressions.len()).map(|back| column(&returned.base, back)).collect();
     let lost = if regressions.iter().any(|(.., chosen)| chosen.consistency.abs() >= summary::CONSISTENCY) {
         lost_beside(changed, &regressions, &through, alpha)?
     } else {
         Vec::new()
     };
+    // ‖Δ‖² of what is not set aside, and how much of it the raw span leaves out: sums per row hold all columns, so that in row-normalised
+    // coordinates only the span tells.
+    let energies = kept.map_or((0.0, 1.0), |kept| {
+        let all = order::kept_energy(oriented, &changed.moments, kept, alpha);
+        let inside = raw.map_or(all, Regression::energy);
+        (all, if inside > 0.0 { (all / inside).max(1.0) } else { 1.0 })
+    });
     let mut sides = [None, None];
     for (back, (index, mut regression, chosen)) in regressions.into_iter().enumerate() {
         let direction = regression.direction(&chosen.e);
         let (p, q) = regression.right(&chosen.e);
         let (wp, dp) = (&through[back], column(&returned.change, back));
         let norms = if index == 1 { changed.norms.as_deref() } else { None };
-        let mut fit = projection::fit(oriented, &changed.moments, &direction, (&p, &q), (wp, &dp), norms, kept, alpha);
+        let left = kept.map(|_| match index {
+            0 => energies.0,
+            _ => regression.energy() * energies.1,
+        });
+        let fit_along = |r: &[f64], pq: (&[f64], &[f64]), back: (&[f64], &[f64])| {
+            projection::fit(oriented, &changed.moments, r, pq, back, norms, left, alpha)
+        };
+        let (mut fit, unscaled) = fit_along(&direction, (&p, &q), (wp, &dp));
+        if let Some(r) = unscaled.filter(|_| chosen.consistency >= summary::CONSISTENCY) {
+            let products = along_direction(oriented, &r, norms)?;
+            let [p, q, wp, dp] = &products;
+            fit = Fit { own_component: fit.own_component, ..fit_along(&r, (p, q), (wp, dp)).0 };
+        }
         fit.consistency = chosen.consistency;
         if lost.get(back).is_some_and(|lost| {
             lost.consistency().abs() >= OWN_LOST && lost.strength().abs() >= OWN_ALIKE * fit.strength.abs()
@@ -753,6 +831,17 @@ fn examine_projection(changed: &Changed<'_>, pair: &Pair, writes: bool, shared: 
     }))
 }
 
+/// [Wᵀr, Δᵀr, W Wᵀr, Δ Wᵀr] of one direction, the first two in the coordinates of the row norms given, the others raw.
+fn along_direction(oriented: &Oriented<'_>, r: &[f64], norms: Option<&[f64]>) -> Result<[Vec<f64>; 4]> {
+    let column = |matrix: &Mat<f32>| -> Vec<f64> { matrix.col(0).iter().map(|value| f64::from(*value)).collect() };
+    let probe = Mat::from_fn(r.len(), 1, |at, _| r[at] / norms.map_or(1.0, |norms| norms[at]));
+    let product = oriented.to_other(probe.as_ref(), Want::Both)?;
+    let (p, q) = (column(&product.base), column(&product.change));
+    let right = Mat::from_fn(p.len(), 1, |at, _| p[at]);
+    let back = oriented.to_residual(right.as_ref(), Want::Both)?;
+    Ok([p, q, column(&back.base), column(&back.change)])
+}
+
 /// For each direction r with p = Wᵀr: base and change along what of W p is not along r. W maps the span of its own components to
 /// itself, so where those were dropped W p is as lost as r; a removed direction takes r away and leaves the rest.
 fn lost_beside(
@@ -799,7 +888,7 @@ fn lost_beside(
 }
 
 fn sized(changed: &Changed<'_>, pair: &Pair, precision: u32) -> Result<Sized> {
-    let moments = &changed.moments;
+    let moments = changed.stored();
     let ratio =
         |ww: f64, dd: f64, dw: f64| (ww > 0.0).then(|| (((ww + 2.0 * dw + dd).max(0.0) / ww).sqrt() - 1.0).abs());
     let rows: Vec<f64> = moments.rows.iter().filter_map(|sums| ratio(sums.ww, sums.dd, sums.dw)).collect();
@@ -840,5 +929,16 @@ fn sized(changed: &Changed<'_>, pair: &Pair, precision: u32) -> Result<Sized> {
         vector,
         moved: changed.aside.moved,
         set_aside: changed.aside.share(),
+        erased: changed
+            .oriented
+            .operator
+            .erased
+            .as_ref()
+            .map_or(0.0, |erased| erased.count() as f64 / erased.which.len().max(1) as f64),
+        zeroed_rows: moments
+            .rows
+            .iter()
+            .filter(|sums| sums.changed > 0 && sums.zeroed == sums.changed && -sums.dw >= 0.999 * sums.ww)
+            .count() as u64,
     })
 }

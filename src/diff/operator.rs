@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use super::kernel::{self, ColumnSums, Scratch, Sums};
 use super::order::Order;
 use super::requantize::{self, Match, Scheme};
+use crate::arch::Axis;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::TILE_ELEMENTS;
@@ -24,6 +25,12 @@ const SEGMENT_ELEMENTS: u64 = 4 << 20;
 /// A matrix wider than this is cut into rows of this width for its moments; such a "row" (a flattened vector or a
 /// convolution) has no meaning of its own, and nothing else is computed of it.
 const MAX_ROW_ELEMENTS: u64 = 1 << 20;
+
+/// What of a row's energy must be gone for it to be zero now: all but the rounding of sums.
+const GONE: f64 = 1.0 - 1e-9;
+/// Rows of the residual stream set to zero from which they are damage or pruning: a removal along a mixture of channels leaves none of them
+/// zero. One alone is judged as a direction that is one channel.
+const ERASED_LEAST: usize = 2;
 
 /// A pair of matrices of one shape, `rows` × `columns` as the base stores them.
 #[derive(Clone)]
@@ -40,6 +47,37 @@ pub struct Operator<'a> {
     pub gauge: Gauge,
     /// Where the base's columns or rows are in the candidate, if some moved.
     pub order: Option<Order>,
+    /// Rows or columns that the candidate has set to zero and that count for nothing on either side.
+    pub erased: Option<Erased>,
+}
+
+/// Which rows, or which columns, are all zero in the candidate and not in the base.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Erased {
+    /// Rows or columns as stored.
+    pub axis: Axis,
+    /// Which of them.
+    pub which: Vec<bool>,
+}
+
+impl Erased {
+    /// How many.
+    pub fn count(&self) -> usize {
+        self.which.iter().filter(|erased| **erased).count()
+    }
+
+    /// Sets them to zero in rows of the base from `first` on, as they are in the candidate.
+    fn apply(&self, first: usize, columns: usize, w: &mut [f32]) {
+        for (row, w) in w.chunks_exact_mut(columns).enumerate() {
+            match self.axis {
+                Axis::Rows if self.which.get(first + row).copied().unwrap_or(false) => w.fill(0.0),
+                Axis::Rows => {}
+                Axis::Columns => {
+                    w.iter_mut().zip(&self.which).filter(|(_, erased)| **erased).for_each(|(value, _)| *value = 0.0);
+                }
+            }
+        }
+    }
 }
 
 /// A scale that a derivative may carry beside its edit: the candidate is multiplied by these factors first.
@@ -96,7 +134,36 @@ impl<'a> Operator<'a> {
         let size = |side: u64| {
             usize::try_from(side).map_err(|e| Error::because(ErrorKind::TooLarge, format!("sizing {}", pair.name), e))
         };
-        Ok(Self { pair, base, candidate, rows: size(rows)?, columns: size(columns)?, gauge: Gauge::None, order: None })
+        Ok(Self {
+            pair,
+            base,
+            candidate,
+            rows: size(rows)?,
+            columns: size(columns)?,
+            gauge: Gauge::None,
+            order: None,
+            erased: None,
+        })
+    }
+
+    /// Coordinates of the residual stream (the axis `residual`) along which every number that the base has became zero; `None` where there is
+    /// at most one.
+    pub fn erased(&self, moments: &Moments, residual: Axis) -> Option<Erased> {
+        let gone = |ww: f64, dw: f64, dd: f64| ww > 0.0 && dd >= GONE * ww && -dw >= GONE * ww && dd <= ww / GONE;
+        let which: Vec<bool> = match residual {
+            Axis::Rows => moments.rows.iter().map(|sums| gone(sums.ww, sums.dw, sums.dd)).collect(),
+            Axis::Columns => {
+                let columns = &moments.columns;
+                columns.ww.iter().zip(&columns.dw).zip(&columns.dd).map(|((ww, dw), dd)| gone(*ww, *dw, *dd)).collect()
+            }
+        };
+        let erased = Erased { axis: residual, which };
+        (erased.count() >= ERASED_LEAST).then_some(erased)
+    }
+
+    /// The pair, and the two checkpoints that hold it.
+    pub(super) fn sides(&self) -> (&'a Pair, &'a Checkpoint, &'a Checkpoint) {
+        (self.pair, self.base, self.candidate)
     }
 
     fn tile_rows(&self) -> usize {
@@ -127,9 +194,13 @@ impl<'a> Operator<'a> {
         Ok(())
     }
 
-    fn decode(&self, first: usize, w: &mut [f32], x: &mut [f32]) -> Result<()> {
+    /// Rows of both sides from `first` on, as they are compared; a scale is not divided out.
+    pub(super) fn decode(&self, first: usize, w: &mut [f32], x: &mut [f32]) -> Result<()> {
         if self.columns as u64 == self.pair.base.columns {
             self.pair.base.decode_rows(self.base, first as u64, w)?;
+            if let Some(erased) = &self.erased {
+                erased.apply(first, self.columns, w);
+            }
             return match &self.order {
                 Some(order) => order.decode(self, first, x),
                 None => self.decode_candidate(first, x),

@@ -1,6 +1,6 @@
 //! Columns of a writer that only moved, and columns that changed more than a removal can change them.
 //!
-//! The columns of a writer belong to neurons of an MLP or to value channels of a head. Swapping two of them, together with what feeds
+//! The columns of a writer, and the rows of a reader, belong to neurons of an MLP or to value channels of a head. Swapping two of them, together with what feeds
 //! them, leaves the model's outputs as they are, and makes a change that is louder than any edit; so does turning the sign of
 //! one. Both are undone exactly before the change is taken.
 //!
@@ -18,7 +18,8 @@ use crate::error::Result;
 const BEYOND_CHANCE: f64 = 6.0;
 /// and this many times the middle column's.
 const BEYOND_MEDIAN: f64 = 4.0;
-/// Median of |Δ_j|²/|w_j|² from which columns may all have moved: 2 for columns that have nothing to do with one another.
+/// |Δ_j|²/|w_j|² from which a column may be another one, and median of it from which all may have moved: 2 for columns that have nothing to do
+/// with one another.
 const ALL_MOVED: f64 = 0.5;
 /// Numbers by which columns are known again.
 const MARKS: usize = 16;
@@ -121,6 +122,12 @@ pub(super) fn within_reach(width: usize, ratios: &[f64]) -> Option<Vec<bool>> {
     kept.iter().any(|kept| !kept).then_some(kept)
 }
 
+/// ‖Δ - αW‖² over the coordinates that are kept.
+pub fn kept_energy(oriented: &Oriented<'_>, moments: &Moments, kept: &[bool], alpha: f64) -> f64 {
+    let sums = oriented.other_sums(moments).zip(kept).filter(|(_, kept)| **kept);
+    sums.map(|((ww, dw, dd), _)| dd - 2.0 * alpha * dw + alpha * alpha * ww).sum::<f64>().max(0.0)
+}
+
 /// A uniform scale of the change.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Uniform {
@@ -163,8 +170,9 @@ pub fn find(oriented: &Oriented<'_>, moments: &Moments) -> Result<Option<Order>>
     let ratios = ratios(oriented, moments);
     let bound = bound(oriented.width(), &ratios);
     let all = middle(&ratios) > ALL_MOVED;
-    let suspects: Vec<usize> =
-        (0..ratios.len()).filter(|at| if all { ratios[*at] > SAME } else { ratios[*at] > bound }).collect();
+    let suspects: Vec<usize> = (0..ratios.len())
+        .filter(|at| if all { ratios[*at] > SAME } else { ratios[*at] > bound.max(ALL_MOVED) })
+        .collect();
     if suspects.is_empty() || suspects.len() > MOST {
         return Ok(None);
     }

@@ -294,6 +294,11 @@ impl Regression {
         Self { basis, grams, halves, operator, eigenvalues, eigenvectors, p, r }
     }
 
+    /// ‖QᵀΔ‖²: what of the change is in the span.
+    pub fn energy(&self) -> f64 {
+        self.grams.energy()
+    }
+
     /// Base and change along a direction given in the basis.
     pub fn along(&self, e: &[f64]) -> Along {
         self.grams.along(e)
@@ -376,7 +381,7 @@ const LOUDEST: f64 = 4.5;
 const PLANTED: usize = 14;
 
 /// Columns of `matrix` weighted by `e`.
-fn combine(matrix: MatRef<'_, f64>, e: &[f64]) -> Vec<f64> {
+pub fn combine(matrix: MatRef<'_, f64>, e: &[f64]) -> Vec<f64> {
     let mut out = vec![0.0; matrix.nrows()];
     for (column, weight) in matrix.col_iter().zip(e) {
         out.iter_mut().zip(column.iter()).for_each(|(out, value)| *out += weight * value);
@@ -427,10 +432,13 @@ const EXPLAINED: f64 = 1e-6;
 /// * `(p, q)`: (Wᵀr, Δᵀr), n numbers each, same coordinates;
 /// * `(wp, dp)`: (W p, Δ p), d numbers each, in raw coordinates;
 /// * `norms`: the base's row norms when the coordinates are row-normalised;
-/// * `kept`: which of the other coordinates are not set aside; `(p, q)` are zero elsewhere. Sums per row hold the others too, so the only
-///   scale then is the uniform one, `alpha`, known beforehand.
+/// * `left`: where some of the other coordinates are set aside and `(p, q)` are zero there, ‖Δ - αW‖² of those that are not, in the coordinates of
+///   the fit. Sums per row hold the others too, so the only scale then is the uniform one, `alpha`, known beforehand.
 ///
 /// The scale and λ are estimated together: a removal itself has ⟨Δ,W⟩ ≠ 0, so taking a scale out first would bias λ.
+///
+/// Where rows were scaled after the removal, x = D⁻¹r is the direction that the candidate lacks: beside the fit stands r = D x then, along
+/// which λ is to be asked for.
 pub fn fit(
     oriented: &Oriented<'_>,
     moments: &Moments,
@@ -438,14 +446,14 @@ pub fn fit(
     (p, q): (&[f64], &[f64]),
     (wp, dp): (&[f64], &[f64]),
     norms: Option<&[f64]>,
-    kept: Option<&[bool]>,
+    left: Option<f64>,
     alpha: f64,
-) -> Fit {
+) -> (Fit, Option<Vec<f64>>) {
     let d = r.len() as f64;
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let along = Along { pp: dot(p, p), qq: dot(q, q), pq: dot(p, q) };
     if along.pp <= 0.0 || along.qq <= 0.0 {
-        return Fit::default();
+        return (Fit::default(), None);
     }
     // The moments are of the stored numbers, so what was taken with a scale divided out gets it back.
     let (gauged_residual, factors) = oriented.gauge_factors();
@@ -477,20 +485,13 @@ pub fn fit(
     let total = |column: usize| rows.iter().map(|row| row[column]).sum::<f64>();
     let (ww, dw, dd) = (total(0), total(1), total(2));
 
-    if let Some(kept) = kept {
-        let (mut ww, mut dw, mut dd) = (0.0, 0.0, 0.0);
-        for ((w, x, d), _) in oriented.other_sums(moments).zip(kept).filter(|(_, kept)| **kept) {
-            (ww, dw, dd) = (ww + w, dw + x, dd + d);
-        }
-        // Rows of length 1 have d of it together; the change is taken to be spread as the base is.
-        let scale = norms.map_or(1.0, |_| d / ww.max(f64::MIN_POSITIVE));
-        let left = (dd - 2.0 * alpha * dw + alpha * alpha * ww).max(0.0) * scale;
+    if let Some(left) = left {
         let lambda = alpha - pq / pp;
         let residual = |p: f64, q: f64| q - alpha * p + lambda * p;
         let along_left: f64 = p.iter().zip(q).map(|(p, q)| residual(*p, *q).powi(2)).sum();
         let weighted: f64 = p.iter().zip(q).map(|(p, q)| (p * residual(*p, *q)).powi(2)).sum();
         let caught = lambda * lambda * pp;
-        return Fit {
+        let fit = Fit {
             strength: lambda,
             stderr: weighted.sqrt() / pp,
             consistency: along.consistency(),
@@ -499,6 +500,7 @@ pub fn fit(
             own_component: own_component(r, &rows),
             scale: ScaleModel::Matrix,
         };
+        return (fit, None);
     }
 
     // One factor α for the matrix: minimise ‖Δ - αW + λ r pᵀ‖².
@@ -515,7 +517,8 @@ pub fn fit(
 
     // One factor per row: x ≈ s w - t p for each row, then λ from t = s λ r.
     let (mut row_left, mut row_scale_left, mut top, mut bottom) = (0.0, 0.0, 0.0, 0.0);
-    for ([ww, dw, dd, wp, dp], r) in rows.iter().zip(r) {
+    let mut scaled = r.to_vec();
+    for (at, ([ww, dw, dd, wp, dp], r)) in rows.iter().zip(r).enumerate() {
         let determinant = ww * pp - wp * wp;
         row_scale_left += if *ww > 0.0 { dd - dw * dw / ww } else { *dd };
         if determinant <= 1e-9 * ww * pp || *ww <= 0.0 {
@@ -526,6 +529,7 @@ pub fn fit(
         let t = (dp * ww - dw * wp) / determinant;
         row_left += dd - s * dw - t * dp;
         let weight = 1.0 + s;
+        scaled[at] = weight * r;
         top -= t * weight * r;
         bottom += weight * weight * r * r;
     }
@@ -559,10 +563,13 @@ pub fn fit(
     }
 
     let (scale, strength, left, scale_left) = best;
+    let length = dot(&scaled, &scaled).sqrt();
+    let unscaled = (scale == ScaleModel::Rows && length > 0.0 && length.is_finite())
+        .then(|| scaled.iter().map(|value| value / length).collect());
     // What is left along r: of the simple model, whose residual along r is q - αp + λp.
     let along_left: f64 = p.iter().zip(q).map(|(p, q)| (q - alpha * p + lambda * p).powi(2)).sum();
     let weighted: f64 = p.iter().zip(q).map(|(p, q)| (p * (q - alpha * p + lambda * p)).powi(2)).sum();
-    Fit {
+    let fit = Fit {
         strength,
         stderr: weighted.sqrt() / pp,
         consistency: along.consistency(),
@@ -570,7 +577,8 @@ pub fn fit(
         quietness: along_left / (matrix_left / d).max(f64::MIN_POSITIVE),
         own_component: own_component(r, &rows),
         scale,
-    }
+    };
+    (fit, unscaled)
 }
 
 /// |cos(r, W p)|: 1 when r is a left singular vector of W.

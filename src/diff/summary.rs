@@ -47,10 +47,12 @@ const MANY: usize = 8;
 const LEANING: f64 = 0.3;
 /// A direction is one channel when its other coordinates hold less than this of it (squared), or no other writer agrees with them.
 const OFF_CHANNEL: f64 = 1e-4;
-/// Squared coordinate from which a channel is one of the direction's loud ones, and how many there may be.
+/// Squared coordinate from which a channel is one of the direction's loud ones.
 const LOUD_CHANNEL: f64 = 0.1;
 /// λ of a channel that was pruned is 1 within this.
 const PRUNED: f64 = 0.05;
+/// A matrix has lost rows when at least one in so many became zero.
+const ZEROED_SHARE: u64 = 32;
 /// |c| of the transposed test from which the other side counts as edited.
 const TRANSPOSED: f64 = 0.995;
 
@@ -351,7 +353,12 @@ fn tensor_measurement(
         && fit.strength.abs() >= SIGMAS * fit.stderr
         && fit.strength.abs() >= FAINTEST.max(ABOVE_SCALE * uniform.abs())
         && !own_component;
-    let fits = strong && agrees;
+    // Through a grid that both sides share c is blurred, but every code says between which bounds its number lay: those of this matrix are
+    // tried along a direction that the other layers chose.
+    let censored = through_grid.and_then(|grid| grid.lambda).is_some_and(|lambda| lambda >= FAINTEST)
+        && (CONSISTENCY_HINT..CONSISTENCY).contains(&c)
+        && !own_component;
+    let fits = (strong || censored) && agrees;
     tensor.projection = Some(Projection {
         strength: through_grid.and_then(|grid| grid.lambda).unwrap_or(fit.strength),
         stderr: match through_grid {
@@ -563,20 +570,27 @@ fn change(model: &mut BTreeMap<String, f64>, tensors: &[TensorMeasurement], pair
     put("delta.relative_max", changed.iter().map(|tensor| tensor.relative_norm).fold(0.0, f64::max));
     put("delta.changed_fraction", middle(&|tensor| tensor.changed_fraction));
     put("delta.zeroed", middle(&|tensor| tensor.zeroed_fraction));
-    put("delta.scale_explained", middle(&|tensor| tensor.scale_explained[0]));
-    put("delta.row_scale_explained", middle(&|tensor| tensor.scale_explained[1]));
-    put("delta.column_scale_explained", middle(&|tensor| tensor.scale_explained[2]));
+    // Zero is a scale only in name.
+    let scaled =
+        |tensor: &TensorMeasurement, at: usize| if is_zeroed(tensor) { 0.0 } else { tensor.scale_explained[at] };
+    put("delta.scale_explained", middle(&|tensor| scaled(tensor, 0)));
+    put("delta.row_scale_explained", middle(&|tensor| scaled(tensor, 1)));
+    put("delta.column_scale_explained", middle(&|tensor| scaled(tensor, 2)));
+    let zeroed = (tensors.iter().zip(pairs)).filter(|(tensor, pair)| {
+        let rows = pair.moments.as_ref().map_or(0, |sized| sized.zeroed_rows);
+        tensor.shape[0] > 1 && rows >= 2 && rows * ZEROED_SHARE >= tensor.shape[0]
+    });
+    put("zeroed.tensors", zeroed.count() as f64);
+    let erased = (tensors.iter().zip(pairs)).filter(|(tensor, pair)| {
+        tensor.role.kind == Kind::Writer && pair.moments.as_ref().is_some_and(|sized| sized.erased > 0.0)
+    });
+    put("writers.erased", erased.count() as f64);
     put("noise.kurtosis", middle(&|tensor| tensor.kurtosis));
     let on_grid = (tensors.iter().zip(pairs))
         .filter(|(tensor, _)| {
             tensor.sameness == Sameness::Changed && tensor.shape[0] > 1 && tensor.role.kind != Kind::Norm
         })
-        .filter(|(tensor, pair)| {
-            // Elements set to zero leave an error that is uniform too, and nothing went through a grid.
-            let zeroed = tensor.zeroed_fraction >= 0.99 * tensor.changed_fraction;
-            let uniform = tensor.kurtosis > 0.0 && tensor.kurtosis < GRID_KURTOSIS && !zeroed;
-            uniform || pair.moments.as_ref().is_some_and(|sized| sized.quantized)
-        })
+        .filter(|(tensor, pair)| is_uniform(tensor) || pair.moments.as_ref().is_some_and(|sized| sized.quantized))
         .count();
     put("noise.grid", on_grid as f64 / changed.len() as f64);
     put("rank.top1", middle(&|tensor| tensor.spectrum.first().copied().unwrap_or(0.0)));
@@ -589,6 +603,9 @@ fn change(model: &mut BTreeMap<String, f64>, tensors: &[TensorMeasurement], pair
             if floor < 1.0 { (tensor.low_rank_share / (1.0 - floor)).min(1.0) } else { 0.0 }
         }),
     );
+    // Where no value is left behind those known, the rank ended there.
+    let exact = middle(&|tensor| tensor.low_rank_share) >= EXACTLY_OWN;
+    put("rank.ends", low_ranks(&changed).map_or(f64::from(u8::from(exact)), |(_, share)| share));
     let noise: Vec<f64> = changed.iter().map(|tensor| tensor.noise).collect();
     let mean = noise.iter().sum::<f64>() / noise.len() as f64;
     let variance = noise.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / noise.len() as f64;
@@ -607,6 +624,48 @@ fn change(model: &mut BTreeMap<String, f64>, tensors: &[TensorMeasurement], pair
     if kept.len() >= 4 && mean > (8.0 * too_small).max(0.25) && mean < 0.999 && spread < 0.05 {
         model.insert("merge.drop_rate".to_owned(), mean);
     }
+}
+
+/// Whether the change is an error that is uniform on a grid. Elements set to zero and a base on a grid that was scaled leave one too, and nothing
+/// was rounded there; nor does rounding leave a low rank, as steps of one size in a few rounds of training do.
+pub fn is_uniform(tensor: &TensorMeasurement) -> bool {
+    tensor.kurtosis > 0.0
+        && tensor.kurtosis < GRID_KURTOSIS
+        && tensor.low_rank_share < 0.5
+        && tensor.scale_explained[0] < 0.5
+        && !is_zeroed(tensor)
+}
+
+/// Whether what changed of a matrix was set to zero.
+fn is_zeroed(tensor: &TensorMeasurement) -> bool {
+    tensor.zeroed_fraction > 0.0 && tensor.zeroed_fraction >= 0.99 * tensor.changed_fraction
+}
+
+/// A change counts as low-rank when its large values explain this share of it beyond rounding.
+pub const LOW_RANK: f64 = 0.9;
+/// The last large value over the first small one where a low rank ends.
+const CLIFF: f64 = 2.5;
+
+/// The ranks of those matrices whose change is of low rank, and their share of those whose spectrum is known far enough: large values, a
+/// cliff, and behind it noise alone. Training of all weights has large values too, but no cliff. `None` where no spectrum tells.
+pub fn low_ranks(changed: &[&TensorMeasurement]) -> Option<(Vec<f64>, f64)> {
+    // A short list that nearly ran out says nothing: one faint value more and it would have.
+    let known: Vec<&&TensorMeasurement> =
+        changed.iter().filter(|tensor| tensor.above_noise + 2 < tensor.values_known).collect();
+    let ranks: Vec<f64> = known
+        .iter()
+        .filter(|tensor| {
+            let floor = if tensor.relative_norm > 0.0 { (tensor.rounding / tensor.relative_norm).powi(2) } else { 0.0 };
+            let ends = tensor.cliff >= CLIFF || tensor.noise <= 2.0 * tensor.rounding;
+            tensor.above_noise > 0
+                && ends
+                && u64::from(tensor.above_noise) * 3 <= tensor.shape[0].min(tensor.shape[1])
+                && tensor.low_rank_share >= (LOW_RANK * (1.0 - floor)).max(0.3)
+        })
+        .map(|tensor| f64::from(tensor.above_noise))
+        .collect();
+    let share = ranks.len() as f64 / known.len().max(1) as f64;
+    (!known.is_empty()).then_some((ranks, share))
 }
 
 fn sparse_rows(put: &mut dyn FnMut(&str, f64), pairs: &[Measured<'_>]) {
@@ -846,7 +905,12 @@ fn is_channel(tensors: &[TensorMeasurement], directions: &[Option<&Coordinates>]
         .collect();
     let weight = median(off.iter().map(|(weight, _)| *weight).collect());
     let loud = |direction: &&&Vec<f64>| direction.iter().any(|value| value * value >= LOUD_CHANNEL);
-    if weight > 0.5 || 2 * fitting.iter().filter(loud).count() < fitting.len() {
+    // Two loud channels and more that are lost at one rate along one direction are a mixture: pruning would have left them zero.
+    let mixed = |direction: &&&Vec<f64>| direction.iter().filter(|value| *value * *value >= LOUD_CHANNEL).count() > 1;
+    if weight > 0.5
+        || 2 * fitting.iter().filter(loud).count() < fitting.len()
+        || 2 * fitting.iter().filter(mixed).count() > fitting.len()
+    {
         return false;
     }
     let nearest: Vec<f64> = off

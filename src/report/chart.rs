@@ -66,7 +66,7 @@ pub fn strengths(orthogonalization: &Orthogonalization, id: &str) -> Option<Mark
                 Some((layer, (lambda, _))) if *lambda != 0.0 => {
                     format!("{}: highest λ {} at layer {layer}", s.module, strength(*lambda))
                 }
-                _ => format!("{}: unchanged", s.module),
+                _ => format!("{}: {}", s.module, plot::nothing(s.points.values().map(|p| p.1).fold(0.0, f64::max))),
             }
         })
         .collect::<Vec<_>>()
@@ -230,7 +230,7 @@ fn path(series: &Series, index: &BTreeMap<u32, usize>, place: impl Fn(u32, f64) 
         .join(" ")
 }
 
-/// A mark of the series' own shape; hollow for an unchanged writer.
+/// A mark of the series' own shape; hollow for a writer in which nothing was found removed.
 fn mark(series: usize, x: f64, y: f64, hollow: bool) -> Markup {
     let class = format!("mark s{series}{}", if hollow { " hollow" } else { "" });
     html! {

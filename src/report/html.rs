@@ -193,7 +193,7 @@ fn pictures(examination: &Examination, id: &str) -> Markup {
                             "No writer fits a removed direction: these are the strengths that the best one would have, as \
                              any change has some. "
                         }
-                        "λ̂ per layer and module; bars reach 1.96 standard errors (95 %). Hollow marks: unchanged. "
+                        "λ̂ per layer and module; bars reach 1.96 standard errors (95 %). Hollow marks: unchanged, or none found. "
                         "λ = 1 removes the direction wholly, 2 reflects it, below 0 amplifies it."
                     }
                 }
@@ -249,7 +249,7 @@ fn strength_table(series: &[plot::Series]) -> Markup {
                                 @for s in series {
                                     td class="n" {
                                         @match s.points.get(layer) {
-                                            Some((lambda, _)) if *lambda == 0.0 => "unchanged",
+                                            Some((lambda, stderr)) if *lambda == 0.0 => { (plot::nothing(*stderr)) },
                                             Some((lambda, stderr)) => { (strength(*lambda)) " ± " (strength(*stderr)) },
                                             None => "–",
                                         }

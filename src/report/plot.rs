@@ -42,7 +42,12 @@ pub fn series(orthogonalization: &Orthogonalization) -> Vec<Series> {
 const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 const ASCII: [char; 8] = ['_', '.', ':', '-', '=', '+', '*', '#'];
 
-/// What a character means: eight heights, unchanged, below zero.
+/// What a λ of 0 says: the matrix is the base's, or changed (which leaves λ a standard error) and nothing was found removed.
+pub fn nothing(stderr: f64) -> &'static str {
+    if stderr == 0.0 { "unchanged" } else { "changed, none found" }
+}
+
+/// What a character means: eight heights, nothing removed, below zero.
 const fn marks(unicode: bool) -> ([char; 8], char, char) {
     if unicode { (BLOCKS, '·', '▾') } else { (ASCII, '0', 'v') }
 }
@@ -53,11 +58,12 @@ fn peak(all: &[Series]) -> f64 {
 
 /// What the characters of [`lines`] stand for.
 pub fn legend(orthogonalization: &Orthogonalization, unicode: bool) -> String {
-    let (heights, unchanged, negative) = marks(unicode);
+    let (heights, none, negative) = marks(unicode);
     let all = series(orthogonalization);
     let peak = peak(&all);
     let mut legend = if peak > 0.0 { format!("{} λ = {}, ", heights[7], strength(peak)) } else { String::new() };
-    legend.push_str(&format!("{unchanged} unchanged"));
+    let changed = all.iter().flat_map(|s| s.points.values()).any(|p| p.0 == 0.0 && p.1 > 0.0);
+    legend.push_str(&format!("{none} {}", if changed { "unchanged, or none found" } else { "unchanged" }));
     if all.iter().flat_map(|s| s.points.values()).any(|p| p.0 < 0.0) {
         legend.push_str(&format!(", {negative} below 0 (a direction amplified)"));
     }
@@ -121,7 +127,7 @@ pub fn lines(orthogonalization: &Orthogonalization, width: usize, unicode: bool)
 fn numbers(series: &Series) -> String {
     let changed: Vec<_> = series.points.values().filter(|p| p.0 != 0.0).collect();
     if changed.is_empty() {
-        return "unchanged".to_owned();
+        return nothing(series.points.values().map(|p| p.1).fold(0.0, f64::max)).to_owned();
     }
     let low = changed.iter().map(|p| p.0).fold(f64::INFINITY, f64::min);
     let high = changed.iter().map(|p| p.0).fold(f64::NEG_INFINITY, f64::max);

@@ -50,4 +50,5 @@ pub static BUILTIN: &[(&str, &str)] = &[
     ("vocabulary-edit", include_str!("../../signatures/vocabulary-edit.md")),
     ("writers-only-layout", include_str!("../../signatures/writers-only-layout.md")),
     ("wrong-side", include_str!("../../signatures/wrong-side.md")),
+    ("zeroed-rows", include_str!("../../signatures/zeroed-rows.md")),
 ];

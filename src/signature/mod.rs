@@ -197,7 +197,7 @@ impl Catalogue {
 
     /// How every signature that is not withdrawn fared, clause by clause: what a report shows as considered.
     pub fn assess(&self, profile: &Profile) -> Vec<Assessment<'_>> {
-        let measurements = &with_grid(&profile.model);
+        let measurements = &with_later(&profile.model);
         self.signatures
             .iter()
             .filter(|signature| signature.front.status != Status::Withdrawn)
@@ -210,12 +210,15 @@ impl Catalogue {
     }
 }
 
-/// The measurements, with `noise.grid` where a record of before it has only the kurtosis that decided then: without it, what
-/// was found in such a record would be lost when it is judged again.
-fn with_grid(model: &BTreeMap<String, f64>) -> BTreeMap<String, f64> {
+/// The measurements, with `noise.grid` and `rank.ends` where a record of before them has only what decided then (the kurtosis, the share that
+/// large values explain): without them, what was found in such a record would be lost when it is judged again.
+fn with_later(model: &BTreeMap<String, f64>) -> BTreeMap<String, f64> {
     let mut model = model.clone();
     if let Some(kurtosis) = model.get("noise.kurtosis").copied() {
         model.entry("noise.grid".to_owned()).or_insert(if kurtosis < GRID_KURTOSIS { 1.0 } else { 0.0 });
+    }
+    if let Some(explained) = model.get("rank.explained").copied() {
+        model.entry("rank.ends".to_owned()).or_insert(if explained >= 0.9 { 1.0 } else { 0.0 });
     }
     model
 }
@@ -225,12 +228,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_of_before_noise_grid_is_judged_by_its_kurtosis() {
-        let grid = |kurtosis: f64| with_grid(&BTreeMap::from([("noise.kurtosis".to_owned(), kurtosis)]))["noise.grid"];
+    fn a_record_of_before_is_judged_by_what_decided_then() {
+        let grid = |kurtosis: f64| with_later(&BTreeMap::from([("noise.kurtosis".to_owned(), kurtosis)]))["noise.grid"];
         assert_eq!([grid(1.85), grid(3.2)], [1.0, 0.0]);
         let measured = BTreeMap::from([("noise.kurtosis".to_owned(), 3.2), ("noise.grid".to_owned(), 1.0)]);
-        assert_eq!(with_grid(&measured)["noise.grid"], 1.0);
-        assert!(with_grid(&BTreeMap::new()).is_empty());
+        assert_eq!(with_later(&measured)["noise.grid"], 1.0);
+        let ends =
+            |explained: f64| with_later(&BTreeMap::from([("rank.explained".to_owned(), explained)]))["rank.ends"];
+        assert_eq!([ends(0.95), ends(0.4)], [1.0, 0.0]);
+        assert!(with_later(&BTreeMap::new()).is_empty());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What hides a removal and what only looks like one: changes louder than the edit, columns that moved, loud channels, swapped sides,
 //! and that no removal above the printed limit ends as clear.
 
-use orthoscope::examination::{Examination, Verdict};
-use orthoscope::tensor::BF16;
+use orthoscope::examination::{Examination, Relation, Verdict};
+use orthoscope::tensor::{BF16, F32};
 use orthoscope::tiny::edits::{self, Form};
 use orthoscope::tiny::{Model, Size, direction};
 use proptest::prelude::*;
@@ -229,6 +229,110 @@ fn a_removal_planted_above_the_printed_limit_is_seen() {
     }
 }
 
+/// Rows of the residual stream that are zero now, from `first` on.
+fn zero_rows(model: &mut Model, name: &str, first: usize) {
+    let weight = model.tensors.get_mut(name).unwrap();
+    let columns = weight.shape[1];
+    weight.values[first * columns..].fill(0.0);
+}
+
+#[test]
+fn rows_that_became_zero_are_told_and_are_no_removal() {
+    let tail = |model: &mut Model| {
+        zero_rows(model, "model.layers.3.self_attn.o_proj.weight", 40);
+        zero_rows(model, "model.layers.3.mlp.down_proj.weight", 0);
+        zero_rows(model, "model.layers.3.mlp.up_proj.weight", 0);
+    };
+    let mut damaged = base();
+    tail(&mut damaged);
+    let examination = compare(&base(), &damaged, &BF16, 1);
+    assert_eq!(examination.verdict, Verdict::Inconclusive, "{} {:?}", examination.because, examination.findings);
+    assert!(examination.because.contains("zero"), "{}", examination.because);
+    assert!(has(&examination, "zeroed-rows"), "{:?}", examination.findings);
+    assert!(strengths(&examination).iter().all(|lambda| *lambda == 0.0), "{}", fits(&examination));
+
+    let mut edited = edited(0.7);
+    tail(&mut edited);
+    let examination = compare(&base(), &edited, &BF16, 1);
+    assert_eq!(examination.verdict, Verdict::Orthogonalized, "{}", examination.because);
+    assert!(has(&examination, "zeroed-rows"), "{:?}", examination.findings);
+}
+
+#[test]
+fn another_order_of_arithmetic_is_no_change() {
+    let mut recomputed = base();
+    for weight in recomputed.tensors.values_mut() {
+        for (at, value) in weight.values.iter_mut().enumerate() {
+            *value = rounded(*value) * (1.0 + 1e-7 * (at % 3) as f32);
+        }
+    }
+    let examination = compare(&base(), &recomputed, &F32, 1);
+    assert_eq!(examination.verdict, Verdict::Clear, "{} {}", examination.because, fits(&examination));
+    assert_eq!(examination.relation, Relation::Recast);
+}
+
+fn rounded(value: f32) -> f32 {
+    half::bf16::from_f32(value).to_f32()
+}
+
+#[test]
+fn readers_whose_rows_changed_places_hide_nothing() {
+    let mut candidate = base();
+    let writers = candidate.writers();
+    for name in candidate.linear().into_iter().filter(|name| name.contains("layers") && !writers.contains(name)) {
+        edits::orthogonalize_reader(candidate.tensors.get_mut(&name).unwrap(), &removed(), 1.0);
+    }
+    let plain = compare(&base(), &candidate, &BF16, 1);
+    assert!(has(&plain, "reader-side"), "{} {:?}", plain.because, plain.findings);
+    shuffle(&mut candidate, 6);
+    let examination = compare(&base(), &candidate, &BF16, 1);
+    assert!(has(&examination, "reader-side"), "{} {:?}", examination.because, examination.findings);
+    assert!(examination.verdict != Verdict::Clear, "{}", examination.because);
+}
+
+/// The base on a quantiser's levels, three `o_proj` of it edited there and encoded again.
+fn on_one_grid(bits: u32, change: impl Fn(&mut orthoscope::tiny::Weight)) -> (Model, Model) {
+    let mut base = base();
+    for name in base.linear() {
+        edits::quantize(base.tensors.get_mut(&name).unwrap(), bits);
+    }
+    let mut candidate = base.clone();
+    for layer in 0..3 {
+        let weight = candidate.tensors.get_mut(&format!("model.layers.{layer}.self_attn.o_proj.weight")).unwrap();
+        change(weight);
+        edits::quantize(weight, bits);
+    }
+    (base, candidate)
+}
+
+#[test]
+fn on_a_shared_grid_no_removal_above_the_printed_limit_is_clear() {
+    for bits in [4, 5, 6] {
+        for lambda in [0.05, 0.1, 0.2, 0.4, 0.7, 1.0] {
+            let (base, candidate) =
+                on_one_grid(bits, |weight| edits::orthogonalize(weight, &removed(), lambda, Form::Plain));
+            let examination = compare(&base, &candidate, &BF16, 1);
+            let limit = examination.orthogonalization.as_ref().unwrap().detection_limit;
+            if examination.relation != Relation::Identical {
+                assert!(limit > 0.0, "{bits} bits, λ = {lambda}: a limit of {limit}");
+            }
+            assert!(
+                examination.verdict != Verdict::Clear || lambda <= limit || examination.relation == Relation::Identical,
+                "{bits} bits, λ = {lambda}: clear down to {limit}{}",
+                fits(&examination)
+            );
+        }
+        let (base, honest) = on_one_grid(bits, |weight| edits::add_noise(weight, 0.05, 3, "encoding"));
+        let examination = compare(&base, &honest, &BF16, 1);
+        assert!(
+            matches!(examination.verdict, Verdict::Clear | Verdict::Inconclusive),
+            "{bits} bits: {} {}",
+            examination.because,
+            fits(&examination)
+        );
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
@@ -242,6 +346,7 @@ proptest! {
         bits in prop::sample::select(vec![0u32, 4, 8]),
         training in prop::sample::select(vec![0.0, 0.002, 0.01]),
         moved in 0usize..4,
+        adapter in prop::sample::select(vec![0usize, 0, 2, 6]),
     ) {
         let mut candidate = base();
         let form = [Form::Plain, Form::RowNormalised, Form::RowNormKept][form];
@@ -252,6 +357,11 @@ proptest! {
         edit(&mut candidate, &leaning(share), lambda, form, meant);
         if training > 0.0 {
             edits::fine_tune(&mut candidate, training, 9);
+        }
+        if adapter > 0 {
+            for name in candidate.linear() {
+                edits::add_low_rank(candidate.tensors.get_mut(&name).unwrap(), adapter, 0.1, 10, &name);
+            }
         }
         if moved > 0 {
             shuffle(&mut candidate, moved);
