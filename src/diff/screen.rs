@@ -44,8 +44,8 @@ const POOLED: usize = 16;
 const ENOUGH_ROWS: usize = 16;
 
 /// Of a block's right vectors, largest first, those that are also tested by themselves: a direction of one writer alone is
-/// in no pool.
-const OWN: usize = 3;
+/// in no pool, and a merged LoRA of rank 8 may be louder.
+const OWN: usize = 12;
 
 /// Right vectors of one block that are removals by themselves, from which its rank was reduced rather than directions removed.
 const REDUCED: usize = 6;
