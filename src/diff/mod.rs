@@ -758,12 +758,10 @@ fn examine_projection(changed: &Changed<'_>, pair: &Pair, writes: bool, shared: 
         let (p, q) = regression.right(&chosen.e);
         let (wp, dp) = (&through[back], column(&returned.change, back));
         let norms = if index == 1 { changed.norms.as_deref() } else { None };
-        let left = kept.map(|_| match index {
-            0 => energies.0,
-            _ => regression.energy() * energies.1,
-        });
+        let left = if index == 0 { energies.0 } else { regression.energy() * energies.1 };
+        let known = kept.map(|_| projection::Kept { left, alpha });
         let fit_along = |r: &[f64], pq: (&[f64], &[f64]), back: (&[f64], &[f64])| {
-            projection::fit(oriented, &changed.moments, r, pq, back, norms, left, alpha)
+            projection::fit(oriented, &changed.moments, r, pq, back, norms, known)
         };
         let (mut fit, unscaled) = fit_along(&direction, (&p, &q), (wp, &dp));
         if let Some(r) = unscaled.filter(|_| chosen.consistency >= summary::CONSISTENCY) {

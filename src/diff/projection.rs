@@ -426,14 +426,23 @@ const SCALE_GAIN: f64 = 0.8;
 /// Share of ‖Δ‖² below which what one factor leaves is nothing.
 const EXPLAINED: f64 = 1e-6;
 
+/// What is known of the other coordinates that are not set aside.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Kept {
+    /// ‖Δ - αW‖² over them, in the coordinates of the fit.
+    pub left: f64,
+    /// Their uniform scale α.
+    pub alpha: f64,
+}
+
 /// Fits λ and a scale for the direction r in one writer.
 ///
 /// * `r`: unit direction, d numbers, in the coordinates of the fit;
 /// * `(p, q)`: (Wᵀr, Δᵀr), n numbers each, same coordinates;
 /// * `(wp, dp)`: (W p, Δ p), d numbers each, in raw coordinates;
 /// * `norms`: the base's row norms when the coordinates are row-normalised;
-/// * `left`: where some of the other coordinates are set aside and `(p, q)` are zero there, ‖Δ - αW‖² of those that are not, in the coordinates of
-///   the fit. Sums per row hold the others too, so the only scale then is the uniform one, `alpha`, known beforehand.
+/// * `kept`: where some of the other coordinates are set aside and `(p, q)` are zero there, what is known of those that are not. Sums per row
+///   hold the others too, so the only scale then is the uniform one, known beforehand.
 ///
 /// The scale and λ are estimated together: a removal itself has ⟨Δ,W⟩ ≠ 0, so taking a scale out first would bias λ.
 ///
@@ -446,8 +455,7 @@ pub fn fit(
     (p, q): (&[f64], &[f64]),
     (wp, dp): (&[f64], &[f64]),
     norms: Option<&[f64]>,
-    left: Option<f64>,
-    alpha: f64,
+    kept: Option<Kept>,
 ) -> (Fit, Option<Vec<f64>>) {
     let d = r.len() as f64;
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
@@ -485,7 +493,7 @@ pub fn fit(
     let total = |column: usize| rows.iter().map(|row| row[column]).sum::<f64>();
     let (ww, dw, dd) = (total(0), total(1), total(2));
 
-    if let Some(left) = left {
+    if let Some(Kept { left, alpha }) = kept {
         let lambda = alpha - pq / pp;
         let residual = |p: f64, q: f64| q - alpha * p + lambda * p;
         let along_left: f64 = p.iter().zip(q).map(|(p, q)| residual(*p, *q).powi(2)).sum();
