@@ -291,6 +291,8 @@ pub struct BlockMeasurement {
     pub changed: bool,
     /// ‖Δ‖/‖W‖ over the block.
     pub relative: f64,
+    /// Share of the elements that changed that are zero now.
+    pub zeroed: f64,
     /// Share of columns that changed more than a removal can change them, and were set aside.
     pub aside: f64,
     /// Share of ‖Δ‖² in the largest singular value, of what was not set aside.
@@ -528,6 +530,7 @@ pub fn look(block: &Block<'_>) -> Result<Option<Sight>> {
         rows: m,
         changed: false,
         relative: 0.0,
+        zeroed: 0.0,
         aside: 0.0,
         top: 0.0,
         evidence: [Evidence::default(); 2],
@@ -545,6 +548,12 @@ pub fn look(block: &Block<'_>) -> Result<Option<Sight>> {
         return Ok(Some(Sight { measurement, change: None }));
     }
     measurement.changed = true;
+    let (mut moved, mut zeroed) = (0usize, 0usize);
+    for (new, _) in block.candidate.iter().zip(&delta).filter(|(_, delta)| **delta != 0.0) {
+        moved += 1;
+        zeroed += usize::from(*new == 0.0);
+    }
+    measurement.zeroed = zeroed as f64 / moved.max(1) as f64;
     measurement.relative = (energy / dot(&base, &base).max(f64::MIN_POSITIVE)).sqrt();
 
     // Sums over columns, each row counting as long as any other: a loud channel among the rows would speak for all of them.

@@ -297,6 +297,8 @@ pub fn describe(screening: &Screening, opened: &Checkpoint, pairing: &Pairing, e
     let readers = screening.of("readers");
     let changed: Vec<&screen::BlockMeasurement> = screened.blocks.iter().filter(|block| block.changed).collect();
     let low_rank = !changed.is_empty() && changed.iter().filter(|block| block.top > 0.8).count() * 2 > changed.len();
+    // Nothing but zeros: pruned, and not trained.
+    let pruned = !changed.is_empty() && changed.iter().filter(|block| block.zeroed >= 0.99).count() * 2 > changed.len();
     let touched = readers.changed * 2 > readers.taken;
     examination.depth = Depth::Screen;
     examination.candidate.format = Some(opened.format.to_owned());
@@ -308,6 +310,7 @@ pub fn describe(screening: &Screening, opened: &Checkpoint, pairing: &Pairing, e
         Decision::Undecided => Verdict::Inconclusive,
     };
     examination.relation = match (changed.is_empty(), low_rank) {
+        (false, _) if pruned => Relation::Edited,
         (false, true) => Relation::LowRankEdit,
         (false, false) if !touched && readers.taken > 0 => Relation::Edited,
         (false, false) => Relation::FineTuned,
