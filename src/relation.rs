@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::checkpoint::{Checkpoint, TensorEntry};
+use crate::diff::change::{LOW_RANK, is_uniform, low_ranks};
 use crate::diff::stats::{GRID_KURTOSIS, Profile, Sameness, TensorMeasurement};
-use crate::diff::summary::{LOW_RANK, is_uniform, low_ranks, median};
+use crate::diff::summary::median;
 use crate::examination::Relation;
 use crate::pair::Pairing;
 

@@ -100,8 +100,7 @@ fn without_signature(profile: &Profile, relation: Relation) -> (Verdict, String)
     }
     let (changed, limit) = (number("writers.changed"), number("projection.detection_limit"));
     if changed == 0.0 {
-        let because =
-            "the matrices that write to the residual stream are the base's, bit for bit or through a proven cast";
+        let because = "the matrices that write to the residual stream are the base's: bit for bit, through a proven cast, or to the last places of binary32";
         return (Verdict::Clear, because.to_owned());
     }
     if limit > TESTABLE {

@@ -10,6 +10,7 @@
 //! strength ([`grid`]). [`summary`] then says which pairs fit a removed direction, given what the other layers show, and names the numbers
 //! that signatures speak of.
 
+pub mod change;
 pub mod consistency;
 pub mod grid;
 pub mod kernel;
@@ -368,7 +369,8 @@ fn survey<'a>(pair: &'a Pair, base: &'a Checkpoint, candidate: &'a Checkpoint) -
     if !(moments.total.ww.is_finite() && moments.total.dd.is_finite()) {
         return Ok(Surveyed::NotExamined("values too large to be squared".to_owned()));
     }
-    if moments.total.ww > 0.0 && moments.total.dd <= ARITHMETIC * ARITHMETIC * moments.total.ww {
+    // Row by row: beside one loud row everything would be small.
+    if moments.rows.iter().all(|sums| sums.dd <= ARITHMETIC * ARITHMETIC * sums.ww) {
         return Ok(Surveyed::Same(Sameness::Recast));
     }
     let mut oriented = Oriented { operator, residual };

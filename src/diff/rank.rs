@@ -23,7 +23,7 @@ pub fn widen(base: &Checkpoint, candidate: &Checkpoint, pairs: &mut [Measured<'_
         .filter_map(|(index, pair)| {
             let sized = pair.moments.as_ref()?;
             let ran_out =
-                sized.values.len() >= SKETCH && super::summary::above_noise(sized) as usize >= sized.values.len();
+                sized.values.len() >= SKETCH && super::change::above_noise(sized) as usize >= sized.values.len();
             // A narrow matrix has no room for a low rank to show in.
             let room = sized.shape[0].min(sized.shape[1]).min(ROOM);
             ran_out.then_some((std::cmp::Reverse(room), sized.shape[0] * sized.shape[1], index))

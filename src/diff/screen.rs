@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::consistency::{self, Grams};
 use super::order::{self, Uniform};
+use super::summary::cosine;
 use super::{projection, spectrum};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
@@ -359,11 +360,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-fn cosine(a: &[f64], b: &[f64]) -> f64 {
-    let scale = (dot(a, a) * dot(b, b)).sqrt();
-    if scale > 0.0 { dot(a, b) / scale } else { 0.0 }
-}
-
+/// The middle value, of an even number the greater one: a dozen writers are called clear by it, which must not be the easier for their number.
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.filter(|value| value.is_finite()).collect();
     values.sort_by(f64::total_cmp);

@@ -276,7 +276,8 @@ pub static MEASUREMENTS: &[Measurement] = &[
 pub enum Sameness {
     /// Same dtype, same bits.
     Identical,
-    /// The candidate is the base rounded to the candidate's dtype, or to a narrower one and back, bit for bit.
+    /// The candidate is the base rounded to the candidate's dtype, or to a narrower one and back, bit for bit; or computed again, with each row
+    /// equal to a few last places of binary32.
     Recast,
     /// The candidate is the base through a known quantiser and back, bit for bit; the scheme stands as its dtype.
     Requantized,
