@@ -263,8 +263,8 @@ fn nearest(levels: &[f64], value: f64) -> f64 {
     }
 }
 
-/// The smallest λ at which a removal of the direction `r` (unit, d numbers), made on the candidate's numbers and rounded to the levels that they
-/// stand on, would be chosen among the directions of `basis` (d × m) with a held-out c of at least `enough`, and stand out of what the
+/// The smallest λ at which a removal of the direction `r` (unit, d numbers), made on the base's numbers and rounded to the levels that both
+/// sides stand on, would be chosen among the directions of `basis` (d × m) with a held-out c of at least `enough`, and stand out of what the
 /// rounding leaves: tried in a sample of the other coordinates. `None` where the two sides do not both stand on a grid.
 pub fn planted_limit(oriented: &Oriented<'_>, r: &[f64], basis: &Mat<f64>, enough: f64) -> Result<Option<f64>> {
     let operator = &oriented.operator;
@@ -315,11 +315,14 @@ pub fn planted_limit(oriented: &Oriented<'_>, r: &[f64], basis: &Mat<f64>, enoug
     let p = &base_matrix * basis;
     let (n, d) = (base_matrix.nrows(), base_matrix.ncols());
     let half = n / 2;
-    let run_levels: Vec<Vec<Vec<f64>>> =
-        after.iter().map(|line| line.chunks(grid.run).map(|run| grid.levels(run)).collect()).collect();
+    let run_levels: Vec<Vec<Vec<f64>>> = before
+        .iter()
+        .zip(&after)
+        .map(|(w, x)| w.chunks(grid.run).zip(x.chunks(grid.run)).map(|(w, x)| grid.levels(&[w, x].concat())).collect())
+        .collect();
     for step in 0..STEPS {
         let lambda = WEAKEST * STEP.powi(step as i32);
-        let planted: Vec<Vec<f32>> = after
+        let planted: Vec<Vec<f32>> = before
             .iter()
             .zip(&run_levels)
             .enumerate()
