@@ -42,6 +42,9 @@ const LONGEST: usize = 128;
 /// Share of distinct values that two halves of a run must have in common to stand on the same levels. Of unlike scales they share
 /// next to none.
 const IN_COMMON: f64 = 0.25;
+/// Share of distinct values in a run up to which it shows most of its levels: about 0.5 for 4 bits in runs of 32 and FP8 in runs of 128, 0.9 for
+/// 8 bits in runs of 32.
+const DENSE: f64 = 0.75;
 /// From this run on a grid whose values come with either sign (FP8, int8) is taken to be symmetric.
 const MIRRORED: usize = 64;
 /// Other coordinates in which a removal is planted,
@@ -223,6 +226,15 @@ impl Grid {
         Self { run, mirrored }
     }
 
+    /// Middle share of distinct values in a run: small where it shows most of its levels.
+    fn distinct(&self, rows: &[Vec<f32>]) -> f64 {
+        let share = |run: &[f32]| {
+            let values: BTreeSet<u32> = run.iter().map(|value| value.to_bits()).collect();
+            values.len() as f64 / run.len().max(1) as f64
+        };
+        summary::median(rows.iter().flat_map(|row| row.chunks_exact(self.run)).map(share).collect())
+    }
+
     /// The levels seen in a run, ascending.
     fn levels(&self, run: &[f32]) -> Vec<f64> {
         let mut levels: Vec<f64> = run.iter().map(|value| f64::from(*value)).collect();
@@ -263,8 +275,8 @@ fn nearest(levels: &[f64], value: f64) -> f64 {
     }
 }
 
-/// The smallest λ at which a removal of the direction `r` (unit, d numbers), made on the base's numbers and rounded to the levels that both
-/// sides stand on, would be chosen among the directions of `basis` (d × m) with a held-out c of at least `enough`, and stand out of what the
+/// The smallest λ at which a removal of the direction `r` (unit, d numbers), made on the base's numbers and rounded to the levels that the
+/// candidate stands on, would be chosen among the directions of `basis` (d × m) with a held-out c of at least `enough`, and stand out of what the
 /// rounding leaves: tried in a sample of the other coordinates. `None` where the two sides do not both stand on a grid.
 pub fn planted_limit(oriented: &Oriented<'_>, r: &[f64], basis: &Mat<f64>, enough: f64) -> Result<Option<f64>> {
     let operator = &oriented.operator;
@@ -278,6 +290,10 @@ pub fn planted_limit(oriented: &Oriented<'_>, r: &[f64], basis: &Mat<f64>, enoug
         return Ok(None);
     }
     let grid = Grid::of(&pair.candidate, candidate)?;
+    // Of a fine grid (8 bits in short runs) few levels are seen, and rounding to those would be coarser than the grid is.
+    if grid.distinct(&sample(&pair.candidate, candidate)?) > DENSE {
+        return Ok(None);
+    }
     // W and the candidate in the sample: rows of the file, of which runs share their levels.
     let by_columns = oriented.residual == Axis::Rows;
     let chosen: Vec<usize> = if by_columns {
@@ -315,11 +331,8 @@ pub fn planted_limit(oriented: &Oriented<'_>, r: &[f64], basis: &Mat<f64>, enoug
     let p = &base_matrix * basis;
     let (n, d) = (base_matrix.nrows(), base_matrix.ncols());
     let half = n / 2;
-    let run_levels: Vec<Vec<Vec<f64>>> = before
-        .iter()
-        .zip(&after)
-        .map(|(w, x)| w.chunks(grid.run).zip(x.chunks(grid.run)).map(|(w, x)| grid.levels(&[w, x].concat())).collect())
-        .collect();
+    let run_levels: Vec<Vec<Vec<f64>>> =
+        after.iter().map(|line| line.chunks(grid.run).map(|run| grid.levels(run)).collect()).collect();
     for step in 0..STEPS {
         let lambda = WEAKEST * STEP.powi(step as i32);
         let planted: Vec<Vec<f32>> = before

@@ -737,7 +737,7 @@ fn examine_projection(changed: &Changed<'_>, pair: &Pair, writes: bool, shared: 
         let through = regression.along(&e).pp.sqrt();
         let among = if through > 0.0 { tops.next / through } else { f64::INFINITY };
         let linear = regression.planted_limit(&e, summary::CONSISTENCY).max(among);
-        // Where both sides stand on one grid a faint removal moves few codes or none, which adding it to Δ does not show.
+        // Where both sides stand on a grid a faint removal moves few codes or none, which adding it to Δ does not show.
         let on_grid = match is_encoded_again(changed) {
             true => grid::planted_limit(oriented, &direction, &regression.basis, summary::CONSISTENCY)?,
             false => None,
@@ -837,12 +837,11 @@ fn examine_projection(changed: &Changed<'_>, pair: &Pair, writes: bool, shared: 
 /// Rows of which an edit that was encoded again moves a code: at least one in so many. Fewer were set by themselves (a pruned channel).
 const MOVED_ROWS: usize = 20;
 
-/// Whether elements moved here and there while most kept their bits: as when codes of one grid are decoded, edited and encoded again.
+/// Whether elements moved all over the matrix, as when codes are decoded, edited and encoded again.
 fn is_encoded_again(changed: &Changed<'_>) -> bool {
     let moments = changed.stored();
-    let elements = (changed.oriented.operator.rows * changed.oriented.operator.columns) as u64;
     let rows = moments.rows.iter().filter(|sums| sums.changed > 0).count();
-    2 * moments.total.changed <= elements && rows * MOVED_ROWS >= moments.rows.len()
+    rows * MOVED_ROWS >= moments.rows.len()
 }
 
 /// [Wᵀr, Δᵀr, W Wᵀr, Δ Wᵀr] of one direction, the first two in the coordinates of the row norms given, the others raw.
