@@ -26,6 +26,7 @@ use crate::arch::{Axis, Kind};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::pair::View;
+use crate::tensor::{DType, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, Q8_1};
 
 /// Elements that share their levels: no format in use has smaller groups.
 const GROUP: usize = 16;
@@ -45,6 +46,11 @@ const IN_COMMON: f64 = 0.25;
 /// Share of distinct values in a run up to which it shows most of its levels: about 0.5 for 4 bits in runs of 32 and FP8 in runs of 128, 0.9 for
 /// 8 bits in runs of 32.
 const DENSE: f64 = 0.75;
+/// Most steps of an even grid, from the lowest level to the highest: 8 bits.
+const EVEN: usize = 255;
+/// Distance from an even grid's levels, root mean square in steps, up to which values stand on it: chance gives 0.29, the rounding of 8 bits to
+/// BF16 0.1.
+const OFF_LEVEL: f64 = 0.12;
 /// From this run on a grid whose values come with either sign (FP8, int8) is taken to be symmetric.
 const MIRRORED: usize = 64;
 /// Other coordinates in which a removal is planted,
@@ -235,6 +241,15 @@ impl Grid {
         summary::median(rows.iter().flat_map(|row| row.chunks_exact(self.run)).map(share).collect())
     }
 
+    /// The levels of a run: an even grid where few of them are seen and those stand on one.
+    fn all_levels(&self, run: &[f32], is_dense: bool) -> Levels {
+        let seen = self.levels(run);
+        if is_dense {
+            return Levels::Seen(seen);
+        }
+        even(&seen).unwrap_or(Levels::Seen(seen))
+    }
+
     /// The levels seen in a run, ascending.
     fn levels(&self, run: &[f32]) -> Vec<f64> {
         let mut levels: Vec<f64> = run.iter().map(|value| f64::from(*value)).collect();
@@ -263,16 +278,79 @@ impl Grid {
     }
 }
 
-/// The level next to a number.
-fn nearest(levels: &[f64], value: f64) -> f64 {
-    let at = levels.partition_point(|level| *level < value);
-    let below = at.checked_sub(1).and_then(|at| levels.get(at)).copied();
-    match (below, levels.get(at).copied()) {
-        (Some(below), Some(above)) if value - below <= above - value => below,
-        (_, Some(above)) => above,
-        (Some(below), None) => below,
-        (None, None) => value,
+/// Where the elements of a run can stand.
+#[derive(Debug, Clone, PartialEq)]
+enum Levels {
+    /// On these, ascending.
+    Seen(Vec<f64>),
+    /// `step` apart, `low` among them.
+    Even { low: f64, step: f64 },
+}
+
+impl Levels {
+    /// The level next to a number.
+    fn nearest(&self, value: f64) -> f64 {
+        match self {
+            // A run of nothing but one number has no step.
+            Self::Even { low, step } if *step > 0.0 => low + step * ((value - low) / step).round(),
+            Self::Even { low, .. } => *low,
+            Self::Seen(levels) => {
+                let at = levels.partition_point(|level| *level < value);
+                let below = at.checked_sub(1).and_then(|at| levels.get(at)).copied();
+                match (below, levels.get(at).copied()) {
+                    (Some(below), Some(above)) if value - below <= above - value => below,
+                    (_, Some(above)) => above,
+                    (Some(below), None) => below,
+                    (None, None) => value,
+                }
+            }
+        }
     }
+}
+
+/// Types whose blocks stand on even levels, finer than those that a few elements show: elements that share a step, and how many steps there are
+/// from zero to the largest (`Symmetric`), or from the lowest to the highest. ggml's `ggml-quants.c`.
+const EVEN_TYPES: &[(&DType, usize, Spread)] = &[
+    (&Q8_0, 32, Spread::Symmetric(127.0)),
+    (&Q8_1, 32, Spread::Symmetric(127.0)),
+    (&Q6_K, 16, Spread::Symmetric(32.0)),
+    (&Q5_0, 32, Spread::Symmetric(16.0)),
+    (&Q5_1, 32, Spread::Range(31.0)),
+    (&Q5_K, 32, Spread::Range(31.0)),
+];
+
+#[derive(Debug, Clone, Copy)]
+enum Spread {
+    Symmetric(f64),
+    Range(f64),
+}
+
+impl Spread {
+    fn levels(self, run: &[f32]) -> Levels {
+        let low = run.iter().copied().fold(f32::INFINITY, f32::min);
+        let high = run.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let (low, high) = (f64::from(low), f64::from(high));
+        match self {
+            Self::Symmetric(steps) => Levels::Even { low: 0.0, step: low.abs().max(high.abs()) / steps },
+            Self::Range(steps) => Levels::Even { low, step: (high - low) / steps },
+        }
+    }
+}
+
+/// The coarsest even grid through the smallest and the largest of some levels (ascending) that has all of them.
+fn even(levels: &[f64]) -> Option<Levels> {
+    let [low, .., high] = levels else { return None };
+    let allowed = OFF_LEVEL.powi(2) * levels.len() as f64;
+    let has_all = |step: f64| {
+        let mut off = 0.0;
+        levels.iter().all(|level| {
+            let steps = (level - low) / step;
+            off += (steps - steps.round()).powi(2);
+            off <= allowed
+        })
+    };
+    let steps = (levels.len() - 1..=EVEN).map(|count| (high - low) / count as f64);
+    steps.filter(|step| *step > 0.0).find(|step| has_all(*step)).map(|step| Levels::Even { low: *low, step })
 }
 
 /// The smallest λ at which a removal of the direction `r` (unit, d numbers), made on the base's numbers and rounded to the levels that the
@@ -289,11 +367,21 @@ pub fn planted_limit(oriented: &Oriented<'_>, r: &[f64], basis: &Mat<f64>, enoug
     if levels(&pair.base, base)? < LEVELS || levels(&pair.candidate, candidate)? < LEVELS {
         return Ok(None);
     }
-    let grid = Grid::of(&pair.candidate, candidate)?;
-    // Of a fine grid (8 bits in short runs) few levels are seen, and rounding to those would be coarser than the grid is.
-    if grid.distinct(&sample(&pair.candidate, candidate)?) > DENSE {
-        return Ok(None);
-    }
+    // What a type stores is known. Elsewhere levels are those seen; of a fine grid (8 bits in short runs) few are, and rounding to those would be
+    // coarser than the grid is.
+    let dtype = candidate.tensors.get(&pair.candidate.tensor).map(|entry| entry.dtype.name);
+    let stored = EVEN_TYPES
+        .iter()
+        .find(|(known, run, _)| Some(known.name) == dtype && !pair.candidate.transposed && operator.columns % run == 0);
+    let grid = match stored {
+        Some((_, run, _)) => Grid { run: *run, mirrored: false },
+        None => Grid::of(&pair.candidate, candidate)?,
+    };
+    let is_dense = grid.distinct(&sample(&pair.candidate, candidate)?) <= DENSE;
+    let levels_of = |run: &[f32]| match stored {
+        Some((.., spread)) => spread.levels(run),
+        None => grid.all_levels(run, is_dense),
+    };
     // W and the candidate in the sample: rows of the file, of which runs share their levels.
     let by_columns = oriented.residual == Axis::Rows;
     let chosen: Vec<usize> = if by_columns {
@@ -331,8 +419,8 @@ pub fn planted_limit(oriented: &Oriented<'_>, r: &[f64], basis: &Mat<f64>, enoug
     let p = &base_matrix * basis;
     let (n, d) = (base_matrix.nrows(), base_matrix.ncols());
     let half = n / 2;
-    let run_levels: Vec<Vec<Vec<f64>>> =
-        after.iter().map(|line| line.chunks(grid.run).map(|run| grid.levels(run)).collect()).collect();
+    let run_levels: Vec<Vec<Levels>> =
+        after.par_iter().map(|line| line.chunks(grid.run).map(levels_of).collect()).collect();
     for step in 0..STEPS {
         let lambda = WEAKEST * STEP.powi(step as i32);
         let planted: Vec<Vec<f32>> = before
@@ -345,7 +433,7 @@ pub fn planted_limit(oriented: &Oriented<'_>, r: &[f64], basis: &Mat<f64>, enoug
                     .map(|(column, value)| {
                         let g = if by_columns { r[row] * through[(column, 0)] } else { r[column] * through[(row, 0)] };
                         let moved = f64::from(*value) - lambda * g;
-                        levels.get(column / grid.run).map_or(moved, |levels| nearest(levels, moved)) as f32
+                        levels.get(column / grid.run).map_or(moved, |levels| levels.nearest(moved)) as f32
                     })
                     .collect()
             })
@@ -529,9 +617,33 @@ mod tests {
         assert_eq!(Grid::of_rows(&[scaled(32)]), Grid { run: 32, mirrored: false });
         assert_eq!(Grid::of_rows(&[scaled(512)]), Grid { run: 128, mirrored: true });
         assert_eq!(Grid::of_rows(&[values]).run, GROUP);
-        assert_eq!(nearest(&[-1.0, 0.5, 2.0], 1.4), 2.0);
-        assert_eq!(nearest(&[-1.0, 0.5, 2.0], -7.0), -1.0);
-        assert_eq!(nearest(&[-1.0, 0.5, 2.0], 9.0), 2.0);
+        let seen = Levels::Seen(vec![-1.0, 0.5, 2.0]);
+        assert_eq!([1.4, -7.0, 9.0].map(|value| seen.nearest(value)), [2.0, -1.0, 2.0]);
+    }
+
+    #[test]
+    fn an_even_grid_is_known_by_the_few_levels_that_are_seen() {
+        // 8 bits in runs of 32, and what is left of 6 bits in BF16.
+        for seed in 0..50 {
+            let values = normal(&mut random(seed, "even"), 32);
+            let rounded = |steps: f32| -> Vec<f32> {
+                let step = values.iter().fold(0f32, |most, value| most.max(value.abs())) / steps;
+                values.iter().map(|value| step * (value / step).round()).collect()
+            };
+            let stored: Vec<f32> = rounded(31.0).iter().map(|value| half::bf16::from_f32(*value).to_f32()).collect();
+            for (run, steps) in [(rounded(127.0), 127.0), (stored, 31.0)] {
+                let grid = Grid { run: 32, mirrored: false };
+                let Levels::Even { step: found, .. } = grid.all_levels(&run, false) else { panic!("{seed}: {run:?}") };
+                let Levels::Even { step, .. } = Spread::Symmetric(steps).levels(&run) else { unreachable!() };
+                assert!((found / step - 1.0).abs() < 0.05, "{seed}: {}", found / step);
+            }
+        }
+        let floats: Vec<f64> = normal(&mut random(7, "floats"), 16).iter().map(|value| f64::from(*value)).collect();
+        let mut floats = floats;
+        floats.sort_by(f64::total_cmp);
+        assert_eq!(even(&floats), None);
+        assert_eq!(even(&[]), None);
+        assert_eq!(Levels::Even { low: -1.0, step: 0.5 }.nearest(0.8), 1.0);
     }
 
     #[test]

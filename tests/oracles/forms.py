@@ -10,7 +10,7 @@ direction is removed from the attention and MLP outputs of layers 8 to 24 at λ 
 untouched model are quantised to eight types.
 
 Held to: the edit at λ = 1 found in every type, with every λ̂ within 0.1 down to 4 bits; the one at λ = 0.3 found down to
-Q4_K_M, within 0.1; the untouched model never called orthogonalized or suspect. Exit status 1 where that is not so.
+Q4_K_M, within 0.1; the untouched model clear down to Q4_K_M, and clear or inconclusive below. Exit status 1 where that is not so.
 `tests/real/quantised.py` has more forms, and needs PyTorch.
 """
 
@@ -68,7 +68,9 @@ def faults(name, kind, strength, found):
     """What is not as it should be, in words."""
     verdict, evidence = found["verdict"], found["orthogonalization"] or {"strength": []}
     if name == "untouched":
-        return ["called"] if verdict in ("orthogonalized", "suspect") else []
+        # Coarser ones may hide a removal, and it is right to say so.
+        allowed = ("clear",) if kind in FAINT else ("clear", "inconclusive")
+        return [] if verdict in allowed else ["verdict"]
     planted = lambda one: strength if one["layer"] in LAYERS and one["module"] in WRITERS.values() else 0.0
     error = max((abs(one["lambda"] - planted(one)) for one in evidence["strength"]), default=float("inf"))
     print(f"  largest λ error {error:.3f}", end="")
@@ -100,8 +102,12 @@ def main():
                 if status:
                     sys.exit(f"llama.cpp refused {kind}: status {status}")
                 command = [arguments.orthoscope, "compare", base, target, "--no-record", "--format", "json", "--fail-on", "never"]
-                found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-                print(f"{name:9} {kind:7} {found['verdict']:14} {found['relation']:10}", end="")
+                ran = subprocess.run(command, capture_output=True)
+                if ran.returncode not in (0, 2):
+                    sys.exit(f"{name} {kind}: exit status {ran.returncode}: {ran.stderr.decode()}")
+                found = json.loads(ran.stdout)
+                limit = (found["orthogonalization"] or {}).get("detection_limit")
+                print(f"{name:9} {kind:7} {found['verdict']:14} {found['relation']:10} limit {limit}", end="")
                 wrong = faults(name, kind, strength, found)
                 broken += bool(wrong)
                 print(f"  WRONG: {', '.join(wrong)}" if wrong else "", flush=True)
