@@ -5,6 +5,7 @@
 
 use crate::account::{Account, withhold};
 use crate::examination::{Examination, Finding, NotExamined, Side, Status, Verdict};
+use crate::surroundings;
 
 /// Puts the examinations of a repository's variants, with their sides and claims, together and has them judged.
 /// `candidate` is the repository as a whole, `account` what else it holds. `None` for none at all.
@@ -65,6 +66,8 @@ pub fn decide(whole: &mut Examination) {
     whole.anomalies = variants.iter().flat_map(|variant| &variant.anomalies).cloned().collect();
     whole.anomalies.sort();
     whole.anomalies.dedup();
+    whole.surroundings =
+        surroundings::merge(variants.iter().map(|variant| (name(variant), variant.surroundings.as_slice())));
     whole.profile.clone_from(&decisive.profile);
     withhold(whole);
 }

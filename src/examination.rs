@@ -8,6 +8,7 @@ use serde_json::ser::Formatter;
 use crate::checkpoint::Anomaly;
 use crate::diff::stats::Profile;
 use crate::ids::Digest;
+use crate::surroundings::Surrounding;
 
 /// The schema's name and version; a change that breaks a reader raises the number.
 pub const SCHEMA: &str = "orthoscope/examination/1";
@@ -115,7 +116,7 @@ pub struct NotExamined {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Relation {
-    /// Same tensors, same bits, same files.
+    /// Same tensors, same bits.
     Identical,
     /// Same tensors in other files or under other names.
     Repackaged,
@@ -288,6 +289,9 @@ pub struct Examination {
     pub anomalies: Vec<Anomaly>,
     /// What the publisher says.
     pub claim: Option<Claim>,
+    /// What a loader takes beside the weights, held against the base's; empty where it was not compared.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub surroundings: Vec<Surrounding>,
     /// All measurements; left out of short JSON, always in the index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<Profile>,
@@ -315,6 +319,8 @@ struct Measured<'a> {
     not_examined: &'a [NotExamined],
     anomalies: &'a [Anomaly],
     claim: Option<(&'a Option<String>, &'a Option<String>, &'a [ClaimEvidence])>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    surroundings: &'a [Surrounding],
     profile: &'a Option<Profile>,
 }
 
@@ -360,6 +366,7 @@ impl Examination {
             not_examined: &self.coverage.not_examined,
             anomalies: &self.anomalies,
             claim: self.claim.as_ref().map(|claim| (&claim.base, &claim.relation, claim.evidence.as_slice())),
+            surroundings: &self.surroundings,
             profile: &self.profile,
         };
         Digest::of(&canonical_json(&measured))

@@ -12,10 +12,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, FileDigest, Side};
 use crate::ids::Digest;
 use crate::pipeline::{self, Named, Settings};
-use crate::source::ByteSource;
-
-/// Bytes of two files that are compared in one go.
-const COMPARED_AT_A_TIME: u64 = 4 << 20;
+use crate::source::is_same;
+use crate::surroundings::{self, Around, Surrounding};
 
 /// The base's checkpoint, and those of its other forms that a candidate's asked for.
 pub struct Base {
@@ -36,11 +34,10 @@ impl Base {
         Ok(Self { named, side: None, files, checkpoint, variants, opened: BTreeMap::new() })
     }
 
-    /// A base that is opened already, in one form.
-    pub fn opened(side: Side, checkpoint: Arc<Checkpoint>) -> Self {
+    /// A base that is opened already, in one form, with the small files around it.
+    pub fn opened(side: Side, checkpoint: Arc<Checkpoint>, around: FileSet) -> Self {
         let named = Named { source: side.source.clone(), revision: side.revision.clone() };
-        let files = FileSet { label: checkpoint.label.clone(), ..FileSet::default() };
-        Self { named, side: Some(side), files, checkpoint, variants: Vec::new(), opened: BTreeMap::new() }
+        Self { named, side: Some(side), files: around, checkpoint, variants: Vec::new(), opened: BTreeMap::new() }
     }
 
     /// Whether the base has this file of a candidate, under the same name and with the same bytes.
@@ -56,6 +53,12 @@ impl Base {
             examination.base = side.clone();
         }
         examination
+    }
+
+    /// What comes beside the weights of one checkpoint, held against what comes beside this one.
+    fn surroundings(&self, like: &Checkpoint, files: &FileSet, opened: &Checkpoint) -> Vec<Surrounding> {
+        let none = BTreeMap::new();
+        surroundings::compare(&Around::of(&self.files, like, &none), &Around::of(files, opened, &none))
     }
 
     /// What a candidate's variant is compared with: the base's checkpoint of the same name and format (the same
@@ -95,6 +98,7 @@ pub fn examine(base: &mut Base, files: &FileSet, named: &Named, settings: &Setti
         // No name tells what it is; the first bytes may.
         let opened = checkpoint::open(files)?;
         let mut examination = base.compare(&base.checkpoint, &opened, named, settings);
+        examination.surroundings = base.surroundings(&base.checkpoint, files, &opened);
         judge(&mut examination);
         return Ok(examination);
     }
@@ -131,8 +135,12 @@ pub fn examine(base: &mut Base, files: &FileSet, named: &Named, settings: &Setti
     let mut examinations = Vec::new();
     for variant in &chosen {
         let like = base.like(variant);
+        let mut around = Vec::new();
         let mut examination = match variant.open(files) {
-            Ok(opened) => base.compare(&like, &opened, named, settings),
+            Ok(opened) => {
+                around = base.surroundings(&like, files, &opened);
+                base.compare(&like, &opened, named, settings)
+            }
             // One file that cannot be read is no reason to say nothing of the others.
             Err(error) => {
                 let mut failed = pipeline::failed(&base.named, named, &error, settings);
@@ -141,6 +149,7 @@ pub fn examine(base: &mut Base, files: &FileSet, named: &Named, settings: &Setti
                 failed
             }
         };
+        examination.surroundings = around;
         examination.candidate.format.get_or_insert_with(|| variant.format().to_owned());
         if chosen.len() > 1 {
             examination.candidate.variant = Some(variant.name.clone());
@@ -160,17 +169,6 @@ pub fn examine(base: &mut Base, files: &FileSet, named: &Named, settings: &Setti
     let side = whole(named, files, &examinations);
     combine(side, examinations, account, judge)
         .ok_or_else(|| Error::new(ErrorKind::Internal, format!("{}: no variant was examined", named.source)))
-}
-
-/// Whether two files hold the same bytes.
-fn is_same(one: &dyn ByteSource, other: &dyn ByteSource) -> bool {
-    let length = one.len();
-    let step = COMPARED_AT_A_TIME;
-    length == other.len()
-        && (0..length.div_ceil(step)).all(|at| {
-            let range = at * step..length.min((at + 1) * step);
-            matches!((one.read(range.clone()), other.read(range)), (Ok(one), Ok(other)) if one == other)
-        })
 }
 
 /// The folder as one side: every weight file in it, with the digests that are known.

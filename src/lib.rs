@@ -32,6 +32,7 @@ pub mod source;
 pub mod stages;
 #[allow(clippy::result_large_err, reason = "an answer of axum's is the error, once a request")]
 pub mod standin;
+pub mod surroundings;
 pub mod sweep;
 pub mod tensor;
 pub mod tiny;

@@ -126,6 +126,7 @@ pub fn examine(
         anomalies,
         claim: settings.claim.clone(),
         profile: Some(profile),
+        surroundings: Vec::new(),
         variants: Vec::new(),
     };
     account.enter(&mut examination);
@@ -213,6 +214,7 @@ pub fn failed(base: &Named, candidate: &Named, error: &Error, settings: &Setting
         anomalies: Vec::new(),
         claim: settings.claim.clone(),
         profile: None,
+        surroundings: Vec::new(),
         variants: Vec::new(),
     }
 }

@@ -174,7 +174,7 @@ pub fn examine_path(
         let most = bench.settings.max_base_bytes.filter(|_| base.is_none());
         let stages = bench.stages.as_ref();
         let base = bench.bases.get(&asked, most, &bench.client, &bench.environment, stages, &bench.night)?;
-        let mut base = forms::Base::opened(base.side.clone(), Arc::new(base.checkpoint.clone()));
+        let mut base = forms::Base::opened(base.side.clone(), Arc::new(base.checkpoint.clone()), base.around.clone());
         forms::examine(&mut base, &files, &named, &settings)
     };
     let examined = catch_unwind(AssertUnwindSafe(&mut attempt)).unwrap_or_else(|panic| {

@@ -112,10 +112,15 @@ pub fn is_weights(name: &str) -> bool {
     kind_of(name).is_some()
 }
 
-/// Whether a file says what the weights are: a configuration, an index, a card, code that comes with them.
+/// Whether a file says what the weights are and how they are used: a configuration, an index, a card, a template, a
+/// vocabulary, code that comes with them.
 pub fn is_small(name: &str) -> bool {
-    name.rsplit_once('.')
-        .is_some_and(|(_, end)| ["json", "md", "py"].iter().any(|known| end.eq_ignore_ascii_case(known)))
+    const NAMES: &[&str] = &["tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "merges.txt"];
+    let last = name.rsplit('/').next().unwrap_or(name);
+    NAMES.contains(&last)
+        || name
+            .rsplit_once('.')
+            .is_some_and(|(_, end)| ["json", "md", "py", "jinja"].iter().any(|known| end.eq_ignore_ascii_case(known)))
 }
 
 /// The endings of weights that are read, for messages.

@@ -1,5 +1,6 @@
 //! Reading: one examination out of its tables, equal to what was recorded.
 
+use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::bounded::more_not_examined;
@@ -15,6 +16,7 @@ use crate::examination::{
 };
 use crate::ids::Digest;
 use crate::limits::MAX_NOT_EXAMINED;
+use crate::surroundings::Surrounding;
 
 const DOING: &str = "reading an examination from the index";
 
@@ -127,10 +129,18 @@ fn main_row(row: &Row<'_>) -> rusqlite::Result<Main> {
             findings: Vec::new(),
             anomalies: Vec::new(),
             claim: has_claim.then_some(claim),
+            surroundings: surroundings(row)?,
             profile: None,
             variants: Vec::new(),
         },
     })
+}
+
+fn surroundings(row: &Row<'_>) -> rusqlite::Result<Vec<Surrounding>> {
+    let text: Option<String> = row.get("surroundings")?;
+    let Some(text) = text else { return Ok(Vec::new()) };
+    serde_json::from_str(&text)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, Type::Text, Box::new(error)))
 }
 
 /// The examination with that key without its measurements and without its variants.

@@ -15,6 +15,7 @@ use crate::examination::{
 };
 use crate::ids::Digest;
 use crate::signature::finding_id;
+use crate::surroundings::{Concern, State, Surrounding};
 
 pub(crate) const STATUSES: [Status; 3] = [Status::Complete, Status::Partial, Status::Failed];
 pub(crate) const DEPTHS: [Depth; 3] = [Depth::Hashes, Depth::Screen, Depth::Full];
@@ -258,6 +259,11 @@ pub(crate) fn examination(seed: u64) -> Examination {
             holds: m.maybe(|m| m.rng.bool()),
         }),
         profile: m.maybe(Maker::profile),
+        surroundings: m.many(2, |m| Surrounding {
+            concern: m.one(&Concern::ALL),
+            state: m.one(&[State::Same, State::Differs, State::NotCompared]),
+            details: m.many(2, Maker::text),
+        }),
         variants: Vec::new(),
     };
     let id = examination.id();

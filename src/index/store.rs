@@ -123,9 +123,9 @@ fn insert(connection: &Connection, examination: &Examination, id: &Digest, now: 
         connection,
         "INSERT INTO examination (id, schema, tool_version, base, candidate, base_repository, candidate_repository, first_seen,
          last_seen, runs, status, reason, depth, tensors, compared, identical, bytes_read, has_profile, has_claim, claim_base,
-         claim_relation, catalogue, judged_at, claim_holds, relation, rank, verdict, because, severity)
+         claim_relation, catalogue, judged_at, claim_holds, relation, rank, verdict, because, severity, surroundings)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8, 1, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?8, ?21,
-         ?22, ?23, ?24, ?25, ?26)",
+         ?22, ?23, ?24, ?25, ?26, ?27)",
         params![
             id.hex(),
             examination.schema,
@@ -153,6 +153,7 @@ fn insert(connection: &Connection, examination: &Examination, id: &Digest, now: 
             Word(judgement.verdict),
             judgement.rest.because,
             judgement.severity(),
+            surroundings(examination)?,
         ],
     )?;
     let key = connection.last_insert_rowid();
@@ -177,7 +178,7 @@ fn measured_again(connection: &Connection, key: i64, examination: &Examination) 
     execute(
         connection,
         "UPDATE examination SET status = ?2, reason = ?3, depth = ?4, tensors = ?5, compared = ?6, identical = ?7,
-         has_profile = ?8 WHERE key = ?1",
+         has_profile = ?8, surroundings = ?9 WHERE key = ?1",
         params![
             key,
             Word(examination.status),
@@ -187,6 +188,7 @@ fn measured_again(connection: &Connection, key: i64, examination: &Examination) 
             Count(coverage.compared),
             Count(coverage.identical),
             examination.profile.is_some(),
+            surroundings(examination)?,
         ],
     )?;
     measured_rows(connection, key, examination)
@@ -214,6 +216,15 @@ fn measured_rows(connection: &Connection, key: i64, examination: &Examination) -
         profile(connection, key, measured)?;
     }
     variants::write(connection, key, &examination.variants)
+}
+
+/// What is beside the weights as JSON, where it was compared.
+fn surroundings(examination: &Examination) -> Result<Option<String>> {
+    if examination.surroundings.is_empty() {
+        return Ok(None);
+    }
+    let json = serde_json::to_string(&examination.surroundings);
+    json.map(Some).map_err(|error| Error::because(ErrorKind::Internal, "storing what is beside the weights", error))
 }
 
 fn judged_rows(connection: &Connection, key: i64, judgement: &Judgement) -> Result<()> {

@@ -14,7 +14,7 @@ use crate::examination::{Examination, Finding, Side, Status};
 use crate::report::table::{severity_name, word};
 use crate::report::words::{self, Told, number, percent, strength};
 use crate::report::{
-    Note, Renderer, Report, Style, chart, evidence, oddities, paragraphs, plot, sanitise, variants, writing,
+    Note, Renderer, Report, Style, beside, chart, evidence, oddities, paragraphs, plot, sanitise, variants, writing,
 };
 
 /// The stylesheet of dossiers and pages.
@@ -123,6 +123,7 @@ pub fn dossier(examination: &Examination, report: &Report, id: &str) -> Markup {
             (identity(examination))
             (kinship(&told))
             (looked_at(examination, &told))
+            (besides(examination))
             (anomalies(examination))
             @if let Some(notes) = report.notes.get(&examination.candidate.source) { (decisions(notes)) }
             (appeal(&told))
@@ -537,6 +538,23 @@ fn looked_at(examination: &Examination, told: &Told) -> Markup {
                 }
             }
         }
+        }
+    }
+}
+
+fn besides(examination: &Examination) -> Markup {
+    let lines = beside::lines(examination);
+    html! {
+        @if !lines.is_empty() {
+            h2 { (beside::HEADING) }
+            ul {
+                @for line in &lines {
+                    li {
+                        (line.told)
+                        @if !line.details.is_empty() { ul { @for told in &line.details { li { (told) } } } }
+                    }
+                }
+            }
         }
     }
 }

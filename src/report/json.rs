@@ -92,6 +92,7 @@ fn trimmed(examination: &Examination, style: &Style) -> Examination {
             findings: examination.findings.clone(),
             anomalies: examination.anomalies.clone(),
             claim: examination.claim.clone(),
+            surroundings: examination.surroundings.clone(),
             profile: None,
             variants: examination.variants.iter().map(|variant| trimmed(variant, style)).collect(),
         }

@@ -5,7 +5,7 @@ use std::io::Write;
 use crate::error::Result;
 use crate::examination::{Examination, Status, Verdict};
 use crate::report::table::{severity_name, word};
-use crate::report::{Renderer, Report, Style, evidence, oddities, plot, sanitise, variants, words, writing};
+use crate::report::{Renderer, Report, Style, beside, evidence, oddities, plot, sanitise, variants, words, writing};
 
 /// The renderer.
 pub struct Markdown;
@@ -206,6 +206,14 @@ fn dossier(examination: &Examination, report: &Report) -> String {
             })
             .collect();
         out.push_str(&list("Benign look-alikes considered", &looks));
+    }
+    let beside = beside::lines(examination);
+    if !beside.is_empty() {
+        out.push_str(&format!("\n**{}**\n\n", beside::HEADING));
+        for line in beside {
+            out.push_str(&format!("- {}\n", escape(&line.told)));
+            out.extend(line.details.iter().map(|told| format!("  - {}\n", escape(told))));
+        }
     }
     if !examination.anomalies.is_empty() {
         out.push_str(&format!("\n**Oddities of the files** ({})\n\n", examination.anomalies.len()));

@@ -2,6 +2,7 @@
 //!
 //! A renderer reads a report and nothing else: no files, no clock, no network. The same report gives the same bytes.
 
+pub mod beside;
 pub mod chart;
 pub mod charts;
 pub mod columns;

@@ -165,6 +165,7 @@ fn blank(candidate: &str) -> Examination {
         anomalies: Vec::new(),
         claim: None,
         profile: None,
+        surroundings: Vec::new(),
         variants: Vec::new(),
     }
 }

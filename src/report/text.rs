@@ -6,7 +6,9 @@ use owo_colors::{OwoColorize, Style as Ink};
 
 use crate::error::Result;
 use crate::examination::{Examination, Severity, Status, Verdict};
-use crate::report::{Color, Renderer, Report, Style, evidence, oddities, plot, sanitise, variants, words, writing};
+use crate::report::{
+    Color, Renderer, Report, Style, beside, evidence, oddities, plot, sanitise, variants, words, writing,
+};
 
 /// Anomalies shown without `--verbose`: the first of a hostile header's million tell as much as all.
 const ANOMALIES_SHOWN: usize = 12;
@@ -140,6 +142,7 @@ impl Page<'_> {
         self.orthogonalization(examination);
         self.findings(examination, report);
         self.look_alikes(examination);
+        self.beside(examination);
         self.coverage(&told);
         self.anomalies(examination);
         self.items("To make this again", &told.reproduce);
@@ -252,6 +255,18 @@ impl Page<'_> {
         }
         if told.not_examined.len() > shown {
             self.item(&format!("and {} more reasons", told.not_examined.len() - shown));
+        }
+    }
+
+    fn beside(&mut self, examination: &Examination) {
+        let lines = beside::lines(examination);
+        if lines.is_empty() {
+            return;
+        }
+        self.heading(beside::HEADING);
+        for line in lines {
+            self.item(&line.told);
+            line.details.iter().for_each(|told| self.plain(&format!("  {told}")));
         }
     }
 

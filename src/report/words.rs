@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::examination::{Depth, Examination, Orthogonalization, Relation, Side, Status, Verdict};
-use crate::report::{evidence, sanitise};
+use crate::report::{beside, evidence, sanitise};
 
 /// Largest projection consistency of an honest derivative among the controls of `docs/detector.md` (a fine-tune with
 /// weight decay of a very small model; at SmolLM2's width it was 0.11).
@@ -310,7 +310,8 @@ fn limits(examination: &Examination) -> Vec<String> {
         Depth::Screen => lines.push("Only headers and a few rows were read; a full comparison may say more."),
         Depth::Full => {}
     }
-    lines.into_iter().map(str::to_owned).collect()
+    // First what a reader is most likely to overlook.
+    beside::caution(examination).into_iter().chain(lines.into_iter().map(str::to_owned)).collect()
 }
 
 /// The relation's kebab-case word.
@@ -332,7 +333,7 @@ pub const fn relation_name(relation: Relation) -> &'static str {
 
 fn relation(examination: &Examination) -> String {
     let explanation = match examination.relation {
-        Relation::Identical => "same tensors, same bits, same files",
+        Relation::Identical => "same tensors, same bits",
         Relation::Repackaged => "the base's tensors in other files or under other names",
         Relation::Recast => "the base in another float type, bit for bit",
         Relation::Quantized => "the base through a quantiser",

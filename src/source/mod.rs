@@ -72,3 +72,14 @@ pub(crate) fn slice<'a>(name: &str, bytes: &'a [u8], range: Range<u64>) -> Resul
         )
     })
 }
+/// Whether two files hold the same bytes.
+pub fn is_same(one: &dyn ByteSource, other: &dyn ByteSource) -> bool {
+    let length = one.len();
+    // Bytes that are compared in one go.
+    let step = 4 << 20;
+    length == other.len()
+        && (0..length.div_ceil(step)).all(|at| {
+            let range = at * step..length.min((at + 1) * step);
+            matches!((one.read(range.clone()), other.read(range)), (Ok(one), Ok(other)) if one == other)
+        })
+}

@@ -30,6 +30,10 @@ pub struct Base {
     pub facts: Option<hub::RepoInfo>,
     /// SHA-256 and length of each weight file, where known.
     pub weights: Vec<(String, u64, Option<Digest>)>,
+    /// Its small files.
+    pub around: FileSet,
+    /// What its files' contents are called on the hub.
+    pub listed: BTreeMap<String, String>,
     cache: PathBuf,
     factors: Mutex<(BTreeMap<String, Arc<Factor>>, usize)>,
 }
@@ -171,6 +175,8 @@ fn open(
                 side,
                 facts: None,
                 weights: weights.collect(),
+                around: files,
+                listed: BTreeMap::new(),
                 checkpoint,
                 cache: client.cache().to_owned(),
                 factors: Mutex::default(),
@@ -219,7 +225,9 @@ fn open(
         .map(|file| (file.path.clone(), file.bytes, file.sha256))
         .collect();
     let side = record::side_of_repo(&repo, Some(checkpoint.format));
-    Ok(Base { side, facts, checkpoint, weights, cache: client.cache().to_owned(), factors: Mutex::default() })
+    let listed = record::contents_of(&repo);
+    let cache = client.cache().to_owned();
+    Ok(Base { side, facts, checkpoint, weights, around: files, listed, cache, factors: Mutex::default() })
 }
 
 /// `hf:org/name`, `local:owner/name` or a path.

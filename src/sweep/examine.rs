@@ -25,6 +25,7 @@ use crate::ids::{Digest, RepoId};
 use crate::overlay::needs_settling;
 use crate::pair::Pairing;
 use crate::source::{ByteSource, Bytes, mmap::Mmap};
+use crate::surroundings::{self, Around, Surrounding};
 use crate::{limits, parse};
 
 use super::base::{Base, Bases};
@@ -345,6 +346,9 @@ impl Bench {
                 side.files.retain(|file| variant.files.contains(&file.name));
                 side.digest = Side::digest_of(&side.files);
             }
+            if examination.surroundings.is_empty() {
+                examination.surroundings = self.surroundings(candidate, base, None);
+            }
             (examination.base, examination.candidate) = (base.side.clone(), side);
             examination.tool = self.stages.tool();
             examination.claim = Some(self.claim_after(candidate, &examination));
@@ -467,11 +471,50 @@ impl Bench {
     /// Depths two and three.
     fn deeper(&self, part: &Part<'_>, base: &Arc<Base>, meter: &Arc<Meter>) -> Result<Examination> {
         let on_disk = part.files.iter().all(|file| part.repo().on_disk(file).is_some());
-        let to_full = self.settings.depth == Depth::Full && self.settings.escalate != Escalate::Never;
+        let to_full = self.goes_to_full();
         if to_full && (on_disk || self.settings.escalate == Escalate::Always) {
             return self.full(part, base, meter);
         }
         let opened = part.variant.open(&self.files(part, base, meter, false)?)?;
+        let around = self.surroundings(part.candidate, base, Some(&opened));
+        let examination = self.opened(part, base, opened, meter)?;
+        Ok(Examination { surroundings: around, ..examination })
+    }
+
+    /// What comes beside the weights, held against what comes beside the base's. Small files whose contents the hub tells to be the base's are
+    /// not asked for.
+    fn surroundings(&self, candidate: &Candidate, base: &Base, opened: Option<&Checkpoint>) -> Vec<Surrounding> {
+        if candidate.closed {
+            return Vec::new();
+        }
+        let listed = record::contents_of(&candidate.repo);
+        let none = BTreeMap::new();
+        let counted =
+            hub::of(candidate.repo.id(), &self.environment).is_ok_and(|hub| hub.counts_as_download("config.json"));
+        let mut own = Around::of(&base.around, &base.checkpoint, &base.listed);
+        let mut theirs = Around {
+            files: &candidate.small,
+            config: opened.map_or(&candidate.facts.config, |opened| &opened.config),
+            metadata: opened.map_or(&none, |opened| &opened.metadata),
+            has_whole_config: opened.is_some_and(|opened| opened.format != "gguf"),
+            listed: &listed,
+        };
+        if counted {
+            // The hub tells an extract of it.
+            own.has_whole_config = false;
+            theirs.has_whole_config = false;
+        }
+        surroundings::compare(&own, &theirs)
+    }
+
+    /// Whether what a first look leaves open is read whole.
+    fn goes_to_full(&self) -> bool {
+        self.settings.depth == Depth::Full && self.settings.escalate != Escalate::Never
+    }
+
+    /// The same of a checkpoint whose headers were read.
+    fn opened(&self, part: &Part<'_>, base: &Arc<Base>, opened: Checkpoint, meter: &Arc<Meter>) -> Result<Examination> {
+        let to_full = self.goes_to_full();
         if needs_settling(&base.checkpoint, &opened)? {
             // An adapter's tensors have no counterparts: it is judged as the weights that it makes of the base.
             if to_full {
@@ -597,6 +640,7 @@ impl Bench {
         let opened = part.variant.open(&self.files(part, base, meter, true)?)?;
         let mut examination = self.stages.compare(&base.checkpoint, &opened)?;
         examination.candidate.format = Some(opened.format.to_owned());
+        examination.surroundings = self.surroundings(part.candidate, base, Some(&opened));
         Ok(examination)
     }
 

@@ -1,9 +1,12 @@
 //! Putting repositories into records: sides, digests, file sets, and examinations that could not be made.
 
+use std::collections::BTreeMap;
+
 use crate::checkpoint::{Checkpoint, variants};
 use crate::error::Error;
 use crate::examination::{Coverage, Depth, Examination, FileDigest, Relation, SCHEMA, Side, Status, Tool, Verdict};
 use crate::hub::fetch::Repo;
+use crate::surroundings;
 
 /// Whether a file holds weights, by its name.
 pub fn is_weights(path: &str) -> bool {
@@ -17,7 +20,18 @@ pub fn is_weights(path: &str) -> bool {
 pub fn is_wanted(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);
     // Vocabularies are large and say nothing of weights.
-    is_weights(path) || (name.ends_with(".json") && !name.starts_with("tokenizer") && !name.starts_with("vocab"))
+    is_weights(path)
+        || (name.ends_with(".json") && !name.starts_with("tokenizer") && !name.starts_with("vocab"))
+        || surroundings::is_read(path)
+}
+
+/// What the hub calls the contents of a repository's files: the git name where it tells one, else the SHA-256.
+pub fn contents_of(repo: &Repo) -> BTreeMap<String, String> {
+    let named = repo.files().iter().filter_map(|file| {
+        let git = file.git.map(|git| format!("git:{}", hex::encode(git.0)));
+        Some((file.path.clone(), git.or_else(|| file.sha256.map(|sha256| sha256.to_string()))?))
+    });
+    named.collect()
 }
 
 /// A repository as one side of an examination: its weight files, and their digest where the hub tells all of theirs.
@@ -83,6 +97,7 @@ pub fn blank(tool: Tool, base: Side, candidate: Side) -> Examination {
         anomalies: Vec::new(),
         claim: None,
         profile: None,
+        surroundings: Vec::new(),
         variants: Vec::new(),
     }
 }

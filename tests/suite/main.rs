@@ -17,4 +17,5 @@ mod properties;
 mod screening;
 mod stored;
 mod support;
+mod surroundings;
 mod verify;

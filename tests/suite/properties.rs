@@ -83,6 +83,7 @@ fn modules_import_only_what_comes_before_them() {
         "checkpoint",
         "arch",
         "aside",
+        "surroundings",
         "pair",
         "overlay",
         "diff",
