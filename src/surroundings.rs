@@ -136,16 +136,14 @@ fn text_of(source: &dyn ByteSource) -> Result<String, String> {
 
 /// Whether a file of a repository is small and says something of what is compared here: worth a request of its own.
 pub fn is_read(name: &str) -> bool {
-    const READ: &[&str] = &[TEMPLATE, "chat_template.json", TOKENIZER_CONFIG, GENERATION, "config.json"];
+    const READ: &[&str] = &[TEMPLATE, TEMPLATE_JSON, TOKENIZER_CONFIG, GENERATION, "config.json"];
     READ.contains(&name)
 }
 
-/// Whether a file of a folder belongs to what is compared here.
-pub fn is_surrounding(name: &str) -> bool {
-    is_read(name) || is_tokenizer(name) || is_code(name) || is_named_template(name)
-}
-
 const TEMPLATE: &str = "chat_template.jinja";
+const TEMPLATE_JSON: &str = "chat_template.json";
+/// GGUF's key.
+const HEADER_TEMPLATE: &str = "tokenizer.chat_template";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const GENERATION: &str = "generation_config.json";
 
@@ -241,7 +239,7 @@ fn not_compared(reason: impl Into<String>) -> Outcome {
 /// A side's templates by name (`default` for the one that is used unless another is asked for).
 fn templates_of(side: &Around<'_>) -> Result<BTreeMap<String, String>, String> {
     let mut found = BTreeMap::new();
-    if let Some(text) = side.metadata.get("tokenizer.chat_template") {
+    if let Some(text) = side.metadata.get(HEADER_TEMPLATE) {
         if text.len() >= MAX_METADATA_TEXT_BYTES || text.starts_with("… (") {
             return Err("too long to be kept".to_owned());
         }
@@ -257,7 +255,7 @@ fn templates_of(side: &Around<'_>) -> Result<BTreeMap<String, String>, String> {
         })),
         _ => {}
     }
-    let own = side.json("chat_template.json").transpose()?;
+    let own = side.json(TEMPLATE_JSON).transpose()?;
     if let Some(text) = own.as_ref().and_then(|own| own.get("chat_template")).and_then(Value::as_str) {
         found.insert("default".to_owned(), text.to_owned());
     }
@@ -278,7 +276,23 @@ fn may_have_template(side: &Around<'_>) -> bool {
     side.metadata.keys().any(|key| key.starts_with("tokenizer.")) || side.has(TOKENIZER_CONFIG) || side.has(TEMPLATE)
 }
 
+/// Whether the files that hold templates are the same by what a hub calls their contents, without asking for them.
+fn are_listed_templates_the_same(base: &Around<'_>, candidate: &Around<'_>) -> bool {
+    let of = |side: &Around<'_>| -> Option<BTreeMap<String, String>> {
+        let holds = |name: &str| [TOKENIZER_CONFIG, TEMPLATE, TEMPLATE_JSON].contains(&name) || is_named_template(name);
+        let names = side.names().into_iter().filter(|name| holds(name));
+        names.map(|name| Some((name.to_owned(), side.listed.get(name)?.clone()))).collect()
+    };
+    let in_header = |side: &Around<'_>| side.metadata.contains_key(HEADER_TEMPLATE);
+    !in_header(base)
+        && !in_header(candidate)
+        && of(base).is_some_and(|own| !own.is_empty() && of(candidate) == Some(own))
+}
+
 fn templates(base: &Around<'_>, candidate: &Around<'_>) -> Outcome {
+    if are_listed_templates_the_same(base, candidate) {
+        return Outcome::Compared(Vec::new());
+    }
     let (own, theirs) = match (templates_of(base), templates_of(candidate)) {
         (Ok(own), Ok(theirs)) => (own, theirs),
         (Err(reason), _) => return not_compared(format!("the base's: {reason}")),
@@ -422,7 +436,7 @@ fn tokenizers(base: &Around<'_>, candidate: &Around<'_>) -> Outcome {
         let keys: BTreeSet<&String> = base.metadata.keys().chain(candidate.metadata.keys()).collect();
         let differs = keys
             .into_iter()
-            .filter(|key| key.starts_with("tokenizer.") && *key != "tokenizer.chat_template")
+            .filter(|key| key.starts_with("tokenizer.") && *key != HEADER_TEMPLATE)
             .filter_map(|key| match (base.metadata.get(key), candidate.metadata.get(key)) {
                 (one, other) if one == other => None,
                 (Some(one), Some(other)) => Some(format!("{key} is {}, {} in the base", cut(other), cut(one))),
