@@ -1,20 +1,22 @@
 //! Detection and false-positive rates on labelled pairs, with exact intervals.
 //!
 //! A label file is a JSON list of `{case, path, base, label}` with paths relative to the file; `label` is
-//! `orthogonalized` (then optionally `lambda`: module to true λ per layer) or an honest relation.
+//! `orthogonalized` (then optionally `lambda`: module to true λ per layer) or an honest relation, and no other word: a misspelt
+//! one would count a detection as a false positive. Cases that cannot be examined are counted apart and enter no rate.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use statrs::distribution::{Beta, ContinuousCDF as _};
 
 use crate::checkpoint::folder;
 use crate::diff::{Observer, Unobserved};
 use crate::error::{Error, ErrorKind, Result};
-use crate::examination::{Examination, Relation, Status, Verdict};
+use crate::examination::{Examination, RELATIONS, Relation, Status, Verdict};
 use crate::limits::MAX_JSON_BYTES;
 use crate::pipeline::{self, Named, Settings};
+use crate::report::rates::exact;
+use crate::report::words::relation_name;
 use crate::signature::Catalogue;
 
 /// One labelled pair. Keys that are not listed here are left alone: label files carry notes of their own.
@@ -26,15 +28,53 @@ pub struct Labelled {
     pub path: PathBuf,
     /// The base, relative to the label file.
     pub base: PathBuf,
-    /// `orthogonalized`, or an honest relation.
-    pub label: String,
+    /// What it is.
+    pub label: Label,
     /// True λ by module and layer, where known.
     #[serde(default)]
     pub lambda: BTreeMap<String, Vec<f64>>,
 }
 
-/// The label of an orthogonalized candidate.
-const POSITIVE: &str = "orthogonalized";
+/// What a labelled candidate is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Label {
+    /// A direction was removed from it.
+    Orthogonalized,
+    /// It is honest, and this to its base.
+    Honest(Relation),
+}
+
+impl Label {
+    /// Its word in label files and answers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Orthogonalized => "orthogonalized",
+            Self::Honest(relation) => relation_name(relation),
+        }
+    }
+
+    /// Every label there is.
+    pub fn all() -> impl Iterator<Item = Self> {
+        std::iter::once(Self::Orthogonalized).chain(RELATIONS.map(Self::Honest))
+    }
+}
+
+impl<'de> Deserialize<'de> for Label {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let word = String::deserialize(deserializer)?;
+        Self::all().find(|label| label.as_str() == word).ok_or_else(|| {
+            let words: Vec<&str> = Self::all().map(Self::as_str).collect();
+            serde::de::Error::custom(format!("no label is called {word:?}; there are {}", words.join(", ")))
+        })
+    }
+}
+
+impl Serialize for Label {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
 /// An estimate of λ within this of the truth counts as right, and beyond twice this as wrong.
 const LAMBDA_TOLERANCE: f64 = 0.05;
 
@@ -45,20 +85,17 @@ pub struct Rate {
     pub count: u64,
     /// Of how many.
     pub of: u64,
-    /// Their ratio.
-    pub rate: f64,
+    /// Their ratio; of nothing there is none.
+    pub rate: Option<f64>,
     /// The interval.
-    pub interval: [f64; 2],
+    pub interval: Option<[f64; 2]>,
 }
 
 impl Rate {
     /// `count` of `of`.
     pub fn new(count: u64, of: u64) -> Self {
-        let (k, n) = (count as f64, of as f64);
-        let quantile = |p: f64, a: f64, b: f64| Beta::new(a, b).map_or(f64::NAN, |beta| beta.inverse_cdf(p));
-        let low = if count == 0 { 0.0 } else { quantile(0.025, k, n - k + 1.0) };
-        let high = if count == of { 1.0 } else { quantile(0.975, k + 1.0, n - k) };
-        Self { count, of, rate: if of > 0 { k / n } else { 0.0 }, interval: [low, high] }
+        let rate = (of > 0).then(|| exact(count, of));
+        Self { count, of, rate: rate.map(|rate| rate.share), interval: rate.map(|rate| [rate.low, rate.high]) }
     }
 }
 
@@ -68,7 +105,7 @@ pub struct Case {
     /// Its name.
     pub case: String,
     /// Its label.
-    pub label: String,
+    pub label: Label,
     /// The candidate's format.
     pub form: String,
     /// The verdict.
@@ -100,7 +137,19 @@ pub struct LambdaErrors {
     pub root_mean_square: f64,
 }
 
-/// The whole evaluation.
+impl Case {
+    /// Whether it was examined: what could not be read is neither found nor missed, neither called nor let pass.
+    pub fn is_examined(&self) -> bool {
+        self.status != Status::Failed
+    }
+
+    /// Whether a direction was removed from it.
+    pub fn is_positive(&self) -> bool {
+        self.label == Label::Orthogonalized
+    }
+}
+
+/// The whole evaluation. Every rate is over the cases that could be examined.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Evaluation {
     /// Orthogonalized cases that were found.
@@ -112,17 +161,17 @@ pub struct Evaluation {
     /// Smallest false-positive bound that so many honest cases allow: 1/(N + 1).
     pub smallest_bound: f64,
     /// Detection (or false-positive) rate by label.
-    pub by_label: BTreeMap<String, Rate>,
+    pub by_label: BTreeMap<Label, Rate>,
     /// Detection rate by form, false-positive rate by form.
     pub by_form: BTreeMap<String, [Rate; 2]>,
-    /// Area under the ROC curve of the deciding statistic.
-    pub auroc: f64,
+    /// Area under the ROC curve of the deciding statistic; none without cases of both kinds.
+    pub auroc: Option<f64>,
     /// λ̂ where the change holds nothing but the edit, and everywhere.
     pub lambda_pure: Option<LambdaErrors>,
     /// λ̂ everywhere.
     pub lambda_all: Option<LambdaErrors>,
     /// Honest labels against relations found: label, relation, how many.
-    pub relations: BTreeMap<String, BTreeMap<String, u64>>,
+    pub relations: BTreeMap<Label, BTreeMap<&'static str, u64>>,
     /// Honest cases whose relation is their label.
     pub relations_right: Rate,
     /// Cases that could not be examined.
@@ -179,7 +228,7 @@ fn case(folder: &Path, labelled: &Labelled, form: String, catalogue: &Catalogue)
     };
     Case {
         case: labelled.case.clone(),
-        label: labelled.label.clone(),
+        label: labelled.label,
         form,
         verdict: examination.verdict,
         relation: examination.relation,
@@ -229,6 +278,11 @@ fn lambdas(labelled: &Labelled, examination: &Examination) -> Vec<[f64; 2]> {
             .find(|tensor| tensor.role.layer.is_some() && tensor.name.contains(&inside) && tensor.shape[0] > 1)
             .map_or(module, |tensor| &tensor.role.module);
         for (layer, truth) in layers.iter().enumerate() {
+            let here = |role: &crate::arch::Role| role.module == *canonical && role.layer == Some(layer as u32);
+            // What was not compared has no λ; what was compared and shows none has 0.
+            if !tensors.iter().any(|tensor| here(&tensor.role)) {
+                continue;
+            }
             let found: Vec<f64> = strengths
                 .iter()
                 .filter(|strength| strength.module == *canonical && strength.layer as usize == layer)
@@ -242,53 +296,48 @@ fn lambdas(labelled: &Labelled, examination: &Examination) -> Vec<[f64; 2]> {
 }
 
 fn summarize(cases: Vec<Case>) -> Evaluation {
-    let is_positive = |case: &&Case| case.label == POSITIVE;
-    let found = |case: &&Case| case.verdict == Verdict::Orthogonalized;
-    let count = |keep: &dyn Fn(&&Case) -> bool| cases.iter().filter(|case| keep(case)).count() as u64;
-    let rate = |of: &dyn Fn(&&Case) -> bool| Rate::new(count(&|case| of(case) && found(case)), count(of));
-    let mut by_label: BTreeMap<String, Rate> = BTreeMap::new();
+    let examined: Vec<&Case> = cases.iter().filter(|case| case.is_examined()).collect();
+    let count = |keep: &dyn Fn(&Case) -> bool| examined.iter().filter(|case| keep(case)).count() as u64;
+    let found = |case: &Case| case.verdict == Verdict::Orthogonalized;
+    let rate = |of: &dyn Fn(&Case) -> bool| Rate::new(count(&|case| of(case) && found(case)), count(of));
+    let mut by_label: BTreeMap<Label, Rate> = BTreeMap::new();
     let mut by_form: BTreeMap<String, [Rate; 2]> = BTreeMap::new();
-    let mut relations: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
-    for case in &cases {
-        by_label.entry(case.label.clone()).or_insert_with(|| rate(&|other| other.label == case.label));
+    let mut relations: BTreeMap<Label, BTreeMap<&'static str, u64>> = BTreeMap::new();
+    for case in &examined {
+        by_label.entry(case.label).or_insert_with(|| rate(&|other| other.label == case.label));
         by_form.entry(case.form.clone()).or_insert_with(|| {
             [
-                rate(&|other| other.form == case.form && is_positive(other)),
-                rate(&|other| other.form == case.form && !is_positive(other)),
+                rate(&|other| other.form == case.form && other.is_positive()),
+                rate(&|other| other.form == case.form && !other.is_positive()),
             ]
         });
-        if case.label != POSITIVE {
-            *relations.entry(case.label.clone()).or_default().entry(word(case.relation)).or_default() += 1;
+        if !case.is_positive() {
+            *relations.entry(case.label).or_default().entry(relation_name(case.relation)).or_default() += 1;
         }
     }
-    let honest = count(&|case| !is_positive(case));
+    let honest = count(&|case| !case.is_positive());
     Evaluation {
-        detection: rate(&is_positive),
-        false_positives: rate(&|case| !is_positive(case)),
-        suspects: Rate::new(count(&|case| !is_positive(case) && case.verdict == Verdict::Suspect), honest),
+        detection: rate(&Case::is_positive),
+        false_positives: rate(&|case| !case.is_positive()),
+        suspects: Rate::new(count(&|case| !case.is_positive() && case.verdict == Verdict::Suspect), honest),
         smallest_bound: 1.0 / (honest as f64 + 1.0),
         by_label,
         by_form,
-        auroc: auroc(&cases),
-        lambda_pure: lambda_errors(cases.iter().filter(|case| case.pure)),
-        lambda_all: lambda_errors(cases.iter()),
-        relations_right: Rate::new(count(&|case| !is_positive(case) && word(case.relation) == case.label), honest),
+        auroc: auroc(&examined),
+        lambda_pure: lambda_errors(examined.iter().filter(|case| case.pure)),
+        lambda_all: lambda_errors(examined.iter()),
+        relations_right: Rate::new(count(&|case| case.label == Label::Honest(case.relation)), honest),
         relations,
-        failed: count(&|case| case.status == Status::Failed),
+        failed: (cases.len() - examined.len()) as u64,
         cases,
     }
 }
 
-/// A relation as JSON spells it.
-fn word(relation: Relation) -> String {
-    serde_json::to_value(relation).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
-}
-
 /// Probability that an orthogonalized case has the larger statistic than an honest one; ties count half.
-fn auroc(cases: &[Case]) -> f64 {
+fn auroc(cases: &[&Case]) -> Option<f64> {
     let (mut total, mut pairs) = (0.0, 0.0);
-    for positive in cases.iter().filter(|case| case.label == POSITIVE) {
-        for honest in cases.iter().filter(|case| case.label != POSITIVE) {
+    for positive in cases.iter().filter(|case| case.is_positive()) {
+        for honest in cases.iter().filter(|case| !case.is_positive()) {
             pairs += 1.0;
             total += match positive.statistic.total_cmp(&honest.statistic) {
                 std::cmp::Ordering::Greater => 1.0,
@@ -297,10 +346,10 @@ fn auroc(cases: &[Case]) -> f64 {
             };
         }
     }
-    if pairs > 0.0 { total / pairs } else { 0.0 }
+    (pairs > 0.0).then(|| total / pairs)
 }
 
-fn lambda_errors<'c>(cases: impl Iterator<Item = &'c Case>) -> Option<LambdaErrors> {
+fn lambda_errors<'c>(cases: impl Iterator<Item = &'c &'c Case>) -> Option<LambdaErrors> {
     let errors: Vec<f64> =
         cases.flat_map(|case| case.lambda.iter().map(|[truth, found]| (truth - found).abs())).collect();
     (!errors.is_empty()).then(|| LambdaErrors {
@@ -318,23 +367,11 @@ fn lambda_errors<'c>(cases: impl Iterator<Item = &'c Case>) -> Option<LambdaErro
 mod tests {
     use super::*;
 
-    #[test]
-    fn exact_intervals_agree_with_published_ones() {
-        // Clopper and Pearson's own example, and the rule of three.
-        let rate = Rate::new(4, 10);
-        assert!((rate.interval[0] - 0.1216).abs() < 1e-4 && (rate.interval[1] - 0.7376).abs() < 1e-4, "{rate:?}");
-        let none = Rate::new(0, 60);
-        assert_eq!(none.interval[0], 0.0);
-        assert!((none.interval[1] - (1.0 - 0.025f64.powf(1.0 / 60.0))).abs() < 1e-9);
-        assert_eq!(Rate::new(5, 5).interval[1], 1.0);
-    }
-
-    #[test]
-    fn the_area_under_the_curve_counts_ties_half() {
-        let case = |label: &str, statistic: f64| Case {
+    fn case(label: Label, statistic: f64) -> Case {
+        Case {
             case: String::new(),
-            label: label.to_owned(),
-            form: String::new(),
+            label,
+            form: "safetensors".to_owned(),
             verdict: Verdict::Clear,
             relation: Relation::FineTuned,
             statistic,
@@ -342,8 +379,68 @@ mod tests {
             reason: None,
             lambda: Vec::new(),
             pure: true,
+        }
+    }
+
+    const TUNED: Label = Label::Honest(Relation::FineTuned);
+
+    #[test]
+    fn exact_intervals_agree_with_published_ones() {
+        // Clopper and Pearson's own example, and the rule of three.
+        let interval = |count, of| Rate::new(count, of).interval.expect("of some");
+        let [low, high] = interval(4, 10);
+        assert!((low - 0.1216).abs() < 1e-4 && (high - 0.7376).abs() < 1e-4, "{low} {high}");
+        let [low, high] = interval(0, 60);
+        assert_eq!(low, 0.0);
+        assert!((high - (1.0 - 0.025f64.powf(1.0 / 60.0))).abs() < 1e-9);
+        assert_eq!(interval(5, 5)[1], 1.0);
+        assert_eq!((Rate::new(0, 0).rate, Rate::new(0, 0).interval), (None, None));
+    }
+
+    #[test]
+    fn the_area_under_the_curve_counts_ties_half() {
+        let cases =
+            [case(Label::Orthogonalized, 2.0), case(Label::Orthogonalized, 1.0), case(TUNED, 1.0), case(TUNED, 0.0)];
+        let all: Vec<&Case> = cases.iter().collect();
+        assert_eq!(auroc(&all), Some((1.0 + 1.0 + 0.5 + 1.0) / 4.0));
+        assert_eq!(auroc(&all[2..]), None);
+        assert_eq!(auroc(&all[..2]), None);
+    }
+
+    #[test]
+    fn what_could_not_be_examined_enters_no_rate() {
+        let unreadable = |label: Label| Case {
+            status: Status::Failed,
+            verdict: Verdict::Inconclusive,
+            relation: Relation::Incomparable,
+            lambda: vec![[1.2, 0.0]],
+            form: "unreadable".to_owned(),
+            ..case(label, 0.0)
         };
-        let cases = [case(POSITIVE, 2.0), case(POSITIVE, 1.0), case("fine-tuned", 1.0), case("fine-tuned", 0.0)];
-        assert_eq!(auroc(&cases), (1.0 + 1.0 + 0.5 + 1.0) / 4.0);
+        let found = Case { verdict: Verdict::Orthogonalized, ..case(Label::Orthogonalized, 2.0) };
+        let all = summarize(vec![found, case(TUNED, 0.0), unreadable(Label::Orthogonalized), unreadable(TUNED)]);
+        assert_eq!((all.failed, all.detection.of, all.false_positives.of, all.relations_right.of), (2, 1, 1, 1));
+        assert_eq!((all.auroc, all.lambda_all), (Some(1.0), None));
+        assert_eq!(all.by_form.keys().collect::<Vec<_>>(), ["safetensors"]);
+        let none = summarize(vec![unreadable(TUNED)]);
+        let json = serde_json::to_value(&none).expect("plain data");
+        assert!(json["detection"]["rate"].is_null() && json["false_positives"]["interval"].is_null(), "{json}");
+        assert!(json["auroc"].is_null());
+    }
+
+    #[test]
+    fn labels_are_a_closed_set() {
+        let read = |label: &str| {
+            serde_json::from_value::<Labelled>(
+                serde_json::json!({"case": "c", "path": "p", "base": "b", "label": label}),
+            )
+        };
+        for label in Label::all() {
+            assert_eq!(read(label.as_str()).expect("a label").label, label);
+        }
+        for wrong in ["orthogonalised", "ablated", "Orthogonalized", "", "clear"] {
+            let said = read(wrong).expect_err("no label").to_string();
+            assert!(said.contains("orthogonalized, identical, repackaged"), "{said}");
+        }
     }
 }

@@ -116,7 +116,7 @@ pub struct NotExamined {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Relation {
-    /// Same tensors, same bits.
+    /// Same tensors, same bits, in the same weight files.
     Identical,
     /// Same tensors in other files or under other names.
     Repackaged,
@@ -139,6 +139,21 @@ pub enum Relation {
     /// Nothing to compare.
     Incomparable,
 }
+
+/// Every relation.
+pub const RELATIONS: [Relation; 11] = [
+    Relation::Identical,
+    Relation::Repackaged,
+    Relation::Recast,
+    Relation::Quantized,
+    Relation::LowRankEdit,
+    Relation::Edited,
+    Relation::FineTuned,
+    Relation::Merged,
+    Relation::Adapter,
+    Relation::Unrelated,
+    Relation::Incomparable,
+];
 
 /// What is said about orthogonalization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

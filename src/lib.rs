@@ -38,3 +38,6 @@ pub mod tensor;
 pub mod tiny;
 pub mod verdict;
 pub mod verify;
+
+/// The commit that this program was built from; `None` for a build that does not know, such as one for development.
+pub const COMMIT: Option<&str> = option_env!("ORTHOSCOPE_COMMIT");

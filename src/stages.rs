@@ -95,7 +95,7 @@ impl Store for Recorder {
 }
 
 /// What is kept of a hub's word on a repository.
-fn listing(facts: &RepoInfo) -> Listing {
+pub fn listing(facts: &RepoInfo) -> Listing {
     Listing {
         downloads: facts.downloads,
         created: facts.created.as_deref().and_then(|text| text.parse().ok()),
@@ -147,17 +147,18 @@ fn declarations(files: &FileSet) -> Result<claim::Declarations> {
 }
 
 /// Examines a folder or file of this machine, in all its forms, against the base given or the one that its own files
-/// claim. What cannot be examined is an examination too.
+/// claim, with the SHA-256 of its files where asked for. What cannot be examined is an examination too.
 pub fn examine_path(
     bench: &Bench,
     catalogue: &Catalogue,
     path: &Path,
     base: Option<&str>,
+    digests: bool,
     observer: &dyn Observer,
 ) -> Examination {
     let name = path.display().to_string();
     let named = Named::local(name.as_str());
-    let mut settings = Settings { catalogue, digests: false, claim: None, observer };
+    let mut settings = Settings { catalogue, digests, claim: None, observer };
     let mut tried = base.map(str::to_owned);
     let mut attempt = || {
         let files = folder::file_set(path)?;

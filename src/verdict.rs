@@ -14,10 +14,19 @@ use crate::ids::Digest;
 use crate::recipe;
 use crate::signature::{Catalogue, Family, Held, Implies};
 
-/// Honest derivatives that the detector was held against, and how many of them were called orthogonalized;
-/// `docs/detector.md` lists them. The smallest false-positive bound that they allow is (called + 1)/(N + 1).
+/// Honest derivatives that the detector was held against, and how many of them were called orthogonalized. The smallest p that
+/// they allow is (called + 1)/(N + 1); the upper limit of the rate behind them is the report's to compute.
 pub const CONTROLS: u32 = 731;
-const CONTROLS_CALLED: u32 = 1;
+/// Of them, called orthogonalized.
+pub const CONTROLS_CALLED: u32 = 1;
+/// What the controls were and were not: it stands beside every number that rests on them.
+pub const CONTROLS_WERE: &str = "full fine-tunes, LoRAs of rank 1 to 64, merges, knowledge edits, pruning, folded norms, rank \
+     reductions, quantisers and noise, on seven models 64 to 576 wide (Llama, Qwen3, GPT-2, Qwen3-MoE, Gemma 3). No larger model \
+     was among them, the thresholds were set with them in view, and they were judged by an earlier version of the rules: the \
+     limit is optimistic";
+
+/// From here on, below zero, c says that the change is a removal seen from the wrong side.
+pub const REVERSED: f64 = -0.85;
 
 /// Above this detection limit "clear" would say nothing.
 const TESTABLE: f64 = 0.6;

@@ -1,21 +1,25 @@
 //! `orthoscope compare BASE CANDIDATE`: two local checkpoints, one verdict.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 
-use super::{ExitStatus, FailOn, Global};
+use super::{ExitStatus, FailOn, Global, hubs};
 use crate::checkpoint::folder;
 use crate::diff::Observer;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::examination::Examination;
 use crate::forms;
 use crate::index::Index;
 use crate::pipeline::{self, Named, Settings};
-use crate::report::{self, Report};
+use crate::report::{Facts, Report, sanitise};
+
+/// Columns of a name in a progress line, so that a bar is left beside it in a narrow terminal.
+const ABOUT: usize = 32;
 
 /// Compare two local checkpoints: what the candidate is to the base, and whether a direction was orthogonalized out of it
 #[derive(Args)]
@@ -25,8 +29,8 @@ use crate::report::{self, Report};
   orthoscope compare base/ candidate/ --digests --index evidence.db
   orthoscope compare ./base ./quantisations --fail-on medium
 
-A folder or a file on each side, in any format that orthoscope reads. Of a candidate's folder that holds a model in several
-forms (safetensors, a dozen GGUF quantisations, an adapter), every one is examined, and the gravest verdict is the folder's.
+A folder or a file on each side, in any format that orthoscope reads. Of a candidate's folder that holds a model in several \
+forms (safetensors, a dozen GGUF quantisations, an adapter), every one is examined, and the gravest verdict is the folder's. \
 Exit status 2 where nothing was found and not everything could be compared, or nothing could be told.")]
 pub struct Arguments {
     /// The checkpoint that the candidate is said to derive from: a folder or a file
@@ -36,7 +40,7 @@ pub struct Arguments {
     /// Exit with status 1 on findings of this severity and above
     #[arg(long, value_enum, default_value_t = FailOn::High)]
     fail_on: FailOn,
-    /// Compute the SHA-256 of every weight file of both sides for the record
+    /// Compute the SHA-256 of every weight file of both sides, so that the report can be held against the files later
     #[arg(long)]
     digests: bool,
     /// Every checkpoint in a folder is examined with or without it
@@ -49,11 +53,13 @@ pub struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
-        let renderer = report::renderer(&global.format)
-            .ok_or_else(|| Error::new(ErrorKind::Usage, format!("no output format is called {:?}", global.format)))?;
+        let renderer = global.renderer(global.format(), false)?;
+        hubs::check_here(&self.base)?;
+        hubs::check_here(&self.candidate)?;
+        let digests = hubs::digests(self.digests, renderer);
         let catalogue = global.catalogue()?;
-        let bar = Bar::new(global.shows_progress());
-        let settings = Settings { catalogue: &catalogue, digests: self.digests, claim: None, observer: &bar };
+        let bar = Bar::new(global.shows_progress(), "comparing");
+        let settings = Settings { catalogue: &catalogue, digests, claim: None, observer: &bar };
         let named = |path: &Path| Named::local(path.display().to_string());
         let (base_name, candidate_name) = (named(&self.base), named(&self.candidate));
         let examine = || {
@@ -64,20 +70,27 @@ impl Arguments {
         let examination =
             examine().unwrap_or_else(|error| pipeline::failed(&base_name, &candidate_name, &error, &settings));
         bar.finish();
+        let now = jiff::Timestamp::now();
         // What took minutes is printed also where it cannot be recorded.
-        let recorded = if self.no_record { Ok(()) } else { record(&global.index, &examination) };
+        let recorded = if self.no_record { Ok(()) } else { record(&global.index, &examination, now) };
         let status = self.fail_on.status([&examination]);
-        let report = Report::with_catalogue(vec![examination], &catalogue);
+        let facts = Facts { examined_at: Some(moment(now)), listing: None };
+        let facts = BTreeMap::from([(examination.id().hex(), facts)]);
+        let report = Report { facts, ..Report::with_catalogue(vec![examination], &catalogue) };
         renderer.render(&report, &global.style(), out)?;
         super::tell_undone(status, &report.examinations);
         recorded.and(Ok(status))
     }
 }
 
-/// Records one examination with the present time.
-pub fn record(index: &Path, examination: &Examination) -> Result<()> {
-    Index::open(index)?.record(examination, jiff::Timestamp::now())?;
+fn record(index: &Path, examination: &Examination, now: jiff::Timestamp) -> Result<()> {
+    Index::open(index)?.record(examination, now)?;
     Ok(())
+}
+
+/// A time as the index keeps it, to the second.
+pub(super) fn moment(time: jiff::Timestamp) -> String {
+    jiff::Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
 }
 
 /// A progress bar on standard error; invisible where there is no terminal.
@@ -87,19 +100,18 @@ pub struct Bar {
 }
 
 impl Bar {
-    /// A bar that shows itself or not.
-    pub fn new(visible: bool) -> Self {
+    /// A bar that shows itself or not, and says what is done. It takes the width that the words leave.
+    pub fn new(visible: bool, doing: &'static str) -> Self {
         let bar = if visible { ProgressBar::new(1000) } else { ProgressBar::hidden() };
-        let style =
-            ProgressStyle::with_template("{prefix:.bold}{msg} {bar:32} {percent:>3} %  {elapsed} (about {eta} left)");
-        bar.set_prefix("comparing");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        let style = ProgressStyle::with_template("{prefix:.bold}{msg} {wide_bar} {percent:>3} %  {elapsed}{left}");
+        bar.set_prefix(doing);
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).with_key("left", left));
         Self { bar, shown: AtomicU64::new(0) }
     }
 
     /// Says what is looked at.
     pub fn about(&self, what: &str) {
-        self.bar.set_prefix(report::sanitise::name(what));
+        self.bar.set_prefix(format!("examining {}", sanitise::fit(&sanitise::name(what), ABOUT, "…")));
         self.bar.set_position(0);
         self.shown.store(0, Ordering::Relaxed);
         self.bar.enable_steady_tick(std::time::Duration::from_millis(200));
@@ -108,6 +120,13 @@ impl Bar {
     /// Takes the bar away.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// How long is left, once something is done to tell it by.
+pub(super) fn left(state: &ProgressState, out: &mut dyn std::fmt::Write) {
+    if state.pos() > 0 && state.len().is_none_or(|len| state.pos() < len) {
+        let _ = write!(out, " (about {:#} left)", HumanDuration(state.eta()));
     }
 }
 

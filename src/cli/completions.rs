@@ -3,10 +3,10 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, CommandFactory as _};
+use clap::Args;
 use clap_complete::Shell;
 
-use super::{Cli, ExitStatus, Global};
+use super::{ExitStatus, Global, command_line};
 use crate::error::{Error, Result};
 
 /// Print completions for a shell
@@ -23,7 +23,7 @@ pub struct Arguments {
 impl Arguments {
     pub(super) fn run(self, _: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         let mut text = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "orthoscope", &mut text);
+        clap_complete::generate(self.shell, &mut command_line(), "orthoscope", &mut text);
         out.write_all(&text).map_err(|error| Error::io("writing completions", error))?;
         Ok(ExitStatus::Success)
     }
@@ -43,14 +43,21 @@ impl ManualArguments {
     pub(super) fn run(self, _: &Global, _: &mut dyn Write) -> Result<ExitStatus> {
         let failed = |error| Error::io(format!("writing manual pages to {}", self.folder.display()), error);
         std::fs::create_dir_all(&self.folder).map_err(failed)?;
-        let mut command = Cli::command();
+        let mut command = command_line();
         command.build();
-        page(&command, "orthoscope", &self.folder).map_err(failed)?;
-        for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
-            page(sub, &format!("orthoscope-{}", sub.get_name()), &self.folder).map_err(failed)?;
-        }
+        pages(&command, "orthoscope", &self.folder).map_err(failed)?;
         Ok(ExitStatus::Success)
     }
+}
+
+/// The page of a command and of every one below it.
+fn pages(command: &clap::Command, name: &str, folder: &Path) -> std::io::Result<()> {
+    page(command, name, folder)?;
+    let below = command.get_subcommands().filter(|below| !below.is_hide_set() && below.get_name() != "help");
+    for inner in below {
+        pages(inner, &format!("{name}-{}", inner.get_name()), folder)?;
+    }
+    Ok(())
 }
 
 fn page(command: &clap::Command, name: &str, folder: &Path) -> std::io::Result<()> {

@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
-use comfy_table::{ContentArrangement, Table, presets};
 use owo_colors::{OwoColorize, Style as Ink};
 
 use super::sweep::{Progress, shown};
 use super::{ExitStatus, Global};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::examination::{Examination, Status};
 use crate::hub::{Client, ClientSettings, Environment, Meter};
 use crate::index::{ExaminationFilter, Index};
-use crate::report::{Color, words};
+use crate::report::table::{Elastic, laid};
+use crate::report::{Color, Style, words};
 use crate::stages::{self, Pipeline};
 use crate::standin::{Port, Repository, Settings, Standin};
 use crate::sweep::ExamineSettings;
@@ -33,6 +33,9 @@ const SIZE: Size = Size { width: 128, layers: 6, inner: 320, heads: 8, vocabular
 /// Decides on all random weights and directions.
 const SEED: u64 = 7;
 
+/// Columns of the mark before each line of the table.
+const MARK: usize = 7;
+
 const BASE: &str = "demo/tiny-base";
 
 /// The index written where none is named.
@@ -44,8 +47,8 @@ const INDEX: &str = "orthoscope-demo.db";
   orthoscope demo
   orthoscope demo --index demo.db --format json
 
-Random tiny models are made and edited in every way that orthoscope tells apart, and served on this machine by a stand-in for
-a model hub. The sweep that then runs is the real one, with the real client, into a real index (orthoscope-demo.db unless
+Random tiny models are made and edited in every way that orthoscope tells apart, and served on this machine by a stand-in \
+for a model hub. The sweep that then runs is the real one, with the real client, into a real index (orthoscope-demo.db unless \
 --index names another). Exit status 0 when everything was found to be what it was made, 2 otherwise.")]
 pub struct Arguments {}
 
@@ -66,10 +69,7 @@ struct Line {
 
 impl Arguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
-        if !matches!(global.format.as_str(), "text" | "json") {
-            return Err(Error::new(ErrorKind::Usage, "showing the demo: its formats are text and json"));
-        }
-        let text = global.format == "text";
+        let text = global.format() == "text";
         let written = |error| Error::io("writing the demo's answer", error);
         let index_path = match global.index == Path::new(super::DEFAULT_INDEX) {
             true => fresh(Path::new(INDEX))?,
@@ -110,7 +110,8 @@ impl Arguments {
                 .collect(),
             ..Plan::default()
         };
-        let progress = Progress::new(global);
+        // What is found stands in the table below.
+        let progress = Progress { quiet: true, ..Progress::new(global) };
         let swept = stages::sweep(&bench, &catalogue, &index_path, &plan, &SweepSettings::default(), &progress);
         progress.bar.finish_and_clear();
         let (summary, _) = swept?;
@@ -129,7 +130,7 @@ impl Arguments {
             )
             .map_err(written)?;
             let style = global.style();
-            writeln!(out, "{}", table(&lines, style.color == Color::Always)).map_err(written)?;
+            writeln!(out, "{}", table(&lines, &style)).map_err(written)?;
             if lines.iter().any(|line| line.depth.as_deref() == Some("screen")) {
                 writeln!(out, "(From a few rows, a merged LoRA of higher rank and a quantiser's round trip cannot be told from training.)")
                     .map_err(written)?;
@@ -256,40 +257,41 @@ fn lines(path: &Path) -> Result<Vec<Line>> {
     Ok(DERIVATIVES.iter().map(line).collect())
 }
 
-fn table(lines: &[Line], colored: bool) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header([
-        "",
-        "what it was made",
-        "found",
-        "relation",
-        "looked at",
-        "",
-    ]);
-    for line in lines {
-        let mark = if line.right { "ok" } else { "WRONG" };
-        let relation = line.relation.clone().unwrap_or_default();
+fn table(lines: &[Line], style: &Style) -> String {
+    let row = |line: &Line| {
         let looked = match line.depth.as_deref() {
             Some("hashes") => "file hashes",
             Some("screen") => "a few rows",
             Some(_) => "weights",
             None => "",
         };
-        table.add_row([mark, line.made, &line.found, &relation, looked, &line.says]);
-    }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    let painted = table.lines().enumerate().map(|(at, text)| {
-        let text = text.trim_end().to_owned();
-        let ink = match at.checked_sub(1).and_then(|at| lines.get(at)) {
-            None => Ink::new().bold(),
-            Some(line) if !line.right => Ink::new().red().bold(),
-            Some(line) if line.found == "orthogonalized" => Ink::new().red(),
-            Some(line) if line.found == "clear" => Ink::new().green(),
-            Some(_) => Ink::new().magenta(),
+        vec![
+            line.made.to_owned(),
+            line.found.clone(),
+            line.relation.clone().unwrap_or_default(),
+            looked.to_owned(),
+            line.says.clone(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = lines.iter().map(row).collect();
+    let header = ["what it was made", "found", "relation", "looked at", ""];
+    let laid = laid(&header, &rows, style.width.saturating_sub(MARK), &Elastic { columns: &[0, 4], right: &[] });
+    let paint = |text: &str, ink: Ink| match style.color {
+        Color::Always => text.style(ink).to_string(),
+        Color::Never => text.to_owned(),
+    };
+    let painted = laid.iter().enumerate().map(|(at, text)| {
+        let Some(line) = at.checked_sub(1).and_then(|at| lines.get(at)) else {
+            return format!("{:MARK$}{}", "", paint(text, Ink::new().bold()));
         };
-        if colored { text.style(ink).to_string() } else { text }
+        // The mark says whether the program was right, the colour of the rest what it found.
+        let (mark, ink) = if line.right { ("ok", Ink::new().green()) } else { ("WRONG", Ink::new().red().bold()) };
+        let found = match line.found.as_str() {
+            "orthogonalized" => Ink::new().red(),
+            "clear" => Ink::new(),
+            _ => Ink::new().magenta(),
+        };
+        format!("{}{:pad$}{}", paint(mark, ink), "", paint(text, found), pad = MARK - mark.len())
     });
     painted.collect::<Vec<_>>().join("\n")
 }

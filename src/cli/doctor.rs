@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{ExitStatus, Global};
+use super::{ExitStatus, Global, VERSION};
 use crate::error::{Error, Result};
 use crate::hub::probe::{Token, probe};
 use crate::hub::{Client, ClientSettings, Environment, HUBS, HubEntry, free, shown};
@@ -22,7 +22,7 @@ use crate::report::{RENDERERS, sanitise, words};
   orthoscope doctor --offline --quick
   orthoscope doctor --index nightly.db --format json
 
-Each hub is asked one cheap question, with its own token (--offline asks none). Exit status 2 when something has to be done.
+Each hub is asked one cheap question, with its own token (--offline asks none). Exit status 2 when something has to be done. \
 Tokens are never shown.")]
 pub struct Arguments {
     /// Leave out the check of every page of the index, which reads all of it
@@ -71,7 +71,7 @@ impl Arguments {
         checks.extend(hubs(global, &environment));
         checks.extend(places(global, &environment));
         let written = |error| Error::io("writing the answer", error);
-        if global.format == "json" {
+        if global.format() == "json" {
             write_value(&checks, &global.style(), out)?;
             writeln!(out).map_err(written)?;
         } else {
@@ -94,7 +94,7 @@ impl Arguments {
 
 fn program() -> Check {
     let formats: Vec<&str> = RENDERERS.iter().map(|renderer| renderer.name()).collect();
-    Check::good("program", format!("orthoscope {}, output formats {}", env!("CARGO_PKG_VERSION"), formats.join(", ")))
+    Check::good("program", format!("orthoscope {}, output formats {}", *VERSION, formats.join(", ")))
 }
 
 fn processor() -> Check {

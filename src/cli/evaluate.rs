@@ -8,10 +8,12 @@ use comfy_table::{Table, presets};
 
 use super::compare::Bar;
 use super::{ExitStatus, Global};
+use crate::checkpoint::FORMATS;
 use crate::error::{Error, ErrorKind, Result};
-use crate::evaluate::{self, Case, Evaluation, LambdaErrors, Rate};
+use crate::evaluate::{self, Case, Evaluation, Label, LambdaErrors, Rate};
 use crate::examination::Verdict;
-use crate::report::sanitise;
+use crate::report::words::{count, relation_name, verdict_name};
+use crate::report::{json, sanitise};
 
 /// Measure detection and false-positive rates on labelled pairs, with exact confidence intervals
 #[derive(Args)]
@@ -19,9 +21,12 @@ use crate::report::sanitise;
   orthoscope evaluate corpus/labels.json
   orthoscope evaluate corpus/labels.json --form safetensors --format json > rates.json
 
-LABELS.json is a list of {case, path, base, label}, paths relative to it; label is \"orthogonalized\" (then optionally
-lambda: {module: [true λ per layer]}) or an honest relation. Exit status 1 when an orthogonalized case was missed or an
-honest one called orthogonalized.")]
+LABELS.json is a list of {case, path, base, label}, paths relative to it. A label is \"orthogonalized\" (then optionally \
+lambda: {module: [true λ per layer]}) or an honest relation: identical, repackaged, recast, quantized, low-rank-edit, edited, \
+fine-tuned, merged, adapter, unrelated or incomparable. Cases that cannot be examined are counted apart and enter no rate.
+
+Exit status 1 when an orthogonalized case was missed or an honest one called orthogonalized, 2 when a case could not be \
+examined.")]
 pub struct Arguments {
     /// The label file
     labels: PathBuf,
@@ -35,27 +40,30 @@ pub struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
+        let known: Vec<&str> = FORMATS.iter().map(|format| format.name()).chain(["unreadable"]).collect();
+        if let Some(unknown) = self.forms.iter().find(|form| !known.contains(&form.as_str())) {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!("no form is called {unknown:?}; there are {}", known.join(", ")),
+            ));
+        }
         let catalogue = global.catalogue()?;
         let mut labels = evaluate::read_labels(&self.labels)?;
         if let Some(text) = &self.case {
             labels.retain(|labelled| labelled.case.contains(text));
         }
-        let bar = Bar::new(global.shows_progress());
+        let bar = Bar::new(global.shows_progress(), "examining labelled pairs");
         let folder = self.labels.parent().unwrap_or(Path::new(""));
         let evaluation = evaluate::evaluate(folder, &labels, &self.forms, &catalogue, &bar);
         bar.finish();
-        let text = match global.format.as_str() {
-            "text" => text(&evaluation, global.verbose > 0),
-            "json" => {
-                let json = serde_json::to_string_pretty(&evaluation)
-                    .map_err(|e| Error::because(ErrorKind::Internal, "writing the evaluation as JSON", e))?;
-                json + "\n"
-            }
-            other => {
-                return Err(Error::new(ErrorKind::Usage, format!("evaluate prints text or json, not {other:?}")));
-            }
-        };
-        out.write_all(text.as_bytes()).map_err(|e| Error::io("writing the evaluation", e))?;
+        let mut text = Vec::new();
+        if global.format() == "json" {
+            json::write_value(&evaluation, &global.style(), &mut text)?;
+            text.push(b'\n');
+        } else {
+            text.extend(told(&evaluation, global.verbose > 0).into_bytes());
+        }
+        out.write_all(&text).map_err(|e| Error::io("writing the evaluation", e))?;
         if evaluation.cases.is_empty() {
             return Err(Error::new(
                 ErrorKind::Usage,
@@ -72,21 +80,25 @@ impl Arguments {
 }
 
 fn rate(rate: &Rate) -> String {
-    if rate.of == 0 {
-        return "none".to_owned();
+    match (rate.rate, rate.interval) {
+        (Some(share), Some([low, high])) => {
+            format!("{} of {} = {share:.3}  (95 % {low:.3} to {high:.3})", rate.count, rate.of)
+        }
+        _ => "none".to_owned(),
     }
-    format!(
-        "{} of {} = {:.3}  (95 % {:.3} to {:.3})",
-        rate.count, rate.of, rate.rate, rate.interval[0], rate.interval[1]
-    )
 }
 
-fn text(evaluation: &Evaluation, verbose: bool) -> String {
+fn told(evaluation: &Evaluation, verbose: bool) -> String {
     let mut text = String::new();
     let mut line = |words: String| {
         text.push_str(&words);
         text.push('\n');
     };
+    if evaluation.failed > 0 {
+        let all = evaluation.cases.len();
+        let failed = count(evaluation.failed, "case", "cases");
+        line(format!("{failed} of {all} could not be examined and enter no rate below\n"));
+    }
     line(format!("detection rate        {}", rate(&evaluation.detection)));
     line(format!("false-positive rate   {}", rate(&evaluation.false_positives)));
     line(format!("honest but suspect    {}", rate(&evaluation.suspects)));
@@ -94,7 +106,8 @@ fn text(evaluation: &Evaluation, verbose: bool) -> String {
         "smallest honest bound {:.4}  (1 over the number of honest cases and one)",
         evaluation.smallest_bound
     ));
-    line(format!("AUROC                 {:.4}", evaluation.auroc));
+    let auroc = evaluation.auroc.map_or_else(|| "none".to_owned(), |area| format!("{area:.4}"));
+    line(format!("AUROC                 {auroc}"));
     line(format!("relations right       {}", rate(&evaluation.relations_right)));
     for (what, errors) in
         [("λ, the edit alone     ", &evaluation.lambda_pure), ("λ, all               ", &evaluation.lambda_all)]
@@ -118,7 +131,7 @@ fn text(evaluation: &Evaluation, verbose: bool) -> String {
         let relations = evaluation.relations.get(label).map_or_else(String::new, |found| {
             found.iter().map(|(relation, count)| format!("{relation} {count}")).collect::<Vec<_>>().join(", ")
         });
-        labels.add_row([sanitise::name(label), rate(called), relations]);
+        labels.add_row([label.as_str().to_owned(), rate(called), relations]);
     }
     line(labels.to_string());
     let wrong: Vec<&Case> = evaluation.cases.iter().filter(|case| verbose || is_wrong(case)).collect();
@@ -127,15 +140,15 @@ fn text(evaluation: &Evaluation, verbose: bool) -> String {
         line(if verbose {
             "cases".to_owned()
         } else {
-            "cases that were missed, falsely called, or related otherwise than labelled".to_owned()
+            "cases that were missed, falsely called, related otherwise than labelled, or not examined".to_owned()
         });
         for case in wrong {
             line(format!(
                 "  {:44} {:15} {:15} {:13} statistic {:.3}{}",
                 sanitise::name(&case.case),
-                sanitise::name(&case.label),
-                lower(case.verdict),
-                lower(case.relation),
+                case.label.as_str(),
+                if case.is_examined() { verdict_name(case.verdict) } else { "not examined" },
+                relation_name(case.relation),
                 case.statistic,
                 case.reason.as_ref().map_or_else(String::new, |reason| format!("  ({})", sanitise::sentence(reason)))
             ));
@@ -144,15 +157,11 @@ fn text(evaluation: &Evaluation, verbose: bool) -> String {
     text
 }
 
-fn lower(value: impl serde::Serialize) -> String {
-    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
-}
-
 fn is_wrong(case: &Case) -> bool {
-    if case.label == "orthogonalized" {
-        case.verdict != Verdict::Orthogonalized
-    } else {
-        case.verdict == Verdict::Orthogonalized || lower(case.relation) != case.label
+    match case.label {
+        _ if !case.is_examined() => true,
+        Label::Orthogonalized => case.verdict != Verdict::Orthogonalized,
+        Label::Honest(relation) => case.verdict == Verdict::Orthogonalized || case.relation != relation,
     }
 }
 

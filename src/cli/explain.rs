@@ -5,7 +5,7 @@ use std::io::Write;
 
 use clap::Args;
 
-use super::report::by_finding;
+use super::report::find;
 use super::{ExitStatus, Global};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, Finding};
@@ -17,22 +17,29 @@ use crate::signature::Signature;
 #[command(after_help = "Examples:
   orthoscope explain 0a1b2c3d4e5f
   orthoscope explain 0a1b --index nightly.db
+  orthoscope explain hf:someone/model
 
 Uses the signature's text as it was when the finding was made, which the index keeps.")]
 pub struct Arguments {
-    /// A finding's id, or enough of its first digits
+    /// A finding's id (or enough of its first digits), or an examination or candidate, whose gravest finding it is then
     #[arg(value_name = "FINDING")]
-    finding: String,
+    what: String,
 }
 
 impl Arguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         let index = global.open_index()?;
-        let stored = by_finding(&index, &self.finding)?;
-        let finding =
-            stored.examination.findings.iter().find(|finding| finding.id.starts_with(&self.finding)).ok_or_else(
-                || Error::new(ErrorKind::NotFound, format!("there is no finding {:?}", sanitise::name(&self.finding))),
-            )?;
+        let stored = find(&index, &self.what)?;
+        let findings = &stored.examination.findings;
+        let named = findings.iter().find(|finding| finding.id.starts_with(&self.what));
+        let finding = named.or_else(|| findings.iter().rev().max_by_key(|finding| finding.severity)).ok_or_else(|| {
+            let verdict = words::verdict_name(stored.examination.verdict);
+            let what = sanitise::name(&self.what);
+            Error::new(
+                ErrorKind::NotFound,
+                format!("explaining {what:?}: no signature holds in it ({verdict}); `orthoscope report {what}` tells of it"),
+            )
+        })?;
         let then = index.signature_text(&finding.signature_hash)?;
         let now = global.catalogue()?.get(&finding.signature).map(|signature| signature.text.clone());
         let changed = then.is_some() && now.is_some() && then != now;
@@ -52,7 +59,7 @@ fn told(
 ) -> String {
     let mut out = String::new();
     let mut paragraph = |indent: &str, text: &str| {
-        for line in sanitise::wrap(text, width.clamp(40, 120) - indent.len()) {
+        for line in sanitise::wrap(text, words::prose_width(width) - indent.len()) {
             let _ = writeln!(out, "{indent}{line}");
         }
     };
@@ -62,6 +69,10 @@ fn told(
         "",
         &format!("{title} (signature {}, {})", sanitise::name(&finding.signature), sanitise::name(&finding.status)),
     );
+    paragraph("", &format!("Examination {}", examination.id().hex()));
+    if finding.status == "preview" {
+        paragraph("", words::PREVIEW);
+    }
     if changed {
         paragraph(
             "",

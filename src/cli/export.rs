@@ -9,10 +9,9 @@ use clap::Args;
 
 use super::findings::Filter;
 use super::{ExitStatus, Global};
-use crate::error::{Error, ErrorKind, Result};
-use crate::examination::Examination;
+use crate::error::{Error, Result};
 use crate::index::Stored;
-use crate::report::{self, Renderer, Report, Style, sanitise};
+use crate::report::{Facts, Renderer, Report, Style, sanitise};
 
 /// Examinations that cannot be read of which an export tells the reason one by one.
 const BROKEN_SHOWN: usize = 20;
@@ -21,12 +20,12 @@ const BROKEN_SHOWN: usize = 20;
 #[derive(Args)]
 #[command(after_help = "Examples:
   orthoscope export --format jsonl --index nightly.db > nightly.jsonl
-  orthoscope export --format parquet --output nightly.parquet
+  orthoscope export --format parquet --out nightly.parquet
   orthoscope export --format sarif --severity medium > findings.sarif
   orthoscope export --sqlite snapshot.db
   orthoscope export --format jsonl --profile --verdict orthogonalized --verdict suspect
 
-One line of jsonl is one examination, in the order of candidate, revision and base; what could not be examined is there too,
+One line of jsonl is one examination, in the order of candidate, revision and base; what could not be examined is there too, \
 with status \"failed\" and its reason. docs/examination.md tells what the fields mean.")]
 pub struct Arguments {
     #[command(flatten)]
@@ -35,30 +34,26 @@ pub struct Arguments {
     #[arg(long)]
     profile: bool,
     /// Write to this file instead of standard output
-    #[arg(long, short, visible_alias = "out", value_name = "FILE")]
-    output: Option<PathBuf>,
+    #[arg(long, short, visible_alias = "output", value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Examinations to write at most
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
     /// Write a consistent copy of the index itself to a new file, also while a sweep writes
-    #[arg(long, value_name = "FILE", conflicts_with = "output")]
+    #[arg(long, value_name = "FILE", conflicts_with = "out")]
     sqlite: Option<PathBuf>,
 }
 
 impl Arguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
-        let format = if global.format == "text" { "jsonl" } else { global.format.as_str() };
-        let renderer = report::renderer(format).ok_or_else(|| {
-            let known: Vec<&str> = report::RENDERERS.iter().map(|renderer| renderer.name()).collect();
-            Error::new(
-                ErrorKind::Usage,
-                format!("no output format is called {format:?}; there are {}", known.join(", ")),
-            )
-        })?;
+        let renderer = global.renderer(global.format(), self.out.is_some() || self.sqlite.is_some())?;
         let catalogue = global.catalogue()?;
         let index = global.open_index()?;
         if let Some(copy) = &self.sqlite {
             index.snapshot(copy)?;
             return Ok(ExitStatus::Success);
         }
-        let mut file = match &self.output {
+        let mut file = match &self.out {
             Some(path) => Some(BufWriter::new(
                 File::create(path).map_err(|error| Error::io(format!("creating {}", path.display()), error))?,
             )),
@@ -69,15 +64,19 @@ impl Arguments {
             None => out,
         };
         let style = Style { profile: self.profile || global.style().profile, ..global.style() };
-        let filter = self.filter.examinations()?;
+        let filter = self.filter.examinations(&index, &catalogue)?;
         let mut left = Left::default();
-        let mut wanted = index.export_sorted(&filter).filter_map(|stored| left.keep(renderer, stored));
-        if format == "jsonl" {
+        let limit = self.limit.unwrap_or(usize::MAX);
+        let mut wanted = index.export_sorted(&filter).filter_map(|stored| left.keep(renderer, stored)).take(limit);
+        if global.format() == "jsonl" {
             // One at a time: an index may be larger than memory.
-            wanted.try_for_each(|one| renderer.render(&Report::of(one), &style, out))?;
+            wanted.try_for_each(|one| {
+                let facts = BTreeMap::from([(one.id.hex(), Facts::of(&index, &one)?)]);
+                renderer.render(&Report { facts, commit: crate::COMMIT, ..Report::of(one.examination) }, &style, out)
+            })?;
         } else {
-            let examinations = wanted.collect();
-            renderer.render(&Report::with_catalogue(examinations, &catalogue), &style, out)?;
+            let report = Report::of_index(&index, wanted.collect(), &catalogue)?;
+            renderer.render(&report, &style, out)?;
         }
         out.flush().map_err(|error| Error::io("writing the export", error))?;
         Ok(left.tell(&mut std::io::stderr()))
@@ -95,20 +94,20 @@ struct Left {
 }
 
 impl Left {
-    fn keep(&mut self, renderer: &dyn Renderer, stored: Result<Stored>) -> Option<Examination> {
-        let examination = match stored {
-            Ok(stored) => stored.examination,
+    fn keep(&mut self, renderer: &dyn Renderer, stored: Result<Stored>) -> Option<Stored> {
+        let stored = match stored {
+            Ok(stored) => stored,
             Err(error) => {
                 self.broken.push(error.one_line());
                 return None;
             }
         };
-        if let Some(reason) = renderer.refuses(&examination) {
+        if let Some(reason) = renderer.refuses(&stored.examination) {
             *self.refused.entry(reason).or_default() += 1;
             return None;
         }
         self.kept += 1;
-        Some(examination)
+        Some(stored)
     }
 
     /// Says what was left out, and how the command ends.

@@ -2,16 +2,20 @@
 
 use std::io::Write;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand, ValueEnum};
-use comfy_table::{ContentArrangement, Table, presets};
 use jiff::Timestamp;
 
+use super::report::find;
 use super::sweep::parse_date;
-use super::{ExitStatus, Global};
+use super::{ExitStatus, Global, hubs};
 use crate::error::{Error, ErrorKind, Result};
-use crate::examination::{Relation, Severity, Status, Verdict};
+use crate::examination::{RELATIONS, Relation, Severity, Status, Verdict};
 use crate::index::{Cursor, ExaminationFilter, FindingFilter, FindingRow, Index, Page};
-use crate::report::{self, Report, json, sanitise};
+use crate::report::table::{Elastic, laid};
+use crate::report::words::{count, relation_name, short_id, status_name, verdict_name};
+use crate::report::{Report, json, sanitise};
+use crate::signature::Catalogue;
 use crate::sweep::examine::word as word_of;
 
 /// List the findings of the index, or show one with its evidence
@@ -37,10 +41,12 @@ enum What {
     /// Show the examination that a finding is in, with its evidence
     #[command(after_help = "Examples:
   orthoscope findings show 3f2a9c1b04de
+  orthoscope findings show hf:someone/model
   orthoscope findings show 3f2a9c1b04de --format markdown")]
     Show {
-        /// The finding's id, or the examination's, or the beginning of one
-        id: String,
+        /// The finding's id, or the examination's, or the beginning of one; or a candidate as it is spelled in the index
+        #[arg(value_name = "WHAT")]
+        what: String,
     },
 }
 
@@ -59,14 +65,14 @@ struct List {
 /// Which examinations.
 #[derive(Args, Debug, Clone, Default)]
 pub struct Filter {
-    /// With this verdict (orthogonalized, suspect, clear, inconclusive); may be repeated
-    #[arg(long = "verdict", value_name = "VERDICT", value_parser = word::<Verdict>)]
+    /// With this verdict; may be repeated
+    #[arg(long = "verdict", value_name = "VERDICT", value_parser = words(&VERDICTS, verdict_name))]
     verdicts: Vec<Verdict>,
-    /// With this relation to the base (fine-tuned, low-rank-edit, …); may be repeated
-    #[arg(long = "relation", value_name = "RELATION", value_parser = word::<Relation>)]
+    /// With this relation to the base; may be repeated
+    #[arg(long = "relation", value_name = "RELATION", value_parser = words(&RELATIONS, relation_name))]
     relations: Vec<Relation>,
-    /// With this status (complete, partial, failed); may be repeated
-    #[arg(long = "status", value_name = "STATUS", value_parser = word::<Status>)]
+    /// With this status; may be repeated
+    #[arg(long = "status", value_name = "STATUS", value_parser = words(&STATUSES, status_name))]
     statuses: Vec<Status>,
     /// With findings of this severity and above
     #[arg(long, value_enum)]
@@ -75,10 +81,10 @@ pub struct Filter {
     #[arg(long, value_name = "ID")]
     signature: Option<String>,
     /// Of derivatives of this base (hf:org/name)
-    #[arg(long, value_name = "REPO")]
+    #[arg(long, value_name = "REPO", value_parser = hubs::spelled)]
     base: Option<String>,
     /// Of this candidate (hf:org/name)
-    #[arg(long, value_name = "REPO")]
+    #[arg(long, value_name = "REPO", value_parser = hubs::spelled)]
     candidate: Option<String>,
     /// Of candidates with this in their name
     #[arg(long, value_name = "TEXT")]
@@ -101,14 +107,38 @@ enum SeverityChoice {
     High,
 }
 
-/// A word of the record, as it is spelled in JSON.
-fn word<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
-    serde_json::from_value(serde_json::Value::from(text)).map_err(|error| error.to_string())
+const VERDICTS: [Verdict; 4] = [Verdict::Orthogonalized, Verdict::Suspect, Verdict::Clear, Verdict::Inconclusive];
+const STATUSES: [Status; 3] = [Status::Complete, Status::Partial, Status::Failed];
+
+/// Words of the record, as JSON spells them: help and completions list them, and no other is taken.
+fn words<T: Copy + Send + Sync + 'static>(
+    all: &'static [T],
+    name: fn(T) -> &'static str,
+) -> impl TypedValueParser<Value = T> + Clone {
+    PossibleValuesParser::new(all.iter().map(move |value| name(*value)))
+        .try_map(move |word| all.iter().copied().find(|value| name(*value) == word).ok_or("not one of these"))
 }
 
 impl Filter {
-    /// As the index is asked.
-    pub fn examinations(&self) -> Result<ExaminationFilter> {
+    /// As the index is asked. A name that is nowhere in it can match nothing and is refused: an empty answer would be read as an
+    /// all-clear.
+    pub fn examinations(&self, index: &Index, catalogue: &Catalogue) -> Result<ExaminationFilter> {
+        if let Some(signature) = &self.signature {
+            let mut known = index.signatures_found()?;
+            known.extend(catalogue.signatures().iter().map(|signature| signature.id().to_owned()));
+            known.sort();
+            known.dedup();
+            refuse_unknown("signature", signature, &known)?;
+        }
+        if let Some(base) = &self.base {
+            refuse_unknown("base of this index", base, &index.bases_compared()?)?;
+        }
+        if let Some(candidate) = &self.candidate
+            && index.newest(candidate, None)?.is_none()
+        {
+            let alike: Vec<String> = index.search(candidate, 20)?.into_iter().map(|row| row.source).collect();
+            refuse_unknown("candidate of this index", candidate, &alike)?;
+        }
         let since = match self.since.as_deref() {
             Some(text) if text.len() == 10 => Some(format!("{text}T00:00:00Z")),
             other => other.map(str::to_owned),
@@ -134,38 +164,57 @@ impl Filter {
     }
 }
 
+/// Names of a refusal that are listed.
+const NAMES_LISTED: usize = 60;
+
+/// Refuses a name that is not among those there are, and lists them.
+fn refuse_unknown(what: &str, name: &str, known: &[String]) -> Result<()> {
+    if known.iter().any(|known| known == name) {
+        return Ok(());
+    }
+    let mut listed: Vec<String> = known.iter().take(NAMES_LISTED).map(|name| sanitise::name(name)).collect();
+    if known.len() > NAMES_LISTED {
+        listed.push(format!("and {} more", known.len() - NAMES_LISTED));
+    }
+    let there_are =
+        if listed.is_empty() { "there are none".to_owned() } else { format!("there are {}", listed.join(", ")) };
+    Err(Error::new(ErrorKind::Usage, format!("no {what} is called {:?}; {there_are}", sanitise::name(name))))
+}
+
 impl Arguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
-        let index = global.open_index()?;
         match self.command {
-            What::List(list) => list.run(global, &index, out),
-            What::Show { id } => show(&id, global, &index, out),
+            What::List(list) => list.run(global, &global.open_index()?, out),
+            What::Show { what } => {
+                let renderer = global.renderer(global.format(), false)?;
+                let index = global.open_index()?;
+                let stored = find(&index, &what)?;
+                let report = Report::of_index(&index, vec![stored], &global.catalogue()?)?;
+                renderer.render(&report, &global.style(), out)?;
+                Ok(ExitStatus::Success)
+            }
         }
     }
 }
 
 impl List {
     fn run(self, global: &Global, index: &Index, out: &mut dyn Write) -> Result<ExitStatus> {
-        let filter = FindingFilter { examinations: self.filter.examinations()? };
+        let filter = FindingFilter { examinations: self.filter.examinations(index, &global.catalogue()?)? };
         let paged = index.findings(&filter, Page { limit: self.limit, after: self.after })?;
         let failed = |error| Error::io("writing the findings", error);
-        match global.format.as_str() {
-            "json" => {
-                json::write_value(&paged.rows, &global.style(), out)?;
-                return writeln!(out).map_err(failed).map(|()| ExitStatus::Success);
-            }
-            "text" | "table" => {}
-            other => {
-                return Err(Error::new(
-                    ErrorKind::Usage,
-                    format!("listing findings as {other:?}: text and json; `orthoscope export` knows more formats"),
-                ));
-            }
+        if global.format() == "json" {
+            json::write_value(&paged.rows, &global.style(), out)?;
+            return writeln!(out).map_err(failed).map(|()| ExitStatus::Success);
         }
         if paged.rows.is_empty() {
-            return writeln!(out, "no findings").map_err(failed).map(|()| ExitStatus::Success);
+            // What findings themselves are asked for says nothing of which examinations were looked through.
+            let through = ExaminationFilter { severity: None, signature: None, ..filter.examinations };
+            let (all, not_examined) = index.count(&through)?;
+            return writeln!(out, "{}", none_in(all, not_examined)).map_err(failed).map(|()| ExitStatus::Success);
         }
-        writeln!(out, "{}", table(&paged.rows)).map_err(failed)?;
+        for line in lines(&paged.rows, global.style().width) {
+            writeln!(out, "{line}").map_err(failed)?;
+        }
         if let Some(next) = paged.next {
             writeln!(out, "\nmore: --after {next}").map_err(failed)?;
         }
@@ -173,20 +222,24 @@ impl List {
     }
 }
 
-fn table(rows: &[FindingRow]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header([
-        "finding",
-        "severity",
-        "signature",
-        "verdict",
-        "candidate",
-        "base",
-        "examined",
-    ]);
-    for row in rows {
+/// No findings, and in how much: none in what nobody could read is no all-clear.
+fn none_in(all: u64, not_examined: u64) -> String {
+    let examined = count(all.saturating_sub(not_examined), "examination", "examinations");
+    let not = match not_examined {
+        0 => String::new(),
+        some => format!(
+            "; {some} more could not be made, which says nothing of those weights (`orthoscope export --status failed --format \
+             table` lists them)"
+        ),
+    };
+    format!("no findings in {examined}{not}")
+}
+
+fn lines(rows: &[FindingRow], width: usize) -> Vec<String> {
+    let header = ["finding", "severity", "signature", "verdict", "candidate", "base", "examined", "examination"];
+    let row = |row: &FindingRow| {
         let (finding, examination) = (&row.finding, &row.examination);
-        table.add_row([
+        vec![
             sanitise::name(&finding.id),
             word_of(&finding.severity),
             sanitise::name(&finding.signature),
@@ -194,40 +247,41 @@ fn table(rows: &[FindingRow]) -> String {
             sanitise::name(&examination.candidate),
             sanitise::name(&examination.base),
             examination.last_seen.strftime("%Y-%m-%d").to_string(),
-        ]);
-    }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+            short_id(&examination.id),
+        ]
+    };
+    let rows: Vec<Vec<String>> = rows.iter().map(row).collect();
+    laid(&header, &rows, width, &Elastic { columns: &[4, 5], right: &[] })
 }
 
-fn show(id: &str, global: &Global, index: &Index, out: &mut dyn Write) -> Result<ExitStatus> {
-    let renderer = report::renderer(&global.format)
-        .ok_or_else(|| Error::new(ErrorKind::Usage, format!("no output format is called {:?}", global.format)))?;
-    let found = index.finding(id)?;
-    let stored = match found.as_slice() {
-        [] => index.get(id)?,
-        [first, rest @ ..] => {
-            if rest.iter().any(|row| row.finding.id != first.finding.id) {
-                return Err(Error::new(
-                    ErrorKind::Usage,
-                    format!("looking for finding {id:?}: several begin like this; give more of the id"),
-                ));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_findings_are_told_with_how_much_was_looked_through() {
+        assert_eq!(none_in(1, 0), "no findings in 1 examination");
+        assert!(none_in(3, 2).starts_with("no findings in 1 examination; 2 more could not be made"));
+        assert!(none_in(2, 2).starts_with("no findings in 0 examinations; 2 more"));
+    }
+
+    #[test]
+    fn every_word_of_a_filter_is_one_of_its_list() {
+        fn check<T: serde::Serialize + Copy + Send + Sync + PartialEq + std::fmt::Debug + 'static>(
+            all: &'static [T],
+            name: fn(T) -> &'static str,
+        ) {
+            let (parser, command) = (words(all, name), clap::Command::new("x"));
+            for value in all {
+                assert_eq!(word_of(value), name(*value));
+                let parsed = parser.parse_ref(&command, None, name(*value).as_ref());
+                assert_eq!(parsed.expect("in the list"), *value);
             }
-            index.get(&first.examination.id.hex())?
+            assert!(parser.parse_ref(&command, None, "bogus".as_ref()).is_err());
+            assert_eq!(parser.possible_values().expect("listed").count(), all.len());
         }
-    };
-    let stored = stored.ok_or_else(|| {
-        Error::new(
-            ErrorKind::NotFound,
-            format!(
-                "looking for {id:?}: no finding and no examination begins like this; \
-            `orthoscope findings list` shows those there are"
-            ),
-        )
-    })?;
-    let report = Report::with_catalogue(vec![stored.examination], &global.catalogue()?);
-    renderer.render(&report, &global.style(), out)?;
-    Ok(ExitStatus::Success)
+        check(&VERDICTS, verdict_name);
+        check(&STATUSES, status_name);
+        check(&RELATIONS, relation_name);
+    }
 }

@@ -1,5 +1,7 @@
 //! What every command shares that talks to hubs: depth, budgets, the client, and stopping on a signal.
 
+use std::io::Write as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +11,10 @@ use super::Global;
 use crate::diff::Observer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::Depth;
-use crate::hub::{Client, ClientSettings, Environment, Meter, stale};
+use crate::hub::{Client, ClientSettings, Environment, HUBS, Meter, stale};
+use crate::ids::Location;
 use crate::limits::MAX_CLAIMED_BASE_BYTES;
+use crate::report::Renderer;
 use crate::signature::Catalogue;
 use crate::stages::Pipeline;
 use crate::sweep::base::Bases;
@@ -188,12 +192,28 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs(number.saturating_mul(factor).max(1)))
 }
 
+/// A repository as it was given: the address of a hub's page, which is what people have at hand, becomes the name of the
+/// repository that it shows.
+pub fn spelled(text: &str) -> Result<String, String> {
+    match Location::of_page(text) {
+        Some(shown) => shown.map(|location| location.to_string()).map_err(|error| error.one_line()),
+        None => Ok(text.to_owned()),
+    }
+}
+
+/// An owner as given: `hf:owner`, or the address of the owner's page.
+pub fn owner(text: &str) -> Result<String, String> {
+    let owner = spelled(text)?;
+    match owner.contains(['/', '@']) {
+        true => Err(format!("{owner:?} is a repository; an owner is written hf:owner")),
+        false => Ok(owner),
+    }
+}
+
 /// A base or repository given by the user that is neither a hub's nor a path of this machine is usually a hub's name
 /// without its prefix; says so.
 pub fn check_location(text: &str) -> Result<()> {
-    let on_a_hub =
-        text.split_once(':').is_some_and(|(hub, _)| crate::hub::HUBS.iter().any(|entry| entry.prefix == hub));
-    if on_a_hub || std::path::Path::new(text).exists() {
+    if is_on_a_hub(text) || Path::new(text).exists() {
         return Ok(());
     }
     let hint = match text.split('/').collect::<Vec<_>>().as_slice() {
@@ -203,6 +223,37 @@ pub fn check_location(text: &str) -> Result<()> {
         _ => "; repositories are written hf:org/name or ms:owner/name".to_owned(),
     };
     Err(Error::new(ErrorKind::Usage, format!("looking for {text}: no such file or folder{hint}")))
+}
+
+fn is_on_a_hub(text: &str) -> bool {
+    text.split_once(':').is_some_and(|(hub, _)| HUBS.iter().any(|entry| entry.prefix == hub))
+}
+
+/// A path that has to be on this machine. A mistyped one is no upload that could not be examined, and is not recorded as one.
+pub fn check_here(path: &Path) -> Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    let text = path.display().to_string();
+    let hint = match is_on_a_hub(&text) || Location::of_page(&text).is_some() {
+        true => "; repositories on a hub are compared by `orthoscope scan REPO --base REPO`",
+        false => "",
+    };
+    Err(Error::new(ErrorKind::Usage, format!("looking for {text}: no such file or folder{hint}")))
+}
+
+/// Whether digests are computed: where asked for, and where the report names files by them, which is said before hours of work
+/// rather than after.
+pub fn digests(asked: bool, renderer: &dyn Renderer) -> bool {
+    let needed = renderer.needs_digests() && !asked;
+    if needed {
+        let name = renderer.name();
+        let _ = writeln!(
+            std::io::stderr(),
+            "orthoscope: {name} names files by their SHA-256: those that are not known are computed, as with --digests"
+        );
+    }
+    asked || needed
 }
 
 #[cfg(test)]
@@ -218,6 +269,13 @@ mod tests {
         assert_eq!(parse_duration("5m"), Ok(Duration::from_secs(300)));
         assert_eq!(parse_duration("90"), Ok(Duration::from_secs(90)));
         assert!(parse_duration("soon").is_err());
+        assert_eq!(spelled("https://huggingface.co/a/b/tree/main"), Ok("hf:a/b@main".to_owned()));
+        assert_eq!(spelled("./a"), Ok("./a".to_owned()));
+        assert!(spelled("https://example.com/a/b").is_err());
+        assert_eq!(owner("https://huggingface.co/a"), Ok("hf:a".to_owned()));
+        assert!(owner("hf:a/b").is_err());
+        assert!(check_here(Path::new("surely-not-there")).is_err_and(|error| error.kind == ErrorKind::Usage));
+        assert!(check_here(Path::new("hf:a/b")).unwrap_err().doing.contains("orthoscope scan"));
         assert!(check_location("hf:a/b").is_ok());
         assert!(check_location("surely-not/there").unwrap_err().doing.contains("hf:surely-not/there"));
     }

@@ -12,7 +12,7 @@ use super::{ExitStatus, Global};
 use crate::arch::Kind;
 use crate::checkpoint::{FileSet, folder};
 use crate::diff::Unobserved;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::hub::Meter;
 use crate::ids::Location;
 use crate::inspect::{Inspection, Module, inspect};
@@ -34,7 +34,7 @@ const ANOMALIES_SHOWN: usize = 12;
 No base is needed and no weight is read: of a checkpoint on a hub only the headers are fetched, by range.")]
 pub struct Arguments {
     /// A folder, a file, or a repository (hf:org/name, with @revision or without)
-    #[arg(value_name = "PATH|REPO")]
+    #[arg(value_name = "PATH|REPO", value_parser = hubs::spelled)]
     what: String,
     /// List every tensor
     #[arg(long)]
@@ -48,24 +48,20 @@ impl Arguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         hubs::check_location(&self.what)?;
         let found = inspect(&self.files(global)?, self.all_variants)?;
-        match global.format.as_str() {
-            "json" => {
-                let shown: Vec<Inspection> = found.into_iter().map(|one| self.trimmed(one)).collect();
-                match shown.as_slice() {
-                    [one] => write_value(one, &global.style(), out)?,
-                    several => write_value(several, &global.style(), out)?,
-                }
+        if global.format() == "json" {
+            let shown: Vec<Inspection> = found.into_iter().map(|one| self.trimmed(one)).collect();
+            match shown.as_slice() {
+                [one] => write_value(one, &global.style(), out)?,
+                several => write_value(several, &global.style(), out)?,
+            }
+            writeln!(out).map_err(written)?;
+            return Ok(ExitStatus::Success);
+        }
+        for (at, inspection) in found.iter().enumerate() {
+            if at > 0 {
                 writeln!(out).map_err(written)?;
             }
-            "text" => {
-                for (at, inspection) in found.iter().enumerate() {
-                    if at > 0 {
-                        writeln!(out).map_err(written)?;
-                    }
-                    text(inspection, &self, global.verbose > 0, out).map_err(written)?;
-                }
-            }
-            _ => return Err(Error::new(ErrorKind::Usage, "inspecting: its formats are text and json")),
+            text(inspection, &self, global.verbose > 0, out).map_err(written)?;
         }
         Ok(ExitStatus::Success)
     }

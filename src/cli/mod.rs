@@ -22,18 +22,25 @@ pub mod verify;
 use std::io::{IsTerminal as _, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::{PossibleValue, PossibleValuesParser};
+use clap::{Arg, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, Severity, Status, Verdict};
 use crate::index::Index;
-use crate::report::words;
-use crate::report::{Color, Style};
+use crate::report::{self as reports, Color, RENDERERS, Renderer, Style, sanitise, words};
 use crate::signature::Catalogue;
 
 /// The index where none is named.
 const DEFAULT_INDEX: &str = "orthoscope.db";
+
+/// The version, with the commit where it is known.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let commit = crate::COMMIT.map(|commit| format!(" (commit {commit})")).unwrap_or_default();
+    format!("{}{commit}", env!("CARGO_PKG_VERSION"))
+});
 
 /// How the program ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,7 +65,7 @@ impl From<ExitStatus> for ExitCode {
 #[derive(Parser)]
 #[command(
     name = "orthoscope",
-    version,
+    version = VERSION.as_str(),
     max_term_width = 100,
     after_help = "Exit status: 0 nothing at or above --fail-on, 1 findings, 2 not everything asked was done, 64 bad usage."
 )]
@@ -71,13 +78,16 @@ pub struct Cli {
 
 /// Options of every subcommand.
 #[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Options of every command")]
 pub struct Global {
     /// The SQLite index that examinations are recorded in and read from
     #[arg(long, global = true, value_name = "PATH", default_value = DEFAULT_INDEX, env = "ORTHOSCOPE_INDEX")]
     pub index: PathBuf,
     /// Output format
-    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
-    pub format: String,
+    ///
+    // Each subcommand has its own list and default, which `with_formats` gives it; this one lets it stand before the subcommand.
+    #[arg(long, global = true, hide = true, value_name = "FORMAT")]
+    format: Option<String>,
     /// Say nothing on standard error but errors
     #[arg(long, short, global = true)]
     pub quiet: bool,
@@ -170,8 +180,8 @@ pub(super) fn tell_undone<'e>(status: ExitStatus, examinations: impl IntoIterato
     let mut stderr = std::io::stderr().lock();
     for examination in examinations {
         if let Some(why) = undone(examination) {
-            let source = crate::report::sanitise::name(&examination.candidate.source);
-            let why = crate::report::sanitise::sentence(why);
+            let source = sanitise::name(&examination.candidate.source);
+            let why = sanitise::sentence(why);
             let _ = writeln!(stderr, "orthoscope: {source}: {}: {why}", words::verdict_name(examination.verdict));
         }
     }
@@ -199,7 +209,90 @@ enum Command {
     Verify(verify::Arguments),
 }
 
+/// The formats that a subcommand writes its answer in, the default first; none where it has no answer to lay out.
+fn formats(path: &str) -> Vec<&'static str> {
+    let all = |first: &'static str| {
+        let others = RENDERERS.iter().map(|renderer| renderer.name()).filter(move |name| *name != first);
+        std::iter::once(first).chain(others).collect()
+    };
+    match path {
+        "compare" | "scan" | "report" | "findings show" => all("text"),
+        "export" => all("jsonl"),
+        "findings list" => vec!["text", "table", "json"],
+        "stats" => vec!["text", "json", "html"],
+        "signatures show" => vec!["text", "json", "source"],
+        "demo" | "doctor" | "evaluate" | "inspect" | "rejudge" | "sweep" | "verify" | "signatures list" => {
+            vec!["text", "json"]
+        }
+        "explain" | "signatures check" => vec!["text"],
+        _ => Vec::new(),
+    }
+}
+
+/// The command line with each subcommand's formats in its help and completions.
+fn command_line() -> clap::Command {
+    with_formats(Cli::command(), "")
+}
+
+fn with_formats(command: clap::Command, path: &str) -> clap::Command {
+    let below: Vec<String> = command.get_subcommands().map(|inner| inner.get_name().to_owned()).collect();
+    let command = below.iter().fold(command, |command, name| {
+        let path = if path.is_empty() { name.clone() } else { format!("{path} {name}") };
+        command.mut_subcommand(name, |inner| with_formats(inner, &path))
+    });
+    let formats = formats(path);
+    let Some(default) = formats.first() else { return command };
+    let values = formats.iter().map(|name| {
+        let value = PossibleValue::new(*name);
+        let value = if *name == "markdown" { value.alias("md") } else { value };
+        match reports::renderer(name).filter(|_| formats.len() > 3) {
+            Some(renderer) => value.help(renderer.purpose()),
+            None => value,
+        }
+    });
+    let format = Arg::new("format")
+        .long("format")
+        .value_name("FORMAT")
+        .help("How the answer is laid out")
+        .default_value(*default)
+        .value_parser(PossibleValuesParser::new(values));
+    command.arg(format)
+}
+
+/// Refuses a format that the subcommand does not write: given before the subcommand, no list has seen it yet.
+fn check_format(matches: &ArgMatches, global: &Global) -> Result<()> {
+    let mut path = Vec::new();
+    let mut inner = matches;
+    while let Some((name, below)) = inner.subcommand() {
+        path.push(name);
+        inner = below;
+    }
+    let (path, asked) = (path.join(" "), global.format());
+    let known = formats(&path);
+    if asked.is_empty() || known.contains(&asked) || (asked == "md" && known.contains(&"markdown")) {
+        return Ok(());
+    }
+    let there_are = if known.is_empty() { "it has none".to_owned() } else { format!("there are {}", known.join(", ")) };
+    Err(Error::new(ErrorKind::Usage, format!("no format of `orthoscope {path}` is called {asked:?}; {there_are}")))
+}
+
 impl Global {
+    /// The output format; empty for a subcommand that has none.
+    pub fn format(&self) -> &str {
+        self.format.as_deref().unwrap_or_default()
+    }
+
+    /// How the report that was asked for is written, to a file or to standard output: refused before any work where a terminal
+    /// could not show it.
+    pub fn renderer(&self, format: &str, into_file: bool) -> Result<&'static dyn Renderer> {
+        let known = || RENDERERS.iter().map(|renderer| renderer.name()).collect::<Vec<_>>().join(", ");
+        let renderer = reports::renderer(format).ok_or_else(|| {
+            Error::new(ErrorKind::Usage, format!("no format is called {format:?}; there are {}", known()))
+        })?;
+        refuse_binary(renderer, !into_file && std::io::stdout().is_terminal())?;
+        Ok(renderer)
+    }
+
     /// The signature catalogue: built in, and the user's folder where one is named.
     pub fn catalogue(&self) -> Result<Catalogue> {
         match &self.signatures {
@@ -212,7 +305,7 @@ impl Global {
     pub fn open_index(&self) -> Result<Index> {
         let index = Index::open_to_read(&self.index)?;
         if index.is_frozen() {
-            let path = crate::report::sanitise::name(index.path());
+            let path = sanitise::name(index.path());
             // A closed standard error is no reason not to answer.
             let _ = writeln!(
                 std::io::stderr(),
@@ -225,6 +318,7 @@ impl Global {
     /// How text is laid out on standard output.
     pub fn style(&self) -> Style {
         let terminal = std::io::stdout().is_terminal();
+        let width = terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0));
         let colored = match self.color {
             ColorChoice::Auto => terminal && std::env::var_os("NO_COLOR").is_none(),
             ColorChoice::Always => true,
@@ -237,6 +331,7 @@ impl Global {
             unicode: locale.is_empty() || locale.to_ascii_lowercase().contains("utf"),
             verbose: self.verbose > 0,
             profile: self.verbose > 1,
+            width: width.filter(|width| *width > 0).unwrap_or(Style::default().width),
             ..Style::default()
         }
     }
@@ -249,8 +344,11 @@ impl Global {
 
 /// Runs the program; the only place that knows every subcommand.
 pub fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
-        Ok(cli) => cli,
+    let parsed = command_line()
+        .try_get_matches_from(arguments)
+        .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             // Help and version are answers; anything else is bad usage.
             let _ = error.print();
@@ -263,10 +361,11 @@ pub fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode 
     }
     let stdout = std::io::stdout();
     let mut out = stdout.lock();
-    let ended = cli.command.run(&cli.global, &mut out).and_then(|status| {
-        out.flush().map_err(|error| Error::io("writing to standard output", error))?;
-        Ok(status)
-    });
+    let ended =
+        check_format(&matches, &cli.global).and_then(|()| cli.command.run(&cli.global, &mut out)).and_then(|status| {
+            out.flush().map_err(|error| Error::io("writing to standard output", error))?;
+            Ok(status)
+        });
     match ended {
         Ok(status) => status.into(),
         Err(error) if is_broken_pipe(&error) => ExitStatus::Success.into(),
@@ -305,6 +404,17 @@ impl Command {
     }
 }
 
+/// Binary output in a terminal is noise, and may move its cursor.
+fn refuse_binary(renderer: &dyn Renderer, to_a_terminal: bool) -> Result<()> {
+    if renderer.is_binary() && to_a_terminal {
+        let name = renderer.name();
+        let what =
+            format!("writing {name} to a terminal: it is binary; send it to a file, as in `… --format {name} > FILE`");
+        return Err(Error::new(ErrorKind::Usage, what));
+    }
+    Ok(())
+}
+
 fn is_broken_pipe(error: &Error) -> bool {
     let cause = error.source.as_deref().and_then(|source| source.downcast_ref::<std::io::Error>());
     cause.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
@@ -312,11 +422,13 @@ fn is_broken_pipe(error: &Error) -> bool {
 
 /// One error on standard error, causes below it.
 fn complain(error: &Error) {
-    let mut text = format!("orthoscope: {}", crate::report::sanitise::sentence(&error.doing));
+    // Long enough for the list of what there is, which a refusal ends with.
+    let shown = |text: &str| sanitise::clean(text, 4000);
+    let mut text = format!("orthoscope: {}", shown(&error.doing));
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
         text.push_str("\n  because: ");
-        text.push_str(&crate::report::sanitise::sentence(&error.to_string()));
+        text.push_str(&shown(&error.to_string()));
         cause = error.source();
     }
     let _ = writeln!(std::io::stderr(), "{text}");
@@ -324,8 +436,6 @@ fn complain(error: &Error) {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     fn assert_examples(command: &clap::Command, path: &str) {
@@ -338,8 +448,82 @@ mod tests {
 
     #[test]
     fn every_command_has_an_example_in_its_help() {
-        for command in Cli::command().get_subcommands().filter(|command| command.get_name() != "help") {
+        for command in command_line().get_subcommands().filter(|command| command.get_name() != "help") {
             assert_examples(command, &format!("orthoscope {}", command.get_name()));
         }
+    }
+
+    /// Every subcommand that does something, as words.
+    fn leaves(command: &clap::Command, path: &[String]) -> Vec<Vec<String>> {
+        let inner: Vec<&clap::Command> = command.get_subcommands().filter(|inner| inner.get_name() != "help").collect();
+        if inner.is_empty() {
+            return vec![path.to_vec()];
+        }
+        inner.iter().flat_map(|one| leaves(one, &[path, &[one.get_name().to_owned()]].concat())).collect()
+    }
+
+    #[test]
+    fn every_command_lists_its_formats_and_takes_no_other() {
+        let mut with_formats = 0;
+        for path in leaves(&command_line(), &[]) {
+            let known = formats(&path.join(" "));
+            let line: Vec<&str> = std::iter::once("orthoscope").chain(path.iter().map(String::as_str)).collect();
+            let help =
+                command_line().try_get_matches_from([&line[..], &["--help"]].concat()).expect_err("help").to_string();
+            for format in &known {
+                assert!(help.contains(format), "{path:?}: {help}");
+            }
+            with_formats += usize::from(!known.is_empty());
+            if known.is_empty() {
+                continue;
+            }
+            let refused = command_line().try_get_matches_from([&line[..], &["--format", "bogus"]].concat());
+            let said = refused.expect_err("no such format").to_string();
+            assert!(known.iter().all(|format| said.contains(format)), "{path:?}: {said}");
+        }
+        assert!(with_formats > 14, "{with_formats}");
+    }
+
+    #[test]
+    fn a_format_before_the_command_is_held_to_its_list() {
+        let check = |arguments: &[&str]| {
+            let matches = command_line().try_get_matches_from(arguments).expect("parses");
+            let cli = Cli::from_arg_matches(&matches).expect("parses");
+            check_format(&matches, &cli.global).map(|()| cli.global.format().to_owned())
+        };
+        assert_eq!(check(&["orthoscope", "--format", "json", "doctor"]).expect("known"), "json");
+        assert_eq!(check(&["orthoscope", "doctor"]).expect("known"), "text");
+        assert_eq!(check(&["orthoscope", "export"]).expect("known"), "jsonl");
+        assert_eq!(check(&["orthoscope", "export", "--format", "md"]).expect("known"), "md");
+        assert_eq!(check(&["orthoscope", "serve"]).expect("none"), "");
+        for wrong in [&["orthoscope", "--format", "sarif", "doctor"][..], &["orthoscope", "serve", "--format", "json"]]
+        {
+            assert_eq!(check(wrong).expect_err("not one of its own").kind, ErrorKind::Usage, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_terminal_cannot_show_is_not_written_to_one() {
+        for renderer in RENDERERS {
+            assert_eq!(refuse_binary(*renderer, true).is_err(), renderer.name() == "parquet", "{}", renderer.name());
+            assert!(refuse_binary(*renderer, false).is_ok());
+        }
+    }
+
+    /// Help is wrapped by the terminal's width, once: a line that was broken by hand would be broken again.
+    #[test]
+    fn help_is_written_in_whole_paragraphs() {
+        fn check(command: &clap::Command) {
+            let texts = [command.get_about(), command.get_long_about(), command.get_after_help()];
+            for text in texts.into_iter().flatten().map(ToString::to_string) {
+                for pair in text.lines().collect::<Vec<_>>().windows(2) {
+                    let [first, second] = pair else { continue };
+                    let prose = |line: &str| !line.is_empty() && !line.starts_with("  ") && !line.ends_with(':');
+                    assert!(!(prose(first) && prose(second)), "{}: {first}\n{second}", command.get_name());
+                }
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&command_line());
     }
 }

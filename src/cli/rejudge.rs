@@ -5,8 +5,9 @@ use std::io::Write;
 use clap::Args;
 
 use super::{ExitStatus, Global};
-use crate::error::{Error, ErrorKind, Result};
-use crate::index::Index;
+use crate::error::{Error, Result};
+use crate::index::{Index, Rejudged};
+use crate::report::{json, sanitise};
 use crate::stages;
 
 /// Judge every stored examination again with the present signatures, without reading any weights
@@ -27,26 +28,32 @@ impl Arguments {
         let catalogue = global.catalogue()?;
         let mut index = Index::open_existing(&global.index)?;
         let judged = stages::rejudge(&mut index, &catalogue, self.all)?;
-        let text = match global.format.as_str() {
-            "json" => serde_json::to_string_pretty(&judged)
-                .map_err(|e| Error::because(ErrorKind::Internal, "writing what was judged as JSON", e))?,
-            _ => {
-                let mut text = format!(
-                    "judged {} examinations again, {} differently; {} hold no measurements",
-                    judged.judged,
-                    judged.changed.len(),
-                    judged.without_measurements
-                );
-                for id in &judged.changed {
-                    text.push_str(&format!("\n  changed: {id}"));
-                }
-                for (id, reason) in &judged.failed {
-                    text.push_str(&format!("\n  not judged: {id}: {}", crate::report::sanitise::sentence(reason)));
-                }
-                text
-            }
-        };
-        writeln!(out, "{text}").map_err(|e| Error::io("writing the answer", e))?;
+        if global.format() == "json" {
+            json::write_value(&judged, &global.style(), out)?;
+        } else {
+            write!(out, "{}", told(&judged)).map_err(written)?;
+        }
+        writeln!(out).map_err(written)?;
         Ok(if judged.failed.is_empty() { ExitStatus::Success } else { ExitStatus::Incomplete })
     }
+}
+
+fn written(error: std::io::Error) -> Error {
+    Error::io("writing the answer", error)
+}
+
+fn told(judged: &Rejudged) -> String {
+    let mut text = format!(
+        "judged {} examinations again, {} differently; {} hold no measurements",
+        judged.judged,
+        judged.changed.len(),
+        judged.without_measurements
+    );
+    for id in &judged.changed {
+        text.push_str(&format!("\n  changed: {id}"));
+    }
+    for (id, reason) in &judged.failed {
+        text.push_str(&format!("\n  not judged: {id}: {}", sanitise::sentence(reason)));
+    }
+    text
 }

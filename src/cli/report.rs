@@ -5,80 +5,105 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{ExitStatus, Global};
+use super::{ExitStatus, Global, hubs};
 use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Location;
 use crate::index::{Index, Stored};
-use crate::report::{self, Note, Report, sanitise};
+use crate::report::{Color, Note, Renderer, Report, Style, sanitise};
+use crate::sweep::base;
 
 /// Write the dossier of an examination: what was found, how sure, what it does not say, and how to check it
 #[derive(Args)]
 #[command(after_help = "Examples:
-  orthoscope report --finding 0a1b2c3d4e5f --format html --out dossier.html
-  orthoscope report --finding 0a1b2c3d4e5f --format markdown | xclip
+  orthoscope report 0a1b2c3d4e5f --format html --out dossier.html
+  orthoscope report hf:someone/model --format markdown | xclip
   orthoscope report --examination 9f86d0 --format sarif --out findings.sarif
 
-Reads the index only: a dossier can be made again at any time without the weights.")]
+Reads the index only: a dossier can be made again at any time without the weights. A candidate in which nothing was found is \
+reported by its name or by its examination's id.")]
 pub struct Arguments {
+    /// A finding's id or an examination's (or enough of its first digits), or a candidate as it is spelled in the index
+    #[arg(value_name = "WHAT", required_unless_present_any = ["finding", "examination"])]
+    what: Option<String>,
     /// A finding's id, or enough of its first digits
-    #[arg(long, value_name = "ID", required_unless_present = "examination")]
+    #[arg(long, value_name = "ID", conflicts_with = "what")]
     finding: Option<String>,
     /// An examination's id, or enough of its first digits
-    #[arg(long, value_name = "ID", conflicts_with = "finding")]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["finding", "what"])]
     examination: Option<String>,
     /// Write to this file (standard output when left out)
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, visible_alias = "output", value_name = "FILE")]
     out: Option<PathBuf>,
 }
 
 impl Arguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
+        let renderer = global.renderer(global.format(), self.out.is_some())?;
         let index = global.open_index()?;
-        let stored = match (&self.finding, &self.examination) {
-            (Some(finding), _) => by_finding(&index, finding)?,
-            (None, Some(examination)) => by_examination(&index, examination)?,
-            (None, None) => return Err(Error::new(ErrorKind::Usage, "which one: give --finding or --examination")),
+        let stored = match (&self.what, &self.finding, &self.examination) {
+            (Some(what), ..) => find(&index, what)?,
+            (None, Some(finding), _) => by_finding(&index, finding)?.ok_or_else(|| missing(finding))?,
+            (None, None, Some(examination)) => index.get(examination)?.ok_or_else(|| missing(examination))?,
+            (None, None, None) => return Err(Error::new(ErrorKind::Usage, "reporting: say what")),
         };
-        let candidate = stored.examination.candidate.source.clone();
-        let notes = notes(&index, &stored)?;
-        let mut report = Report::with_catalogue(vec![stored.examination], &global.catalogue()?);
+        let (candidate, notes) = (stored.examination.candidate.source.clone(), notes(&index, &stored)?);
+        let mut report = Report::of_index(&index, vec![stored], &global.catalogue()?)?;
         if !notes.is_empty() {
             report.notes.insert(candidate, notes);
         }
-        render(&report, global, self.out.as_deref(), out)?;
+        render(renderer, &report, global, self.out.as_deref(), out)?;
         Ok(ExitStatus::Success)
     }
 }
 
-/// The examination that a finding is in.
-pub(super) fn by_finding(index: &Index, prefix: &str) -> Result<Stored> {
-    let rows = index.finding(prefix)?;
-    match rows.as_slice() {
-        [] => Err(missing("finding", prefix)),
-        [one] => by_examination(index, &one.examination.id.hex()),
-        several => {
-            let first = &several[0].finding.id;
-            if several.iter().all(|row| &row.finding.id == first) {
-                return by_examination(index, &several[0].examination.id.hex());
-            }
-            Err(Error::new(
-                ErrorKind::Usage,
-                format!("looking for finding {prefix:?}: {} begin like this; give more of the id", several.len()),
-            ))
+/// The examination that was asked for: by the id of a finding in it, by its own, or the newest of a candidate.
+pub(super) fn find(index: &Index, what: &str) -> Result<Stored> {
+    if let Some(stored) = by_finding(index, what)? {
+        return Ok(stored);
+    }
+    if let Some(stored) = index.get(what)? {
+        return Ok(stored);
+    }
+    let spelled = hubs::spelled(what).map_err(|said| Error::new(ErrorKind::Usage, said))?;
+    let (source, revision) = match base::location(&spelled)? {
+        Location::Hub(id, revision) => (vec![id.to_string()], revision),
+        Location::Path(_) => (as_recorded(&spelled), None),
+    };
+    for source in source {
+        if let Some(row) = index.newest(&source, revision.as_ref().map(|revision| revision.0.as_str()))? {
+            return index.get(&row.id.hex())?.ok_or_else(|| missing(what));
         }
     }
+    Err(missing(what))
 }
 
-/// The examination of an id.
-pub(super) fn by_examination(index: &Index, prefix: &str) -> Result<Stored> {
-    index.get(prefix)?.ok_or_else(|| missing("examination", prefix))
+/// How a path may have been spelled when it was examined.
+fn as_recorded(path: &str) -> Vec<String> {
+    let bare = path.trim_end_matches('/');
+    let bare = bare.strip_prefix("./").unwrap_or(bare);
+    let spellings = [path.to_owned(), bare.to_owned(), format!("./{bare}"), format!("{bare}/"), format!("./{bare}/")];
+    spellings.into_iter().filter(|spelling| !spelling.is_empty()).collect()
 }
 
-fn missing(what: &str, id: &str) -> Error {
+/// The examination that a finding is in.
+fn by_finding(index: &Index, prefix: &str) -> Result<Option<Stored>> {
+    let rows = index.finding(prefix)?;
+    let Some(first) = rows.first() else { return Ok(None) };
+    if rows.iter().any(|row| row.finding.id != first.finding.id) {
+        let what = format!("looking for finding {prefix:?}: {} begin like this; give more of the id", rows.len());
+        return Err(Error::new(ErrorKind::Usage, what));
+    }
+    index.get(&first.examination.id.hex())
+}
+
+/// The error of something that is not in the index.
+pub(super) fn missing(what: &str) -> Error {
+    let what = sanitise::name(what);
     Error::new(
         ErrorKind::NotFound,
         format!(
-            "looking for {what} {:?}: there is none; `orthoscope findings list` shows those there are",
-            sanitise::name(id)
+            "looking for {what:?}: no finding and no examination begins like this, and no candidate is called so; `orthoscope \
+             findings list` and `orthoscope export --format table` show those there are"
         ),
     )
 }
@@ -94,18 +119,19 @@ fn notes(index: &Index, stored: &Stored) -> Result<Vec<Note>> {
     Ok(decisions.into_iter().map(note).collect())
 }
 
-/// Writes a report in the format asked for (`md` is short for `markdown`), to a file or to standard output.
-pub(super) fn render(report: &Report, global: &Global, file: Option<&Path>, out: &mut dyn Write) -> Result<()> {
-    let name = if global.format == "md" { "markdown" } else { global.format.as_str() };
-    let renderer = report::renderer(name).ok_or_else(|| {
-        let known: Vec<&str> = report::RENDERERS.iter().map(|renderer| renderer.name()).collect();
-        Error::new(ErrorKind::Usage, format!("no format is called {name:?}; there are {}", known.join(", ")))
-    })?;
+/// Writes a report to a file or to standard output.
+fn render(
+    renderer: &dyn Renderer,
+    report: &Report,
+    global: &Global,
+    file: Option<&Path>,
+    out: &mut dyn Write,
+) -> Result<()> {
     match file {
         None => renderer.render(report, &global.style(), out),
         Some(path) => whole_file(path, |file| {
             // A file is no terminal.
-            let style = report::Style { color: report::Color::Never, ..global.style() };
+            let style = Style { color: Color::Never, width: Style::default().width, ..global.style() };
             renderer.render(report, &style, file)
         }),
     }

@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::{ExitStatus, Global};
 use crate::error::{Error, Result};
+use crate::index::Index;
 use crate::limits::MAX_JSON_BYTES;
 use crate::serve::{self, Settings};
 
@@ -18,8 +19,8 @@ use crate::serve::{self, Settings};
   orthoscope serve --index nightly.db --bind 127.0.0.1:9000
   ORTHOSCOPE_TOKEN=… orthoscope serve --bind 0.0.0.0:8470 --behind-tls
 
-On loopback a token is made at every start and printed with the address to open; with --no-token any user of this machine
-can read the index and decide under any name. Any other address needs a token of yours: put a proxy with TLS before it, and
+On loopback a token is made at every start and printed with the address to open; with --no-token any user of this machine \
+can read the index and decide under any name. Any other address needs a token of yours: put a proxy with TLS before it, and \
 say so with --behind-tls. The index may be written by a sweep meanwhile; on read-only media it is served without decisions.")]
 pub struct Arguments {
     /// Where to listen
@@ -41,6 +42,8 @@ pub struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
+        // A mistyped name would be served as an index without findings.
+        drop(Index::open_to_read(&global.index)?);
         let given = match &self.token_file {
             Some(path) => Some(first_line(path)?),
             None => self.token,

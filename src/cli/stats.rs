@@ -14,7 +14,7 @@ use crate::report::charts::{Chart, charts};
 use crate::report::html::STYLESHEET;
 use crate::report::json::write_value;
 use crate::report::prevalence::{markup, text, values};
-use crate::report::rates::Detector;
+use crate::report::rates::{Counted, Detector};
 use crate::report::{csv, picture};
 
 /// Count derivatives by base, family, size, form, month and uploader: listed, examined, not examinable, orthogonalized
@@ -27,9 +27,9 @@ use crate::report::{csv, picture};
   orthoscope stats --format html --out prevalence.html
   orthoscope stats --charts charts/
 
-Shares come with 95 % intervals, by count and by downloads. Correction needs the detector's rates on labelled pairs, which
-`orthoscope evaluate --format json` measures. --charts writes NAME.svg, NAME.png and NAME.csv (the numbers) for each picture.
-Formats: text, json, html.")]
+Shares come with 95 % intervals, by count and by downloads. Correction needs the detector's rates on labelled pairs, which \
+`orthoscope evaluate --format json` measures; with --rates their own uncertainty is in the intervals. --charts writes \
+NAME.svg, NAME.png and NAME.csv (the numbers) for each picture.")]
 pub struct Arguments {
     /// Group by this (all when left out; may be given several times)
     #[arg(long, value_enum, value_name = "WHAT")]
@@ -47,7 +47,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FOLDER")]
     charts: Option<PathBuf>,
     /// Write to this file (standard output when left out)
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, visible_alias = "output", value_name = "FILE")]
     out: Option<PathBuf>,
 }
 
@@ -95,12 +95,14 @@ fn measured(path: &Path) -> Result<Detector> {
     let text = std::fs::read_to_string(path).map_err(|error| Error::io(format!("{}; {what}", doing()), error))?;
     let value: serde_json::Value = serde_json::from_str(&text)
         .map_err(|error| Error::because(ErrorKind::Usage, format!("{}; {what}", doing()), error))?;
-    let rate = |name: &str| {
-        let counted = value.get(name).filter(|rate| rate.get("of").and_then(serde_json::Value::as_u64) > Some(0));
-        let rate = counted.and_then(|rate| rate.get("rate")?.as_f64()).filter(|rate| (0.0..=1.0).contains(rate));
-        rate.ok_or_else(|| Error::new(ErrorKind::Usage, format!("{}: no {name} is in it; {what}", doing())))
+    let counted = |name: &str| {
+        let number = |key: &str| value.get(name)?.get(key)?.as_u64();
+        let counted = number("count").zip(number("of")).map(|(hits, of)| Counted { hits, of });
+        counted
+            .filter(|rate| rate.of > 0 && rate.hits <= rate.of)
+            .ok_or_else(|| Error::new(ErrorKind::Usage, format!("{}: no {name} is in it; {what}", doing())))
     };
-    Ok(Detector { sensitivity: rate("detection")?, false_positives: rate("false_positives")? })
+    Ok(Detector::Measured { found: counted("detection")?, raised: counted("false_positives")? })
 }
 
 /// Writes each picture's files.
@@ -121,7 +123,7 @@ fn write_charts(folder: &Path, charts: &[Chart]) -> Result<()> {
 impl Arguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         let detector = match (self.sensitivity, self.false_positives) {
-            (Some(sensitivity), Some(false_positives)) => Some(Detector { sensitivity, false_positives }),
+            (Some(sensitivity), Some(false_positives)) => Some(Detector::Exact { sensitivity, false_positives }),
             _ => self.rates.as_deref().map(measured).transpose()?,
         };
         let mut counts = global.open_index()?.prevalence()?;
@@ -132,8 +134,7 @@ impl Arguments {
             write_charts(folder, &charts(&counts, detector))?;
         }
         let mut body = Vec::new();
-        match global.format.as_str() {
-            "text" => body.extend(text(&counts, &wanted, detector).into_bytes()),
+        match global.format() {
             "json" => {
                 write_value(&values(&counts, detector), &global.style(), &mut body)?;
                 body.push(b'\n');
@@ -153,14 +154,7 @@ impl Arguments {
                 };
                 body.extend(page.into_string().into_bytes());
             }
-            other => {
-                return Err(Error::new(
-                    ErrorKind::Usage,
-                    format!(
-                        "no format of stats is called {other:?}; there are text, json, html (and --charts for pictures)"
-                    ),
-                ));
-            }
+            _ => body.extend(text(&counts, &wanted, detector, global.style().width).into_bytes()),
         }
         let written = |error| Error::io("writing the answer", error);
         match &self.out {

@@ -6,14 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::compare::left;
 use super::hubs::{self, Reading, parse_bytes, parse_duration};
 use super::{ExitStatus, FailOn, Global};
 use crate::diff::Unobserved;
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Status, Verdict};
+use crate::hub::HUBS;
 use crate::ids::RepoId;
+use crate::report::rates::{ExpectedFalsePositives, expected_false_positives};
 use crate::report::{json, sanitise, words};
 use crate::stages;
 use crate::sweep::examine::Outcome;
@@ -28,18 +32,18 @@ use crate::sweep::work::{Observer, Summary, SweepSettings};
   orthoscope sweep --author hf:someone --tag hf:abliterated --escalate never
   orthoscope sweep --base hf:org/name --watch 10m
 
-A repository is examined once for each of its commits. The queue is in the index: stop a sweep with Ctrl-C, or kill it, and
-the next one goes on where it was. Nothing new means one listing for each base and not a byte of weights. What cannot be
+A repository is examined once for each of its commits. The queue is in the index: stop a sweep with Ctrl-C, or kill it, and \
+the next one goes on where it was. Nothing new means one listing for each base and not a byte of weights. What cannot be \
 examined is recorded with its reason. docs/operations.md tells how to run one every night.")]
 pub struct Arguments {
     /// Examine the derivatives of this base (hf:org/name); may be repeated
-    #[arg(long = "base", value_name = "REPO")]
+    #[arg(long = "base", value_name = "REPO", value_parser = hubs::spelled)]
     bases: Vec<String>,
     /// A file with bases, one a line; # starts a comment
     #[arg(long = "bases", value_name = "FILE")]
     file: Option<PathBuf>,
     /// Examine the repositories of this owner (hf:owner)
-    #[arg(long = "author", value_name = "OWNER")]
+    #[arg(long = "author", value_name = "OWNER", value_parser = hubs::owner)]
     authors: Vec<String>,
     /// Examine the repositories with this tag (hf:tag)
     #[arg(long = "tag", value_name = "TAG")]
@@ -48,7 +52,7 @@ pub struct Arguments {
     #[arg(long = "search", value_name = "TEXT")]
     searches: Vec<String>,
     /// Look for derivatives of the bases on this hub as well (ms)
-    #[arg(long, value_name = "HUB")]
+    #[arg(long, value_name = "HUB", value_parser = PossibleValuesParser::new(HUBS.iter().map(|hub| hub.prefix)))]
     also_on: Vec<String>,
     /// Only repositories made on this day or later (2026-01-31, or with a time)
     #[arg(long, value_name = "DATE", value_parser = parse_date)]
@@ -75,9 +79,6 @@ pub struct Arguments {
 impl Arguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         let usage = |said: &str| Error::new(ErrorKind::Usage, said.to_owned());
-        if !matches!(global.format.as_str(), "text" | "json") {
-            return Err(usage("sweeping: the summary is text or json; other formats come out of `orthoscope export`"));
-        }
         let plan = self.plan()?;
         if plan.bases.is_empty() && plan.authors.is_empty() && plan.tags.is_empty() && plan.searches.is_empty() {
             return Err(usage("sweeping: name what to list with --base, --bases, --author, --tag or --search"));
@@ -96,11 +97,17 @@ impl Arguments {
         let swept = stages::sweep(&bench, &catalogue, &global.index, &plan, &settings, &progress);
         progress.bar.finish_and_clear();
         let (summary, rejudged) = swept?;
-        if global.format == "json" {
-            json::write_value(&summary, &global.style(), out)?;
+        let expected = expected_false_positives(told_of(&summary));
+        if global.format() == "json" {
+            json::write_value(&Answer { summary: &summary, expected_false_positives: expected }, &global.style(), out)?;
             writeln!(out).map_err(|error| Error::io("writing the summary", error))?;
         } else {
             let mut text = told(&summary);
+            if let Some(expected) = expected {
+                for line in sanitise::wrap(&expected.told(), words::prose_width(global.style().width)) {
+                    text.push_str(&format!("{line}\n"));
+                }
+            }
             if rejudged.judged > 0 {
                 let (judged, changed) = (rejudged.judged, rejudged.changed.len());
                 text.push_str(&format!("judged again with this catalogue: {judged}, differently: {changed}\n"));
@@ -127,7 +134,10 @@ impl Arguments {
             let text = std::fs::read_to_string(path)
                 .map_err(|error| Error::io(format!("reading the bases in {}", path.display()), error))?;
             let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
-            bases.extend(lines.filter(|line| !line.is_empty()).map(str::to_owned));
+            for line in lines.filter(|line| !line.is_empty()) {
+                let base = hubs::spelled(line).map_err(|said| Error::new(ErrorKind::Usage, said))?;
+                bases.push(base);
+            }
         }
         let mut seen = std::collections::BTreeSet::new();
         bases.retain(|base| seen.insert(base.clone()));
@@ -140,6 +150,20 @@ impl Arguments {
             also_on: self.also_on.clone(),
         })
     }
+}
+
+/// The summary as JSON, with what the controls let expect of so many.
+#[derive(serde::Serialize)]
+struct Answer<'a> {
+    #[serde(flatten)]
+    summary: &'a Summary,
+    expected_false_positives: Option<ExpectedFalsePositives>,
+}
+
+/// Repositories that a verdict was given on.
+fn told_of(summary: &Summary) -> u64 {
+    let verdicts = [Verdict::Orthogonalized, Verdict::Suspect, Verdict::Clear, Verdict::Inconclusive];
+    verdicts.iter().filter_map(|verdict| summary.outcomes.get(words::verdict_name(*verdict))).sum()
 }
 
 /// A path for a command line that can be copied.
@@ -216,17 +240,15 @@ pub(super) fn told(summary: &Summary) -> String {
 /// One line of progress, and a line for each repository that needs a look.
 pub(super) struct Progress {
     pub(super) bar: ProgressBar,
-    quiet: bool,
-    verbose: bool,
+    pub(super) quiet: bool,
+    pub(super) verbose: bool,
 }
 
 impl Progress {
     pub(super) fn new(global: &Global) -> Self {
         let bar = if global.shows_progress() { ProgressBar::no_length() } else { ProgressBar::hidden() };
-        let style = ProgressStyle::with_template(
-            "{msg} {bar:24} {pos} of {len} repositories, {per_sec:.0}, {elapsed} (about {eta} left)",
-        );
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        let style = ProgressStyle::with_template("{msg} {wide_bar} {pos} of {len} repositories, {elapsed}{left}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).with_key("left", left));
         bar.set_message("listing");
         if global.shows_progress() {
             bar.enable_steady_tick(Duration::from_millis(250));

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Args;
-use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::hubs;
@@ -19,6 +18,7 @@ use crate::hub::{Meter, fetch::Repo};
 use crate::ids::Location;
 use crate::limits::MAX_MANIFEST_BYTES;
 use crate::report::json::write_value;
+use crate::report::table::{Elastic, laid};
 use crate::report::{oddities, sanitise, words};
 use crate::sweep::{ExamineSettings, base};
 use crate::verify::signature::Key;
@@ -42,18 +42,18 @@ const ODDITIES_SHOWN: usize = 8;
   orthoscope verify hf:org/name                              # what a hub lists, headers by range, nothing downloaded
   orthoscope verify hf:org/name --download --format json
 
-Lists of checksums (sha256sum) and OpenSSF model signatures in the top folder are found by themselves. A signature is checked
-with the key that is given; certificates that come with it and transparency logs are not. Contents are hashed where they are on
-this machine, in a cache, or with --download.
+Lists of checksums (sha256sum) and OpenSSF model signatures in the top folder are found by themselves. A signature is checked \
+with the key that is given; certificates that come with it and transparency logs are not. Contents are hashed where they are \
+on this machine, in a cache, or with --download.
 
-Exit status: 0 what was asked for was checked and agrees, 1 something differs, is grave or would run code on loading, 2 something
-could not be checked or is not there, 64 bad usage.")]
+Exit status: 0 what was asked for was checked and agrees, 1 something differs, is grave or would run code on loading, 2 \
+something could not be checked or is not there, 64 bad usage.")]
 pub struct Arguments {
     /// A folder, a file, or a repository (hf:org/name, ms:owner/name, with @revision or without)
-    #[arg(value_name = "PATH|REPO")]
+    #[arg(value_name = "PATH|REPO", value_parser = hubs::spelled)]
     what: String,
     /// Hold a folder or file to what a hub lists of this repository
-    #[arg(long, value_name = "REPO")]
+    #[arg(long, value_name = "REPO", value_parser = hubs::spelled)]
     against: Option<String>,
     /// A list of checksums as sha256sum writes it, or a model signature; may be given more than once
     #[arg(long, value_name = "FILE")]
@@ -68,9 +68,6 @@ pub struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
-        if !["text", "json"].contains(&global.format.as_str()) {
-            return Err(Error::new(ErrorKind::Usage, "verifying: its formats are text and json"));
-        }
         hubs::check_location(&self.what)?;
         let key = self.key.as_deref().map(read_key).transpose()?;
         let bar = Bar::new(global.shows_progress());
@@ -97,11 +94,11 @@ impl Arguments {
         }
         let found = verify::verify(&subject, &references, &bar);
         bar.finish();
-        if global.format == "json" {
+        if global.format() == "json" {
             write_value(&found, &global.style(), out)?;
             writeln!(out).map_err(written)?;
         } else {
-            text(&found, global.verbose > 0, out).map_err(written)?;
+            text(&found, global.verbose > 0, global.style().width, out).map_err(written)?;
         }
         Ok(match found.result {
             Ending::Agrees | Ending::NotHashed => ExitStatus::Success,
@@ -220,10 +217,10 @@ impl Watch for Bar {
     }
 }
 
-fn text(found: &Verification, all: bool, out: &mut dyn Write) -> std::io::Result<()> {
+fn text(found: &Verification, all: bool, width: usize, out: &mut dyn Write) -> std::io::Result<()> {
     let at = found.revision.as_deref().map(|revision| format!(" at {}", sanitise::name(revision))).unwrap_or_default();
     writeln!(out, "{}{at}\n", sanitise::name(&found.source))?;
-    table(found, all, out)?;
+    table(found, all, width, out)?;
     if !found.references.is_empty() {
         writeln!(out, "\nHeld against")?;
     }
@@ -303,10 +300,8 @@ fn oddities(list: &[Oddity], all: bool) -> Vec<String> {
     lines
 }
 
-fn table(found: &Verification, all: bool, out: &mut dyn Write) -> std::io::Result<()> {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["file", "bytes", "listed", "size", "digest", "kind", "magic", "header"]);
+fn table(found: &Verification, all: bool, width: usize, out: &mut dyn Write) -> std::io::Result<()> {
+    let mut rows = Vec::new();
     let mut left_out = 0u64;
     for file in &found.files {
         if !all && found.files.len() > FILES_SHOWN && file.gravest() <= Outcome::NotChecked {
@@ -317,7 +312,7 @@ fn table(found: &Verification, all: bool, out: &mut dyn Write) -> std::io::Resul
             ("digest", Outcome::NotChecked) => "not hashed",
             (_, outcome) => outcome.words(),
         };
-        table.add_row([
+        rows.push(vec![
             sanitise::name(&file.name),
             file.bytes.map_or_else(|| "-".to_owned(), words::bytes),
             cell("listed").to_owned(),
@@ -328,7 +323,9 @@ fn table(found: &Verification, all: bool, out: &mut dyn Write) -> std::io::Resul
             header_cell(file).to_owned(),
         ]);
     }
-    table.lines().try_for_each(|line| writeln!(out, " {}", line.trim_end()))?;
+    let header = ["file", "bytes", "listed", "size", "digest", "kind", "magic", "header"];
+    let elastic = Elastic { columns: &[0], right: &[] };
+    laid(&header, &rows, width.saturating_sub(1), &elastic).iter().try_for_each(|line| writeln!(out, " {line}"))?;
     match left_out {
         0 => Ok(()),
         _ => writeln!(

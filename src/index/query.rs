@@ -393,6 +393,49 @@ impl Index {
         Ok(rows.into_iter().map(|(_, row)| row).collect())
     }
 
+    /// How many examinations the filter lets through, and how many of them could not be made.
+    pub fn count(&self, filter: &ExaminationFilter) -> Result<(u64, u64)> {
+        let conditions = conditions(filter, false)?;
+        let sql = format!("SELECT count(*), count(*) FILTER (WHERE e.status = 'failed'){FROM}{}", conditions.text());
+        self.connection
+            .prepare_cached(&sql)
+            .and_then(|mut statement| {
+                statement.query_row(params_from_iter(&conditions.parameters), |row| {
+                    let (Count(all), Count(failed)) = (row.get(0)?, row.get(1)?);
+                    Ok((all, failed))
+                })
+            })
+            .map_err(|error| failed("counting examinations", error))
+    }
+
+    /// The newest examination of a candidate, at the revision that begins like this where one is given.
+    pub fn newest(&self, candidate: &str, revision: Option<&str>) -> Result<Option<ExaminationRow>> {
+        let fits = |row: &ExaminationRow| {
+            revision.is_none_or(|asked| row.revision.as_deref().is_some_and(|known| known.starts_with(asked)))
+        };
+        Ok(self.history(candidate)?.into_iter().find(fits))
+    }
+
+    /// The ids of the signatures that findings of this index have.
+    pub fn signatures_found(&self) -> Result<Vec<String>> {
+        self.words("SELECT DISTINCT signature FROM finding ORDER BY signature")
+    }
+
+    /// The bases that examinations of this index have, those with most first.
+    pub fn bases_compared(&self) -> Result<Vec<String>> {
+        self.words(
+            "SELECT r.source FROM examination e JOIN repository r ON r.key = e.base_repository WHERE r.source <> ''
+             GROUP BY r.source ORDER BY count(*) DESC, r.source",
+        )
+    }
+
+    fn words(&self, sql: &str) -> Result<Vec<String>> {
+        self.connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.query_map([], |row| row.get(0))?.collect())
+            .map_err(|error| failed("listing what there is", error))
+    }
+
     /// All examinations of a candidate over its revisions, newest first.
     pub fn history(&self, candidate: &str) -> Result<Vec<ExaminationRow>> {
         let filter = ExaminationFilter { candidate: Some(candidate.to_owned()), ..ExaminationFilter::default() };

@@ -28,6 +28,17 @@ pub struct Listing {
     pub tags: Vec<String>,
 }
 
+/// What the index remembers of a listing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heard {
+    /// Downloads of the last 30 days.
+    pub downloads: Option<u64>,
+    /// When the repository was made.
+    pub created: Option<Timestamp>,
+    /// Whether its name or tags say that refusals were taken out.
+    pub declared: bool,
+}
+
 /// Words by which publishers say that refusals were taken out. What a search for names finds, and no more: names are
 /// false both ways.
 pub const DECLARING_WORDS: &[&str] = &[
@@ -197,6 +208,24 @@ impl Index {
     /// Records what a listing said of a repository; later word takes the place of earlier.
     pub fn record_listing(&mut self, source: &str, listing: &Listing, now: Timestamp) -> Result<()> {
         record_listing(self.connection(), source, listing, now)
+    }
+
+    /// What a listing last said of a repository; `None` where none was heard of.
+    pub fn heard(&self, source: &str) -> Result<Option<Heard>> {
+        let doing = "reading what a listing said";
+        let row = |row: &Row<'_>| -> rusqlite::Result<Heard> {
+            let downloads: Option<i64> = row.get(0)?;
+            let created: Option<i64> = row.get(1)?;
+            Ok(Heard {
+                downloads: downloads.and_then(|count| u64::try_from(count).ok()),
+                created: created.and_then(|seconds| Timestamp::from_second(seconds).ok()),
+                declared: row.get(2)?,
+            })
+        };
+        self.connection()
+            .prepare_cached("SELECT downloads, created, declared FROM listing WHERE source = ?1")
+            .and_then(|mut statement| statement.query_row([source], row).optional())
+            .map_err(|error| failed(doing, error))
     }
 
     /// A page of examinations.

@@ -1,9 +1,9 @@
 //! The flat form of an examination: one row with stable column names, for CSV and Parquet alike.
 
-use crate::examination::{Depth, Examination, Status};
+use crate::examination::{Depth, Examination};
 use crate::report::table::severity_name;
 use crate::report::variants;
-use crate::report::words::{relation_name, verdict_name};
+use crate::report::words::{false_positive_limit, is_reversed, relation_name, status_name, verdict_name};
 
 /// One cell.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,9 +56,10 @@ fn measured(examination: &Examination, value: fn(&crate::examination::Orthogonal
     Cell::Number(examination.orthogonalization.as_ref().map(value).filter(|v| v.is_finite()))
 }
 
-/// λ̂ of the changed writers, lowest first.
+/// λ̂ of the changed writers, lowest first; none where no writer fits a removal, since any change has some strength along some
+/// direction.
 fn strengths(examination: &Examination) -> Vec<f64> {
-    let all = examination.orthogonalization.iter().flat_map(|o| &o.strength);
+    let all = examination.orthogonalization.iter().filter(|o| o.tensors > 0).flat_map(|o| &o.strength);
     let mut values: Vec<f64> = all.map(|s| s.lambda).filter(|l| l.is_finite() && *l != 0.0).collect();
     values.sort_by(f64::total_cmp);
     values
@@ -75,13 +76,7 @@ pub static COLUMNS: &[Column] = &[
     column("base", Type::Text, "what it was compared with", |e| text(&e.base.source)),
     column("base_revision", Type::Text, "the base's commit", |e| Cell::Text(e.base.revision.clone())),
     column("base_digest", Type::Text, "SHA-256 over the base's files' digests", |e| Cell::Text(e.base.digest.clone())),
-    column("status", Type::Text, "complete, partial or failed", |e| {
-        text(match e.status {
-            Status::Complete => "complete",
-            Status::Partial => "partial",
-            Status::Failed => "failed",
-        })
-    }),
+    column("status", Type::Text, "complete, partial or failed", |e| text(status_name(e.status))),
     column("reason", Type::Text, "why not complete", |e| Cell::Text(e.reason.clone())),
     column("depth", Type::Text, "hashes, screen or full", |e| {
         text(match e.depth {
@@ -113,14 +108,14 @@ pub static COLUMNS: &[Column] = &[
     column("layers_fit", Type::Count, "layers with such a writer", |e| {
         Cell::Count(e.orthogonalization.as_ref().map(|o| o.layers.len() as u64))
     }),
-    column("lambda_min", Type::Number, "smallest strength of a changed writer", |e| {
+    column("lambda_min", Type::Number, "smallest strength of a changed writer, where a writer fits", |e| {
         Cell::Number(strengths(e).first().copied())
     }),
-    column("lambda_median", Type::Number, "median strength of the changed writers", |e| {
+    column("lambda_median", Type::Number, "median strength of the changed writers, where a writer fits", |e| {
         let all = strengths(e);
         Cell::Number(all.get(all.len() / 2).copied())
     }),
-    column("lambda_max", Type::Number, "largest strength of a changed writer", |e| {
+    column("lambda_max", Type::Number, "largest strength of a changed writer, where a writer fits", |e| {
         Cell::Number(strengths(e).last().copied())
     }),
     column("detection_limit", Type::Number, "smallest strength that would have been seen", |e| {
@@ -166,6 +161,19 @@ pub static COLUMNS: &[Column] = &[
                 variants::lines(e).iter().map(|line| format!("{}: {}", line.name, line.verdict)).collect();
             Cell::Text((!told.is_empty()).then(|| told.join("; ")))
         },
+    ),
+    column("examination", Type::Text, "the examination's id", |e| text(e.id().hex())),
+    column(
+        "false_positive_limit",
+        Type::Number,
+        "exact upper 95 % limit of false positives by the controls, where a writer fits",
+        |e| Cell::Number(e.orthogonalization.as_ref().filter(|o| o.tensors > 0).and_then(false_positive_limit)),
+    ),
+    column(
+        "swapped",
+        Type::Flag,
+        "whether the change is a removal seen from the wrong side: base and candidate may be swapped",
+        |e| Cell::Flag(e.orthogonalization.as_ref().map(is_reversed)),
     ),
 ];
 

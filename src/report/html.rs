@@ -10,7 +10,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::diff::stats::MEASUREMENTS;
 use crate::error::Result;
-use crate::examination::{Examination, Finding, Side, Status};
+use crate::examination::{Examination, Finding, Side, Verdict};
 use crate::report::table::{severity_name, word};
 use crate::report::words::{self, Told, number, percent, strength};
 use crate::report::{
@@ -120,13 +120,14 @@ pub fn dossier(examination: &Examination, report: &Report, id: &str) -> Markup {
             (pictures(examination, id))
             (signatures(examination, report))
             (look_alikes(examination, report))
-            (identity(examination))
+            (identity(examination, report))
             (kinship(&told))
             (looked_at(examination, &told))
             (besides(examination))
             (anomalies(examination))
             @if let Some(notes) = report.notes.get(&examination.candidate.source) { (decisions(notes)) }
             (appeal(&told))
+            (glossary(examination))
         }
     }
 }
@@ -185,15 +186,11 @@ fn pictures(examination: &Examination, id: &str) -> Markup {
     let profile = examination.profile.as_ref();
     html! {
         @if let Some(o) = orthogonalization {
-            @if let Some(picture) = chart::strengths(o, &format!("{id}-strength")) {
-                h2 { (plot::heading(o, "Strength over layers")) }
+            @if let Some(picture) = chart::strengths(o, &format!("{id}-strength")).filter(|_| o.tensors > 0) {
+                h2 { "Strength over layers" }
                 figure {
                     (picture)
                     figcaption {
-                        @if o.tensors == 0 && words::range(o).is_some() {
-                            "No writer fits a removed direction: these are the strengths that the best one would have, as \
-                             any change has some. "
-                        }
                         "λ̂ per layer and module; bars reach 1.96 standard errors (95 %). Hollow marks: unchanged, or none found. "
                         "λ = 1 removes the direction wholly, 2 reflects it, below 0 amplifies it."
                     }
@@ -404,8 +401,12 @@ pub fn meaning(measurement: &str) -> &'static str {
 }
 
 fn look_alikes(examination: &Examination, report: &Report) -> Markup {
+    // Nothing was called of the others, so nothing has to be told apart.
+    if !matches!(examination.verdict, Verdict::Orthogonalized | Verdict::Suspect) {
+        return html! {};
+    }
     let considered = evidence::considered(examination, &report.signatures);
-    let all = if examination.status == Status::Failed { Vec::new() } else { evidence::look_alikes(examination) };
+    let all = evidence::look_alikes(examination);
     html! {
         @if all.iter().any(|look| look.fits.is_some()) {
             h2 { "Benign look-alikes considered" }
@@ -457,7 +458,7 @@ fn look_alikes(examination: &Examination, report: &Report) -> Markup {
     }
 }
 
-fn identity(examination: &Examination) -> Markup {
+fn identity(examination: &Examination, report: &Report) -> Markup {
     html! {
         h2 { "What was compared" }
         (side("Candidate", &examination.candidate))
@@ -466,6 +467,15 @@ fn identity(examination: &Examination) -> Markup {
             dt { "tool" } dd { "orthoscope " (sanitise::name(&examination.tool.version)) }
             dt { "signature catalogue" } dd class="mono" { (sanitise::name(&examination.tool.catalogue)) }
             dt { "record" } dd class="mono" { (sanitise::name(&examination.schema)) }
+            @for (label, text) in words::about(examination, report) {
+                dt { (label) }
+                // Only addresses that are made here come alive.
+                @if text.starts_with("https://") {
+                    dd { a href=(text) rel="noreferrer" { (text) } }
+                } @else {
+                    dd { (text) }
+                }
+            }
         }
     }
 }
@@ -620,6 +630,16 @@ fn appeal(told: &Told) -> Markup {
     }
 }
 
+fn glossary(examination: &Examination) -> Markup {
+    let words = words::glossary(examination);
+    html! {
+        @if !words.is_empty() {
+            h2 { "Words" }
+            dl class="facts" { @for (word, meaning) in &words { dt { (word) } dd { (meaning) } } }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -645,7 +665,8 @@ mod tests {
     fn asks_no_host_and_has_no_inline_style() {
         let page = page(&sample::everything());
         for word in ["http://", "https://", "src=", "url(", " style=", "@import", "onload"] {
-            let without_policy = page.replace("http-equiv", "");
+            // A link to the candidate's page is asked for by who reads, not by the report.
+            let without_policy = page.replace("http-equiv", "").replace("https://huggingface.co/", "");
             let hits = without_policy.matches(word).count();
             // `img src=` of the hostile note is text there.
             let escaped = without_policy.matches("&lt;img src=").count();
@@ -665,11 +686,12 @@ mod tests {
 
     #[test]
     fn a_moderator_finds_what_the_verdict_rests_on() {
-        let mut report = Report::of(sample::orthogonalized());
-        report.catalogue = sample::catalogue();
-        let page = page(&report);
+        let page = page(&sample::report(sample::orthogonalized()));
         for needed in [
-            "False-positive bound p ≤ 0.004",
+            "exact upper 95 % limit of that rate is 0.0076",
+            "downloads",
+            "uploader",
+            "2026-01-02T03:04:05Z",
             "Detection limit",
             "0123456789abcdef0123456789abcdef01234567",
             "need not be refusal",

@@ -6,14 +6,14 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, Side};
-use crate::report::json::write_value;
+use crate::report::json::{Record, write_value};
 use crate::report::{Renderer, Report, Style, sanitise, writing};
 
 /// The type of the predicate: the examination's record.
 pub const PREDICATE_TYPE: &str = "urn:orthoscope:examination:1";
 
 /// Why there is no statement of an examination.
-const NO_DIGEST: &str = "no file digest and no commit is known; examine it again with digests";
+const NO_DIGEST: &str = "no file digest and no commit is known; examine it again with --digests";
 
 /// The renderer: one statement a line.
 pub struct InToto;
@@ -35,6 +35,10 @@ impl Renderer for InToto {
         "application/vnd.in-toto+json"
     }
 
+    fn needs_digests(&self) -> bool {
+        true
+    }
+
     fn refuses(&self, examination: &Examination) -> Option<&'static str> {
         subjects(&examination.candidate).is_empty().then_some(NO_DIGEST)
     }
@@ -42,7 +46,7 @@ impl Renderer for InToto {
     fn render(&self, report: &Report, style: &Style, out: &mut dyn Write) -> Result<()> {
         let style = Style { lines: true, ..*style };
         for examination in &report.examinations {
-            write_value(&statement(examination, &style)?, &style, out)?;
+            write_value(&statement(examination, report, &style)?, &style, out)?;
             out.write_all(b"\n").map_err(writing)?;
         }
         Ok(())
@@ -54,7 +58,7 @@ impl Renderer for InToto {
 /// # Errors
 /// [`ErrorKind::Unsupported`] when neither a file digest nor a commit of the candidate is known: a statement must name
 /// what it is about by digest.
-pub fn statement(examination: &Examination, style: &Style) -> Result<Value> {
+pub fn statement(examination: &Examination, report: &Report, style: &Style) -> Result<Value> {
     let subject = subjects(&examination.candidate);
     if subject.is_empty() {
         return Err(Error::new(
@@ -62,11 +66,8 @@ pub fn statement(examination: &Examination, style: &Style) -> Result<Value> {
             format!("writing an in-toto statement of {}: {NO_DIGEST}", sanitise::name(&examination.candidate.source)),
         ));
     }
-    let mut predicate = serde_json::to_value(examination)
+    let predicate = serde_json::to_value(Record::of(examination, report, style))
         .map_err(|e| Error::because(ErrorKind::Internal, "writing an examination as JSON", e))?;
-    if let (Some(object), false) = (predicate.as_object_mut(), style.profile) {
-        object.remove("profile");
-    }
     Ok(json!({
         "_type": "https://in-toto.io/Statement/v1",
         "subject": subject,
@@ -101,7 +102,8 @@ mod tests {
 
     #[test]
     fn subjects_are_files_and_the_commit() {
-        let statement = statement(&sample::orthogonalized(), &Style::default()).expect("has digests");
+        let statement =
+            statement(&sample::orthogonalized(), &Report::default(), &Style::default()).expect("has digests");
         assert_eq!(statement["subject"][0]["name"], "hf:example/tiny-edited/model.safetensors");
         assert_eq!(statement["subject"][0]["digest"]["sha256"].as_str().map(str::len), Some(64));
         assert_eq!(statement["subject"][1]["digest"]["gitCommit"].as_str().map(str::len), Some(40));
@@ -111,7 +113,7 @@ mod tests {
 
     #[test]
     fn nothing_to_name_is_an_error() {
-        let error = statement(&sample::hostile(), &Style::default()).expect_err("no digest");
+        let error = statement(&sample::hostile(), &Report::default(), &Style::default()).expect_err("no digest");
         assert_eq!(error.kind, ErrorKind::Unsupported);
         assert!(InToto.refuses(&sample::hostile()).is_some() && InToto.refuses(&sample::orthogonalized()).is_none());
     }

@@ -6,8 +6,9 @@ use serde::Serialize;
 use serde_json::ser::{CharEscape, CompactFormatter, Formatter, PrettyFormatter};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::examination::Examination;
-use crate::report::{Renderer, Report, Style, sanitise, writing};
+use crate::examination::{Examination, Verdict};
+use crate::report::{Listed, Renderer, Report, Style, sanitise, words, writing};
+use crate::verdict::{CONTROLS, CONTROLS_CALLED, CONTROLS_WERE};
 
 /// One examination as one document; several as an array. One line (or several lines, see [`Style::lines`]).
 pub struct Json;
@@ -33,7 +34,7 @@ impl Renderer for Json {
     }
 
     fn render(&self, report: &Report, style: &Style, out: &mut dyn Write) -> Result<()> {
-        let shown: Vec<Examination> = report.examinations.iter().map(|e| trimmed(e, style)).collect();
+        let shown: Vec<Record> = report.examinations.iter().map(|one| Record::of(one, report, style)).collect();
         match shown.as_slice() {
             [one] => write_value(one, style, out)?,
             several => write_value(several, style, out)?,
@@ -62,10 +63,60 @@ impl Renderer for JsonLines {
     fn render(&self, report: &Report, style: &Style, out: &mut dyn Write) -> Result<()> {
         let style = Style { lines: true, ..*style };
         for examination in &report.examinations {
-            write_value(&trimmed(examination, &style), &style, out)?;
+            write_value(&Record::of(examination, report, &style), &style, out)?;
             out.write_all(b"\n").map_err(writing)?;
         }
         Ok(())
+    }
+}
+
+/// An examination with what is known beside its record: the object of `docs/examination.md`.
+#[derive(Serialize)]
+pub struct Record {
+    id: String,
+    examined_at: Option<String>,
+    /// The commit that the writing program was built from.
+    commit: Option<&'static str>,
+    /// The candidate's page on its hub.
+    page: Option<String>,
+    uploader: Option<String>,
+    listing: Option<Listed>,
+    /// What the controls let expect, where something was called.
+    false_positives: Option<FalsePositives>,
+    #[serde(flatten)]
+    examination: Examination,
+}
+
+/// The calibration behind a verdict of `orthogonalized` or `suspect`.
+#[derive(Serialize)]
+struct FalsePositives {
+    controls: u32,
+    called: u32,
+    limit: f64,
+    controls_were: &'static str,
+}
+
+impl Record {
+    /// The record of an examination of a report.
+    pub fn of(examination: &Examination, report: &Report, style: &Style) -> Self {
+        let (id, facts) = report.identified(examination);
+        let called = matches!(examination.verdict, Verdict::Orthogonalized | Verdict::Suspect);
+        let limit = examination.orthogonalization.as_ref().filter(|_| called).and_then(words::false_positive_limit);
+        Self {
+            id: id.hex(),
+            examined_at: facts.examined_at,
+            commit: report.commit,
+            page: words::page(&examination.candidate),
+            uploader: words::uploader(&examination.candidate).map(str::to_owned),
+            listing: facts.listing,
+            false_positives: limit.map(|limit| FalsePositives {
+                controls: CONTROLS,
+                called: CONTROLS_CALLED,
+                limit,
+                controls_were: CONTROLS_WERE,
+            }),
+            examination: trimmed(examination, style),
+        }
     }
 }
 

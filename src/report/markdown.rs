@@ -137,6 +137,12 @@ fn dossier(examination: &Examination, report: &Report) -> String {
         inline(&sanitise::name(&examination.tool.version)),
         code(&sanitise::name(&examination.tool.catalogue))
     ));
+    out.push('\n');
+    for (label, text) in &words::about(examination, report) {
+        // Only addresses that are made here come alive.
+        let text = if text.starts_with("https://") { format!("<{text}>") } else { inline(text) };
+        out.push_str(&format!("- {label}: {text}\n"));
+    }
     out.push_str(&format!("\n**Relation**: {}.\n\n", inline(&told.relation)));
     out.extend(told.claim.iter().map(|line| format!("- {}\n", escape(line))));
     out.push_str(&format!("\n**Looked at**: {}.\n", inline(&told.coverage)));
@@ -152,10 +158,7 @@ fn dossier(examination: &Examination, report: &Report) -> String {
     }
     if let Some(o) = &examination.orthogonalization {
         // A fence longer than any run of backticks that a module's name could hold.
-        let mut picture = plot::lines(o, 90, true);
-        if let Some(heading) = picture.first_mut() {
-            *heading = plot::heading(o, heading);
-        }
+        let picture = plot::lines(o, 90, true);
         if !picture.is_empty() && examination.status != Status::Failed {
             let fence = "`".repeat(picture.iter().map(|l| l.matches('`').count()).max().unwrap_or(0) + 3);
             let legend = plot::legend(o, true);
@@ -170,11 +173,12 @@ fn dossier(examination: &Examination, report: &Report) -> String {
             .get(&finding.signature)
             .map_or_else(|| sanitise::name(&finding.signature), |text| sanitise::sentence(&text.title));
         out.push_str(&format!(
-            "\n**Finding {}: {}** (severity {}, signature {})\n\n",
+            "\n**Finding {}: {}** (severity {}, signature {}, {})\n\n",
             escape(&sanitise::name(&finding.id)),
             escape(&title),
             severity_name(finding.severity),
-            code(&sanitise::name(&finding.signature))
+            code(&sanitise::name(&finding.signature)),
+            inline(&sanitise::name(&finding.status))
         ));
         let clauses = evidence::clauses(finding);
         if !clauses.is_empty() {
@@ -230,6 +234,9 @@ fn dossier(examination: &Examination, report: &Report) -> String {
         out.push_str("\n**To check or appeal this**, make it again:\n\n");
         out.extend(told.reproduce.iter().map(|command| format!("    {command}\n")));
     }
+    let glossary = words::glossary(examination);
+    let glossary: Vec<String> = glossary.iter().map(|(word, meaning)| format!("{word}: {meaning}.")).collect();
+    out.push_str(&list("Words", &glossary));
     out
 }
 
@@ -239,10 +246,8 @@ mod tests {
     use crate::report::sample;
 
     fn shown(examination: Examination) -> String {
-        let mut report = Report::of(examination);
-        report.catalogue = sample::catalogue();
         let mut out = Vec::new();
-        Markdown.render(&report, &Style::default(), &mut out).expect("renders");
+        Markdown.render(&sample::report(examination), &Style::default(), &mut out).expect("renders");
         String::from_utf8(out).expect("UTF-8")
     }
 

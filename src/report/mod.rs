@@ -31,8 +31,13 @@ pub(crate) mod sample;
 use std::collections::BTreeMap;
 use std::io::Write;
 
+use serde::Serialize;
+
 use crate::error::{Error, Result};
 use crate::examination::Examination;
+use crate::ids::Digest;
+use crate::index::triage::{Listing, declares};
+use crate::index::{Index, Stored};
 use crate::signature::{Catalogue, Signature};
 
 /// What is to be shown.
@@ -46,6 +51,30 @@ pub struct Report {
     pub signatures: Catalogue,
     /// The decision history of people, by candidate (`hf:org/name`), oldest first.
     pub notes: BTreeMap<String, Vec<Note>>,
+    /// What is known beside the records, by examination id (64 hex digits).
+    pub facts: BTreeMap<String, Facts>,
+    /// The commit that the orthoscope which writes this was built from, where it knows.
+    pub commit: Option<&'static str>,
+}
+
+/// What is known of an examination beside its record.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Facts {
+    /// When these measurements were last made, RFC 3339.
+    pub examined_at: Option<String>,
+    /// What a hub's listing last said of the candidate.
+    pub listing: Option<Listed>,
+}
+
+/// What a hub's listing said of a repository.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Listed {
+    /// When the repository was made, RFC 3339.
+    pub created_at: Option<String>,
+    /// Downloads of the last 30 days.
+    pub downloads: Option<u64>,
+    /// Whether its name or tags say that refusals were taken out.
+    pub declared: bool,
 }
 
 impl Report {
@@ -64,7 +93,45 @@ impl Report {
             )
         };
         let catalogue = signatures.signatures().iter().map(text).collect();
-        Self { examinations, catalogue, signatures: signatures.clone(), notes: BTreeMap::new() }
+        Self { examinations, catalogue, signatures: signatures.clone(), commit: crate::COMMIT, ..Self::default() }
+    }
+
+    /// A report of examinations of an index, with what it knows beside the records.
+    pub fn of_index(index: &Index, stored: Vec<Stored>, signatures: &Catalogue) -> Result<Self> {
+        let facts = stored.iter().map(|one| Ok((one.id.hex(), Facts::of(index, one)?))).collect::<Result<_>>()?;
+        let examinations = stored.into_iter().map(|one| one.examination).collect();
+        Ok(Self { facts, ..Self::with_catalogue(examinations, signatures) })
+    }
+
+    /// An examination's id, and what is known beside its record.
+    pub fn identified(&self, examination: &Examination) -> (Digest, Facts) {
+        let id = examination.id();
+        let facts = self.facts.get(&id.hex()).cloned().unwrap_or_default();
+        (id, facts)
+    }
+}
+
+impl Listed {
+    /// What a listing says of the repository of that source.
+    pub fn of(source: &str, listing: &Listing) -> Self {
+        Self {
+            created_at: listing.created.map(|time| time.to_string()),
+            downloads: listing.downloads,
+            declared: declares(source, &listing.tags),
+        }
+    }
+}
+
+impl Facts {
+    /// What the index knows of an examination in it.
+    pub fn of(index: &Index, stored: &Stored) -> Result<Self> {
+        let heard = index.heard(&stored.examination.candidate.source)?;
+        let listing = heard.map(|heard| Listed {
+            created_at: heard.created.map(|time| time.to_string()),
+            downloads: heard.downloads,
+            declared: heard.declared,
+        });
+        Ok(Self { examined_at: Some(stored.last_seen.to_string()), listing })
     }
 }
 
@@ -147,6 +214,16 @@ pub trait Renderer: Sync {
     /// Its media type.
     fn media_type(&self) -> &'static str;
 
+    /// Whether a terminal cannot show it.
+    fn is_binary(&self) -> bool {
+        false
+    }
+
+    /// Whether it names files by their SHA-256, so that an examination without them cannot be written so.
+    fn needs_digests(&self) -> bool {
+        false
+    }
+
     /// Why an examination cannot be written so, where it cannot; whoever writes many leaves it out and says so.
     fn refuses(&self, _examination: &Examination) -> Option<&'static str> {
         None
@@ -170,8 +247,9 @@ pub static RENDERERS: &[&dyn Renderer] = &[
     &intoto::InToto,
 ];
 
-/// The renderer of a name.
+/// The renderer of a name; `md` is short for `markdown`.
 pub fn renderer(name: &str) -> Option<&'static dyn Renderer> {
+    let name = if name == "md" { "markdown" } else { name };
     RENDERERS.iter().copied().find(|renderer| renderer.name() == name)
 }
 

@@ -34,6 +34,10 @@ impl Renderer for Parquet {
         "application/vnd.apache.parquet"
     }
 
+    fn is_binary(&self) -> bool {
+        true
+    }
+
     fn render(&self, report: &Report, _: &Style, out: &mut dyn Write) -> Result<()> {
         let mut file = File::new(Vec::new())?;
         file.push(&report.examinations)?;

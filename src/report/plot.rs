@@ -70,18 +70,12 @@ pub fn legend(orthogonalization: &Orthogonalization, unicode: bool) -> String {
     legend
 }
 
-/// A heading that does not promise a removal where no writer fits one.
-pub fn heading(orthogonalization: &Orthogonalization, heading: &str) -> String {
-    let changed = orthogonalization.strength.iter().any(|strength| strength.lambda != 0.0);
-    if orthogonalization.tensors == 0 && changed {
-        format!("{heading}, were it a removal (none fits)")
-    } else {
-        heading.to_owned()
-    }
-}
-
-/// The picture as lines: a heading, then one line per module with its range in numbers.
+/// The picture as lines: a heading, then one line per module with its range in numbers. None where no writer fits a removal: any
+/// change has some strength along some direction, and drawn it would look like one.
 pub fn lines(orthogonalization: &Orthogonalization, width: usize, unicode: bool) -> Vec<String> {
+    if orthogonalization.tensors == 0 {
+        return Vec::new();
+    }
     const MODULES: usize = 12;
     let all = series(orthogonalization);
     let layers: BTreeSet<u32> = all.iter().flat_map(|s| s.points.keys().copied()).collect();

@@ -5,8 +5,10 @@ use serde_json::{Value, json};
 
 use crate::index::prevalence::{DIMENSIONS, Dimension, Group, Prevalence};
 use crate::report::chart::{self, Share};
-use crate::report::rates::{Detector, Rate, corrected, exact, weighted_sums, wilson};
+use crate::report::rates::{Detector, Rate, corrected, exact, expected_false_positives, weighted_sums, wilson};
+use crate::report::table::{Elastic, laid};
 use crate::report::{sanitise, words};
+use crate::verdict::CONTROLS_WERE;
 
 /// Groups of a table; the values have them all.
 const ROWS: usize = 200;
@@ -32,13 +34,12 @@ pub struct Shares {
 
 /// The shares of a group.
 pub fn shares(group: &Group, detector: Option<Detector>) -> Shares {
-    let wilson = wilson(group.orthogonalized, group.examined);
     let [hits, all, squares] = group.downloads;
     Shares {
-        wilson,
+        wilson: wilson(group.orthogonalized, group.examined),
         exact: exact(group.orthogonalized, group.examined),
         downloads: weighted_sums(hits, all, squares),
-        corrected: detector.and_then(|detector| corrected(wilson, detector)),
+        corrected: detector.and_then(|detector| corrected(group.orthogonalized, group.examined, detector)),
     }
 }
 
@@ -64,13 +65,28 @@ fn basis(counts: &Prevalence, detector: Option<Detector>) -> Vec<String> {
          chance does, not what the choice of repositories does: this is prevalence in the index, not on a hub."
             .to_owned(),
     ];
-    match detector {
-        Some(detector) => lines.push(format!(
-            "Corrected for a detector that finds {} and raises {} of the others (Rogan and Gladen).",
-            words::percent(detector.sensitivity),
-            words::percent(detector.false_positives)
-        )),
-        None => lines.push("Not corrected for the detector's own rates.".to_owned()),
+    lines.push(match detector {
+        Some(detector) => {
+            let (sensitivity, false_positives) = detector.rates();
+            let (finds, raises) = (words::percent(sensitivity), words::percent(false_positives));
+            let how = match detector {
+                Detector::Exact { .. } => {
+                    "Rogan and Gladen; the two rates are taken as exact, so the intervals are too narrow: --rates takes them with \
+                     their counts"
+                        .to_owned()
+                }
+                Detector::Measured { found, raised } => format!(
+                    "Rogan and Gladen, with the limits of Lang and Reiczigel, which hold what chance did to rates counted on {} and {} \
+                     labelled pairs",
+                    found.of, raised.of
+                ),
+            };
+            format!("Corrected for a detector that finds {finds} and raises {raises} of the others ({how}).")
+        }
+        None => "Not corrected for the detector's own rates.".to_owned(),
+    });
+    if let Some(expected) = expected_false_positives(counts.overall.examined) {
+        lines.push(format!("{} The controls were {CONTROLS_WERE}.", expected.told()));
     }
     if counts.waiting > 0 {
         lines.push(format!(
@@ -284,7 +300,9 @@ pub fn values(counts: &Prevalence, detector: Option<Detector>) -> Value {
         json!({
             "label": group.label, "listed": group.listed, "examined": group.examined,
             "not_examinable": group.not_examinable(), "reasons": group.reasons, "orthogonalized": group.orthogonalized, "suspect": group.suspect,
-            "inconclusive": group.inconclusive, "share": rate.wilson, "exact": rate.exact,
+            "inconclusive": group.inconclusive,
+            // Of nothing there is no share.
+            "share": (group.examined > 0).then_some(rate.wilson), "exact": (group.examined > 0).then_some(rate.exact),
             "share_of_downloads": (group.downloads[1] > 0.0).then_some(rate.downloads), "corrected": rate.corrected,
         })
     };
@@ -301,12 +319,13 @@ pub fn values(counts: &Prevalence, detector: Option<Detector>) -> Value {
         "declared": counts.declared,
         "delays": counts.delays,
         "waiting": counts.waiting,
+        "expected_false_positives": expected_false_positives(counts.overall.examined),
         "basis": basis(counts, detector),
     })
 }
 
-/// The numbers for a terminal: all, or one dimension.
-pub fn text(counts: &Prevalence, dimensions: &[Dimension], detector: Option<Detector>) -> String {
+/// The numbers for a terminal of this width: all, or one dimension.
+pub fn text(counts: &Prevalence, dimensions: &[Dimension], detector: Option<Detector>, columns: usize) -> String {
     use std::fmt::Write as _;
     let mut out = String::new();
     let group = &counts.overall;
@@ -327,32 +346,23 @@ pub fn text(counts: &Prevalence, dimensions: &[Dimension], detector: Option<Dete
     for dimension in dimensions {
         let Some(groups) = counts.groups.get(dimension) else { continue };
         let _ = writeln!(out, "\n{}", heading(*dimension));
-        let mut table = comfy_table::Table::new();
-        table.load_style(comfy_table::presets::NOTHING);
-        table.set_header([
-            dimension.as_str(),
-            "listed",
-            "examined",
-            "not exam.",
-            "orthogon.",
-            "share (95 %)",
-            "of downloads (95 %)",
-        ]);
-        for group in groups.iter().take(TERMINAL_ROWS) {
+        let header =
+            [dimension.as_str(), "listed", "examined", "not exam.", "orthogon.", "share (95 %)", "of downloads (95 %)"];
+        let row = |group: &Group| {
             let rate = shares(group, detector);
-            let rate_told = known(group.examined > 0, rate.corrected.unwrap_or(rate.wilson));
-            table.add_row([
-                sanitise::fit(&sanitise::name(&group.label), 36, "…"),
+            vec![
+                sanitise::name(&group.label),
                 group.listed.to_string(),
                 group.examined.to_string(),
                 group.not_examinable().to_string(),
                 group.orthogonalized.to_string(),
-                rate_told,
+                known(group.examined > 0, rate.corrected.unwrap_or(rate.wilson)),
                 known(group.downloads[1] > 0.0, rate.downloads),
-            ]);
-        }
-        for line in table.lines() {
-            let _ = writeln!(out, " {}", line.trim_end());
+            ]
+        };
+        let rows: Vec<Vec<String>> = groups.iter().take(TERMINAL_ROWS).map(row).collect();
+        for line in laid(&header, &rows, columns.saturating_sub(1), &Elastic { columns: &[0], right: &[1, 2, 3, 4] }) {
+            let _ = writeln!(out, " {line}");
         }
         if groups.len() > TERMINAL_ROWS {
             let _ = writeln!(out, "  and {} more", groups.len() - TERMINAL_ROWS);
@@ -380,7 +390,7 @@ pub fn text(counts: &Prevalence, dimensions: &[Dimension], detector: Option<Dete
     }
     out.push('\n');
     for line in basis(counts, detector) {
-        for line in sanitise::wrap(&line, 98) {
+        for line in sanitise::wrap(&line, words::prose_width(columns)) {
             let _ = writeln!(out, "{line}");
         }
     }

@@ -9,7 +9,7 @@ use crate::checkpoint::Anomaly;
 use crate::combine::combine;
 use crate::diff::stats::{Profile, Projection, Sameness, TensorMeasurement};
 use crate::examination::*;
-use crate::report::{Note, Report, SignatureText};
+use crate::report::{Facts, Listed, Note, Report, SignatureText};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -388,6 +388,18 @@ pub fn catalogue() -> BTreeMap<String, SignatureText> {
     BTreeMap::from([("out-rank1-global".to_owned(), text)])
 }
 
+/// A report of one examination with the catalogue's prose and what is known beside the record.
+pub fn report(examination: Examination) -> Report {
+    let mut report = Report::of(examination);
+    report.catalogue = catalogue();
+    for examination in &report.examinations {
+        let listing = Listed { created_at: Some("2026-01-01T00:00:00Z".into()), downloads: Some(1234), declared: true };
+        let facts = Facts { examined_at: Some("2026-01-02T03:04:05Z".into()), listing: Some(listing) };
+        report.facts.insert(examination.id().hex(), facts);
+    }
+    report
+}
+
 /// A report of all of them.
 pub fn everything() -> Report {
     let notes = vec![Note {
@@ -401,5 +413,6 @@ pub fn everything() -> Report {
         catalogue: catalogue(),
         signatures: crate::signature::Catalogue::builtin().expect("the built-in signatures parse"),
         notes: BTreeMap::from([("hf:example/tiny-edited".to_owned(), notes)]),
+        ..Report::default()
     }
 }

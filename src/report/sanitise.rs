@@ -41,22 +41,26 @@ pub fn width(text: &str) -> usize {
     text.width()
 }
 
-/// `text` cut at its end to at most `columns` terminal columns, an ellipsis standing for what is left out.
+/// `text` cut in its middle to at most `columns` terminal columns, an ellipsis standing for what is left out: names that are
+/// listed together begin alike (a hub, an owner) and often end alike too (a commit, a format).
 pub fn fit(text: &str, columns: usize, ellipsis: &str) -> String {
     if width(text) <= columns {
         return text.to_owned();
     }
     let room = columns.saturating_sub(width(ellipsis));
-    let mut used = 0;
-    let mut out = String::new();
-    for character in text.chars() {
-        used += character.width().unwrap_or(0);
-        if used > room {
-            break;
-        }
-        out.push(character);
-    }
+    let taken = |characters: &mut dyn Iterator<Item = char>, room: usize| {
+        let mut used = 0;
+        let within = |character: &char| {
+            used += character.width().unwrap_or(0);
+            used <= room
+        };
+        characters.take_while(within).collect::<Vec<char>>()
+    };
+    let mut end = taken(&mut text.chars().rev(), room / 2);
+    end.reverse();
+    let mut out: String = taken(&mut text.chars(), room - room / 2).into_iter().collect();
     out.push_str(ellipsis);
+    out.extend(end);
     out
 }
 
@@ -155,7 +159,7 @@ mod tests {
         for line in wrap(&format!("some words and {}", "y".repeat(50)), 20) {
             assert!(width(&line) <= 20, "{line}");
         }
-        assert_eq!(fit("abcdef", 4, "…"), "abc…");
+        assert_eq!(fit("abcdef", 4, "…"), "ab…f");
         assert_eq!(width(&fit("模型模型", 5, "…")), 5);
     }
 

@@ -236,7 +236,7 @@ mod tests {
         assert_eq!(run["tool"]["driver"]["rules"][0]["id"], result["ruleId"]);
         assert_eq!(result["locations"].as_array().map(Vec::len), Some(32));
         assert_eq!(result["locations"][0]["logicalLocations"][0]["name"], "model.layers.4.o_proj.weight");
-        assert!(result["message"]["text"].as_str().is_some_and(|t| t.contains("False-positive bound")));
+        assert!(result["message"]["text"].as_str().is_some_and(|t| t.contains("False positives:")));
     }
 
     #[test]

@@ -29,32 +29,10 @@ impl Renderer for List {
     }
 
     fn render(&self, report: &Report, style: &Style, out: &mut dyn Write) -> Result<()> {
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header([
-            "verdict",
-            "candidate",
-            "relation",
-            "λ",
-            "p ≤",
-            "layers",
-            "severity",
-            "finding",
-        ]);
-        // What the other columns take at most; the candidate's name gets the rest.
-        let room = style.width.saturating_sub(88).max(24);
-        for examination in &report.examinations {
-            table.add_row(row(examination, room, style));
-        }
-        for column in table.column_iter_mut() {
-            column.set_padding((0, 2));
-        }
-        for numeric in [3, 4, 5] {
-            if let Some(column) = table.column_mut(numeric) {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
-        }
-        for line in table.lines() {
-            let mut line = line.trim_end().to_owned();
+        let header = ["verdict", "candidate", "relation", "λ", "p ≤", "layers", "severity", "finding", "examination"];
+        let rows: Vec<Vec<String>> = report.examinations.iter().map(|examination| row(examination, style)).collect();
+        let elastic = Elastic { columns: &[1], right: &[3, 4, 5] };
+        for mut line in laid(&header, &rows, style.width, &elastic) {
             if style.color == Color::Always {
                 line = paint_first(&line, report);
             }
@@ -64,9 +42,55 @@ impl Renderer for List {
     }
 }
 
-fn row(examination: &Examination, room: usize, style: &Style) -> Vec<String> {
+/// Columns of a table that are not as wide as what is in them.
+pub struct Elastic<'a> {
+    /// Columns of names, which share what the others leave and are cut in their middle.
+    pub columns: &'a [usize],
+    /// Columns of numbers, which end at their right.
+    pub right: &'a [usize],
+}
+
+/// The narrowest that a column of names becomes: below that nothing can be told apart, and a wide line is the lesser evil.
+const NARROWEST: usize = 16;
+
+/// Lines of a table in a terminal of this width, its header first, every row on one line.
+pub fn laid(header: &[&str], rows: &[Vec<String>], width: usize, elastic: &Elastic<'_>) -> Vec<String> {
+    let widest = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| sanitise::width(cell));
+        cells.chain(header.get(column).map(|name| sanitise::width(name))).max().unwrap_or(0)
+    };
+    let fixed: usize = (0..header.len()).filter(|column| !elastic.columns.contains(column)).map(widest).sum::<usize>()
+        + 2 * (header.len() - 1);
+    let mut room: Vec<usize> = elastic.columns.iter().map(|column| widest(*column)).collect();
+    // The widest gives way first, so that short names stay whole beside long ones.
+    let mut over = (fixed + room.iter().sum::<usize>()).saturating_sub(width);
+    while over > 0 {
+        let Some(widest) = room.iter_mut().filter(|room| **room > NARROWEST).max() else { break };
+        *widest -= 1;
+        over -= 1;
+    }
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
+    for row in rows {
+        table.add_row(row.iter().enumerate().map(|(at, cell)| {
+            let room = elastic.columns.iter().position(|column| *column == at).and_then(|place| room.get(place));
+            room.map_or_else(|| cell.clone(), |room| sanitise::fit(cell, *room, "…"))
+        }));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    for numeric in elastic.right {
+        if let Some(column) = table.column_mut(*numeric) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.lines().map(|line| line.trim_end().to_owned()).collect()
+}
+
+fn row(examination: &Examination, style: &Style) -> Vec<String> {
     let ellipsis = if style.unicode { "…" } else { "~" };
-    let o = examination.orthogonalization.as_ref().filter(|_| examination.status != Status::Failed);
+    let o = examination.orthogonalization.as_ref().filter(|o| examination.status != Status::Failed && o.tensors > 0);
     let lambda = o.and_then(words::range).map_or_else(String::new, |(low, high)| {
         if words::strength(low) == words::strength(high) {
             words::strength(low)
@@ -77,13 +101,14 @@ fn row(examination: &Examination, room: usize, style: &Style) -> Vec<String> {
     let strongest = examination.findings.iter().max_by_key(|finding| finding.severity);
     vec![
         word(examination).to_owned(),
-        sanitise::fit(&words::side(&examination.candidate), room, ellipsis),
+        words::short_side(&examination.candidate),
         words::relation_name(examination.relation).to_owned(),
         lambda,
-        o.filter(|o| o.tensors > 0 && o.p_value > 0.0).map_or_else(String::new, |o| words::number(o.p_value)),
-        o.filter(|o| o.tensors > 0).map_or_else(String::new, |o| o.layers.len().to_string()),
+        o.and_then(words::false_positive_limit).map_or_else(String::new, |limit| format!("{limit:.4}")),
+        o.map_or_else(String::new, |o| o.layers.len().to_string()),
         strongest.map_or("", |finding| severity_name(finding.severity)).to_owned(),
         strongest.map_or_else(String::new, |finding| sanitise::fit(&sanitise::name(&finding.id), 12, ellipsis)),
+        words::short_id(&examination.id()),
     ]
 }
 

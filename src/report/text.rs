@@ -70,7 +70,7 @@ impl Page<'_> {
     }
 
     fn width(&self) -> usize {
-        self.style.width.clamp(40, 120)
+        words::prose_width(self.style.width)
     }
 
     fn heading(&mut self, text: &str) {
@@ -95,9 +95,9 @@ impl Page<'_> {
 
     /// A label and what it is, the label in a column of its own.
     fn field(&mut self, label: &str, text: &str) {
-        for (index, line) in sanitise::wrap(text, self.width() - 13).into_iter().enumerate() {
+        for (index, line) in sanitise::wrap(text, self.width() - 15).into_iter().enumerate() {
             let label = if index == 0 { label } else { "" };
-            self.text.push_str(&format!("  {label:<10} {line}\n"));
+            self.text.push_str(&format!("  {label:<12} {line}\n"));
         }
     }
 
@@ -129,7 +129,7 @@ impl Page<'_> {
             }
         }
         self.text.push('\n');
-        self.sides(examination);
+        self.sides(examination, report);
         let variants: Vec<String> = variants::lines(examination).iter().map(variants::Line::told).collect();
         self.items("Variants examined", &variants);
         self.items("Why", &told.why);
@@ -146,9 +146,12 @@ impl Page<'_> {
         self.coverage(&told);
         self.anomalies(examination);
         self.items("To make this again", &told.reproduce);
+        let glossary = words::glossary(examination);
+        let glossary: Vec<String> = glossary.iter().map(|(word, meaning)| format!("{word}: {meaning}.")).collect();
+        self.items("Words", &glossary);
     }
 
-    fn sides(&mut self, examination: &Examination) {
+    fn sides(&mut self, examination: &Examination, report: &Report) {
         for (label, side) in [("candidate", &examination.candidate), ("base", &examination.base)] {
             if side.source.is_empty() {
                 self.field(label, "none");
@@ -161,19 +164,17 @@ impl Page<'_> {
             }
         }
         let tool = &examination.tool;
-        let made_by = format!(
-            "orthoscope {}, catalogue {}",
-            sanitise::name(&tool.version),
-            sanitise::fit(&sanitise::name(&tool.catalogue), 19, "…")
-        );
+        let made_by =
+            format!("orthoscope {}, catalogue {}", sanitise::name(&tool.version), sanitise::name(&tool.catalogue));
         self.field("by", &made_by);
+        words::about(examination, report).iter().for_each(|(label, text)| self.field(label, text));
     }
 
     fn orthogonalization(&mut self, examination: &Examination) {
         let Some(o) = &examination.orthogonalization else { return };
         let lines = plot::lines(o, self.width() - 2, self.style.unicode);
         if let Some((heading, rows)) = lines.split_first() {
-            self.heading(&plot::heading(o, heading));
+            self.heading(heading);
             for row in rows {
                 self.text.push_str(&format!("  {row}\n"));
             }
@@ -293,10 +294,8 @@ mod tests {
     use crate::report::sample;
 
     fn shown(examination: Examination, style: &Style) -> String {
-        let mut report = Report::of(examination);
-        report.catalogue = sample::catalogue();
         let mut out = Vec::new();
-        Text.render(&report, style, &mut out).expect("renders");
+        Text.render(&sample::report(examination), style, &mut out).expect("renders");
         String::from_utf8(out).expect("UTF-8")
     }
 
@@ -329,6 +328,15 @@ mod tests {
     #[test]
     fn hostile_names() {
         insta::assert_snapshot!(shown(sample::hostile(), &Style::default()));
+    }
+
+    #[test]
+    fn what_a_hub_never_said_is_not_made_up() {
+        let mut out = Vec::new();
+        Text.render(&Report::of(sample::orthogonalized()), &Style::default(), &mut out).expect("renders");
+        let text = String::from_utf8(out).expect("UTF-8");
+        assert!(text.contains("its tags are not recorded") && !text.contains("downloads"), "{text}");
+        assert!(text.contains(&sample::orthogonalized().id().hex()), "{text}");
     }
 
     #[test]

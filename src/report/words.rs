@@ -6,11 +6,19 @@
 use std::collections::BTreeMap;
 
 use crate::examination::{Depth, Examination, Orthogonalization, Relation, Side, Status, Verdict};
-use crate::report::{beside, evidence, sanitise};
+use crate::hub::HUBS;
+use crate::ids::{Digest, RepoId};
+use crate::index::triage::declares;
+use crate::report::{Report, beside, evidence, rates, sanitise};
+use crate::verdict::{CONTROLS, CONTROLS_CALLED, CONTROLS_WERE, REVERSED};
 
 /// Largest projection consistency of an honest derivative among the controls of `docs/detector.md` (a fine-tune with
 /// weight decay of a very small model; at SmolLM2's width it was 0.11).
 pub const BENIGN_CONSISTENCY: f64 = 0.77;
+
+/// What a finding's status means.
+pub const PREVIEW: &str =
+    "preview: the signature's thresholds may still move; they were set on small models, with the controls in view";
 
 /// From this detection limit on, "clear" by itself would promise too much: edits of this strength are published.
 const COARSE: f64 = 0.1;
@@ -63,6 +71,15 @@ pub const fn verdict_name(verdict: Verdict) -> &'static str {
         Verdict::Suspect => "suspect",
         Verdict::Clear => "clear",
         Verdict::Inconclusive => "inconclusive",
+    }
+}
+
+/// The status's word.
+pub const fn status_name(status: Status) -> &'static str {
+    match status {
+        Status::Complete => "complete",
+        Status::Partial => "partial",
+        Status::Failed => "failed",
     }
 }
 
@@ -121,6 +138,45 @@ pub fn count(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
+/// Columns of running text in a terminal of this width: lines beyond 120 are hard to read.
+pub fn prose_width(columns: usize) -> usize {
+    columns.clamp(40, 120)
+}
+
+/// Enough of an examination's id to name it by.
+pub fn short_id(id: &Digest) -> String {
+    id.hex().chars().take(12).collect()
+}
+
+/// The repository of a side, where it is on a hub.
+fn repository(side: &Side) -> Option<RepoId> {
+    let (hub, name) = side.source.split_once(':')?;
+    HUBS.iter().any(|entry| entry.prefix == hub).then(|| RepoId { hub: hub.to_owned(), name: name.to_owned() })
+}
+
+/// The address of a side's page on its hub.
+pub fn page(side: &Side) -> Option<String> {
+    repository(side)?.page(side.revision.as_deref())
+}
+
+/// The owner of a side's repository, where it is on a hub.
+pub fn uploader(side: &Side) -> Option<&str> {
+    repository(side)?;
+    let (_, name) = side.source.split_once(':')?;
+    name.split_once('/').map(|(owner, _)| owner)
+}
+
+/// A source with the first digits of its commit, for a column of names.
+pub fn short_side(side: &Side) -> String {
+    let source = sanitise::name(&side.source);
+    let commit = |revision: &str| revision.len() >= 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match &side.revision {
+        Some(revision) if commit(revision) => format!("{source}@{}", &revision[..7]),
+        Some(revision) => format!("{source}@{}", sanitise::name(revision)),
+        None => source,
+    }
+}
+
 /// A source with its commit, as one word.
 pub fn side(side: &Side) -> String {
     let source = sanitise::name(&side.source);
@@ -136,6 +192,11 @@ fn headline(examination: &Examination) -> String {
         return format!("Not examined: {}. Nothing is said about these weights.", end(&sanitise::sentence(reason)));
     }
     let sentence = match (examination.verdict, &examination.orthogonalization) {
+        (_, Some(o)) if is_reversed(o) => {
+            "The candidate has a direction that the base given lacks: were base and candidate swapped, or is the base given the \
+             edited one?"
+                .to_owned()
+        }
         (Verdict::Orthogonalized, Some(o)) => format!(
             "Consistent with weight orthogonalization: {} removed from {} that {} to the residual stream, in {}.",
             directions(o),
@@ -194,9 +255,25 @@ fn why(examination: &Examination) -> Vec<String> {
         return lines;
     }
     let Some(o) = &examination.orthogonalization else { return lines };
+    if is_reversed(o) {
+        lines.push(format!(
+            "Projection consistency c = {:.3}, near -1: the change is a removal seen from the wrong side. Compare the other way \
+             round, and compare the base given with the publisher's own; if both are right, a direction was amplified.",
+            o.consistency
+        ));
+        return lines;
+    }
+    // A number that speaks of removals, beside a verdict of none, would be read as an accusation.
+    if examination.verdict == Verdict::Clear {
+        if !same_weights(examination.relation) {
+            lines.push(clear_in_words(o));
+        }
+        return lines;
+    }
     lines.push(format!(
-        "Projection consistency c = {:.3} (1: the change is built from the base's own weights along the direction; \
-         honest fine-tunes and merges measured so far reached {BENIGN_CONSISTENCY} at most).",
+        "Projection consistency c = {:.3} (1: the change is built from the base's own weights along the direction; 0: it has \
+         nothing to do with them; -1: the same with the sides swapped; honest fine-tunes and merges measured so far reached \
+         {BENIGN_CONSISTENCY} at most).",
         o.consistency
     ));
     if o.tensors > 0 {
@@ -219,11 +296,32 @@ fn why(examination: &Examination) -> Vec<String> {
     lines
 }
 
+/// Whether the change is a removal seen from the wrong side.
+pub fn is_reversed(o: &Orthogonalization) -> bool {
+    o.consistency <= REVERSED
+}
+
+/// What the measurements of a clear candidate say, without the number that is for removals.
+fn clear_in_words(o: &Orthogonalization) -> String {
+    if o.consistency > BENIGN_CONSISTENCY {
+        "What changed is made of the base's own weights, and a benign change that was measured explains all of it (see the \
+         signatures that hold)."
+    } else {
+        "What changed is not made of the base's own weights along a direction, as a removal would be."
+    }
+    .to_owned()
+}
+
 /// Smallest and largest λ̂ of the writers that changed.
 pub fn range(o: &Orthogonalization) -> Option<(f64, f64)> {
     let mut changed = o.strength.iter().map(|s| s.lambda).filter(|lambda| lambda.is_finite() && *lambda != 0.0);
     let first = changed.next()?;
     Some(changed.fold((first, first), |(low, high), lambda| (low.min(lambda), high.max(lambda))))
+}
+
+/// The upper 95 % limit of false positives: that of the controls, or what chance alone gives where that is more.
+pub fn false_positive_limit(o: &Orthogonalization) -> Option<f64> {
+    (o.p_value > 0.0 && o.p_value <= 1.0).then(|| o.p_value.max(rates::false_positive_limit()))
 }
 
 fn sure(examination: &Examination) -> Vec<String> {
@@ -239,17 +337,17 @@ fn sure(examination: &Examination) -> Vec<String> {
         }
         return lines;
     };
-    if matches!(examination.verdict, Verdict::Orthogonalized | Verdict::Suspect) {
-        if o.p_value > 0.0 && o.p_value <= 1.0 {
-            // No calibration has a million controls; a smaller p than that is only ever a broken record.
-            let one_in = (1.0 / o.p_value).floor().min(1e6);
-            lines.push(format!(
-                "False-positive bound p ≤ {}: by the benign controls of the calibration, at most about 1 honest \
-                 derivative in {one_in:.0} would score this high (docs/detector.md says which controls).",
-                number(o.p_value)
-            ));
-        } else {
-            lines.push("False-positive bound: not known (no calibration applies).".to_owned());
+    if matches!(examination.verdict, Verdict::Orthogonalized | Verdict::Suspect) && !is_reversed(o) {
+        match false_positive_limit(o) {
+            Some(limit) => {
+                lines.push(format!(
+                    "False positives: {CONTROLS_CALLED} of {CONTROLS} honest controls was called orthogonalized; the exact upper 95 % \
+                     limit of that rate is {limit:.4}, 1 honest derivative in {:.0}.",
+                    1.0 / limit
+                ));
+                lines.push(format!("The controls were {CONTROLS_WERE}."));
+            }
+            None => lines.push("False positives: no limit is known (no calibration applies).".to_owned()),
         }
     }
     lines.push(match (known_limit(o), examination.verdict) {
@@ -273,6 +371,11 @@ fn means(examination: &Examination) -> Vec<String> {
         return vec!["Unreadable is not clean: the upload should count as not examined, not as passed.".to_owned()];
     }
     let line = match examination.verdict {
+        Verdict::Orthogonalized | Verdict::Suspect
+            if examination.orthogonalization.as_ref().is_some_and(is_reversed) =>
+        {
+            "Nothing is said against the candidate before it is known which of the two is the original."
+        }
         Verdict::Orthogonalized => {
             "Compared with this base, the model can no longer write (or writes less) along the recovered direction. \
              Published edits of this form usually take out a direction found to go with refusals (“abliteration”)."
@@ -333,7 +436,7 @@ pub const fn relation_name(relation: Relation) -> &'static str {
 
 fn relation(examination: &Examination) -> String {
     let explanation = match examination.relation {
-        Relation::Identical => "same tensors, same bits",
+        Relation::Identical => "same tensors, same bits, in the same weight files",
         Relation::Repackaged => "the base's tensors in other files or under other names",
         Relation::Recast => "the base in another float type, bit for bit",
         Relation::Quantized => "the base through a quantiser",
@@ -433,23 +536,90 @@ fn not_examined(examination: &Examination) -> Vec<(String, usize, Vec<String>)> 
 
 fn reproduce(examination: &Examination) -> Vec<String> {
     let (base, candidate) = (&examination.base, &examination.candidate);
-    let on_hub = |side: &Side| crate::ids::HUB_PREFIXES.iter().any(|hub| side.source.starts_with(&format!("{hub}:")));
     if candidate.source.is_empty() {
         return Vec::new();
     }
-    let depth = match examination.depth {
-        Depth::Hashes => "hashes",
-        Depth::Screen => "screen",
-        Depth::Full => "full",
+    // Digests that no hub stated were asked for.
+    let digests = match repository(candidate).is_none() && candidate.digest.is_some() {
+        true => " --digests",
+        false => "",
     };
-    let command = if on_hub(candidate) {
+    let command = if repository(candidate).is_some() || repository(base).is_some() || base.source.is_empty() {
         let base = if base.source.is_empty() { String::new() } else { format!(" --base {}", quoted(&located(base))) };
-        format!("orthoscope scan {}{base} --depth {depth}", quoted(&located(candidate)))
+        format!("orthoscope scan {}{base}{digests}", quoted(&located(candidate)))
     } else {
-        format!("orthoscope compare {} {}", quoted(&base.source), quoted(&candidate.source))
+        format!("orthoscope compare {} {}{digests}", quoted(&base.source), quoted(&candidate.source))
     };
     let version = sanitise::name(&examination.tool.version);
     vec![format!("# with orthoscope {version}, built from its sources: cargo install --path ."), command]
+}
+
+/// What a report needs to stand alone: ids, dates, where the candidate is from, with a label each.
+pub fn about(examination: &Examination, report: &Report) -> Vec<(&'static str, String)> {
+    let (id, facts) = report.identified(examination);
+    let (base, candidate) = (&examination.base, &examination.candidate);
+    let mut lines = vec![("examination", id.hex())];
+    lines.push(("examined", facts.examined_at.unwrap_or_else(|| "when is not recorded".to_owned())));
+    lines.extend(report.commit.map(|commit| ("written by", format!("orthoscope built from commit {commit}"))));
+    for (label, side) in [("candidate at", candidate), ("base at", base)] {
+        lines.extend(page(side).map(|page| (label, page)));
+    }
+    if let Some(owner) = uploader(candidate) {
+        lines.push(("uploader", sanitise::name(owner)));
+        let says = "a word such as “abliterated”";
+        let declared = match &facts.listing {
+            Some(listing) => {
+                lines.extend(listing.created_at.clone().map(|created| ("made", created)));
+                lines.extend(listing.downloads.map(|downloads| ("downloads", format!("{downloads} in 30 days"))));
+                match listing.declared {
+                    true => format!("yes: its name or its tags hold {says}"),
+                    false => format!("no: neither its name nor its tags hold {says}"),
+                }
+            }
+            None => match declares(&candidate.source, &[]) {
+                true => format!("yes: its name holds {says}"),
+                false => format!("its name does not hold {says}; its tags are not recorded"),
+            },
+        };
+        lines.push(("declared", declared));
+    }
+    let named = |side: &Side| side.digest.is_some() || side.revision.is_some();
+    let read = examination.status != Status::Failed;
+    if read && !(named(base) && named(candidate)) {
+        lines.push((
+            "digests",
+            "not recorded of both sides: this report cannot be held against the files later. Examine again with --digests to \
+             record them"
+                .to_owned(),
+        ));
+    }
+    lines
+}
+
+/// The words of a report that its reader may not know, and what they mean.
+pub fn glossary(examination: &Examination) -> Vec<(&'static str, &'static str)> {
+    let mut words = Vec::new();
+    if examination.orthogonalization.is_some() {
+        words.extend([
+            ("writer", "a matrix whose output is added to the residual stream (o_proj, down_proj)"),
+            ("reader", "a matrix whose input is the residual stream (q_proj, up_proj)"),
+            ("λ", "how much of a direction is gone from a writer: 0 nothing, 1 all, 2 reflected, below 0 amplified"),
+            ("detection limit", "the smallest λ that would have been seen in this change"),
+        ]);
+        if examination.verdict != Verdict::Clear {
+            words.extend([
+                (
+                    "consistency, c",
+                    "cosine of the change with what a removal would be, measured on data that did not choose the direction",
+                ),
+                ("raw, row-normalised", "whether the removal was done on the weights or on rows brought to length 1"),
+            ]);
+        }
+    }
+    if examination.findings.iter().any(|finding| finding.status == "preview") {
+        words.push(("status", PREVIEW));
+    }
+    words
 }
 
 fn located(side: &Side) -> String {

@@ -17,7 +17,7 @@ use crate::index::decision::{CHOICES, Choice, Decision};
 use crate::index::triage::{Kind, SORTS, Sort, TriageFilter, TriagePage, TriageRow};
 use crate::index::{Index, Stored};
 use crate::report::html as dossiers;
-use crate::report::{Note, Report, sanitise};
+use crate::report::{Facts, Note, Report, sanitise};
 
 /// Rows of a page of the queue.
 const ROWS: u32 = 50;
@@ -385,13 +385,14 @@ pub(super) async fn dossier(
     Extension(session): Extension<Session>,
     Path(id): Path<String>,
 ) -> Page {
-    let (stored, decisions, past) = app
+    let (stored, facts, decisions, past) = app
         .read(move |index, _| {
             let stored = find(index, &id)?;
             let id = stored.id.hex();
             let decisions = index.decisions(&id)?;
             let past = index.past_judgements(&id)?;
-            Ok((stored, decisions, past))
+            let facts = Facts::of(index, &stored)?;
+            Ok((stored, facts, decisions, past))
         })
         .await?;
     let id = stored.id.hex();
@@ -399,6 +400,7 @@ pub(super) async fn dossier(
     let base = stored.examination.base.source.clone();
     let title = candidate.clone();
     let mut report = Report::with_catalogue(vec![stored.examination], &app.catalogue);
+    report.facts.insert(id.clone(), facts);
     report.notes = BTreeMap::from([(candidate.clone(), notes(&decisions))]);
     if decisions.is_empty() {
         report.notes.clear();

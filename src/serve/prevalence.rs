@@ -41,7 +41,7 @@ impl Asked {
         let (sensitivity, false_positives) =
             (rate("sensitivity", &self.sensitivity)?, rate("false_positives", &self.false_positives)?);
         Ok(match (sensitivity, false_positives) {
-            (Some(sensitivity), Some(false_positives)) => Some(Detector { sensitivity, false_positives }),
+            (Some(sensitivity), Some(false_positives)) => Some(Detector::Exact { sensitivity, false_positives }),
             _ => None,
         })
     }

@@ -158,3 +158,299 @@ fn a_sweep_needs_something_to_list_and_takes_bases_from_a_file() {
     let author = run(&["sweep", "--author", "hf:someone", "--index", "b.db", "--fail-on", "never"], 0);
     assert!(author.contains("1 orthogonalized"), "{author}");
 }
+
+/// Folders of tiny checkpoints: a base, one with a direction removed, one further trained and a copy.
+fn folders() -> tempfile::TempDir {
+    let base = TINY.llama(1);
+    let folder = tempfile::tempdir().unwrap();
+    for (name, model) in [
+        ("base", base.clone()),
+        ("edited", ablated(&base, 3, 0.7, Form::Plain)),
+        ("tuned", tuned(&base, 4)),
+        ("copy", base.clone()),
+    ] {
+        std::fs::create_dir(folder.path().join(name)).unwrap();
+        std::fs::write(folder.path().join(name).join("model.safetensors"), bytes(&model, "BF16")).unwrap();
+        std::fs::write(folder.path().join(name).join("config.json"), model.config.to_string()).unwrap();
+    }
+    folder
+}
+
+const NOWHERE: &str = "http://127.0.0.1:9";
+
+/// Exit status, standard output and standard error.
+fn ran(folder: &std::path::Path, hub: &str, arguments: &[&str]) -> (i32, String, String) {
+    let output = program(folder, hub).args(arguments).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn what_is_not_there_is_refused_in_one_line_and_leaves_nothing_behind() {
+    let folder = folders();
+    for arguments in [
+        &["compare", "base", "bass"][..],
+        &["compare", "bass", "edited"],
+        &["compare", "hf:org/base", "edited"],
+        &["scan", "bass"],
+        &["scan", "edited", "--base", "bass"],
+        &["inspect", "bass"],
+        &["verify", "bass"],
+        &["serve", "--index", "absent.db"],
+        &["findings", "list", "--index", "absent.db"],
+        &["stats", "--index", "absent.db"],
+        &["rejudge", "--index", "absent.db"],
+        &["export", "--index", "absent.db"],
+        &["sweep", "--base", "https://example.com/a/b"],
+        &["evaluate", "absent.json"],
+    ] {
+        let (status, text, errors) = ran(folder.path(), NOWHERE, arguments);
+        assert!(
+            status == 64 || (status == 2 && arguments.contains(&"absent.db")) || arguments[0] == "evaluate",
+            "{arguments:?}: {status}"
+        );
+        assert!(status != 0 && text.is_empty(), "{arguments:?}: {text}");
+        assert!(errors.lines().count() <= 6 && !errors.contains("panicked"), "{arguments:?}: {errors}");
+    }
+    let left: Vec<String> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.contains(".db"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn words_that_can_match_nothing_are_refused_with_the_list_of_what_there_is() {
+    let folder = folders();
+    let run = |arguments: &[&str]| ran(folder.path(), NOWHERE, arguments);
+    assert_eq!(run(&["compare", "base", "edited"]).0, 1);
+    assert_eq!(run(&["compare", "base", "tuned"]).0, 0);
+    for (option, listed) in [
+        ("--signature", "out-rank1-global"),
+        ("--base", "there are base"),
+        ("--candidate", "there are"),
+        ("--verdict", "orthogonalized"),
+        ("--relation", "fine-tuned"),
+        ("--status", "failed"),
+        ("--severity", "medium"),
+        ("--format", "json"),
+    ] {
+        for command in [&["findings", "list"][..], &["export"]] {
+            let (status, text, errors) = run(&[command, &[option, "bogus"]].concat());
+            assert_eq!((status, text.as_str()), (64, ""), "{command:?} {option}: {errors}");
+            assert!(errors.contains(listed), "{command:?} {option}: {errors}");
+        }
+    }
+    for arguments in [
+        &["--format", "sarif", "doctor", "--offline"][..],
+        &["--format", "bogus", "rejudge"],
+        &["--format", "json", "explain", "edited"],
+        &["--format", "json", "serve"],
+        &["evaluate", "absent.json", "--form", "bogus"],
+        &["sweep", "--base", "hf:a/b", "--also-on", "bogus"],
+    ] {
+        let (status, text, errors) = run(arguments);
+        assert_eq!((status, text.as_str()), (64, ""), "{arguments:?}: {errors}");
+    }
+    // What there is, is taken.
+    for (option, value) in
+        [("--signature", "reflection"), ("--base", "base"), ("--candidate", "tuned"), ("--status", "failed")]
+    {
+        let (status, text, _) = run(&["findings", "list", "--severity", "high", option, value]);
+        assert!(status == 0 && (text.starts_with("no findings in") || option == "--base"), "{option}: {text}");
+    }
+}
+
+#[test]
+fn completions_offer_the_words_that_options_take() {
+    let folder = tempfile::tempdir().unwrap();
+    let (status, script, _) = ran(folder.path(), NOWHERE, &["completions", "bash"]);
+    assert_eq!(status, 0);
+    for words in ["text table json jsonl html markdown csv parquet", "orthogonalized suspect clear inconclusive"] {
+        assert!(script.contains(words), "{words}");
+    }
+    assert_eq!(ran(folder.path(), NOWHERE, &["manual", "pages"]).0, 0);
+    assert!(folder.path().join("pages/orthoscope-findings-list.1").exists());
+}
+
+#[test]
+fn no_findings_is_told_with_what_was_examined_and_what_was_not() {
+    let folder = folders();
+    let run = |arguments: &[&str]| ran(folder.path(), NOWHERE, arguments);
+    std::fs::create_dir(folder.path().join("broken")).unwrap();
+    std::fs::write(folder.path().join("broken/model.safetensors"), b"\xff\xff\xff\xff\0\0\0\0 this is no header")
+        .unwrap();
+    assert_eq!(run(&["compare", "base", "broken"]).0, 2);
+    let (_, text, _) = run(&["findings", "list"]);
+    assert!(text.starts_with("no findings in 0 examinations; 1 more could not be made"), "{text}");
+    assert_eq!(run(&["compare", "base", "copy"]).0, 0);
+    let (_, text, _) = run(&["findings", "list"]);
+    assert!(text.starts_with("no findings in 1 examination; 1 more could not be made"), "{text}");
+    let (_, text, _) = run(&["findings", "list", "--status", "complete"]);
+    assert_eq!(text, "no findings in 1 examination\n");
+}
+
+#[test]
+fn swapped_sides_are_told_in_every_report() {
+    let folder = folders();
+    for format in ["text", "markdown", "html", "json"] {
+        let (status, text, errors) = ran(folder.path(), NOWHERE, &["compare", "edited", "base", "--format", format]);
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.to_lowercase().contains("swapped"), "{format}: {status} {text} {errors}");
+        // Numbers that speak of a removal would accuse the original.
+        for accusing in ["removal explains", "Recovered strength", "False positives:", "in docs/detector.md"] {
+            assert!(!text.contains(accusing), "{format}: {accusing} in {text}");
+        }
+    }
+    let (_, json, _) = ran(folder.path(), NOWHERE, &["compare", "edited", "base", "--format", "json"]);
+    let found: Value = serde_json::from_str(&json).unwrap();
+    assert!(found["orthogonalization"]["consistency"].as_f64().unwrap() < -0.85);
+    assert_ne!(found["verdict"], "orthogonalized");
+}
+
+#[test]
+fn a_clear_candidate_is_reported_by_its_name_and_by_its_examination() {
+    let folder = folders();
+    let run = |arguments: &[&str]| ran(folder.path(), NOWHERE, arguments);
+    let (_, json, _) = run(&["compare", "base", "tuned", "--format", "json"]);
+    let id = serde_json::from_str::<Value>(&json).unwrap()["id"].as_str().unwrap().to_owned();
+    let (_, exported, _) = run(&["export"]);
+    let exported: Value = serde_json::from_str(&exported).unwrap();
+    assert_eq!(exported["id"], id.as_str());
+    assert!(exported["examined_at"].as_str().unwrap().ends_with('Z'), "{exported}");
+    for what in ["tuned", "./tuned", "tuned/", &id, &id[..12]] {
+        for arguments in [&["findings", "show", what][..], &["report", what, "--format", "markdown"]] {
+            let (status, text, errors) = run(arguments);
+            assert_eq!(status, 0, "{arguments:?}: {errors}");
+            assert!(text.contains(&id) && text.to_lowercase().contains("clear"), "{arguments:?}: {text}");
+            assert!(text.contains(exported["examined_at"].as_str().unwrap()), "{arguments:?}: {text}");
+        }
+    }
+    assert_eq!(run(&["report", "--examination", &id, "--format", "html"]).0, 0);
+    let (status, _, errors) = run(&["report", "nobody"]);
+    assert!(status == 2 && errors.contains("no candidate is called so"), "{errors}");
+    assert_eq!(run(&["compare", "base", "edited"]).0, 1);
+    let (status, text, _) = run(&["explain", "edited"]);
+    assert!(status == 0 && text.contains("signature"), "{text}");
+}
+
+/// A clear candidate's report has no number that speaks of a removal.
+#[test]
+fn a_clear_report_does_not_accuse() {
+    let folder = folders();
+    for candidate in ["tuned", "copy"] {
+        let (status, text, _) = ran(folder.path(), NOWHERE, &["compare", "base", candidate]);
+        assert_eq!(status, 0, "{text}");
+        for accusing in ["c = ", "λ over layers", "Recovered strength", "False positives", "removal explains"] {
+            assert!(!text.contains(accusing), "{candidate}: {accusing} in {text}");
+        }
+        let (_, csv, _) = ran(folder.path(), NOWHERE, &["compare", "base", candidate, "--format", "csv"]);
+        let mut reader = csv::Reader::from_reader(csv.as_bytes());
+        let headers = reader.headers().unwrap().clone();
+        let row = reader.records().next().unwrap().unwrap();
+        for column in ["lambda_min", "lambda_median", "lambda_max", "false_positive_limit"] {
+            let at = headers.iter().position(|name| name == column).unwrap();
+            assert_eq!(&row[at], "", "{candidate}: {column}");
+        }
+    }
+}
+
+#[test]
+fn a_report_that_names_files_by_digest_computes_them_and_says_so_first() {
+    let folder = folders();
+    let (status, text, errors) =
+        ran(folder.path(), NOWHERE, &["compare", "base", "edited", "--format", "in-toto", "--fail-on", "never"]);
+    assert_eq!(status, 0, "{errors}");
+    assert!(errors.starts_with("orthoscope: in-toto names files by their SHA-256"), "{errors}");
+    assert!(text.contains("model.safetensors"), "{text}");
+    let (_, without, _) = ran(folder.path(), NOWHERE, &["compare", "base", "tuned"]);
+    assert!(without.contains("--digests"), "{without}");
+    let (_, with, _) = ran(folder.path(), NOWHERE, &["compare", "base", "tuned", "--digests"]);
+    assert!(!with.contains("not recorded of both sides") && with.contains("tuned --digests"), "{with}");
+}
+
+#[test]
+fn output_options_are_spelled_alike_and_an_export_has_a_limit() {
+    let folder = folders();
+    let run = |arguments: &[&str]| ran(folder.path(), NOWHERE, arguments);
+    run(&["compare", "base", "edited"]);
+    run(&["compare", "base", "tuned"]);
+    assert_eq!(run(&["export"]).1.lines().count(), 2);
+    assert_eq!(run(&["export", "--limit", "1"]).1.lines().count(), 1);
+    for command in [&["export"][..], &["report", "edited"], &["stats"]] {
+        for option in ["-o", "--out", "--output"] {
+            let (status, text, errors) = run(&[command, &[option, "written"]].concat());
+            assert_eq!((status, text.as_str()), (0, ""), "{command:?} {option}: {errors}");
+            std::fs::remove_file(folder.path().join("written")).unwrap();
+        }
+    }
+}
+
+#[test]
+fn addresses_of_a_hubs_pages_stand_for_its_repositories() {
+    let base = TINY.llama(1);
+    let standin = Standin::start(
+        vec![
+            repository("org/base", &base, bytes(&base, "BF16")).with("README.md", "# Base\n"),
+            repository("someone/edited", &base, bytes(&ablated(&base, 3, 1.0, Form::Plain), "BF16")),
+        ],
+        open_settings(),
+    )
+    .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| ran(folder.path(), standin.hub(), arguments);
+    let page = "https://huggingface.co/someone/edited";
+    let (status, text, errors) =
+        run(&["scan", page, "--base", "https://huggingface.co/org/base/tree/main", "--format", "json"]);
+    assert_eq!(status, 1, "{errors}");
+    let found: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(found["candidate"]["source"], "hf:someone/edited");
+    assert_eq!(found["uploader"], "someone");
+    assert!(found["page"].as_str().unwrap().starts_with("https://huggingface.co/someone/edited/tree/"), "{text}");
+    assert!(found["listing"]["downloads"].is_u64(), "{text}");
+    assert!(found["false_positives"]["limit"].as_f64().unwrap() > 0.007, "{text}");
+    let (status, text, _) = run(&["report", page, "--format", "markdown"]);
+    assert!(status == 0 && text.contains("- uploader: someone") && text.contains("- downloads: "), "{text}");
+    assert_eq!(run(&["findings", "list", "--candidate", page]).0, 0);
+    assert_eq!(run(&["inspect", page]).0, 0);
+    let (status, text, _) = run(&["sweep", "--base", "https://huggingface.co/org/base", "--fail-on", "never"]);
+    assert!(status == 0 && text.contains("by the rate of the controls"), "{text}");
+    let (status, _, errors) = run(&["scan", "https://example.com/someone/edited"]);
+    assert!(status == 64 && errors.contains("hf:org/name"), "{errors}");
+}
+
+#[test]
+fn labels_are_a_closed_set_and_what_cannot_be_read_enters_no_rate() {
+    let folder = folders();
+    let labels = |label: &str, path: &str| {
+        let rows = serde_json::json!([
+            {"case": "one", "base": "base", "path": path, "label": label},
+            {"case": "two", "base": "base", "path": "tuned", "label": "fine-tuned"},
+        ]);
+        std::fs::write(folder.path().join("labels.json"), rows.to_string()).unwrap();
+        ran(folder.path(), NOWHERE, &["evaluate", "labels.json", "--format", "json"])
+    };
+    for wrong in ["orthogonalised", "ablated", "honest", ""] {
+        let (status, text, errors) = labels(wrong, "edited");
+        assert_eq!((status, text.as_str()), (64, ""), "{wrong}");
+        assert!(errors.contains("orthogonalized, identical, repackaged, recast"), "{errors}");
+    }
+    let (status, text, errors) = labels("orthogonalized", "edited");
+    assert_eq!(status, 0, "{errors}");
+    let found: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&found["detection"]["rate"], &found["auroc"]), (&1.0.into(), &1.0.into()));
+    let (status, text, _) = labels("orthogonalized", "absent");
+    assert_eq!(status, 2, "{text}");
+    let found: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (&found["failed"], &found["detection"]["of"], &found["false_positives"]["of"]),
+        (&1.into(), &0.into(), &1.into())
+    );
+    assert!(found["auroc"].is_null() && found["detection"]["rate"].is_null(), "{text}");
+    // Rates without cases of one kind correct nothing.
+    std::fs::write(folder.path().join("rates.json"), &text).unwrap();
+    ran(folder.path(), NOWHERE, &["compare", "base", "tuned"]);
+    let (status, _, errors) = ran(folder.path(), NOWHERE, &["stats", "--rates", "rates.json"]);
+    assert!(status == 64 && errors.contains("no detection is in it"), "{errors}");
+}
