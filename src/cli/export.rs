@@ -10,7 +10,6 @@ use clap::Args;
 use super::findings::Filter;
 use super::{ExitStatus, Global};
 use crate::error::{Error, ErrorKind, Result};
-use crate::examination::Examination;
 use crate::index::Stored;
 use crate::report::{self, Renderer, Report, Style, sanitise};
 
@@ -71,13 +70,23 @@ impl Arguments {
         let style = Style { profile: self.profile || global.style().profile, ..global.style() };
         let filter = self.filter.examinations()?;
         let mut left = Left::default();
-        let mut wanted = index.export_sorted(&filter).filter_map(|stored| left.keep(renderer, stored));
-        if format == "jsonl" {
-            // One at a time: an index may be larger than memory.
-            wanted.try_for_each(|one| renderer.render(&Report::of(one), &style, out))?;
-        } else {
-            let examinations = wanted.collect();
-            renderer.render(&Report::with_catalogue(examinations, &catalogue), &style, out)?;
+        let mut report = Report::with_catalogue(Vec::new(), &catalogue);
+        for stored in index.export_sorted(&filter) {
+            let Some(stored) = left.keep(renderer, stored) else { continue };
+            let decisions = index.decisions(&stored.id.hex())?;
+            if !decisions.is_empty() {
+                report.decisions.insert(report.examinations.len(), decisions);
+            }
+            report.examinations.push(stored.examination);
+            if format == "jsonl" {
+                // One at a time: an index may be larger than memory.
+                renderer.render(&report, &style, out)?;
+                report.examinations.clear();
+                report.decisions.clear();
+            }
+        }
+        if format != "jsonl" {
+            renderer.render(&report, &style, out)?;
         }
         out.flush().map_err(|error| Error::io("writing the export", error))?;
         Ok(left.tell(&mut std::io::stderr()))
@@ -95,20 +104,20 @@ struct Left {
 }
 
 impl Left {
-    fn keep(&mut self, renderer: &dyn Renderer, stored: Result<Stored>) -> Option<Examination> {
-        let examination = match stored {
-            Ok(stored) => stored.examination,
+    fn keep(&mut self, renderer: &dyn Renderer, stored: Result<Stored>) -> Option<Stored> {
+        let stored = match stored {
+            Ok(stored) => stored,
             Err(error) => {
                 self.broken.push(error.one_line());
                 return None;
             }
         };
-        if let Some(reason) = renderer.refuses(&examination) {
+        if let Some(reason) = renderer.refuses(&stored.examination) {
             *self.refused.entry(reason).or_default() += 1;
             return None;
         }
         self.kept += 1;
-        Some(examination)
+        Some(stored)
     }
 
     /// Says what was left out, and how the command ends.

@@ -6,12 +6,13 @@ use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::{ContentArrangement, Table, presets};
 use jiff::Timestamp;
 
+use super::report::of_stored;
 use super::sweep::parse_date;
 use super::{ExitStatus, Global};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Relation, Severity, Status, Verdict};
 use crate::index::{Cursor, ExaminationFilter, FindingFilter, FindingRow, Index, Page};
-use crate::report::{self, Report, json, sanitise};
+use crate::report::{self, json, sanitise};
 use crate::sweep::examine::word as word_of;
 
 /// List the findings of the index, or show one with its evidence
@@ -183,6 +184,7 @@ fn table(rows: &[FindingRow]) -> String {
         "candidate",
         "base",
         "examined",
+        "decision",
     ]);
     for row in rows {
         let (finding, examination) = (&row.finding, &row.examination);
@@ -194,6 +196,7 @@ fn table(rows: &[FindingRow]) -> String {
             sanitise::name(&examination.candidate),
             sanitise::name(&examination.base),
             examination.last_seen.strftime("%Y-%m-%d").to_string(),
+            examination.decision.clone(),
         ]);
     }
     for column in table.column_iter_mut() {
@@ -227,7 +230,7 @@ fn show(id: &str, global: &Global, index: &Index, out: &mut dyn Write) -> Result
             ),
         )
     })?;
-    let report = Report::with_catalogue(vec![stored.examination], &global.catalogue()?);
+    let report = of_stored(index, stored, global)?;
     renderer.render(&report, &global.style(), out)?;
     Ok(ExitStatus::Success)
 }

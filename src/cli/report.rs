@@ -8,7 +8,7 @@ use clap::Args;
 use super::{ExitStatus, Global};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::{Index, Stored};
-use crate::report::{self, Note, Report, sanitise};
+use crate::report::{self, Report, sanitise};
 
 /// Write the dossier of an examination: what was found, how sure, what it does not say, and how to check it
 #[derive(Args)]
@@ -38,12 +38,7 @@ impl Arguments {
             (None, Some(examination)) => by_examination(&index, examination)?,
             (None, None) => return Err(Error::new(ErrorKind::Usage, "which one: give --finding or --examination")),
         };
-        let candidate = stored.examination.candidate.source.clone();
-        let notes = notes(&index, &stored)?;
-        let mut report = Report::with_catalogue(vec![stored.examination], &global.catalogue()?);
-        if !notes.is_empty() {
-            report.notes.insert(candidate, notes);
-        }
+        let report = of_stored(&index, stored, global)?;
         render(&report, global, self.out.as_deref(), out)?;
         Ok(ExitStatus::Success)
     }
@@ -83,15 +78,12 @@ fn missing(what: &str, id: &str) -> Error {
     )
 }
 
-fn notes(index: &Index, stored: &Stored) -> Result<Vec<Note>> {
+/// The report of an examination in the index, with what was decided on it.
+pub(super) fn of_stored(index: &Index, stored: Stored, global: &Global) -> Result<Report> {
     let decisions = index.decisions(&stored.id.hex())?;
-    let note = |decision: crate::index::decision::Decision| Note {
-        when: decision.made_at.to_string(),
-        who: decision.who,
-        decision: decision.decision.told().to_owned(),
-        note: decision.note,
-    };
-    Ok(decisions.into_iter().map(note).collect())
+    let mut report = Report::with_catalogue(vec![stored.examination], &global.catalogue()?);
+    report.decisions.insert(0, decisions);
+    Ok(report)
 }
 
 /// Writes a report in the format asked for (`md` is short for `markdown`), to a file or to standard output.

@@ -7,6 +7,7 @@ use serde_json::ser::{CharEscape, CompactFormatter, Formatter, PrettyFormatter};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::Examination;
+use crate::index::decision::Decision;
 use crate::report::{Renderer, Report, Style, sanitise, writing};
 
 /// One examination as one document; several as an array. One line (or several lines, see [`Style::lines`]).
@@ -33,7 +34,7 @@ impl Renderer for Json {
     }
 
     fn render(&self, report: &Report, style: &Style, out: &mut dyn Write) -> Result<()> {
-        let shown: Vec<Examination> = report.examinations.iter().map(|e| trimmed(e, style)).collect();
+        let shown: Vec<Record<'_>> = records(report, style).collect();
         match shown.as_slice() {
             [one] => write_value(one, style, out)?,
             several => write_value(several, style, out)?,
@@ -61,15 +62,33 @@ impl Renderer for JsonLines {
 
     fn render(&self, report: &Report, style: &Style, out: &mut dyn Write) -> Result<()> {
         let style = Style { lines: true, ..*style };
-        for examination in &report.examinations {
-            write_value(&trimmed(examination, &style), &style, out)?;
+        for record in records(report, &style) {
+            write_value(&record, &style, out)?;
             out.write_all(b"\n").map_err(writing)?;
         }
         Ok(())
     }
 }
 
-fn trimmed(examination: &Examination, style: &Style) -> Examination {
+/// An examination with what people decided on it, which is no part of what was measured or judged.
+#[derive(Serialize)]
+struct Record<'a> {
+    #[serde(flatten)]
+    examination: Examination,
+    #[serde(skip_serializing_if = "<[Decision]>::is_empty")]
+    decisions: &'a [Decision],
+}
+
+fn records<'a>(report: &'a Report, style: &'a Style) -> impl Iterator<Item = Record<'a>> {
+    let record = move |(place, examination)| Record {
+        examination: trimmed(examination, style),
+        decisions: report.decided(place),
+    };
+    report.examinations.iter().enumerate().map(record)
+}
+
+/// An examination as it is shown: with measurements only where they are asked for.
+pub(super) fn trimmed(examination: &Examination, style: &Style) -> Examination {
     if style.profile {
         examination.clone()
     } else {

@@ -32,6 +32,7 @@ use std::io::Write;
 
 use crate::error::{Error, Result};
 use crate::examination::Examination;
+use crate::index::decision::Decision;
 use crate::signature::{Catalogue, Signature};
 
 /// What is to be shown.
@@ -43,8 +44,8 @@ pub struct Report {
     pub catalogue: BTreeMap<String, SignatureText>,
     /// The signatures themselves, to tell how those of look-alikes fared.
     pub signatures: Catalogue,
-    /// The decision history of people, by candidate (`hf:org/name`), oldest first.
-    pub notes: BTreeMap<String, Vec<Note>>,
+    /// What people decided, by the examination's place in the list, oldest first.
+    pub decisions: BTreeMap<usize, Vec<Decision>>,
 }
 
 impl Report {
@@ -63,7 +64,12 @@ impl Report {
             )
         };
         let catalogue = signatures.signatures().iter().map(text).collect();
-        Self { examinations, catalogue, signatures: signatures.clone(), notes: BTreeMap::new() }
+        Self { examinations, catalogue, signatures: signatures.clone(), decisions: BTreeMap::new() }
+    }
+
+    /// The decisions on the examination at this place, oldest first.
+    pub fn decided(&self, place: usize) -> &[Decision] {
+        self.decisions.get(&place).map_or(&[], Vec::as_slice)
     }
 }
 
@@ -84,19 +90,6 @@ pub struct SignatureText {
 pub fn paragraphs(prose: &str) -> Vec<String> {
     let join = |text: &str| sanitise::clean(&text.split_whitespace().collect::<Vec<_>>().join(" "), 4000);
     prose.split("\n\n").map(join).filter(|paragraph| !paragraph.is_empty()).collect()
-}
-
-/// A decision somebody took on an examination.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Note {
-    /// When, RFC 3339.
-    pub when: String,
-    /// Who.
-    pub who: String,
-    /// What was decided.
-    pub decision: String,
-    /// Why.
-    pub note: String,
 }
 
 /// When to use colour.

@@ -5,7 +5,10 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
+
 use crate::examination::{Depth, Examination, Orthogonalization, Relation, Side, Status, Verdict};
+use crate::index::decision::Decision;
 use crate::report::{evidence, sanitise};
 
 /// Largest projection consistency of an honest derivative among the controls of `docs/detector.md` (a fine-tune with
@@ -119,6 +122,18 @@ pub fn bytes(count: u64) -> String {
 /// `1 tensor`, `2 tensors`.
 pub fn count(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
+}
+
+/// A time for people: minutes, UTC.
+pub fn when(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M UTC").to_string()
+}
+
+/// A decision in one sentence: when, who, what and why.
+pub fn decided(decision: &Decision) -> String {
+    let why =
+        if decision.note.is_empty() { "no reason given".to_owned() } else { sanitise::clean(&decision.note, 4000) };
+    format!("{}, {}: {}; {why}", when(decision.made_at), sanitise::name(&decision.who), decision.decision.told())
 }
 
 /// A source with its commit, as one word.
