@@ -161,10 +161,6 @@ const TOKENIZERS: &[&str] = &[
     "special_tokens_map.json",
 ];
 
-fn is_tokenizer(name: &str) -> bool {
-    TOKENIZERS.contains(&name)
-}
-
 fn is_code(name: &str) -> bool {
     name.to_ascii_lowercase().ends_with(".py")
 }

@@ -11,7 +11,8 @@ use super::findings::Filter;
 use super::{ExitStatus, Global};
 use crate::error::{Error, Result};
 use crate::index::Stored;
-use crate::report::{Facts, Renderer, Report, Style, sanitise};
+use crate::report::{Renderer, Report, Style, sanitise};
+use crate::signature::Catalogue;
 
 /// Examinations that cannot be read of which an export tells the reason one by one.
 const BROKEN_SHOWN: usize = 20;
@@ -71,8 +72,7 @@ impl Arguments {
         if global.format() == "jsonl" {
             // One at a time: an index may be larger than memory.
             wanted.try_for_each(|one| {
-                let facts = BTreeMap::from([(one.id.hex(), Facts::of(&index, &one)?)]);
-                renderer.render(&Report { facts, commit: crate::COMMIT, ..Report::of(one.examination) }, &style, out)
+                renderer.render(&Report::of_index(&index, vec![one], &Catalogue::default())?, &style, out)
             })?;
         } else {
             let report = Report::of_index(&index, wanted.collect(), &catalogue)?;

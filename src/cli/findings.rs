@@ -236,7 +236,8 @@ fn none_in(all: u64, not_examined: u64) -> String {
 }
 
 fn lines(rows: &[FindingRow], width: usize) -> Vec<String> {
-    let header = ["finding", "severity", "signature", "verdict", "candidate", "base", "examined", "examination"];
+    let header =
+        ["finding", "severity", "signature", "verdict", "candidate", "base", "examined", "examination", "decision"];
     let row = |row: &FindingRow| {
         let (finding, examination) = (&row.finding, &row.examination);
         vec![
@@ -248,6 +249,7 @@ fn lines(rows: &[FindingRow], width: usize) -> Vec<String> {
             sanitise::name(&examination.base),
             examination.last_seen.strftime("%Y-%m-%d").to_string(),
             short_id(&examination.id),
+            examination.decision.clone(),
         ]
     };
     let rows: Vec<Vec<String>> = rows.iter().map(row).collect();

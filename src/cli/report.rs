@@ -9,7 +9,7 @@ use super::{ExitStatus, Global, hubs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Location;
 use crate::index::{Index, Stored};
-use crate::report::{Color, Note, Renderer, Report, Style, sanitise};
+use crate::report::{Color, Renderer, Report, Style, sanitise};
 use crate::sweep::base;
 
 /// Write the dossier of an examination: what was found, how sure, what it does not say, and how to check it
@@ -46,11 +46,7 @@ impl Arguments {
             (None, None, Some(examination)) => index.get(examination)?.ok_or_else(|| missing(examination))?,
             (None, None, None) => return Err(Error::new(ErrorKind::Usage, "reporting: say what")),
         };
-        let (candidate, notes) = (stored.examination.candidate.source.clone(), notes(&index, &stored)?);
-        let mut report = Report::of_index(&index, vec![stored], &global.catalogue()?)?;
-        if !notes.is_empty() {
-            report.notes.insert(candidate, notes);
-        }
+        let report = Report::of_index(&index, vec![stored], &global.catalogue()?)?;
         render(renderer, &report, global, self.out.as_deref(), out)?;
         Ok(ExitStatus::Success)
     }
@@ -106,17 +102,6 @@ pub(super) fn missing(what: &str) -> Error {
              findings list` and `orthoscope export --format table` show those there are"
         ),
     )
-}
-
-fn notes(index: &Index, stored: &Stored) -> Result<Vec<Note>> {
-    let decisions = index.decisions(&stored.id.hex())?;
-    let note = |decision: crate::index::decision::Decision| Note {
-        when: decision.made_at.to_string(),
-        who: decision.who,
-        decision: decision.decision.told().to_owned(),
-        note: decision.note,
-    };
-    Ok(decisions.into_iter().map(note).collect())
 }
 
 /// Writes a report to a file or to standard output.

@@ -14,6 +14,9 @@ pub const WHO_CHARACTERS: usize = 100;
 /// Longest note in characters.
 pub const NOTE_CHARACTERS: usize = 10_000;
 
+/// The word in the place of a decision where there is none.
+pub const OPEN: &str = "open";
+
 /// The chain before the first decision.
 const NO_CHAIN: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 

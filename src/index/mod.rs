@@ -44,6 +44,7 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0003-triage.sql"),
     include_str!("migrations/0004-variants.sql"),
     include_str!("migrations/0005-checksums.sql"),
+    include_str!("migrations/0006-claims.sql"),
     include_str!("migrations/0007-surroundings.sql"),
 ];
 

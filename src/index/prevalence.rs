@@ -399,7 +399,7 @@ fn month(seconds: i64) -> (i16, i8) {
 const NO_CLASS: &str = "something else";
 
 /// The kind of a reason: reasons are sentences with names in them, and there are as many as repositories.
-fn reason_class(reason: &str) -> &'static str {
+pub(super) fn reason_class(reason: &str) -> &'static str {
     const CLASSES: &[(&str, &[&str])] = &[
         ("needs an access grant", &["access grant", "gated", "private", "401", "403"]),
         ("taken down", &["taken down", "disabled", "451"]),

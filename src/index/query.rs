@@ -11,6 +11,7 @@ use rusqlite::types::Value;
 use rusqlite::{OptionalExtension, Row, params, params_from_iter};
 use serde::Serialize;
 
+use super::decision::OPEN;
 use super::judgement::rank;
 use super::sql::{Count, Hex, Json, Moment, Word, as_text};
 use super::{Index, Stored, failed, hex_range_end, load};
@@ -153,6 +154,8 @@ pub struct ExaminationRow {
     pub last_seen: Timestamp,
     /// How often.
     pub runs: u64,
+    /// The word of the last decision, or `open`.
+    pub decision: String,
 }
 
 /// One line of a list of findings.
@@ -273,7 +276,8 @@ fn search_clause(text: &str) -> (&'static str, String) {
 }
 
 const ROW: &str = "e.key, e.id, e.status, e.reason, e.depth, e.relation, e.verdict, e.because, e.severity AS highest, \
-                   e.first_seen, e.last_seen, e.runs, c.source AS candidate, b.source AS base, s.revision, s.format AS form";
+                   e.first_seen, e.last_seen, e.runs, c.source AS candidate, b.source AS base, s.revision, s.format AS form, \
+                   (SELECT t.decision FROM triage t WHERE t.examination = e.key) AS decided";
 const FROM: &str = " FROM examination e JOIN repository c ON c.key = e.candidate_repository \
                     JOIN repository b ON b.key = e.base_repository JOIN side s ON s.key = e.candidate";
 
@@ -300,6 +304,8 @@ fn examination_row(row: &Row<'_>) -> rusqlite::Result<(Cursor, ExaminationRow)> 
         first_seen: row.get::<_, Moment>("first_seen")?.0,
         last_seen: row.get::<_, Moment>("last_seen")?.0,
         runs,
+        // Its row of triage goes with an examination; a foreign hand may have taken it out.
+        decision: row.get::<_, Option<String>>("decided")?.unwrap_or_else(|| OPEN.to_owned()),
     };
     Ok((cursor, examination))
 }

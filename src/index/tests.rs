@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::samples::{RELATIONS, SEVERITIES, STATUSES, VERDICTS, at, examination, with_variants};
 use super::*;
-use crate::examination::{Severity, Verdict};
+use crate::examination::{Claim, Severity, Status, Verdict};
 use crate::signature::{Catalogue, finding_id};
 
 /// Rows of every table.
@@ -712,6 +712,27 @@ fn a_database_of_every_released_schema_opens() {
             index.export(&ExaminationFilter::default()).map(|stored| line(&stored.unwrap().examination)).collect();
         assert!(stored == lines.lines().collect::<Vec<_>>(), "schema {version} holds something else");
     }
+}
+
+/// A false claim of a base waits for a decision as a finding of low severity does, until it is judged otherwise.
+#[test]
+fn a_false_claim_is_of_low_severity_as_long_as_it_is_one() {
+    use super::triage::{Sort, TriageFilter};
+    let mut one = examination(1);
+    one.status = Status::Complete;
+    one.findings.clear();
+    one.claim = Some(Claim { base: Some("hf:a/b".to_owned()), holds: Some(false), ..Claim::default() });
+    let mut index = Index::in_memory().unwrap();
+    index.record(&one, at(0)).unwrap();
+    let row = |index: &Index| index.triage(&TriageFilter::default(), Sort::Severity, None, 1).unwrap().items.remove(0);
+    assert_eq!((row(&index).severity, row(&index).claim.as_str()), (2, "false"));
+    assert_eq!(index.matching(&TriageFilter::waiting(), 10).unwrap(), 1);
+    for (holds, claim) in [(Some(true), "holds"), (None, "not-told")] {
+        one.claim.as_mut().unwrap().holds = holds;
+        index.record(&one, at(1)).unwrap();
+        assert_eq!((row(&index).severity, row(&index).claim.as_str()), (0, claim));
+    }
+    assert_eq!(index.matching(&TriageFilter::waiting(), 10).unwrap(), 0);
 }
 
 #[test]

@@ -2,14 +2,22 @@
 
 use jiff::Timestamp;
 use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Params, Row, params_from_iter};
 use serde::Serialize;
 
+use super::decision::OPEN;
+use super::prevalence::reason_class;
 use super::{Index, failed};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Rows of one page at most.
 pub const PAGE_ROWS: u32 = 500;
+
+/// Rows that could not be examined and are looked at to tell why.
+const NOT_EXAMINED: u32 = 10_000;
+
+/// Words that are told to somebody who asked for another one.
+const WORDS_TOLD: u32 = 20;
 
 /// Names found by a text search up to which the search leads; beyond that the sorted list is walked and each name looked
 /// at, since a search that finds nearly everything helps nothing.
@@ -72,7 +80,7 @@ pub fn declares(name: &str, tags: &[String]) -> bool {
 pub struct TriageFilter {
     /// A verdict's word, or `not-examined`.
     pub outcome: Option<String>,
-    /// Smallest severity: 0 none to 4 high.
+    /// Smallest severity: 0 none to 4 high; a false claim of a base is of 2, low, at least.
     pub severity: Option<i64>,
     /// The base, as its source is spelled.
     pub base: Option<String>,
@@ -90,7 +98,30 @@ pub struct TriageFilter {
     pub until: Option<Timestamp>,
     /// A piece of the candidate's name.
     pub text: Option<String>,
+    /// The owner of the candidate on its hub.
+    pub uploader: Option<String>,
+    /// The id of a signature that holds.
+    pub signature: Option<String>,
+    /// What the candidate is to the base.
+    pub relation: Option<String>,
+    /// Whether its claim of a base holds: one of [`CLAIMS`].
+    pub claim: Option<String>,
+    /// Whether its name or tags say that refusals were taken out.
+    pub declared: Option<bool>,
 }
+
+/// The severity from which on an examination waits for a decision: low.
+pub const WAITS_FROM: i64 = 2;
+
+impl TriageFilter {
+    /// What waits for a decision.
+    pub fn waiting() -> Self {
+        Self { decision: Some(OPEN.to_owned()), severity: Some(WAITS_FROM), ..Self::default() }
+    }
+}
+
+/// What is known of a claim of a base: the weights bear it out, they do not, that could not be told, none was made.
+pub const CLAIMS: [&str; 4] = ["holds", "false", "not-told", "none"];
 
 /// In which order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -143,7 +174,7 @@ pub struct TriageRow {
     pub outcome: String,
     /// What the candidate is to the base.
     pub relation: String,
-    /// Highest severity of a finding: 0 none to 4 high.
+    /// Highest severity of a finding: 0 none to 4 high; 2 at least where the claim of a base is false.
     pub severity: i64,
     /// The first finding's id, where there is one.
     pub finding: Option<String>,
@@ -160,6 +191,39 @@ pub struct TriageRow {
     pub because: String,
     /// The last decision, or `open`.
     pub decision: String,
+    /// The owner of the candidate on its hub; empty where there is none.
+    pub uploader: String,
+    /// Whether the claim of a base holds: one of [`CLAIMS`].
+    pub claim: String,
+    /// Whether its name or tags say that refusals were taken out.
+    pub declared: bool,
+    /// When these measurements were first made.
+    #[serde(serialize_with = "super::time_as_text")]
+    pub first_seen: Timestamp,
+    /// Smallest strength λ of a changed writer, where a removal fits.
+    pub lambda_min: Option<f64>,
+    /// Largest.
+    pub lambda_max: Option<f64>,
+}
+
+/// An examination that says something that none before it said of the same repository.
+#[derive(Debug, Clone, PartialEq)]
+pub struct News {
+    /// The examination.
+    pub row: TriageRow,
+    /// The outcome of the repository's examination before; `None` where there was none.
+    pub before: Option<String>,
+}
+
+/// Why repositories could not be examined: one class of reasons.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NotExamined {
+    /// The class.
+    pub class: &'static str,
+    /// How many.
+    pub count: u64,
+    /// One of them.
+    pub example: TriageRow,
 }
 
 /// A page of a list, and where the next one begins.
@@ -174,12 +238,15 @@ pub struct TriagePage {
 const SELECT: &str = "SELECT e.id, c.source, s.revision, b.source, t.outcome, e.relation, t.severity,
        (SELECT f.id FROM finding f WHERE f.examination = t.examination ORDER BY f.severity_rank DESC, f.ordinal LIMIT 1),
        t.form, t.family, t.downloads, t.seen, CASE e.status WHEN 'failed' THEN coalesce(e.reason, '') ELSE e.because END,
-       t.decision, t.examination
+       t.decision, t.examination, t.uploader, t.claim, t.declared, e.first_seen,
+       (SELECT min(g.lambda) FROM strength g WHERE g.examination = o.examination AND g.lambda <> 0),
+       (SELECT max(g.lambda) FROM strength g WHERE g.examination = o.examination AND g.lambda <> 0)
 FROM triage t
 JOIN examination e ON e.key = t.examination
 JOIN repository c ON c.key = t.candidate
 JOIN repository b ON b.key = t.base
-JOIN side s ON s.key = e.candidate";
+JOIN side s ON s.key = e.candidate
+LEFT JOIN orthogonalization o ON o.examination = t.examination AND o.tensors > 0";
 
 /// Records what a listing said of a repository, through a connection that may be in a transaction already.
 pub fn record_listing(connection: &Connection, source: &str, listing: &Listing, now: Timestamp) -> Result<()> {
@@ -265,9 +332,154 @@ impl Index {
         Ok(TriagePage { items: found.into_iter().map(|(row, _)| row).collect(), next })
     }
 
+    /// How many examinations a filter lets through; counting ends at `most`.
+    pub fn matching(&self, filter: &TriageFilter, most: u32) -> Result<u64> {
+        let doing = "counting examinations";
+        let mut wheres: Vec<String> = Vec::new();
+        let mut values: Vec<Value> = Vec::new();
+        if !self.add_filter(filter, &mut wheres, &mut values)? {
+            return Ok(0);
+        }
+        let filter = if wheres.is_empty() { String::new() } else { format!(" WHERE {}", wheres.join(" AND ")) };
+        let sql = format!(
+            "SELECT count(*) FROM (SELECT 1 FROM triage t JOIN repository c ON c.key = t.candidate{filter} LIMIT {most})"
+        );
+        let count: i64 = self
+            .connection()
+            .prepare_cached(&sql)
+            .and_then(|mut statement| statement.query_row(params_from_iter(values), |row| row.get(0)))
+            .map_err(|error| failed(doing, error))?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    /// What is to be decided after the examination with that id, in the order of [`Sort::Severity`]; after the last one the
+    /// first. `None` where nothing else waits.
+    pub fn next_waiting(&self, id: &str) -> Result<Option<TriageRow>> {
+        let doing = "looking for what waits next";
+        let place: Option<String> = self
+            .connection()
+            .prepare_cached(
+                "SELECT severity || '.' || seen || '.' || examination FROM triage
+                 WHERE examination = (SELECT key FROM examination WHERE id = ?1)",
+            )
+            .and_then(|mut statement| statement.query_row([id], |row| row.get(0)).optional())
+            .map_err(|error| failed(doing, error))?;
+        let waiting = TriageFilter::waiting();
+        let after = self.triage(&waiting, Sort::Severity, place.as_deref(), 1)?.items.pop();
+        let next = match after {
+            Some(row) => Some(row),
+            None => self.triage(&waiting, Sort::Severity, None, 1)?.items.pop(),
+        };
+        Ok(next.filter(|row| row.id != id))
+    }
+
+    /// What waits longest for a decision.
+    pub fn waiting_longest(&self, rows: u32) -> Result<Vec<TriageRow>> {
+        // Keys grow with time.
+        self.select_rows("t.decision = 'open' AND t.severity >= ?1 ORDER BY t.examination LIMIT ?2", (WAITS_FROM, rows))
+    }
+
+    /// Examinations first made in a span of time (the end included) that need a look, each with another outcome than the
+    /// one of the same repository before that; most severe first.
+    pub fn news(&self, from: Timestamp, to: Timestamp, rows: u32) -> Result<Vec<News>> {
+        let doing = "listing what is new";
+        let earlier = "SELECT p.outcome FROM triage p JOIN examination q ON q.key = p.examination
+             WHERE p.candidate = (SELECT candidate FROM triage WHERE examination = {}) AND q.first_seen < ?1
+             ORDER BY q.first_seen DESC, q.key DESC LIMIT 1";
+        let rest = format!(
+            "t.seen >= ?1 AND e.first_seen BETWEEN ?1 AND ?2
+             AND (t.severity >= ?3 OR t.outcome IN ('orthogonalized', 'suspect')) AND t.outcome IS NOT ({})
+             ORDER BY t.severity DESC, t.seen DESC, t.examination DESC LIMIT ?4",
+            earlier.replace("{}", "t.examination")
+        );
+        let found = self.select_rows(&rest, (from.as_second(), to.as_second(), WAITS_FROM, rows))?;
+        let mut statement = self
+            .connection()
+            .prepare_cached(&earlier.replace("{}", "(SELECT key FROM examination WHERE id = ?2)"))
+            .map_err(|error| failed(doing, error))?;
+        let mut of = |row: TriageRow| {
+            let before = statement.query_row((from.as_second(), &row.id), |row| row.get(0)).optional();
+            Ok(News { row, before: before.map_err(|error| failed(doing, error))? })
+        };
+        found.into_iter().map(&mut of).collect()
+    }
+
+    /// What could not be examined since a time, by class of reason, commonest first.
+    pub fn not_examined_since(&self, from: Timestamp) -> Result<Vec<NotExamined>> {
+        let rows = self.select_rows(
+            "t.outcome = 'not-examined' AND t.seen >= ?1 ORDER BY t.seen DESC, t.examination DESC LIMIT ?2",
+            (from.as_second(), NOT_EXAMINED),
+        )?;
+        let mut classes: Vec<NotExamined> = Vec::new();
+        for row in rows {
+            let class = reason_class(&row.because);
+            match classes.iter_mut().find(|known| known.class == class) {
+                Some(known) => known.count += 1,
+                None => classes.push(NotExamined { class, count: 1, example: row }),
+            }
+        }
+        classes.sort_by_key(|class| std::cmp::Reverse(class.count));
+        Ok(classes)
+    }
+
+    /// A word that nothing in the index has would pass for "nothing found": an error with the words there are.
+    fn must_be_known(&self, field: &str, word: &str) -> Result<()> {
+        let doing = "reading the words of examinations";
+        let (is, all) = match field {
+            "base" => (
+                "SELECT 1 FROM triage t JOIN repository r ON r.key = t.base WHERE r.source = ?1",
+                "SELECT r.source FROM triage t JOIN repository r ON r.key = t.base WHERE r.source <> ''",
+            ),
+            "uploader" => (
+                "SELECT 1 FROM triage WHERE uploader = ?1",
+                "SELECT uploader AS source FROM triage WHERE uploader <> ''",
+            ),
+            "family" => {
+                ("SELECT 1 FROM triage WHERE family = ?1", "SELECT family AS source FROM triage WHERE family <> ''")
+            }
+            "form" => ("SELECT 1 FROM triage WHERE form = ?1", "SELECT form AS source FROM triage WHERE form <> ''"),
+            _ => ("SELECT 1 FROM finding WHERE signature = ?1", "SELECT signature AS source FROM finding"),
+        };
+        let known = self
+            .connection()
+            .prepare_cached(&format!("{is} LIMIT 1"))
+            .and_then(|mut statement| statement.exists([word]))
+            .map_err(|error| failed(doing, error))?;
+        if known {
+            return Ok(());
+        }
+        let sql =
+            format!("SELECT source FROM ({all}) GROUP BY source ORDER BY count(*) DESC, source LIMIT {WORDS_TOLD}");
+        let words: Vec<String> = self
+            .connection()
+            .prepare(&sql)
+            .and_then(|mut statement| statement.query_map([], |row| row.get(0))?.collect())
+            .map_err(|error| failed(doing, error))?;
+        let told = match (words.len() as u32, words.join(", ")) {
+            (0, _) => "the index has none".to_owned(),
+            (WORDS_TOLD, words) => format!("the commonest in the index are {words}"),
+            (_, words) => format!("the index has {words}"),
+        };
+        Err(Error::new(ErrorKind::Usage, format!("reading {field} {word:?}: no examination has it; {told}")))
+    }
+
     /// Adds the filter's conditions; false when nothing can match.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for a word that no examination has, with those there are.
     fn add_filter(&self, filter: &TriageFilter, wheres: &mut Vec<String>, values: &mut Vec<Value>) -> Result<bool> {
         let doing = "listing examinations";
+        for (field, word) in [
+            ("base", &filter.base),
+            ("uploader", &filter.uploader),
+            ("family", &filter.family),
+            ("form", &filter.form),
+            ("signature", &filter.signature),
+        ] {
+            if let Some(word) = word {
+                self.must_be_known(field, word)?;
+            }
+        }
         let mut add = |condition: &str, value: Value| {
             wheres.push(condition.to_owned());
             values.push(value);
@@ -277,6 +489,9 @@ impl Index {
             ("t.family", &filter.family),
             ("t.form", &filter.form),
             ("t.decision", &filter.decision),
+            ("t.uploader", &filter.uploader),
+            ("t.relation", &filter.relation),
+            ("t.claim", &filter.claim),
         ] {
             if let Some(word) = word {
                 add(&format!("{column} = ?"), Value::Text(word.clone()));
@@ -285,6 +500,15 @@ impl Index {
         if let Some(base) = &filter.base {
             let Some(key) = self.repository_key(base)? else { return Ok(false) };
             add("t.base = ?", Value::Integer(key));
+        }
+        if let Some(signature) = &filter.signature {
+            add(
+                "t.examination IN (SELECT examination FROM finding WHERE signature = ?)",
+                Value::Text(signature.clone()),
+            );
+        }
+        if let Some(declared) = filter.declared {
+            add("t.declared = ?", Value::Integer(declared.into()));
         }
         if let Some(severity) = filter.severity {
             add("t.severity >= ?", Value::Integer(severity));
@@ -344,20 +568,20 @@ impl Index {
     /// The examinations of one candidate, newest first.
     pub fn repository_rows(&self, candidate: &str, rows: u32) -> Result<Vec<TriageRow>> {
         let Some(key) = self.repository_key(candidate)? else { return Ok(Vec::new()) };
-        self.select_rows("t.candidate = ?1 ORDER BY t.seen DESC, t.examination DESC LIMIT ?2", key, rows)
+        self.select_rows("t.candidate = ?1 ORDER BY t.seen DESC, t.examination DESC LIMIT ?2", (key, rows))
     }
 
     /// The examinations against one base, most serious first.
     pub fn derivatives(&self, base: &str, rows: u32) -> Result<Vec<TriageRow>> {
         let Some(key) = self.repository_key(base)? else { return Ok(Vec::new()) };
-        self.select_rows("t.base = ?1 ORDER BY t.severity DESC, t.seen DESC, t.examination DESC LIMIT ?2", key, rows)
+        self.select_rows("t.base = ?1 ORDER BY t.severity DESC, t.seen DESC, t.examination DESC LIMIT ?2", (key, rows))
     }
 
-    fn select_rows(&self, rest: &str, key: i64, rows: u32) -> Result<Vec<TriageRow>> {
+    fn select_rows(&self, rest: &str, parameters: impl Params) -> Result<Vec<TriageRow>> {
         let doing = "listing examinations";
         let sql = format!("{SELECT} WHERE {rest}");
         let mut statement = self.connection().prepare_cached(&sql).map_err(|error| failed(doing, error))?;
-        let found = statement.query_map((key, rows), row_of).map_err(|error| failed(doing, error))?;
+        let found = statement.query_map(parameters, row_of).map_err(|error| failed(doing, error))?;
         found.collect::<rusqlite::Result<_>>().map_err(|error| failed(doing, error))
     }
 
@@ -379,13 +603,14 @@ impl Index {
         ))
     }
 
-    /// The forms or families there are, with counts. `column` is `form` or `family`.
-    pub fn kinds(&self, column: Kind) -> Result<Vec<(String, u64)>> {
-        let column = match column {
-            Kind::Form => "form",
-            Kind::Family => "family",
+    /// The words of a kind that there are, with counts.
+    pub fn kinds(&self, kind: Kind) -> Result<Vec<(String, u64)>> {
+        let (column, table) = match kind {
+            Kind::Form => ("form", "triage"),
+            Kind::Family => ("family", "triage"),
+            Kind::Signature => ("signature", "finding"),
         };
-        self.counted(&format!("SELECT {column}, count(*) FROM triage GROUP BY {column} ORDER BY {column} LIMIT 500"))
+        self.counted(&format!("SELECT {column}, count(*) FROM {table} GROUP BY {column} ORDER BY {column} LIMIT 500"))
     }
 
     fn counted(&self, sql: &str) -> Result<Vec<(String, u64)>> {
@@ -407,6 +632,8 @@ pub enum Kind {
     Form,
     /// Its architecture.
     Family,
+    /// A signature that holds.
+    Signature,
 }
 
 /// The numbers of a place in a list.
@@ -441,5 +668,11 @@ fn row_of(row: &Row<'_>) -> rusqlite::Result<TriageRow> {
         seen: Timestamp::from_second(row.get(11)?).unwrap_or(Timestamp::UNIX_EPOCH),
         because: row.get(12)?,
         decision: row.get(13)?,
+        uploader: row.get(15)?,
+        claim: row.get(16)?,
+        declared: row.get(17)?,
+        first_seen: Timestamp::from_second(row.get(18)?).unwrap_or(Timestamp::UNIX_EPOCH),
+        lambda_min: row.get(19)?,
+        lambda_max: row.get(20)?,
     })
 }

@@ -2,6 +2,7 @@
 
 use maud::Markup;
 
+use super::chart::Room;
 use super::prevalence::{declared_picture, delays_picture, picture, shares};
 use super::rates::{Detector, Rate, wilson};
 use crate::index::prevalence::{DIMENSIONS, Group, Prevalence};
@@ -22,15 +23,15 @@ pub fn charts(counts: &Prevalence, detector: Option<Detector>) -> Vec<Chart> {
     let mut all = Vec::new();
     for dimension in DIMENSIONS {
         let Some(groups) = counts.groups.get(&dimension) else { continue };
-        if let Some(picture) = picture(dimension, groups, detector) {
+        if let Some(picture) = picture(dimension, groups, detector, Room::Wide) {
             let table = group_table(dimension.as_str(), groups, detector);
             all.push(Chart { name: format!("by-{}", dimension.as_str()), picture, table });
         }
     }
-    if let Some(picture) = declared_picture(counts) {
+    if let Some(picture) = declared_picture(counts, Room::Wide) {
         all.push(Chart { name: "declared".to_owned(), picture, table: declared_table(counts) });
     }
-    if let Some(picture) = delays_picture(counts) {
+    if let Some(picture) = delays_picture(counts, Room::Wide) {
         let mut table = vec![row(&["base", "days", "released", "first_derivative"])];
         table.extend(counts.delays.iter().map(|delay| {
             let day = super::prevalence::day;

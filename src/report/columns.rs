@@ -1,9 +1,12 @@
 //! The flat form of an examination: one row with stable column names, for CSV and Parquet alike.
 
+use std::ops::Deref;
+
 use crate::examination::{Depth, Examination};
+use crate::index::decision::{Decision, OPEN};
 use crate::report::table::severity_name;
-use crate::report::variants;
 use crate::report::words::{false_positive_limit, is_reversed, relation_name, status_name, verdict_name};
+use crate::report::{Report, variants};
 
 /// One cell.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +34,27 @@ pub enum Type {
     Flag,
 }
 
+/// What a row is made of; all of an examination can be asked of it.
+#[derive(Clone, Copy)]
+pub struct Row<'a> {
+    examination: &'a Examination,
+    decisions: &'a [Decision],
+}
+
+impl Deref for Row<'_> {
+    type Target = Examination;
+
+    fn deref(&self) -> &Examination {
+        self.examination
+    }
+}
+
+/// The rows of a report.
+pub fn rows(report: &Report) -> Vec<Row<'_>> {
+    let row = |(place, examination)| Row { examination, decisions: report.decided(place) };
+    report.examinations.iter().enumerate().map(row).collect()
+}
+
 /// One column.
 pub struct Column {
     /// Its name; never reused for something else.
@@ -39,11 +63,11 @@ pub struct Column {
     pub what: &'static str,
     /// The type of its cells.
     pub kind: Type,
-    /// Its value for an examination.
-    pub value: fn(&Examination) -> Cell,
+    /// Its value in a row.
+    pub value: fn(&Row<'_>) -> Cell,
 }
 
-const fn column(name: &'static str, kind: Type, what: &'static str, value: fn(&Examination) -> Cell) -> Column {
+const fn column(name: &'static str, kind: Type, what: &'static str, value: fn(&Row<'_>) -> Cell) -> Column {
     Column { name, what, kind, value }
 }
 
@@ -175,6 +199,18 @@ pub static COLUMNS: &[Column] = &[
         "whether the change is a removal seen from the wrong side: base and candidate may be swapped",
         |e| Cell::Flag(e.orthogonalization.as_ref().map(is_reversed)),
     ),
+    column("decision", Type::Text, "what was decided last, open where nothing was", |e| {
+        text(e.decisions.last().map_or(OPEN, |decision| decision.decision.as_str()))
+    }),
+    column("decided_at", Type::Text, "when, RFC 3339", |e| {
+        Cell::Text(e.decisions.last().map(|decision| decision.made_at.to_string()))
+    }),
+    column("decided_by", Type::Text, "by whom, as given", |e| {
+        Cell::Text(e.decisions.last().map(|decision| decision.who.clone()))
+    }),
+    column("decided_because", Type::Text, "the reason given", |e| {
+        Cell::Text(e.decisions.last().map(|decision| decision.note.clone()))
+    }),
 ];
 
 #[cfg(test)]
@@ -193,9 +229,9 @@ mod tests {
 
     #[test]
     fn cells_have_their_columns_type() {
-        for examination in sample::everything().examinations {
+        for row in rows(&sample::everything()) {
             for column in COLUMNS {
-                let kind = match (column.value)(&examination) {
+                let kind = match (column.value)(&row) {
                     Cell::Text(_) => Type::Text,
                     Cell::Count(_) => Type::Count,
                     Cell::Number(_) => Type::Number,

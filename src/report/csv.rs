@@ -3,8 +3,7 @@
 use std::io::Write;
 
 use crate::error::{Error, Result};
-use crate::examination::Examination;
-use crate::report::columns::{COLUMNS, Cell};
+use crate::report::columns::{self, COLUMNS, Cell};
 use crate::report::{Renderer, Report, Style, sanitise};
 
 /// Longest text of a cell; a longer one is cut in its middle.
@@ -31,25 +30,13 @@ impl Renderer for Csv {
     }
 
     fn render(&self, report: &Report, _: &Style, out: &mut dyn Write) -> Result<()> {
-        header(out)?;
-        rows(&report.examinations, out)
+        let mut writer = csv::Writer::from_writer(out);
+        writer.write_record(COLUMNS.iter().map(|column| column.name)).map_err(failed)?;
+        for row in columns::rows(report) {
+            writer.write_record(COLUMNS.iter().map(|column| cell((column.value)(&row)))).map_err(failed)?;
+        }
+        writer.flush().map_err(super::writing)
     }
-}
-
-/// The line of column names.
-pub fn header(out: &mut dyn Write) -> Result<()> {
-    let mut writer = csv::Writer::from_writer(out);
-    writer.write_record(COLUMNS.iter().map(|column| column.name)).map_err(failed)?;
-    writer.flush().map_err(super::writing)
-}
-
-/// One line an examination.
-pub fn rows(examinations: &[Examination], out: &mut dyn Write) -> Result<()> {
-    let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(out);
-    for examination in examinations {
-        writer.write_record(COLUMNS.iter().map(|column| cell((column.value)(examination)))).map_err(failed)?;
-    }
-    writer.flush().map_err(super::writing)
 }
 
 /// A table of text, harmless as the rest.

@@ -11,10 +11,11 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use crate::diff::stats::MEASUREMENTS;
 use crate::error::Result;
 use crate::examination::{Examination, Finding, Side, Verdict};
+use crate::index::decision::Decision;
 use crate::report::table::{severity_name, word};
 use crate::report::words::{self, Told, number, percent, strength};
 use crate::report::{
-    Note, Renderer, Report, Style, beside, chart, evidence, oddities, paragraphs, plot, sanitise, variants, writing,
+    Renderer, Report, Style, beside, chart, evidence, oddities, paragraphs, plot, sanitise, variants, writing,
 };
 
 /// The stylesheet of dossiers and pages.
@@ -63,7 +64,7 @@ impl Renderer for Html {
                     a class="skip" href="#main" { "Skip to the report" }
                     main id="main" {
                         @for (index, examination) in report.examinations.iter().enumerate() {
-                            (dossier(examination, report, &format!("e{index}")))
+                            (dossier(examination, report, index, &html! {}))
                         }
                     }
                     footer class="site" { (disclaimer()) }
@@ -96,8 +97,10 @@ pub fn class(word: &str) -> String {
     word.replace(' ', "-")
 }
 
-/// The whole dossier of one examination. `id` keeps the ids of several on one page apart.
-pub fn dossier(examination: &Examination, report: &Report, id: &str) -> Markup {
+/// The whole dossier of one examination, the one at this place of the report, with something to do beside its verdict.
+pub fn dossier(examination: &Examination, report: &Report, place: usize, beside: &Markup) -> Markup {
+    // Keeps the ids of several on one page apart.
+    let id = format!("e{place}");
     let told = words::tell(examination);
     let word = word(examination);
     html! {
@@ -106,18 +109,22 @@ pub fn dossier(examination: &Examination, report: &Report, id: &str) -> Markup {
             p class="quiet" {
                 "compared with " span class="mono" { (base_name(&examination.base)) }
             }
-            section class={ "verdict " (class(word)) } aria-label="Verdict" {
-                span class={ "word " (class(word)) } { (word.to_uppercase()) }
-                p class="sentence" { (told.headline) }
-                @for line in &told.sure { p { (line) } }
+            div class="top" {
+                section class={ "verdict " (class(word)) } aria-label="Verdict" {
+                    span class={ "word " (class(word)) } { (word.to_uppercase()) }
+                    p class="sentence" { (told.headline) }
+                    @for line in &told.sure { p { (line) } }
+                }
+                (beside)
             }
+            (decisions(report.decided(place)))
             div class="cards" {
                 (card("Why", &told.why))
                 (card("What it means", &told.means))
                 (card("What it does not say", &told.limits))
             }
             (variant_table(examination))
-            (pictures(examination, id))
+            (pictures(examination, &id))
             (signatures(examination, report))
             (look_alikes(examination, report))
             (identity(examination, report))
@@ -125,7 +132,6 @@ pub fn dossier(examination: &Examination, report: &Report, id: &str) -> Markup {
             (looked_at(examination, &told))
             (besides(examination))
             (anomalies(examination))
-            @if let Some(notes) = report.notes.get(&examination.candidate.source) { (decisions(notes)) }
             (appeal(&told))
             (glossary(examination))
         }
@@ -186,12 +192,14 @@ fn pictures(examination: &Examination, id: &str) -> Markup {
     let profile = examination.profile.as_ref();
     html! {
         @if let Some(o) = orthogonalization {
-            @if let Some(picture) = chart::strengths(o, &format!("{id}-strength")).filter(|_| o.tensors > 0) {
+            @if let Some(picture) =
+                chart::fitting(|room| chart::strengths(o, &format!("{id}-strength"), room)).filter(|_| o.tensors > 0)
+            {
                 h2 { "Strength over layers" }
                 figure {
                     (picture)
                     figcaption {
-                        "λ̂ per layer and module; bars reach 1.96 standard errors (95 %). Hollow marks: unchanged, or none found. "
+                        "Estimated λ per layer and module; bars reach 1.96 standard errors (95 %). Hollow marks: unchanged, or none found. "
                         "λ = 1 removes the direction wholly, 2 reflects it, below 0 amplifies it."
                     }
                 }
@@ -203,7 +211,7 @@ fn pictures(examination: &Examination, id: &str) -> Markup {
             }
         }
         @if let Some(profile) = profile {
-            @if let Some(picture) = chart::heat_map(profile, &format!("{id}-heat")) {
+            @if let Some(picture) = chart::fitting(|room| chart::heat_map(profile, &format!("{id}-heat"), room)) {
                 h2 { "Where the weights changed" }
                 figure {
                     (picture)
@@ -215,7 +223,7 @@ fn pictures(examination: &Examination, id: &str) -> Markup {
                 }
                 (heat_table(&chart::heat(profile)))
             }
-            @if let Some(picture) = chart::agreement(profile, &format!("{id}-agreement")) {
+            @if let Some(picture) = chart::fitting(|room| chart::agreement(profile, &format!("{id}-agreement"), room)) {
                 h2 { "The direction across layers" }
                 figure {
                     (picture)
@@ -238,7 +246,7 @@ fn strength_table(series: &[plot::Series]) -> Markup {
             summary { "The numbers: λ by layer" }
             div class="scroll" tabindex="0" role="region" aria-label="λ by layer" {
                 table {
-                    caption { "λ̂ ± standard error" }
+                    caption { "Estimated λ ± standard error" }
                     thead { tr { th class="n" scope="col" { "layer" } @for s in series { th class="n" scope="col" { (s.module) } } } }
                     tbody {
                         @for layer in layers.iter().take(ROWS) {
@@ -594,24 +602,28 @@ fn anomalies(examination: &Examination) -> Markup {
     }
 }
 
-/// The audit trail of decisions.
-pub fn decisions(notes: &[Note]) -> Markup {
+/// What people decided, oldest first.
+fn decisions(all: &[Decision]) -> Markup {
     html! {
-        h2 { "Decisions" }
-        div class="scroll" tabindex="0" role="region" aria-label="Decisions" {
-        table {
-            thead { tr { th scope="col" { "when" } th scope="col" { "who" } th scope="col" { "decision" } th scope="col" { "note" } } }
-            tbody {
-                @for note in notes {
-                    tr {
-                        td { (sanitise::name(&note.when)) }
-                        td { (sanitise::name(&note.who)) }
-                        td { (sanitise::name(&note.decision)) }
-                        td class="long" { (sanitise::clean(&note.note, 4000)) }
+        @if !all.is_empty() {
+            h2 { "Decisions" }
+            div class="scroll" tabindex="0" role="region" aria-label="Decisions" {
+                table {
+                    thead { tr {
+                        th scope="col" { "when" } th scope="col" { "who" } th scope="col" { "decision" } th scope="col" { "why" }
+                    } }
+                    tbody {
+                        @for decision in all {
+                            tr {
+                                td class="keep" { (words::when(decision.made_at)) }
+                                td { (sanitise::name(&decision.who)) }
+                                td { (decision.decision.told()) }
+                                td class="long" { (sanitise::clean(&decision.note, 4000)) }
+                            }
+                        }
                     }
                 }
             }
-        }
         }
     }
 }

@@ -45,20 +45,20 @@ impl Renderer for InToto {
 
     fn render(&self, report: &Report, style: &Style, out: &mut dyn Write) -> Result<()> {
         let style = Style { lines: true, ..*style };
-        for examination in &report.examinations {
-            write_value(&statement(examination, report, &style)?, &style, out)?;
+        for (place, examination) in report.examinations.iter().enumerate() {
+            write_value(&statement(examination, place, report, &style)?, &style, out)?;
             out.write_all(b"\n").map_err(writing)?;
         }
         Ok(())
     }
 }
 
-/// The statement of an examination.
+/// The statement of the examination at this place of a report.
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`] when neither a file digest nor a commit of the candidate is known: a statement must name
 /// what it is about by digest.
-pub fn statement(examination: &Examination, report: &Report, style: &Style) -> Result<Value> {
+pub fn statement(examination: &Examination, place: usize, report: &Report, style: &Style) -> Result<Value> {
     let subject = subjects(&examination.candidate);
     if subject.is_empty() {
         return Err(Error::new(
@@ -66,7 +66,7 @@ pub fn statement(examination: &Examination, report: &Report, style: &Style) -> R
             format!("writing an in-toto statement of {}: {NO_DIGEST}", sanitise::name(&examination.candidate.source)),
         ));
     }
-    let predicate = serde_json::to_value(Record::of(examination, report, style))
+    let predicate = serde_json::to_value(Record::of(examination, place, report, style))
         .map_err(|e| Error::because(ErrorKind::Internal, "writing an examination as JSON", e))?;
     Ok(json!({
         "_type": "https://in-toto.io/Statement/v1",
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn subjects_are_files_and_the_commit() {
         let statement =
-            statement(&sample::orthogonalized(), &Report::default(), &Style::default()).expect("has digests");
+            statement(&sample::orthogonalized(), 0, &Report::default(), &Style::default()).expect("has digests");
         assert_eq!(statement["subject"][0]["name"], "hf:example/tiny-edited/model.safetensors");
         assert_eq!(statement["subject"][0]["digest"]["sha256"].as_str().map(str::len), Some(64));
         assert_eq!(statement["subject"][1]["digest"]["gitCommit"].as_str().map(str::len), Some(40));
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn nothing_to_name_is_an_error() {
-        let error = statement(&sample::hostile(), &Report::default(), &Style::default()).expect_err("no digest");
+        let error = statement(&sample::hostile(), 0, &Report::default(), &Style::default()).expect_err("no digest");
         assert_eq!(error.kind, ErrorKind::Unsupported);
         assert!(InToto.refuses(&sample::hostile()).is_some() && InToto.refuses(&sample::orthogonalized()).is_none());
     }

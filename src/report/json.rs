@@ -7,6 +7,7 @@ use serde_json::ser::{CharEscape, CompactFormatter, Formatter, PrettyFormatter};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, Verdict};
+use crate::index::decision::Decision;
 use crate::report::{Listed, Renderer, Report, Style, sanitise, words, writing};
 use crate::verdict::{CONTROLS, CONTROLS_CALLED, CONTROLS_WERE};
 
@@ -34,7 +35,7 @@ impl Renderer for Json {
     }
 
     fn render(&self, report: &Report, style: &Style, out: &mut dyn Write) -> Result<()> {
-        let shown: Vec<Record> = report.examinations.iter().map(|one| Record::of(one, report, style)).collect();
+        let shown: Vec<Record<'_>> = records(report, style).collect();
         match shown.as_slice() {
             [one] => write_value(one, style, out)?,
             several => write_value(several, style, out)?,
@@ -62,8 +63,8 @@ impl Renderer for JsonLines {
 
     fn render(&self, report: &Report, style: &Style, out: &mut dyn Write) -> Result<()> {
         let style = Style { lines: true, ..*style };
-        for examination in &report.examinations {
-            write_value(&Record::of(examination, report, &style), &style, out)?;
+        for record in records(report, &style) {
+            write_value(&record, &style, out)?;
             out.write_all(b"\n").map_err(writing)?;
         }
         Ok(())
@@ -72,7 +73,7 @@ impl Renderer for JsonLines {
 
 /// An examination with what is known beside its record: the object of `docs/examination.md`.
 #[derive(Serialize)]
-pub struct Record {
+pub struct Record<'a> {
     id: String,
     examined_at: Option<String>,
     /// The commit that the writing program was built from.
@@ -85,6 +86,9 @@ pub struct Record {
     false_positives: Option<FalsePositives>,
     #[serde(flatten)]
     examination: Examination,
+    /// What people decided on it, oldest first.
+    #[serde(skip_serializing_if = "<[Decision]>::is_empty")]
+    decisions: &'a [Decision],
 }
 
 /// The calibration behind a verdict of `orthogonalized` or `suspect`.
@@ -96,9 +100,9 @@ struct FalsePositives {
     controls_were: &'static str,
 }
 
-impl Record {
-    /// The record of an examination of a report.
-    pub fn of(examination: &Examination, report: &Report, style: &Style) -> Self {
+impl<'a> Record<'a> {
+    /// The record of the examination at this place of a report.
+    pub fn of(examination: &Examination, place: usize, report: &'a Report, style: &Style) -> Self {
         let (id, facts) = report.identified(examination);
         let called = matches!(examination.verdict, Verdict::Orthogonalized | Verdict::Suspect);
         let limit = examination.orthogonalization.as_ref().filter(|_| called).and_then(words::false_positive_limit);
@@ -116,11 +120,17 @@ impl Record {
                 controls_were: CONTROLS_WERE,
             }),
             examination: trimmed(examination, style),
+            decisions: report.decided(place),
         }
     }
 }
 
-fn trimmed(examination: &Examination, style: &Style) -> Examination {
+fn records<'a>(report: &'a Report, style: &'a Style) -> impl Iterator<Item = Record<'a>> {
+    report.examinations.iter().enumerate().map(move |(place, one)| Record::of(one, place, report, style))
+}
+
+/// An examination as it is shown: with measurements only where they are asked for.
+pub(super) fn trimmed(examination: &Examination, style: &Style) -> Examination {
     if style.profile {
         examination.clone()
     } else {

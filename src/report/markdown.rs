@@ -30,7 +30,7 @@ impl Renderer for Markdown {
     fn render(&self, report: &Report, _: &Style, out: &mut dyn Write) -> Result<()> {
         for (index, examination) in report.examinations.iter().enumerate() {
             let separator = if index > 0 { "\n---\n\n" } else { "" };
-            write!(out, "{separator}{}", dossier(examination, report)).map_err(writing)?;
+            write!(out, "{separator}{}", dossier(examination, report, index)).map_err(writing)?;
         }
         Ok(())
     }
@@ -112,7 +112,7 @@ fn variant_table(examination: &Examination) -> String {
     out
 }
 
-fn dossier(examination: &Examination, report: &Report) -> String {
+fn dossier(examination: &Examination, report: &Report, place: usize) -> String {
     let told = words::tell(examination);
     let mut out = format!(
         "## {}: {}\n\n{}\n",
@@ -124,6 +124,7 @@ fn dossier(examination: &Examination, report: &Report) -> String {
     out.push_str(&list("Why", &told.why));
     out.push_str(&list("What it means", &told.means));
     out.push_str(&list("What it does not say", &told.limits));
+    out.push_str(&list("Decisions", &report.decided(place).iter().map(words::decided).collect::<Vec<_>>()));
     out.push_str(&variant_table(examination));
     out.push_str("\n**What was compared**\n\n| | repository | commit | digest |\n|---|---|---|---|\n");
     for (label, side) in [("candidate", &examination.candidate), ("base", &examination.base)] {

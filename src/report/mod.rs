@@ -36,6 +36,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::examination::Examination;
 use crate::ids::Digest;
+use crate::index::decision::Decision;
 use crate::index::triage::{Listing, declares};
 use crate::index::{Index, Stored};
 use crate::signature::{Catalogue, Signature};
@@ -49,8 +50,8 @@ pub struct Report {
     pub catalogue: BTreeMap<String, SignatureText>,
     /// The signatures themselves, to tell how those of look-alikes fared.
     pub signatures: Catalogue,
-    /// The decision history of people, by candidate (`hf:org/name`), oldest first.
-    pub notes: BTreeMap<String, Vec<Note>>,
+    /// What people decided, by the examination's place in the list, oldest first.
+    pub decisions: BTreeMap<usize, Vec<Decision>>,
     /// What is known beside the records, by examination id (64 hex digits).
     pub facts: BTreeMap<String, Facts>,
     /// The commit that the orthoscope which writes this was built from, where it knows.
@@ -96,11 +97,23 @@ impl Report {
         Self { examinations, catalogue, signatures: signatures.clone(), commit: crate::COMMIT, ..Self::default() }
     }
 
-    /// A report of examinations of an index, with what it knows beside the records.
+    /// A report of examinations of an index, with what it knows beside the records and what was decided on them.
     pub fn of_index(index: &Index, stored: Vec<Stored>, signatures: &Catalogue) -> Result<Self> {
         let facts = stored.iter().map(|one| Ok((one.id.hex(), Facts::of(index, one)?))).collect::<Result<_>>()?;
+        let mut decisions = BTreeMap::new();
+        for (place, one) in stored.iter().enumerate() {
+            let made = index.decisions(&one.id.hex())?;
+            if !made.is_empty() {
+                decisions.insert(place, made);
+            }
+        }
         let examinations = stored.into_iter().map(|one| one.examination).collect();
-        Ok(Self { facts, ..Self::with_catalogue(examinations, signatures) })
+        Ok(Self { facts, decisions, ..Self::with_catalogue(examinations, signatures) })
+    }
+
+    /// The decisions on the examination at this place, oldest first.
+    pub fn decided(&self, place: usize) -> &[Decision] {
+        self.decisions.get(&place).map_or(&[], Vec::as_slice)
     }
 
     /// An examination's id, and what is known beside its record.
@@ -152,19 +165,6 @@ pub struct SignatureText {
 pub fn paragraphs(prose: &str) -> Vec<String> {
     let join = |text: &str| sanitise::clean(&text.split_whitespace().collect::<Vec<_>>().join(" "), 4000);
     prose.split("\n\n").map(join).filter(|paragraph| !paragraph.is_empty()).collect()
-}
-
-/// A decision somebody took on an examination.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Note {
-    /// When, RFC 3339.
-    pub when: String,
-    /// Who.
-    pub who: String,
-    /// What was decided.
-    pub decision: String,
-    /// Why.
-    pub note: String,
 }
 
 /// When to use colour.

@@ -10,8 +10,8 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::examination::{Examination, SCHEMA};
-use crate::report::columns::{COLUMNS, Cell, Column, Type};
+use crate::examination::SCHEMA;
+use crate::report::columns::{self, COLUMNS, Cell, Column, Row, Type};
 use crate::report::{Renderer, Report, Style, writing};
 
 /// The renderer.
@@ -40,7 +40,7 @@ impl Renderer for Parquet {
 
     fn render(&self, report: &Report, _: &Style, out: &mut dyn Write) -> Result<()> {
         let mut file = File::new(Vec::new())?;
-        file.push(&report.examinations)?;
+        file.push(&columns::rows(report))?;
         out.write_all(&file.finish()?).map_err(writing)
     }
 }
@@ -65,9 +65,9 @@ impl<W: Write + Send> File<W> {
         Ok(Self { writer, schema })
     }
 
-    /// Writes some examinations as one row group.
-    pub fn push(&mut self, examinations: &[Examination]) -> Result<()> {
-        let columns: Vec<ArrayRef> = COLUMNS.iter().map(|column| array(column, examinations)).collect();
+    /// Writes some rows as one row group.
+    pub fn push(&mut self, rows: &[Row<'_>]) -> Result<()> {
+        let columns: Vec<ArrayRef> = COLUMNS.iter().map(|column| array(column, rows)).collect();
         let batch = RecordBatch::try_new(self.schema.clone(), columns).map_err(failed)?;
         self.writer.write(&batch).map_err(failed)?;
         self.writer.flush().map_err(failed)
@@ -96,8 +96,8 @@ pub fn schema() -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-fn array(column: &Column, examinations: &[Examination]) -> ArrayRef {
-    let cells = examinations.iter().map(column.value);
+fn array(column: &Column, rows: &[Row<'_>]) -> ArrayRef {
+    let cells = rows.iter().map(column.value);
     match column.kind {
         Type::Text => Arc::new(StringArray::from_iter(cells.map(|cell| match cell {
             Cell::Text(text) => text,

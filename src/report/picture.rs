@@ -14,9 +14,6 @@ use crate::error::{Error, ErrorKind, Result};
 /// Pixels of a PNG for each unit of the drawing.
 const SCALE: f32 = 2.0;
 
-/// Room for the title above the drawing.
-const HEADING: f64 = 28.0;
-
 /// The rules of pictures, with the light colours in the place of their names: a file has no page to take them from.
 static RULES: LazyLock<String> = LazyLock::new(|| {
     let light = STYLESHEET.split("@media").next().unwrap_or_default();
@@ -69,17 +66,12 @@ pub fn svg(picture: &Markup) -> String {
         sizes.get(index).and_then(|size| size.parse().ok()).filter(|size: &f64| size.is_finite()).unwrap_or(otherwise)
     };
     let (width, height) = (number(0, 720.0), number(1, 300.0));
-    // A page has a heading above the picture; a file shows the picture's own title there.
-    let title = rest.split_once("<title").and_then(|(_, rest)| rest.split_once('>')?.1.split_once("</title>"));
-    let title = title.map_or("", |(title, _)| title);
     let (before, after) = opening.split_once(" viewBox=\"").unwrap_or((opening, ""));
     let after = after.split_once('"').map_or("", |(_, after)| after);
     let before = before.replacen("<svg", "<svg xmlns=\"http://www.w3.org/2000/svg\"", 1);
-    let whole = height + HEADING;
     format!(
-        "{before} viewBox=\"0 -{HEADING} {width} {whole}\" width=\"{width}\" height=\"{whole}\"{after}><style>\n{}</style>\
-         <rect y=\"-{HEADING}\" width=\"{width}\" height=\"{whole}\" fill=\"#ffffff\"/>\
-         <text class=\"heading\" x=\"12\" y=\"-8\">{title}</text>{rest}\n",
+        "{before} viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\"{after}><style>\n{}</style>\
+         <rect width=\"{width}\" height=\"{height}\" fill=\"#ffffff\"/>{rest}\n",
         RULES.as_str()
     )
 }
@@ -114,7 +106,7 @@ mod tests {
         );
         let hostile = sample::hostile();
         let evidence = hostile.orthogonalization.as_ref().expect("has evidence");
-        let file = svg(&chart::strengths(evidence, "x").expect("is drawn"));
+        let file = svg(&chart::strengths(evidence, "x", chart::Room::Wide).expect("is drawn"));
         assert!(!file.contains("<script>"));
         let drawn = png(&file).expect("is drawn");
         assert_eq!(drawn, png(&file).expect("is drawn again"));

@@ -4,7 +4,7 @@ use maud::{Markup, html};
 use serde_json::{Value, json};
 
 use crate::index::prevalence::{DIMENSIONS, Dimension, Group, Prevalence};
-use crate::report::chart::{self, Share};
+use crate::report::chart::{self, Room, Share, fitting};
 use crate::report::rates::{Detector, Rate, corrected, exact, expected_false_positives, weighted_sums, wilson};
 use crate::report::table::{Elastic, laid};
 use crate::report::{sanitise, words};
@@ -112,6 +112,7 @@ pub fn markup(counts: &Prevalence, detector: Option<Detector>) -> Markup {
             @if let Some(corrected) = all.corrected { (tile("corrected for the detector", &corrected.told())) }
         }
         @for line in basis(counts, detector) { p class="quiet" { (line) } }
+        p class="quiet" { "In the pictures: the share of examined repositories that are orthogonalized, with 95 % intervals." }
         @for dimension in DIMENSIONS {
             @if let Some(groups) = counts.groups.get(&dimension) { (section(dimension, groups, detector)) }
         }
@@ -132,7 +133,7 @@ fn tile(label: &str, value: &str) -> Markup {
 }
 
 /// A dimension as a picture: share by group with intervals. `None` when nothing was examined.
-pub fn picture(dimension: Dimension, groups: &[Group], detector: Option<Detector>) -> Option<Markup> {
+pub fn picture(dimension: Dimension, groups: &[Group], detector: Option<Detector>, room: Room) -> Option<Markup> {
     let drawn: Vec<Share> = groups
         .iter()
         .filter(|group| group.examined > 0)
@@ -149,11 +150,11 @@ pub fn picture(dimension: Dimension, groups: &[Group], detector: Option<Detector
         .take(20)
         .collect();
     let title = format!("Share orthogonalized, {}", heading(dimension).to_lowercase());
-    chart::bars(&drawn, &format!("prevalence-{}", dimension.as_str()), &title)
+    chart::bars(&drawn, &format!("prevalence-{}", dimension.as_str()), &title, room)
 }
 
 /// What names and tags say against the weights, as a picture.
-pub fn declared_picture(counts: &Prevalence) -> Option<Markup> {
+pub fn declared_picture(counts: &Prevalence, room: Room) -> Option<Markup> {
     let d = &counts.declared;
     let bar = |label: &str, hits: u64, of: u64| {
         let rate = wilson(hits, of);
@@ -167,21 +168,19 @@ pub fn declared_picture(counts: &Prevalence) -> Option<Markup> {
     .into_iter()
     .flatten()
     .collect();
-    chart::bars(&drawn, "prevalence-declared", "What a search by name misses, and what it raises in vain")
+    chart::bars(&drawn, "prevalence-declared", "What a search by name misses, and what it raises in vain", room)
 }
 
 /// Days from a base's release to its first orthogonalized derivative, as a picture.
-pub fn delays_picture(counts: &Prevalence) -> Option<Markup> {
+pub fn delays_picture(counts: &Prevalence, room: Room) -> Option<Markup> {
     let days: Vec<(String, i64)> = counts.delays.iter().map(|delay| (delay.base.clone(), delay.days)).collect();
-    chart::lengths(&days, "prevalence-delays", "Days from release to the first orthogonalized derivative", "days")
+    chart::lengths(&days, "prevalence-delays", "Days from release to the first orthogonalized derivative", "days", room)
 }
 
 fn section(dimension: Dimension, groups: &[Group], detector: Option<Detector>) -> Markup {
     html! {
         h2 { (heading(dimension)) }
-        @if let Some(picture) = picture(dimension, groups, detector) {
-            figure { (picture) figcaption { "Share of examined repositories that are orthogonalized, with 95 % intervals." } }
-        }
+        @if let Some(picture) = fitting(|room| picture(dimension, groups, detector, room)) { figure { (picture) } }
         @if groups.len() > OPEN_ROWS {
             details { summary { "The numbers of all " (groups.len()) " groups" } (group_table(dimension, groups, detector)) }
         } @else {
@@ -246,7 +245,7 @@ fn declared(counts: &Prevalence) -> Markup {
     let found = d.declared_found + d.undeclared_found;
     html! {
         h2 { "Names and tags against weights" }
-        @if let Some(picture) = declared_picture(counts) {
+        @if let Some(picture) = fitting(|room| declared_picture(counts, room)) {
             figure { (picture) figcaption { "Shares with 95 % intervals: of the orthogonalized, and of the declared." } }
         }
         div class="scroll" tabindex="0" role="region" aria-label="Names and tags against weights" {
@@ -269,7 +268,7 @@ fn delays(counts: &Prevalence) -> Markup {
     html! {
         @if !counts.delays.is_empty() {
             h2 { "From a base's release to its first orthogonalized derivative" }
-            @if let Some(picture) = delays_picture(counts) {
+            @if let Some(picture) = fitting(|room| delays_picture(counts, room)) {
                 figure { (picture) figcaption { "Days. Both dates are the hub's, of when a repository was made." } }
             }
             div class="scroll" tabindex="0" role="region" aria-label="Days to the first orthogonalized derivative" {

@@ -9,7 +9,8 @@ use crate::checkpoint::Anomaly;
 use crate::combine::combine;
 use crate::diff::stats::{Profile, Projection, Sameness, TensorMeasurement};
 use crate::examination::*;
-use crate::report::{Facts, Listed, Note, Report, SignatureText};
+use crate::index::decision::{Choice, Decision};
+use crate::report::{Facts, Listed, Report, SignatureText};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -377,6 +378,19 @@ pub fn code_finding() -> Finding {
     }
 }
 
+/// A decision with markup in it.
+pub fn decision(choice: Choice) -> Decision {
+    Decision {
+        key: 1,
+        examination: "e".repeat(64),
+        made_at: jiff::Timestamp::from_second(1_767_323_045).expect("in range"),
+        who: "moderator <b>".into(),
+        decision: choice,
+        note: "<img src=x onerror=alert(1)>".into(),
+        chain: "0".repeat(64),
+    }
+}
+
 /// Catalogue prose for the signature of [`finding`].
 pub fn catalogue() -> BTreeMap<String, SignatureText> {
     let text = SignatureText {
@@ -402,17 +416,11 @@ pub fn report(examination: Examination) -> Report {
 
 /// A report of all of them.
 pub fn everything() -> Report {
-    let notes = vec![Note {
-        when: "2026-01-02T03:04:05Z".into(),
-        who: "moderator <b>".into(),
-        decision: "needs a second look".into(),
-        note: "<img src=x onerror=alert(1)>".into(),
-    }];
     Report {
         examinations: vec![orthogonalized(), clear(), suspect(), failed(), identical(), hostile(), several()],
         catalogue: catalogue(),
         signatures: crate::signature::Catalogue::builtin().expect("the built-in signatures parse"),
-        notes: BTreeMap::from([("hf:example/tiny-edited".to_owned(), notes)]),
+        decisions: BTreeMap::from([(0, vec![decision(Choice::SecondLook)])]),
         ..Report::default()
     }
 }

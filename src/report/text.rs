@@ -39,7 +39,7 @@ impl Renderer for Text {
             if index > 0 {
                 page.text.push('\n');
             }
-            page.examination(examination, report);
+            page.examination(examination, report, index);
             out.write_all(page.text.as_bytes()).map_err(writing)?;
         }
         Ok(())
@@ -108,7 +108,7 @@ impl Page<'_> {
         }
     }
 
-    fn examination(&mut self, examination: &Examination, report: &Report) {
+    fn examination(&mut self, examination: &Examination, report: &Report, place: usize) {
         let told = words::tell(examination);
         let ink = verdict_ink(examination);
         let word = match examination.status {
@@ -136,6 +136,8 @@ impl Page<'_> {
         self.items("How sure", &told.sure);
         self.items("What it means", &told.means);
         self.items("What it does not say", &told.limits);
+        let decided: Vec<String> = report.decided(place).iter().map(words::decided).collect();
+        self.items("Decisions", &decided);
         self.heading("Relation to the base");
         self.item(&told.relation);
         told.claim.iter().for_each(|line| self.item(line));

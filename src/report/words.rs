@@ -5,9 +5,12 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
+
 use crate::examination::{Depth, Examination, Orthogonalization, Relation, Side, Status, Verdict};
 use crate::hub::HUBS;
 use crate::ids::{Digest, RepoId};
+use crate::index::decision::Decision;
 use crate::index::triage::declares;
 use crate::report::{Report, beside, evidence, rates, sanitise};
 use crate::verdict::{CONTROLS, CONTROLS_CALLED, CONTROLS_WERE, REVERSED};
@@ -175,6 +178,18 @@ pub fn short_side(side: &Side) -> String {
         Some(revision) => format!("{source}@{}", sanitise::name(revision)),
         None => source,
     }
+}
+
+/// A time for people: minutes, UTC.
+pub fn when(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M UTC").to_string()
+}
+
+/// A decision in one sentence: when, who, what and why.
+pub fn decided(decision: &Decision) -> String {
+    let why =
+        if decision.note.is_empty() { "no reason given".to_owned() } else { sanitise::clean(&decision.note, 4000) };
+    format!("{}, {}: {}; {why}", when(decision.made_at), sanitise::name(&decision.who), decision.decision.told())
 }
 
 /// A source with its commit, as one word.

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::asked::{self, Asked};
 use super::{App, pages, prevalence as correction, status_of};
-use crate::error::{Error, ErrorKind, Result};
-use crate::index::decision::Choice;
+use crate::error::{Error, Result};
 use crate::report::json::write_value;
 use crate::report::{Style, prevalence as shares, sanitise};
 
@@ -44,19 +45,11 @@ fn answer(status: StatusCode, value: &impl Serialize) -> Answer {
     Ok((status, [(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Rows {
-    rows: Option<u32>,
-}
-
-pub(super) async fn list(
-    State(app): State<Arc<App>>,
-    Query(asked): Query<pages::Asked>,
-    Query(rows): Query<Rows>,
-) -> Answer {
+pub(super) async fn list(State(app): State<Arc<App>>, asked: Result<Query<Asked>, QueryRejection>) -> Answer {
+    let asked = asked::of(asked)?;
     let (filter, sort) = asked.read()?;
-    let page = app.read(move |index, _| index.triage(&filter, sort, asked.after(), rows.rows.unwrap_or(ROWS))).await?;
+    let rows = asked.rows()?.unwrap_or(ROWS);
+    let page = app.read(move |index, _| index.triage(&filter, sort, asked.after(), rows)).await?;
     answer(StatusCode::OK, &page)
 }
 
@@ -98,9 +91,7 @@ pub(super) async fn decide(
     Path(id): Path<String>,
     axum::Json(wanted): axum::Json<Decide>,
 ) -> Answer {
-    let choice = Choice::from_word(&wanted.decision).ok_or_else(|| {
-        Error::new(ErrorKind::Usage, format!("{:?} is no decision", sanitise::name(&wanted.decision)))
-    })?;
+    let choice = pages::choice(&wanted.decision)?;
     let decision = app
         .write(move |index, app| {
             let id = pages::find_short(index, &id)?.id.hex();

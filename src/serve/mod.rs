@@ -5,9 +5,11 @@
 
 mod access;
 mod api;
+mod asked;
 mod layout;
 mod listen;
 mod openapi;
+mod overview;
 mod pages;
 mod prevalence;
 mod tree;
@@ -140,7 +142,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 /// Every page and every part of the API; each request is given at most so long.
 pub(crate) fn router(app: Arc<App>, longest: Duration) -> Router {
     Router::new()
-        .route("/", get(pages::home))
+        .route("/", get(overview::home))
         .route("/queue", get(pages::queue))
         .route("/examination/{id}", get(pages::dossier))
         .route("/examination/{id}/decide", post(pages::decide))

@@ -6,7 +6,10 @@ use serde_json::{Value, json};
 /// The filters of a list: name, what it is.
 const FILTERS: &[(&str, &str)] = &[
     ("outcome", "orthogonalized, suspect, inconclusive, clear or not-examined"),
-    ("severity", "smallest severity: none, info, low, medium, high"),
+    (
+        "severity",
+        "smallest severity: none, info, low, medium, high; a false claim of a base is of low severity at least",
+    ),
     ("base", "the base, as its source is spelled"),
     ("family", "the architecture"),
     ("form", "the candidate's format"),
@@ -15,6 +18,11 @@ const FILTERS: &[(&str, &str)] = &[
     ("since", "examined on this day or later, e.g. 2026-01-31"),
     ("until", "examined on this day or earlier"),
     ("text", "a piece of the candidate's name"),
+    ("uploader", "the candidate's owner on its hub"),
+    ("signature", "the id of a signature that holds"),
+    ("relation", "what the candidate is to the base, e.g. fine-tuned"),
+    ("claim", "whether the claim of a base holds: holds, false, not-told or none"),
+    ("declared", "yes or no: whether name or tags say that refusals were taken out"),
     ("sort", "severity (default), newest or downloads"),
     ("after", "`next` of an earlier page"),
     ("rows", "rows of a page, at most 500"),
@@ -106,7 +114,9 @@ fn schemas() -> Value {
             "outcome": { "enum": ["orthogonalized", "suspect", "inconclusive", "clear", "not-examined"] },
             "relation": text, "severity": { "type": "integer", "minimum": 0, "maximum": 4 },
             "finding": optional("string"), "form": text, "family": text, "downloads": optional("integer"),
-            "seen": time, "because": text, "decision": text,
+            "seen": time, "because": text, "decision": text, "uploader": text,
+            "claim": { "enum": ["holds", "false", "not-told", "none"] }, "declared": { "type": "boolean" },
+            "first_seen": time, "lambda_min": optional("number"), "lambda_max": optional("number"),
         } },
         "Examination": { "type": "object", "required": ["schema", "status", "verdict", "relation"], "properties": {
             "schema": text, "status": { "enum": ["complete", "partial", "failed"] },

@@ -1,285 +1,154 @@
-//! The pages: overview, queue, dossier with decisions, history of a repository.
+//! The pages: queue, dossier with decisions, history of a repository.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Extension;
-use axum::extract::{Form, Path, Query, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Form, Path, Query, RawQuery, State};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use jiff::Timestamp;
 use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::access::Session;
+use super::asked::{self, Asked, DECISIONS, DECLARED, OUTCOMES, RELATIONS, SEVERITIES, severity_word, sorts};
 use super::{App, Failure, layout};
 use crate::error::{Error, ErrorKind, Result};
-use crate::index::decision::{CHOICES, Choice, Decision};
-use crate::index::triage::{Kind, SORTS, Sort, TriageFilter, TriagePage, TriageRow};
+use crate::index::decision::{CHOICES, Choice, OPEN};
+use crate::index::triage::{CLAIMS, Kind, TriagePage, TriageRow};
 use crate::index::{Index, Stored};
 use crate::report::html as dossiers;
-use crate::report::{Facts, Note, Report, sanitise};
+use crate::report::words::{self, when};
+use crate::report::{Facts, Report, sanitise};
 
 /// Rows of a page of the queue.
 const ROWS: u32 = 50;
 
+/// Examinations that the queue counts at most.
+const COUNTED: u32 = 10_000;
+
 /// Rows of a repository's history.
 const HISTORY_ROWS: u32 = 200;
 
-type Page = Result<Html<String>, Failure>;
+/// Characters of a reason in a list.
+pub(super) const WHY_CHARACTERS: usize = 160;
 
-/// The words of outcomes, most serious first.
-pub(super) const OUTCOMES: [&str; 5] = ["orthogonalized", "suspect", "inconclusive", "clear", "not-examined"];
+pub(super) type Page = Result<Html<String>, Failure>;
 
-/// The words of severities by number.
-pub(super) const SEVERITIES: [&str; 5] = ["none", "info", "low", "medium", "high"];
-
-pub(super) fn severity_word(severity: i64) -> &'static str {
-    usize::try_from(severity).ok().and_then(|index| SEVERITIES.get(index)).copied().unwrap_or("none")
-}
-
-/// A time for people: minutes, UTC.
-pub(super) fn when(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%d %H:%M UTC").to_string()
-}
-
-pub(super) async fn home(State(app): State<Arc<App>>, Extension(session): Extension<Session>) -> Page {
-    let (outcomes, decided, newest, sweep) = app
-        .read(|index, _| {
-            let serious = TriageFilter { decision: Some("open".into()), severity: Some(1), ..TriageFilter::default() };
-            Ok((
-                index.outcomes()?,
-                index.decided()?,
-                index.triage(&serious, Sort::Severity, None, 10)?,
-                last_sweep(index)?,
-            ))
-        })
-        .await?;
-    let counts: BTreeMap<&str, u64> = outcomes.iter().map(|(word, count)| (word.as_str(), *count)).collect();
-    let open = decided.iter().find(|(word, _)| word == "open").map_or(0, |(_, count)| *count);
-    let body = html! {
-        h1 { "Overview" }
-        h2 { "Examinations in the index" }
-        div class="tiles" {
-            @for word in OUTCOMES {
-                a class="tile" href={ "/queue?" (layout::query([("outcome", word)])) } {
-                    span class="value" { (counts.get(word).copied().unwrap_or(0)) }
-                    span class={ "word " (word) } { (word) }
-                }
-            }
-            a class="tile" href="/queue?decision=open" {
-                span class="value" { (open) }
-                "not decided"
-            }
-        }
-        h2 { "Last sweep" }
-        @match sweep {
-            Some(facts) => dl class="facts" { @for (name, value) in &facts { dt { (name) } dd { (value) } } },
-            None => p { "No sweep is recorded in this index. " code { "orthoscope sweep" } " makes one." },
-        }
-        h2 { "Most serious, not decided" }
-        (table(&newest.items))
-        p { a href="/queue?decision=open" { "The whole queue" } }
-    };
-    Ok(layout::page(&app, &session, "Overview", "/", body))
-}
-
-/// What is recorded of the last sweep, as names and values; `None` where there is no such record.
-fn last_sweep(index: &Index) -> Result<Option<Vec<(String, String)>>> {
-    use rusqlite::OptionalExtension as _;
-    let sql = |error| crate::index::failed("reading the last sweep", error);
-    let connection = index.connection();
-    let known: bool = connection
-        .query_row("SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'sweep_run'", [], |row| {
-            row.get(0)
-        })
-        .map_err(sql)?;
-    if !known {
-        return Ok(None);
-    }
-    let row: Option<(i64, Option<i64>, Option<String>)> = connection
-        .query_row("SELECT started, ended, summary FROM sweep_run ORDER BY id DESC LIMIT 1", [], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-        })
-        .optional()
-        .map_err(sql)?;
-    let Some((started, ended, summary)) = row else { return Ok(None) };
-    let told = |seconds: i64| Timestamp::from_second(seconds).map(when).unwrap_or_default();
-    let mut facts = vec![("started".to_owned(), told(started))];
-    facts.push(("ended".to_owned(), ended.map_or_else(|| "not yet, or it was interrupted".to_owned(), told)));
-    let summary: serde_json::Value = summary.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
-    flatten("", &summary, &mut facts);
-    Ok(Some(facts))
-}
-
-/// The plain values of nested objects, with their path as the name.
-fn flatten(path: &str, value: &serde_json::Value, facts: &mut Vec<(String, String)>) {
-    use serde_json::Value;
-    const FACTS: usize = 40;
-    if facts.len() >= FACTS {
-        return;
-    }
-    match value {
-        Value::Object(map) => {
-            for (name, value) in map {
-                let name = sanitise::name(name).replace('_', " ");
-                flatten(&if path.is_empty() { name } else { format!("{path}, {name}") }, value, facts);
-            }
-        }
-        Value::Null => {}
-        Value::Array(list) => facts.push((path.to_owned(), list.len().to_string())),
-        Value::String(text) => facts.push((path.to_owned(), sanitise::sentence(text))),
-        Value::Bool(_) | Value::Number(_) => facts.push((path.to_owned(), value.to_string())),
+/// How long ago, in the largest unit that fits.
+pub(super) fn age(then: Timestamp, now: Timestamp) -> String {
+    match now.as_second().saturating_sub(then.as_second()) {
+        seconds if seconds < 60 => "now".to_owned(),
+        seconds if seconds < 3_600 => format!("{} min", seconds / 60),
+        seconds if seconds < 86_400 => format!("{} h", seconds / 3_600),
+        seconds => words::count((seconds / 86_400).unsigned_abs(), "day", "days"),
     }
 }
 
-/// A list as an address asks for it. All fields are text, so that a form's empty fields are no errors.
-#[derive(Debug, Default, Clone, Deserialize)]
-#[serde(default)]
-pub(super) struct Asked {
-    pub outcome: String,
-    pub severity: String,
-    pub base: String,
-    pub family: String,
-    pub form: String,
-    pub decision: String,
-    pub downloads: String,
-    pub since: String,
-    pub until: String,
-    pub text: String,
-    pub sort: String,
-    pub after: String,
+/// The strength of a removal, where one fits: a number, or the smallest and the largest.
+pub(super) fn lambda(row: &TriageRow) -> String {
+    match (row.lambda_min, row.lambda_max) {
+        (Some(low), Some(high)) if words::strength(low) == words::strength(high) => words::strength(low),
+        (Some(low), Some(high)) => format!("{} to {}", words::strength(low), words::strength(high)),
+        _ => "–".to_owned(),
+    }
 }
 
-impl Asked {
-    /// The filter and order that are meant.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Usage`] naming the field that cannot be read.
-    pub(super) fn read(&self) -> Result<(TriageFilter, Sort)> {
-        let given = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
-        let wrong = |field: &str, text: &str, wanted: &str| {
-            Error::new(ErrorKind::Usage, format!("reading {field} {text:?}: it has to be {wanted}"))
-        };
-        let day = |field: &str, text: &str, later: i64| match given(text) {
-            None => Ok(None),
-            Some(text) => {
-                let date: jiff::civil::Date =
-                    text.parse().map_err(|_| wrong(field, &text, "a date like 2026-01-31"))?;
-                let start = date.to_zoned_datetime(jiff::tz::TimeZone::UTC).map(|zoned| zoned.timestamp().as_second());
-                start
-                    .ok()
-                    .and_then(|start| Timestamp::from_second(start + later).ok())
-                    .map(Some)
-                    .ok_or_else(|| wrong(field, &text, "a date like 2026-01-31"))
-            }
-        };
-        let severity = match given(&self.severity) {
-            None => None,
-            Some(word) => Some(
-                SEVERITIES
-                    .iter()
-                    .position(|severity| *severity == word)
-                    .and_then(|index| i64::try_from(index).ok())
-                    .ok_or_else(|| wrong("severity", &word, "none, info, low, medium or high"))?,
-            ),
-        };
-        let downloads = match given(&self.downloads) {
-            None => None,
-            Some(text) => Some(text.parse().map_err(|_| wrong("downloads", &text, "a whole number"))?),
-        };
-        let sort = match given(&self.sort) {
-            None => Sort::default(),
-            Some(word) => SORTS
-                .into_iter()
-                .find(|sort| sort.as_str() == word)
-                .ok_or_else(|| wrong("sort", &word, "severity, newest or downloads"))?,
-        };
-        let filter = TriageFilter {
-            outcome: given(&self.outcome),
-            severity,
-            base: given(&self.base),
-            family: given(&self.family),
-            form: given(&self.form),
-            decision: given(&self.decision),
-            downloads,
-            since: day("since", &self.since, 0)?,
-            // The day named is inside.
-            until: day("until", &self.until, 86_400)?,
-            text: given(&self.text),
-        };
-        Ok((filter, sort))
-    }
-
-    /// The page after one, as it was asked for.
-    pub(super) fn after(&self) -> Option<&str> {
-        Some(self.after.as_str()).filter(|after| !after.is_empty())
-    }
-
-    fn address(&self, after: &str) -> String {
-        let fields = [
-            ("outcome", self.outcome.as_str()),
-            ("severity", &self.severity),
-            ("base", &self.base),
-            ("family", &self.family),
-            ("form", &self.form),
-            ("decision", &self.decision),
-            ("downloads", &self.downloads),
-            ("since", &self.since),
-            ("until", &self.until),
-            ("text", &self.text),
-            ("sort", &self.sort),
-            ("after", after),
-        ];
-        format!("/queue?{}", layout::query(fields))
-    }
+/// Whether what a row says stands in words beside its verdict: a claim of a base that the weights do not bear out.
+pub(super) fn is_false_claim(row: &TriageRow) -> bool {
+    row.claim == "false"
 }
 
 pub(super) async fn queue(
     State(app): State<Arc<App>>,
     Extension(session): Extension<Session>,
-    Query(asked): Query<Asked>,
+    RawQuery(raw): RawQuery,
+    asked: Result<Query<Asked>, QueryRejection>,
 ) -> Page {
+    // A form sends its fields also where all are empty, and means everything.
+    let asked = if raw.is_none_or(|raw| raw.is_empty()) { Asked::waiting() } else { asked::of(asked)? };
     let (filter, sort) = asked.read()?;
     let wanted = asked.clone();
-    let (page, forms, families) = app
+    let (page, matching, kinds) = app
         .read(move |index, _| {
             let page = index.triage(&filter, sort, wanted.after(), ROWS)?;
-            Ok((page, index.kinds(Kind::Form)?, index.kinds(Kind::Family)?))
+            let kinds = [index.kinds(Kind::Form)?, index.kinds(Kind::Family)?, index.kinds(Kind::Signature)?];
+            Ok((page, index.matching(&filter, COUNTED + 1)?, kinds))
         })
         .await?;
     let body = html! {
         h1 { "Queue" }
-        (filters(&asked, &forms, &families))
-        (list(&asked, &page))
+        (filters(&asked, &kinds))
+        p class="count" {
+            strong {
+                @if matching > u64::from(COUNTED) { "more than " (COUNTED) " examinations" }
+                @else { (words::count(matching, "examination", "examinations")) }
+            }
+            @for (name, value) in asked.fields().into_iter().filter(|(name, value)| !value.is_empty() && *name != "sort") {
+                " · " (FILTERS.iter().find(|(field, _)| *field == name).map_or(name, |(_, label)| *label)) ": "
+                (sanitise::name(value))
+            }
+        }
+        (list(&asked, &page, (app.clock)()))
     };
     Ok(layout::page(&app, &session, "Queue", "/queue", body))
 }
 
-fn filters(asked: &Asked, forms: &[(String, u64)], families: &[(String, u64)]) -> Markup {
-    let words = |list: &[(String, u64)]| {
+/// The fields of the form, with their labels.
+const FILTERS: [(&str, &str); 16] = [
+    ("text", "Repository contains"),
+    ("outcome", "Verdict"),
+    ("severity", "Severity from"),
+    ("decision", "Decision"),
+    ("uploader", "Uploader"),
+    ("signature", "Signature"),
+    ("declared", "Declared"),
+    ("claim", "Claim of a base"),
+    ("relation", "Relation"),
+    ("base", "Base"),
+    ("family", "Family"),
+    ("form", "Form"),
+    ("downloads", "Downloads from"),
+    ("since", "Examined from"),
+    ("until", "Examined to"),
+    ("sort", "Sort by"),
+];
+
+fn filters(asked: &Asked, [forms, families, signatures]: &[Vec<(String, u64)>; 3]) -> Markup {
+    let of = |list: &[(String, u64)]| -> Vec<String> {
         list.iter().map(|(word, _)| word.clone()).filter(|w| !w.is_empty() && layout::fits(w)).collect()
     };
-    let forms: Vec<String> = words(forms);
-    let families: Vec<String> = words(families);
     let owned = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-    let decisions: Vec<String> =
-        std::iter::once("open".to_owned()).chain(CHOICES.iter().map(|choice| choice.as_str().to_owned())).collect();
-    let sorts: Vec<String> = SORTS.iter().map(|sort| sort.as_str().to_owned()).collect();
+    let values = asked.fields();
     html! {
+        // Shown where there is little room only: there the form is folded away until this is ticked.
+        input class="fold" type="checkbox" id="fold";
+        label class="fold" for="fold" { "Show the filters" }
         form class="filters" method="get" action="/queue" role="search" {
-            (input("text", "Repository contains", "search", &asked.text))
-            (select("outcome", "Verdict", &owned(&OUTCOMES), &asked.outcome, Some("any")))
-            (select("severity", "Severity from", &owned(&SEVERITIES), &asked.severity, Some("any")))
-            (input("base", "Base", "text", &asked.base))
-            (select("family", "Family", &families, &asked.family, Some("any")))
-            (select("form", "Form", &forms, &asked.form, Some("any")))
-            (input("downloads", "Downloads from", "number", &asked.downloads))
-            (input("since", "Examined from", "date", &asked.since))
-            (input("until", "Examined to", "date", &asked.until))
-            (select("decision", "Decision", &decisions, &asked.decision, Some("any")))
-            (select("sort", "Sort by", &sorts, &asked.sort, None))
-            button type="submit" { "Show" }
-            a href="/queue" { "Clear" }
+            @for (name, label) in FILTERS {
+                @let value = values.iter().find(|(field, _)| *field == name).map_or("", |(_, value)| *value);
+                @match name {
+                    "text" => (input(name, label, "search", value)),
+                    "base" | "uploader" => (input(name, label, "text", value)),
+                    "downloads" => (input(name, label, "number", value)),
+                    "since" | "until" => (input(name, label, "date", value)),
+                    "outcome" => (select(name, label, &owned(&OUTCOMES), value, Some("any"))),
+                    "severity" => (select(name, label, &owned(&SEVERITIES), value, Some("any"))),
+                    "decision" => (select(name, label, &owned(&DECISIONS), value, Some("any"))),
+                    "signature" => (select(name, label, &of(signatures), value, Some("any"))),
+                    "declared" => (select(name, label, &owned(&DECLARED), value, Some("any"))),
+                    "claim" => (select(name, label, &owned(&CLAIMS), value, Some("any"))),
+                    "relation" => (select(name, label, &owned(&RELATIONS), value, Some("any"))),
+                    "family" => (select(name, label, &of(families), value, Some("any"))),
+                    "form" => (select(name, label, &of(forms), value, Some("any"))),
+                    _ => (select(name, label, &owned(&sorts()), value, None)),
+                }
+            }
+            div class="buttons" {
+                button type="submit" { "Show" }
+                a href="/queue" { "Reset" }
+                a href="/queue?severity=none" { "Everything" }
+            }
         }
     }
 }
@@ -307,12 +176,12 @@ fn select(name: &str, label: &str, words: &[String], chosen: &str, any: Option<&
     }
 }
 
-fn list(asked: &Asked, page: &TriagePage) -> Markup {
+fn list(asked: &Asked, page: &TriagePage, now: Timestamp) -> Markup {
     html! {
         @if page.items.is_empty() {
             p { "Nothing matches." }
         } @else {
-            (table(&page.items))
+            (table(&page.items, now))
         }
         nav class="pages" aria-label="Parts of the list" {
             @if asked.after().is_some() { a href=(asked.address("")) { "First part" } }
@@ -322,29 +191,29 @@ fn list(asked: &Asked, page: &TriagePage) -> Markup {
 }
 
 /// Examinations, one a row.
-pub(super) fn table(rows: &[TriageRow]) -> Markup {
+pub(super) fn table(rows: &[TriageRow], now: Timestamp) -> Markup {
     html! {
         div class="scroll" tabindex="0" role="region" aria-label="Examinations" {
-            table {
+            table class="stack" {
                 thead { tr {
                     th scope="col" { "verdict" } th scope="col" { "severity" } th scope="col" { "repository" }
-                    th scope="col" { "base" } th scope="col" { "relation" } th scope="col" { "form" }
-                    th class="n" scope="col" { "downloads" } th scope="col" { "examined" } th scope="col" { "decision" }
+                    th class="n" scope="col" { "λ" } th scope="col" { "why" } th scope="col" { "uploader" }
+                    th scope="col" { "age" } th scope="col" { "declared" }
                 } }
                 tbody {
                     @for row in rows {
                         tr {
-                            td { span class={ "word " (row.outcome) } { (row.outcome) } }
+                            td { (verdict(row)) }
                             td { span class={ "word " (severity_word(row.severity)) } { (severity_word(row.severity)) } }
                             th scope="row" class="long" {
                                 a href={ "/examination/" (row.id) } { (sanitise::name(&row.candidate)) }
+                                span class="under" { (about(row)) }
                             }
-                            td class="long" { @if row.base.is_empty() { "none" } @else { (sanitise::name(&row.base)) } }
-                            td class="keep" { (row.relation) }
-                            td class="keep" { (sanitise::fit(&sanitise::name(&row.form), 18, "…")) }
-                            td class="n" { (row.downloads.map_or("–".to_owned(), |count| count.to_string())) }
-                            td class="keep" title=(when(row.seen)) { (row.seen.strftime("%Y-%m-%d").to_string()) }
-                            td class="keep" { (row.decision) }
+                            td class="n" data-label="λ" { (lambda(row)) }
+                            td class="long why" { (sanitise::clean(&row.because, WHY_CHARACTERS)) }
+                            td class="name" data-label="uploader" { (uploader(row)) }
+                            td class="keep" data-label="age" title=(when(row.first_seen)) { (age(row.first_seen, now)) }
+                            td data-label="declared" { (if row.declared { "yes" } else { "no" }) }
                         }
                     }
                 }
@@ -353,17 +222,38 @@ pub(super) fn table(rows: &[TriageRow]) -> Markup {
     }
 }
 
-/// The dossier's parts that the index holds beside the record.
-fn notes(decisions: &[Decision]) -> Vec<Note> {
-    decisions
-        .iter()
-        .map(|decision| Note {
-            when: when(decision.made_at),
-            who: decision.who.clone(),
-            decision: decision.decision.told().to_owned(),
-            note: decision.note.clone(),
-        })
-        .collect()
+/// The verdict's word, and what stands beside it: a claim that is false, a decision.
+pub(super) fn verdict(row: &TriageRow) -> Markup {
+    html! {
+        span class={ "word " (row.outcome) } { (row.outcome) }
+        @if is_false_claim(row) { span class="under word suspect" { "false claim of a base" } }
+        @if row.decision != OPEN { span class="under" { (row.decision) } }
+    }
+}
+
+/// What a repository is, in a line under its name.
+fn about(row: &TriageRow) -> String {
+    let mut told = vec![match row.base.is_empty() {
+        true => "no base".to_owned(),
+        false => format!("of {}", sanitise::name(&row.base)),
+    }];
+    told.push(row.relation.clone());
+    if !row.form.is_empty() {
+        told.push(sanitise::fit(&sanitise::name(&row.form), 18, "…"));
+    }
+    if let Some(downloads) = row.downloads {
+        told.push(words::count(downloads, "download", "downloads"));
+    }
+    told.join(" · ")
+}
+
+fn uploader(row: &TriageRow) -> Markup {
+    html! {
+        @if row.uploader.is_empty() { "–" }
+        @else if layout::fits(&row.uploader) {
+            a href={ "/queue?" (layout::query([("uploader", row.uploader.as_str())])) } { (sanitise::name(&row.uploader)) }
+        } @else { (sanitise::name(&row.uploader)) }
+    }
 }
 
 /// The examination of an id, or the error that there is none.
@@ -380,19 +270,32 @@ fn missing(id: &str) -> Error {
     Error::new(ErrorKind::NotFound, format!("there is no examination {:?}", sanitise::name(id)))
 }
 
+/// What a dossier is asked for with: the examination that was decided on before.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Before {
+    after: String,
+}
+
 pub(super) async fn dossier(
     State(app): State<Arc<App>>,
     Extension(session): Extension<Session>,
     Path(id): Path<String>,
+    Query(before): Query<Before>,
 ) -> Page {
-    let (stored, facts, decisions, past) = app
+    let (stored, facts, decisions, past, next, before) = app
         .read(move |index, _| {
             let stored = find(index, &id)?;
             let id = stored.id.hex();
-            let decisions = index.decisions(&id)?;
-            let past = index.past_judgements(&id)?;
+            let before = match index.get_short(&before.after)? {
+                Some(before) => {
+                    index.decisions(&before.id.hex())?.pop().map(|last| (before.examination.candidate.source, last))
+                }
+                None => None,
+            };
+            let (decisions, past) = (index.decisions(&id)?, index.past_judgements(&id)?);
             let facts = Facts::of(index, &stored)?;
-            Ok((stored, facts, decisions, past))
+            Ok((stored, facts, decisions, past, index.next_waiting(&id)?, before))
         })
         .await?;
     let id = stored.id.hex();
@@ -401,11 +304,16 @@ pub(super) async fn dossier(
     let title = candidate.clone();
     let mut report = Report::with_catalogue(vec![stored.examination], &app.catalogue);
     report.facts.insert(id.clone(), facts);
-    report.notes = BTreeMap::from([(candidate.clone(), notes(&decisions))]);
-    if decisions.is_empty() {
-        report.notes.clear();
-    }
+    report.decisions.insert(0, decisions);
+    let who = before.as_ref().map_or("", |(_, decision)| decision.who.as_str());
+    let form = decision_form(&app, &session, &id, who);
     let body = html! {
+        @if let Some((source, decision)) = &before {
+            p class="recorded" role="status" {
+                "Recorded of " a href={ "/examination/" (decision.examination) } { (sanitise::name(source)) } ": "
+                (decision.decision.told()) ", by " (sanitise::name(&decision.who)) "."
+            }
+        }
         p class="quiet" {
             "examined " (when(stored.last_seen)) ", judged " (when(stored.judged_at)) "; "
             @if layout::fits(&candidate) {
@@ -415,47 +323,54 @@ pub(super) async fn dossier(
                 " · " a href={ "/tree?" (layout::query([("base", base.as_str())])) } { "family tree of its base" }
             }
             " · " a href={ "/api/v1/examinations/" (id) } { "as JSON" }
+            @if let Some(next) = &next {
+                " · " a href={ "/examination/" (next.id) } { "next that waits" }
+            }
         }
-        @for examination in &report.examinations { (dossiers::dossier(examination, &report, "e")) }
+        @for (place, examination) in report.examinations.iter().enumerate() {
+            (dossiers::dossier(examination, &report, place, &form))
+        }
         @if !past.is_empty() {
             h2 { "Earlier judgements of the same measurements" }
             ul {
                 @for judgement in &past {
                     li {
-                        (when(judgement.judged_at)) ": " (crate::report::words::verdict_name(judgement.verdict)) ", "
-                        (crate::report::words::relation_name(judgement.relation)) ", by catalogue "
+                        (when(judgement.judged_at)) ": " (words::verdict_name(judgement.verdict)) ", "
+                        (words::relation_name(judgement.relation)) ", by catalogue "
                         span class="mono" { (sanitise::name(&judgement.catalogue)) }
                     }
                 }
             }
         }
-        (decision_form(&app, &session, &id))
     };
     Ok(layout::page(&app, &session, &title, "", body))
 }
 
-fn decision_form(app: &App, session: &Session, id: &str) -> Markup {
+fn decision_form(app: &App, session: &Session, id: &str, who: &str) -> Markup {
     html! {
         section class="card decide" aria-labelledby="decide" {
             h2 id="decide" { "Record a decision" }
-            p class="quiet" { "Decisions are only ever added; this one will be shown with your name and the time." }
             form method="post" action={ "/examination/" (id) "/decide" } {
                 input type="hidden" name="form_token" value=(app.access.form_token(session));
-                div class="form-row" {
-                    label for="who" { "Who decides" }
-                    input id="who" name="who" type="text" autocomplete="name" maxlength="100" required;
-                }
-                div class="form-row" {
-                    label for="choice" { "Decision" }
-                    select id="choice" name="decision" {
-                        @for choice in CHOICES { option value=(choice.as_str()) { (choice.told()) } }
+                fieldset {
+                    legend { "Decision" }
+                    @for choice in CHOICES {
+                        label class="choice" {
+                            input type="radio" name="decision" value=(choice.as_str()) required;
+                            " " (choice.told())
+                        }
                     }
                 }
                 div class="form-row" {
                     label for="note" { "Why" }
-                    textarea id="note" name="note" rows="4" cols="60" maxlength="10000" {}
+                    textarea id="note" name="note" rows="3" maxlength="10000" required {}
                 }
-                button type="submit" { "Record" }
+                div class="form-row" {
+                    label for="who" { "Who decides" }
+                    input id="who" name="who" type="text" autocomplete="name" maxlength="100" value=(sanitise::name(who)) required;
+                }
+                button type="submit" { "Record, and on to the next" }
+                p class="quiet" { "Decisions are only ever added, and shown with name and time." }
             }
         }
     }
@@ -465,9 +380,22 @@ fn decision_form(app: &App, session: &Session, id: &str) -> Markup {
 pub(super) struct Decide {
     form_token: String,
     who: String,
+    // Nothing is chosen beforehand, and a browser leaves out what is not chosen.
+    #[serde(default)]
     decision: String,
     #[serde(default)]
     note: String,
+}
+
+/// The choice of a word that somebody sent.
+pub(super) fn choice(word: &str) -> Result<Choice> {
+    Choice::from_word(word).ok_or_else(|| {
+        let known = CHOICES.map(Choice::as_str).join(", ");
+        Error::new(
+            ErrorKind::Usage,
+            format!("reading the decision {:?}: it has to be one of {known}", sanitise::name(word)),
+        )
+    })
 }
 
 pub(super) async fn decide(
@@ -482,13 +410,19 @@ pub(super) async fn decide(
             "the form is too old (the server has been started again since); go back, load the page anew and send it again",
         )));
     }
-    let choice = Choice::from_word(&form.decision)
-        .ok_or_else(|| Error::new(ErrorKind::Usage, format!("{:?} is no decision", sanitise::name(&form.decision))))?;
+    let choice = choice(&form.decision)?;
+    if form.note.trim().is_empty() {
+        let what = "recording a decision: say why; whoever reads it later has nothing else to go by";
+        return Err(Failure(Error::new(ErrorKind::Usage, what)));
+    }
     let address = app
         .write(move |index, app| {
             let id = find_short(index, &id)?.id.hex();
             index.decide(&id, &form.who, choice, &form.note, (app.clock)())?;
-            Ok(format!("/examination/{id}"))
+            Ok(match index.next_waiting(&id)? {
+                Some(next) => format!("/examination/{}?after={id}", next.id),
+                None => format!("/examination/{id}"),
+            })
         })
         .await?;
     Ok(Redirect::to(&address).into_response())
@@ -524,7 +458,7 @@ pub(super) async fn repository(
                             tr {
                                 th scope="row" { a href={ "/examination/" (row.id) } { (when(row.seen)) } }
                                 td class="mono" { (row.revision.as_deref().map_or("–".to_owned(), |r| sanitise::fit(&sanitise::name(r), 14, "…"))) }
-                                td { span class={ "word " (row.outcome) } { (row.outcome) } }
+                                td { (verdict(row)) }
                                 td class="long" { (sanitise::name(&row.base)) }
                                 td class="long" { (sanitise::sentence(&row.because)) }
                                 td { (row.decision) }
@@ -548,7 +482,7 @@ pub(super) async fn decisions(State(app): State<Arc<App>>, Extension(session): E
                 "The audit trail is whole: every decision's hash follows from the one before."
             } @else {
                 strong { "The audit trail is broken" } " at "
-                (words(&broken)) ": a decision was changed or taken out by other means than orthoscope."
+                (numbers(&broken)) ": a decision was changed or taken out by other means than orthoscope."
             }
         }
         @if all.is_empty() { p { "None yet." } } @else {
@@ -556,7 +490,7 @@ pub(super) async fn decisions(State(app): State<Arc<App>>, Extension(session): E
                 table {
                     thead { tr {
                         th class="n" scope="col" { "number" } th scope="col" { "when" } th scope="col" { "who" }
-                        th scope="col" { "decision" } th scope="col" { "examination" } th scope="col" { "note" }
+                        th scope="col" { "decision" } th scope="col" { "examination" } th scope="col" { "why" }
                     } }
                     tbody {
                         @for decision in &all {
@@ -579,6 +513,6 @@ pub(super) async fn decisions(State(app): State<Arc<App>>, Extension(session): E
     Ok(layout::page(&app, &session, "Decisions", "/decisions", body))
 }
 
-fn words(numbers: &[i64]) -> String {
-    numbers.iter().take(20).map(i64::to_string).collect::<Vec<_>>().join(", ")
+fn numbers(keys: &[i64]) -> String {
+    keys.iter().take(20).map(i64::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -161,8 +161,13 @@ async fn a_decision_is_recorded_once_shown_and_never_taken_from_elsewhere() {
     assert_eq!(elsewhere.send().await.expect("answers").status(), 403);
     let done = served.client.post(&address).form(&fields(&form_token(&page))).send().await.expect("answers");
     assert_eq!(done.status(), 303);
+    let next = done.headers()["location"].to_str().expect("text").to_owned();
     let (_, page) = served.get(&format!("/examination/{id}")).await;
     assert!(page.contains("A. Moderator") && page.contains("&lt;b&gt;declared"));
+    // On to the next, which says what was recorded and by whom.
+    assert!(next.starts_with("/examination/") && next.ends_with(&format!("?after={id}")), "{next}");
+    let (status, page) = served.get(&next).await;
+    assert!(status == 200 && page.contains("Recorded of") && page.contains("value=\"A. Moderator\""), "{page}");
     let (_, trail) = served.get("/decisions").await;
     assert!(trail.contains("A. Moderator") && trail.contains("The audit trail is whole"));
     let open = served.json("/api/v1/examinations?decision=open&text=tiny-edited").await;
@@ -184,6 +189,212 @@ async fn a_decision_is_recorded_once_shown_and_never_taken_from_elsewhere() {
         .execute_batch("DROP TRIGGER decision_unchanging; UPDATE decision SET note = 'other' WHERE key = 1;")
         .expect("by force");
     assert_eq!(index.broken_decisions().expect("reads"), [1]);
+}
+
+#[tokio::test]
+async fn a_decision_is_chosen_and_has_a_reason() {
+    let served = serve(None).await;
+    let id = served.first_id().await;
+    let (_, page) = served.get(&format!("/examination/{id}")).await;
+    let form = page.split("id=\"decide\"").nth(1).expect("a form");
+    assert!(!form.contains("checked") && !form.contains("selected"), "something is chosen beforehand");
+    assert!(page.find("id=\"decide\"") < page.find("What it means"), "the form is beside the verdict");
+    let send = |decision: Option<&'static str>, note: &'static str| {
+        let mut fields = vec![("form_token", form_token(&page)), ("who", "A".to_owned()), ("note", note.to_owned())];
+        fields.extend(decision.map(|decision| ("decision", decision.to_owned())));
+        served.client.post(served.url(&format!("/examination/{id}/decide"))).form(&fields).send()
+    };
+    for (decision, note, told) in [
+        (None, "why", "one of confirmed, dismissed, second-look, appealed"),
+        (Some("maybe"), "why", "one of confirmed, dismissed, second-look, appealed"),
+        (Some("dismissed"), " \n", "say why"),
+    ] {
+        let answer = send(decision, note).await.expect("answers");
+        assert_eq!(answer.status(), 400);
+        let text = answer.text().await.expect("text");
+        assert!(text.contains(told), "{text}");
+    }
+    assert_eq!(served.json(&format!("/api/v1/examinations/{id}/decisions")).await, json!([]));
+    // When nothing is left to decide, the last one stays.
+    let waiting = served.json("/api/v1/examinations?decision=open&severity=low").await;
+    let mut last = String::new();
+    for row in waiting["items"].as_array().expect("items") {
+        let id = row["id"].as_str().expect("an id");
+        let fields = [
+            ("form_token", form_token(&page)),
+            ("who", "A".into()),
+            ("decision", "dismissed".into()),
+            ("note", "known".into()),
+        ];
+        let done = served.client.post(served.url(&format!("/examination/{id}/decide"))).form(&fields).send();
+        last = done.await.expect("answers").headers()["location"].to_str().expect("text").to_owned();
+        if last == format!("/examination/{id}") {
+            break;
+        }
+    }
+    assert!(!last.contains('?'), "{last}");
+    let (_, queue) = served.get("/queue").await;
+    assert!(queue.contains("0 examinations") && queue.contains("Nothing matches"), "{queue}");
+}
+
+/// An examination whose claim of a base the weights do not bear out, without a finding.
+fn false_claim() -> Examination {
+    let mut examination = sample::clear();
+    examination.candidate.source = "hf:cedar/false-claim".into();
+    examination.relation = crate::examination::Relation::Unrelated;
+    examination.claim = Some(crate::examination::Claim {
+        base: Some("hf:example/tiny-base".into()),
+        holds: Some(false),
+        ..Default::default()
+    });
+    examination
+}
+
+/// The names of a page's table of examinations, in order.
+fn names(page: &str) -> Vec<String> {
+    let rows = page.split("<th scope=\"row\"").skip(1);
+    rows.map(|row| row.split("\">").nth(2).unwrap_or_default().split("</a>").next().unwrap_or_default().to_owned())
+        .collect()
+}
+
+#[tokio::test]
+async fn the_queue_opens_on_what_waits_with_false_claims_among_it() {
+    let mut all = sample::everything().examinations;
+    all.push(false_claim());
+    let served = serve_these(all.clone(), None).await;
+    let (_, page) = served.get("/queue").await;
+    let shown = names(&page);
+    assert_eq!(shown.last().map(String::as_str), Some("hf:cedar/false-claim"), "{shown:?}");
+    assert!(
+        shown.contains(&"hf:example/tiny-edited".to_owned()) && !shown.contains(&"hf:example/tiny-copy".to_owned())
+    );
+    let counted = format!("<strong>{} examinations</strong>", shown.len());
+    assert!(page.contains(&counted) && page.contains("false claim of a base") && page.contains(">Reset</a>"), "{page}");
+    assert!(page.contains("Decision: open") && page.contains("Severity from: low"));
+    // A form that was sent with every field empty asks for everything.
+    let (_, page) = served.get("/queue?outcome=&severity=&decision=&text=").await;
+    assert_eq!(names(&page).len(), all.len());
+    // The API lists everything as it always did.
+    assert_eq!(served.json("/api/v1/examinations").await["items"].as_array().map(Vec::len), Some(all.len()));
+    for (query, expected) in [
+        ("claim=false&text=cedar", 1),
+        ("claim=false&outcome=orthogonalized", 1),
+        ("uploader=cedar", 1),
+        ("relation=unrelated", 1),
+        ("signature=code-on-load", 1),
+        ("declared=yes", 0),
+        ("declared=no", all.len()),
+    ] {
+        let page = served.json(&format!("/api/v1/examinations?{query}")).await;
+        assert_eq!(page["items"].as_array().map(Vec::len), Some(expected), "{query}: {page}");
+        let (_, page) = served.get(&format!("/queue?{query}")).await;
+        assert_eq!(names(&page).len(), expected, "{query}");
+    }
+    let row = &served.json("/api/v1/examinations?text=tiny-edited").await["items"][0];
+    assert_eq!(
+        (&row["uploader"], &row["claim"], &row["declared"]),
+        (&json!("example"), &json!("holds"), &json!(false))
+    );
+    assert!(
+        row["lambda_min"].as_f64().is_some_and(|lambda| lambda > 0.0)
+            && row["lambda_max"].as_f64() > row["lambda_min"].as_f64()
+    );
+    // Where no removal fits, there is no strength of one.
+    assert!(served.json("/api/v1/examinations?text=tiny-tuned").await["items"][0]["lambda_max"].is_null());
+}
+
+#[tokio::test]
+async fn a_filter_that_cannot_match_is_refused_with_what_there_is() {
+    let served = serve(None).await;
+    for (query, told) in [
+        ("outcome=bogus", "orthogonalized, suspect, inconclusive, clear, not-examined"),
+        ("severity=loud", "none, info, low, medium, high"),
+        ("decision=bogus", "open, confirmed, dismissed, second-look, appealed"),
+        ("relation=bogus", "identical, repackaged, recast, quantized, low-rank-edit"),
+        ("claim=bogus", "holds, false, not-told, none"),
+        ("declared=bogus", "yes, no"),
+        ("sort=bogus", "severity, newest, downloads"),
+        ("base=bogus", "the index has hf:example/tiny-base"),
+        ("uploader=bogus", "example"),
+        ("family=bogus", "the index has llama"),
+        ("form=bogus", "safetensors"),
+        ("signature=bogus", "out-rank1-global"),
+        ("downloads=many", "a whole number"),
+        ("since=yesterday", "a date like"),
+        ("until=bogus", "a date like"),
+        ("outcom=clear", "expected one of"),
+    ] {
+        for path in ["/queue", "/api/v1/examinations"] {
+            let (status, text) = served.get(&format!("{path}?{query}")).await;
+            assert!(status == 400 && text.contains(told), "{path}?{query}: {status} {text}");
+        }
+    }
+    assert_eq!(served.get("/api/v1/examinations?rows=many").await.0, 400);
+}
+
+#[tokio::test]
+async fn the_overview_says_what_is_new_and_what_waits() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("index.db");
+    let mut index = Index::open(&path).expect("opens");
+    let at = |hours: i64| Timestamp::from_second(noon().as_second() - 48 * 3600 + hours * 3600).expect("in range");
+    let run = |index: &mut Index, hours: i64, summary: Option<Value>| {
+        let ended = summary.as_ref().map(|_| at(hours).as_second() + 184);
+        let values = (at(hours).as_second(), ended, summary.map(|summary| summary.to_string()));
+        let sql = "INSERT INTO sweep_run (started, ended, plan, summary) VALUES (?1, ?2, '{}', ?3)";
+        index.connection_mut().execute(sql, values).expect("is noted");
+    };
+    // The first sweep finds one repository edited, and another one clear, which a later commit changes.
+    let revised = |mut examination: Examination, commit: &str| {
+        examination.candidate.source = "hf:example/turned".into();
+        examination.candidate.revision = Some(commit.repeat(40));
+        examination
+    };
+    index.record(&sample::orthogonalized(), at(0)).expect("records");
+    index.record(&revised(sample::clear(), "a"), at(0)).expect("records");
+    run(
+        &mut index,
+        0,
+        Some(json!({ "examined": 2, "outcomes": { "clear": 1, "orthogonalized": 1 }, "seconds": 90.5 })),
+    );
+    index.record(&sample::orthogonalized(), at(24)).expect("seen again");
+    index.record(&revised(sample::orthogonalized(), "b"), at(24)).expect("records");
+    index.record(&false_claim(), at(24)).expect("records");
+    index.record(&sample::failed(), at(24)).expect("records");
+    let summary = json!({
+        "listed": { "seen": 5 }, "examined": 4, "outcomes": { "clear": 1, "orthogonalized": 2, "denied": 1 },
+        "bytes": 21_658_630, "weight_bytes": 1024, "requests": 125, "seconds": 184.2, "left": 1,
+    });
+    run(&mut index, 24, Some(summary));
+    drop(index);
+    let (address, _signal, _) = start(settings_over(folder.path(), None), Limits::default()).await;
+    let get =
+        || async { reqwest::get(format!("http://{address}/")).await.expect("answers").text().await.expect("text") };
+    let page = get().await;
+    let text = page.split('<').filter_map(|part| part.split_once('>')).map(|(_, text)| text).collect::<String>();
+    for needed in [
+        "examined 4 repositories of 5 listed: 2 orthogonalized, 0 suspect, 1 could not be examined.",
+        "It took 3 min 4 s and received 20.7 MiB in 125 requests, 1.0 KiB of it weights.",
+        "1 repository is left for the next sweep",
+        "The one before, on 2026-01-31 02:40 UTC, examined 2 and found 1 orthogonalized and 0 suspect.",
+        "needs an access grant",
+        "3 examinations of low severity and above, not decided.",
+    ] {
+        assert!(text.contains(needed), "{needed}\n{text}");
+    }
+    let part =
+        |heading: &str| page.split(heading).nth(1).expect("a part").split("<h2>").next().unwrap_or_default().to_owned();
+    let new = part("New in the last sweep</h2>");
+    let sources = |part: &str| names(part);
+    assert_eq!(sources(&new), ["hf:example/turned", "hf:cedar/false-claim"]);
+    assert!(new.contains("data-label=\"before\">clear<") && new.contains("data-label=\"before\">not seen<"), "{new}");
+    let waits = part("Waits longest for a decision</h2>");
+    assert_eq!(sources(&waits), ["hf:example/tiny-edited", "hf:example/turned", "hf:cedar/false-claim"]);
+    assert!(page.contains("sweeps-found") && !page.contains("21658630"));
+    // One that did not end says so, and nothing is called new that nobody looked at.
+    run(&mut Index::open(&path).expect("opens"), 47, None);
+    let page = get().await;
+    assert!(page.contains("has not ended") && page.contains("Nothing that needs a look"), "{page}");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! What to look at: listings of hubs, put into the queue page by page.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{self, Query, RepoInfo, fetch};
@@ -28,7 +28,8 @@ pub struct Plan {
 }
 
 /// What planning found.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Listed {
     /// Repositories listed.
     pub seen: u64,

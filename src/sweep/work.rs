@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::Severity;
 use crate::ids::RepoId;
+use crate::index::{self, Index};
 
 use super::examine::{Bench, Outcome};
 use super::plan::{self, Listed, Plan};
@@ -38,8 +40,41 @@ impl Default for SweepSettings {
     }
 }
 
+/// A run as the index has it.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// When it began.
+    pub started: Timestamp,
+    /// When it ended; `None` while it runs, and for one that was killed.
+    pub ended: Option<Timestamp>,
+    /// What it did, where it ended.
+    pub summary: Option<Summary>,
+}
+
+/// The last runs, latest first.
+pub fn last_runs(index: &Index, most: u32) -> Result<Vec<Run>> {
+    // Seconds out of range can only come from a foreign hand.
+    let time = |seconds| Timestamp::from_second(seconds).unwrap_or(Timestamp::UNIX_EPOCH);
+    index
+        .connection()
+        .prepare_cached("SELECT started, ended, summary FROM sweep_run ORDER BY id DESC LIMIT ?1")
+        .and_then(|mut statement| {
+            let run = |row: &rusqlite::Row<'_>| {
+                let summary: Option<String> = row.get(2)?;
+                Ok(Run {
+                    started: time(row.get(0)?),
+                    ended: row.get::<_, Option<i64>>(1)?.map(time),
+                    summary: summary.and_then(|text| serde_json::from_str(&text).ok()),
+                })
+            };
+            statement.query_map([most], run)?.collect()
+        })
+        .map_err(|error| index::failed("reading the last sweeps", error))
+}
+
 /// What a run did.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Summary {
     /// What was listed.
     pub listed: Listed,

@@ -68,8 +68,16 @@ await look(`${address}/`, "overview");
 await page.goto(`${address}/`);
 await page.getByRole("link", { name: "Queue", exact: true }).click();
 assert.equal(page.url(), `${address}/queue`);
+const open = await rows();
+assert.ok(open > 1, `${open} rows in the queue`);
+assert.equal(await page.getByLabel("Decision").inputValue(), "open", "it opens on what waits");
+await page.getByRole("link", { name: "Everything" }).click();
 const all = await rows();
-assert.ok(all > 1, `${all} rows in the queue`);
+assert.ok(all > open, `${open} of ${all} wait`);
+assert.ok(await page.getByText(`${all} examinations`).isVisible(), "they are counted");
+await page.getByRole("link", { name: "Reset" }).click();
+assert.equal(await rows(), open);
+await page.getByRole("link", { name: "Everything" }).click();
 await page.getByLabel("Verdict").selectOption("orthogonalized");
 await page.getByRole("button", { name: "Show" }).click();
 assert.match(page.url(), /outcome=orthogonalized/);
@@ -106,10 +114,16 @@ for (const needed of [
 ]) {
   assert.ok(text.includes(needed), `the dossier lacks: ${needed}`);
 }
+assert.equal(await page.locator("input[type=radio]:checked").count(), 0, "nothing is chosen beforehand");
 await page.getByLabel("Who decides").fill("B. Moderator");
-await page.getByLabel("Decision", { exact: true }).selectOption("second-look");
+await page.getByLabel("needs a second look").check();
+await page.getByRole("button", { name: "Record" }).click();
+assert.equal(page.url(), dossier, "a reason is wanted");
 await page.getByLabel("Why").fill("asked the publisher <b>first</b>");
 await page.getByRole("button", { name: "Record" }).click();
+assert.ok(page.url().endsWith(`?after=${id}`) && !page.url().startsWith(dossier), "on to the next that waits");
+assert.equal(await page.getByLabel("Who decides").inputValue(), "B. Moderator");
+await page.getByRole("status").getByRole("link").click();
 assert.equal(page.url(), dossier);
 assert.ok(await page.getByRole("cell", { name: "B. Moderator" }).isVisible());
 assert.ok(await page.getByRole("cell", { name: "asked the publisher <b>first</b>" }).isVisible());
@@ -131,7 +145,7 @@ assert.ok((await rows()) > 0, "the repository has a history");
 await look(page.url(), "repository");
 await page.goto(dossier);
 await page.getByRole("link", { name: "family tree of its base" }).click();
-assert.ok((await page.locator("svg .node").count()) > 1, "the tree has derivatives");
+assert.ok((await page.locator("table.tree tbody tr").count()) > 1, "the tree has derivatives");
 await look(page.url(), "tree");
 await look(`${address}/prevalence`, "prevalence");
 await page.goto(`${address}/prevalence`);
@@ -163,13 +177,43 @@ await phone.keyboard.press("Tab");
 assert.equal(await phone.evaluate(() => document.activeElement.textContent), "Skip to the content");
 
 // A telephone's width, and paper.
-for (const path of ["/queue", `/examination/${id}`, "/prevalence"]) {
-  await phone.goto(address + path);
+const base = encodeURIComponent(record.base.source);
+const places = {
+  overview: "/",
+  queue: "/queue",
+  dossier: `/examination/${id}`,
+  tree: `/tree?base=${base}`,
+  prevalence: "/prevalence",
+};
+for (const [name, path] of Object.entries(places)) {
+  for (const colorScheme of ["light", "dark"]) {
+    await phone.emulateMedia({ colorScheme });
+    await phone.goto(address + path);
+    await phone.screenshot({ path: `${pictures}/${name}-phone${colorScheme === "dark" ? "-dark" : ""}.png`, fullPage: true });
+  }
   const overflow = await phone.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
   assert.ok(overflow <= 0, `${path} is ${overflow} pixels too wide for a telephone`);
+  // Letters of pictures as they are drawn, and the room that names have.
+  const letters = await phone.evaluate(() =>
+    [...document.querySelectorAll("svg text")].filter((one) => one.getClientRects().length)
+      .map((one) => parseFloat(getComputedStyle(one).fontSize) * one.getScreenCTM().a || Infinity));
+  assert.ok(Math.min(...letters, Infinity) >= 9, `${path} has letters of ${Math.min(...letters)} pixels`);
+  const names = await phone.evaluate(() =>
+    [...document.querySelectorAll("table.stack tbody th[scope=row]")].map((one) => one.getBoundingClientRect().width));
+  assert.ok(Math.min(...names, Infinity) > 150 || name === "overview", `${path} leaves a name ${Math.min(...names)} pixels`);
 }
-await phone.goto(`${address}/examination/${id}`);
-await phone.screenshot({ path: `${pictures}/dossier-phone.png`, fullPage: true });
+await phone.goto(`${address}/queue`);
+assert.ok(!(await phone.locator("form.filters").isVisible()), "filters are folded away");
+await phone.getByLabel("Show the filters").check();
+assert.ok(await phone.locator("form.filters").isVisible(), "and come out again");
+// Nothing is cut off at the width of a desk.
+await phone.setViewportSize({ width: 1280, height: 800 });
+for (const [name, path] of Object.entries(places)) {
+  await phone.goto(address + path);
+  const cut = await phone.evaluate(() =>
+    [...document.querySelectorAll(".scroll")].filter((one) => one.scrollWidth > one.clientWidth).map((one) => one.ariaLabel));
+  assert.deepEqual(cut, [], `${name} cuts tables off`);
+}
 await page.goto(dossier);
 await page.emulateMedia({ media: "print" });
 await page.setViewportSize({ width: 794, height: 1123 });

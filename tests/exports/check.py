@@ -57,8 +57,57 @@ assert list(validator.iter_errors({**log, "version": "2.0.0"})), "the schema tak
 assert list(validator.iter_errors({**log, "runs": [{}]})), "the schema takes a run without a tool"
 findings = sum(len(record["findings"]) for record in records)
 assert sum(len(run["results"]) for run in log["runs"]) == findings
-for result in log["runs"][0]["results"]:
-    assert result["locations"][0]["logicalLocations"][0]["fullyQualifiedName"]
+
+
+# SARIF as GitHub's code scanning takes it: what its documentation says is needed, and its limits.
+def refused(log):
+    def at_most(what, things, limit):
+        if len(things) > limit:
+            yield f"{what}: {len(things)}"
+
+    yield from at_most("runs", log["runs"], 20)
+    for run in log["runs"]:
+        rules, results = run["tool"]["driver"]["rules"], run["results"]
+        yield from at_most("results", results, 25_000)
+        yield from at_most("rules", rules, 25_000)
+        for rule in rules:
+            for name, limit in (("shortDescription", 1024), ("fullDescription", 1024), ("help", 1_000_000)):
+                if not 0 < len(rule.get(name, {}).get("text", "")) <= limit:
+                    yield f"{rule['id']}: {name}"
+            yield from at_most("tags", rule["properties"]["tags"], 20)
+            if not 0 <= float(rule["properties"]["security-severity"]) <= 10:
+                yield f"{rule['id']}: security-severity"
+        seen = set()
+        for result in results:
+            name = f"{result.get('ruleId')}: {result['message'].get('text', '')[:60]}"
+            if rules[result["ruleIndex"]]["id"] != result["ruleId"] or not result["message"].get("text"):
+                yield name
+            fingerprint = result["partialFingerprints"].get("primaryLocationLineHash")
+            if not fingerprint or fingerprint in seen:
+                yield f"{name}: fingerprint {fingerprint}"
+            seen.add(fingerprint)
+            if not result["locations"]:
+                yield f"{name}: no location"
+            places = result["locations"] + result.get("relatedLocations", [])
+            yield from at_most(name, places, 1000)
+            for place in places:
+                physical = place.get("physicalLocation", {})
+                uri = physical.get("artifactLocation", {}).get("uri", "")
+                if not uri or uri.startswith("/") or ":" in uri or ".." in uri.split("/"):
+                    yield f"{name}: expected a physical location, not {uri!r}"
+                if physical.get("region", {}).get("startLine", 0) < 1:
+                    yield f"{name}: no line"
+            if result["kind"] == "fail" and result["level"] == "none":
+                yield f"{name}: a failure of no level"
+
+
+faults = list(refused(log))
+assert not faults, "\n".join(faults[:20])
+without = json.loads(json.dumps(log))
+del without["runs"][0]["results"][0]["locations"][0]["physicalLocation"]
+assert list(refused(without)), "anything is taken"
+related = sum(len(result["relatedLocations"]) for result in log["runs"][0]["results"])
+suppressed = sum(bool(result["suppressions"]) for result in log["runs"][0]["results"])
 
 # in-toto: a statement for each examination with a digest to name.
 statements = [json.loads(line) for line in (folder / "export.in-toto").read_text().splitlines()]
@@ -115,4 +164,5 @@ for row in listed["items"]:
 assert ask("/api/v1/prevalence")["overall"]["examined"] == stats["overall"]["examined"]
 
 print(f"exports agree: {len(records)} examinations, {findings} findings, verdicts {verdicts}, {len(statements)} statements")
+print(f"code scanning takes {findings} results: {related} related locations, {suppressed} suppressed or under review")
 print(f"SARIF holds under the official schema, OpenAPI under its own; charts: {', '.join(charts)}")

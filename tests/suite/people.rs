@@ -9,6 +9,7 @@ use std::process::{Child, Stdio};
 use assert_cmd::Command;
 use orthoscope::examination::Examination;
 use orthoscope::index::Index;
+use orthoscope::index::decision::Choice;
 use orthoscope::report::sanitise;
 use orthoscope::standin::{Settings, Standin};
 use serde_json::{Value, json};
@@ -173,6 +174,61 @@ fn names_made_to_harm_are_harmless_in_every_report() {
     }
 }
 
+/// What was decided is in whatever is made of the examination afterwards.
+#[test]
+fn a_decision_is_in_every_report_export_and_list() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut index = Index::open(&folder.path().join("index.db")).unwrap();
+    let time = "2026-01-02T03:04:05Z".parse().unwrap();
+    let decided = index.record(&hostile(1, "hf:owner/plain"), time).unwrap().id.hex();
+    // Another one of the same repository, which nobody decided on.
+    let mut other = hostile(2, "hf:owner/plain");
+    other.coverage.tensors = 5;
+    index.record(&other, time).unwrap();
+    index.decide(&decided, "A. Moderator", Choice::SecondLook, "somebody else first", time).unwrap();
+    index.decide(&decided, "B. Lead", Choice::Dismissed, "declared on the card", time).unwrap();
+    drop(index);
+    let run = |arguments: &[&str]| {
+        let output = orthoscope(folder.path()).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let finding = format!("a{:011x}", 1);
+    for format in ["text", "html", "markdown", "json", "jsonl", "sarif", "csv"] {
+        let exported = run(&["export", "--format", if format == "text" { "markdown" } else { format }]);
+        for text in [
+            run(&["report", "--finding", &finding, "--format", format]),
+            run(&["findings", "show", &finding, "--format", format]),
+            exported,
+        ] {
+            for needed in ["dismissed", "B. Lead", "declared on the card"] {
+                assert!(text.matches(needed).count() >= 1, "{format} lacks {needed}: {text}");
+            }
+            assert_eq!(text.contains("somebody else first"), format != "csv", "{format}");
+        }
+    }
+    // Decisions are on an examination, not on all of its repository.
+    let exported = run(&["export", "--format", "jsonl"]);
+    let records: Vec<Value> = exported.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let decisions: Vec<usize> = records.iter().map(|one| one["decisions"].as_array().map_or(0, Vec::len)).collect();
+    assert_eq!((records.len(), decisions.iter().sum::<usize>(), decisions.iter().max()), (2, 2, Some(&2)));
+    let csv = run(&["export", "--format", "csv"]);
+    let of = |name: &str| {
+        let mut reader = csv::Reader::from_reader(csv.as_bytes());
+        let column = reader.headers().unwrap().iter().position(|column| column == name).unwrap();
+        let mut cells: Vec<String> = reader.records().map(|row| row.unwrap()[column].to_owned()).collect();
+        cells.sort();
+        cells
+    };
+    assert_eq!(of("decision"), ["dismissed", "open"]);
+    assert_eq!(of("decided_by"), ["", "B. Lead"]);
+    assert_eq!(of("decided_at"), ["", "2026-01-02T03:04:05Z"]);
+    let list = run(&["findings", "list"]);
+    assert_eq!((list.matches("dismissed").count(), list.matches("open").count()), (2, 2), "{list}");
+    let list: Vec<Value> = serde_json::from_str(&run(&["findings", "list", "--format", "json"])).unwrap();
+    assert!(list.iter().any(|row| row["examination"]["decision"] == "dismissed"), "{list:?}");
+}
+
 /// The server, ended with the test.
 struct Served {
     child: Child,
@@ -239,7 +295,7 @@ fn names_made_to_harm_are_harmless_on_every_page() {
     for name in names().iter().filter(|name| name.len() < 1000) {
         pages.push(format!("/repository?source={}", encoded(name)));
         pages.push(format!("/tree?base={}", encoded(&format!("{name}/base"))));
-        pages.push(format!("/queue?text={}&base={}&family={}", encoded(name), encoded(name), encoded(name)));
+        pages.push(format!("/queue?text={}", encoded(name)));
     }
     let list: Value = serde_json::from_str(&served.get("/api/v1/examinations?rows=100")).unwrap();
     for row in list["items"].as_array().unwrap() {
@@ -253,6 +309,17 @@ fn names_made_to_harm_are_harmless_on_every_page() {
             page.split(" value=\"").enumerate().map(|(n, rest)| if n == 0 { rest } else { after(rest) }).collect();
         assert_harmless(path, &shown, 400_000);
         assert_no_markup(path, &page);
+    }
+    // Refused with the words there are, which are no better.
+    for name in names().iter().filter(|name| name.len() < 1000) {
+        for field in ["base", "family", "uploader", "signature", "outcome", name] {
+            let path = format!("/queue?{}=x{}", encoded(field), encoded(name));
+            let answer = served.ask(&path, "");
+            assert!(answer.starts_with("HTTP/1.1 400"), "{path}: {answer}");
+            let page = answer.split_once("\r\n\r\n").unwrap().1;
+            assert_harmless(&path, page, 100_000);
+            assert_no_markup(&path, page);
+        }
     }
     for path in ["/api/v1/examinations?rows=100", "/api/v1/prevalence"] {
         let answer = served.get(path);
