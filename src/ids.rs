@@ -135,8 +135,9 @@ impl RepoId {
     /// The address of its page on its hub, at a revision where one is named. None for a hub without pages, and for names that no
     /// hub gives, so that nothing else can be smuggled into a link.
     pub fn page(&self, revision: Option<&str>) -> Option<String> {
+        // Hubs give names of about a hundred characters at most.
         let plain = |text: &str| {
-            !text.is_empty()
+            (1..=128).contains(&text.len())
                 && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
                 && !text.starts_with('.')
         };
@@ -298,6 +299,7 @@ mod tests {
         for (hub, name) in [("hf", "a/b/c"), ("hf", "../x"), ("hf", "a/\"><script>"), ("hf", ""), ("local", "a/b")] {
             assert_eq!(page(hub, name, None), None, "{hub}:{name}");
         }
+        assert_eq!(page("hf", &format!("org/{}", "a".repeat(1 << 20)), None), None);
         assert_eq!(page("hf", "org/name", Some("a b")).as_deref(), Some("https://huggingface.co/org/name"));
     }
 }

@@ -114,7 +114,7 @@ const STATUSES: [Status; 3] = [Status::Complete, Status::Partial, Status::Failed
 fn words<T: Copy + Send + Sync + 'static>(
     all: &'static [T],
     name: fn(T) -> &'static str,
-) -> impl TypedValueParser<Value = T> + Clone {
+) -> impl TypedValueParser<Value = T> {
     PossibleValuesParser::new(all.iter().map(move |value| name(*value)))
         .try_map(move |word| all.iter().copied().find(|value| name(*value) == word).ok_or("not one of these"))
 }

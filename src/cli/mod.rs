@@ -84,7 +84,6 @@ pub struct Global {
     #[arg(long, global = true, value_name = "PATH", default_value = DEFAULT_INDEX, env = "ORTHOSCOPE_INDEX")]
     pub index: PathBuf,
     /// Output format
-    ///
     // Each subcommand has its own list and default, which `with_formats` gives it; this one lets it stand before the subcommand.
     #[arg(long, global = true, hide = true, value_name = "FORMAT")]
     format: Option<String>,

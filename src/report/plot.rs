@@ -140,7 +140,7 @@ mod tests {
     use crate::examination::Strength;
 
     fn with(strength: Vec<Strength>) -> Orthogonalization {
-        Orthogonalization { strength, ..Orthogonalization::default() }
+        Orthogonalization { strength, tensors: 1, ..Orthogonalization::default() }
     }
 
     fn at(layer: u32, lambda: f64) -> Strength {
@@ -161,6 +161,8 @@ mod tests {
         let absurd = with(vec![at(0, 1.0), at(u32::MAX, 1.0), at(3, f64::NAN)]);
         assert!(lines(&absurd, 80, true)[1].starts_with("o_proj █"));
         assert!(lines(&with(Vec::new()), 80, true).is_empty());
+        let none_fits = Orthogonalization { tensors: 0, ..with(vec![at(0, 0.4)]) };
+        assert!(lines(&none_fits, 80, true).is_empty());
     }
 
     #[test]

@@ -29,7 +29,7 @@ impl Renderer for List {
     }
 
     fn render(&self, report: &Report, style: &Style, out: &mut dyn Write) -> Result<()> {
-        let header = ["verdict", "candidate", "relation", "λ", "p ≤", "layers", "severity", "finding", "examination"];
+        let header = ["verdict", "candidate", "relation", "λ", "p ≤", "layers", "severity", "id"];
         let rows: Vec<Vec<String>> = report.examinations.iter().map(|examination| row(examination, style)).collect();
         let elastic = Elastic { columns: &[1], right: &[3, 4, 5] };
         for mut line in laid(&header, &rows, style.width, &elastic) {
@@ -51,7 +51,7 @@ pub struct Elastic<'a> {
 }
 
 /// The narrowest that a column of names becomes: below that nothing can be told apart, and a wide line is the lesser evil.
-const NARROWEST: usize = 16;
+const NARROWEST: usize = 22;
 
 /// Lines of a table in a terminal of this width, its header first, every row on one line.
 pub fn laid(header: &[&str], rows: &[Vec<String>], width: usize, elastic: &Elastic<'_>) -> Vec<String> {
@@ -101,14 +101,17 @@ fn row(examination: &Examination, style: &Style) -> Vec<String> {
     let strongest = examination.findings.iter().max_by_key(|finding| finding.severity);
     vec![
         word(examination).to_owned(),
-        words::short_side(&examination.candidate),
+        sanitise::name(&examination.candidate.source),
         words::relation_name(examination.relation).to_owned(),
         lambda,
         o.and_then(words::false_positive_limit).map_or_else(String::new, |limit| format!("{limit:.4}")),
         o.map_or_else(String::new, |o| o.layers.len().to_string()),
         strongest.map_or("", |finding| severity_name(finding.severity)).to_owned(),
-        strongest.map_or_else(String::new, |finding| sanitise::fit(&sanitise::name(&finding.id), 12, ellipsis)),
-        words::short_id(&examination.id()),
+        // Of a finding where there is one, else the examination's: reports are asked for by either.
+        strongest.map_or_else(
+            || words::short_id(&examination.id()),
+            |finding| sanitise::fit(&sanitise::name(&finding.id), 12, ellipsis),
+        ),
     ]
 }
 

@@ -169,17 +169,6 @@ pub fn uploader(side: &Side) -> Option<&str> {
     name.split_once('/').map(|(owner, _)| owner)
 }
 
-/// A source with the first digits of its commit, for a column of names.
-pub fn short_side(side: &Side) -> String {
-    let source = sanitise::name(&side.source);
-    let commit = |revision: &str| revision.len() >= 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit());
-    match &side.revision {
-        Some(revision) if commit(revision) => format!("{source}@{}", &revision[..7]),
-        Some(revision) => format!("{source}@{}", sanitise::name(revision)),
-        None => source,
-    }
-}
-
 /// A time for people: minutes, UTC.
 pub fn when(time: Timestamp) -> String {
     time.strftime("%Y-%m-%d %H:%M UTC").to_string()
@@ -353,7 +342,7 @@ fn sure(examination: &Examination) -> Vec<String> {
         return lines;
     };
     if matches!(examination.verdict, Verdict::Orthogonalized | Verdict::Suspect) && !is_reversed(o) {
-        match false_positive_limit(o) {
+        match false_positive_limit(o).map(|limit| limit.min(rates::false_positive_limit())) {
             Some(limit) => {
                 lines.push(format!(
                     "False positives: {CONTROLS_CALLED} of {CONTROLS} honest controls was called orthogonalized; the exact upper 95 % \
@@ -361,6 +350,9 @@ fn sure(examination: &Examination) -> Vec<String> {
                     1.0 / limit
                 ));
                 lines.push(format!("The controls were {CONTROLS_WERE}."));
+                if o.p_value > limit {
+                    lines.push(format!("Rounding alone would give this consistency with p = {}.", number(o.p_value)));
+                }
             }
             None => lines.push("False positives: no limit is known (no calibration applies).".to_owned()),
         }
@@ -577,7 +569,8 @@ pub fn about(examination: &Examination, report: &Report) -> Vec<(&'static str, S
     lines.push(("examined", facts.examined_at.unwrap_or_else(|| "when is not recorded".to_owned())));
     lines.extend(report.commit.map(|commit| ("written by", format!("orthoscope built from commit {commit}"))));
     for (label, side) in [("candidate at", candidate), ("base at", base)] {
-        lines.extend(page(side).map(|page| (label, page)));
+        // The commit stands beside the name already, and would break the address where a line ends.
+        lines.extend(repository(side).and_then(|repository| repository.page(None)).map(|page| (label, page)));
     }
     if let Some(owner) = uploader(candidate) {
         lines.push(("uploader", sanitise::name(owner)));
@@ -639,8 +632,9 @@ pub fn glossary(examination: &Examination) -> Vec<(&'static str, &'static str)> 
 
 fn located(side: &Side) -> String {
     match &side.revision {
-        Some(revision) => format!("{}@{revision}", side.source),
-        None => side.source.clone(),
+        // A path has none that it could be asked by.
+        Some(revision) if repository(side).is_some() => format!("{}@{revision}", side.source),
+        _ => side.source.clone(),
     }
 }
 
