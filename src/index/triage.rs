@@ -178,6 +178,8 @@ pub struct TriageRow {
     pub severity: i64,
     /// The first finding's id, where there is one.
     pub finding: Option<String>,
+    /// The signature of the gravest finding of low severity and above.
+    pub signature: Option<String>,
     /// The candidate's format.
     pub form: String,
     /// The architecture.
@@ -240,7 +242,9 @@ const SELECT: &str = "SELECT e.id, c.source, s.revision, b.source, t.outcome, e.
        t.form, t.family, t.downloads, t.seen, CASE e.status WHEN 'failed' THEN coalesce(e.reason, '') ELSE e.because END,
        t.decision, t.examination, t.uploader, t.claim, t.declared, e.first_seen,
        (SELECT min(g.lambda) FROM strength g WHERE g.examination = o.examination AND g.lambda <> 0),
-       (SELECT max(g.lambda) FROM strength g WHERE g.examination = o.examination AND g.lambda <> 0)
+       (SELECT max(g.lambda) FROM strength g WHERE g.examination = o.examination AND g.lambda <> 0),
+       (SELECT f.signature FROM finding f WHERE f.examination = t.examination AND f.severity_rank >= 2
+        ORDER BY f.severity_rank DESC, f.ordinal LIMIT 1)
 FROM triage t
 JOIN examination e ON e.key = t.examination
 JOIN repository c ON c.key = t.candidate
@@ -661,6 +665,7 @@ fn row_of(row: &Row<'_>) -> rusqlite::Result<TriageRow> {
         relation: row.get(5)?,
         severity: row.get(6)?,
         finding: row.get(7)?,
+        signature: row.get(21)?,
         form: row.get(8)?,
         family: row.get(9)?,
         downloads: u64::try_from(row.get::<_, i64>(10)?).ok(),

@@ -495,7 +495,7 @@ impl Rows {
     fn new(room: Room, top: f64) -> Self {
         match room {
             Room::Wide => Self { room, left: 230.0, row: 24.0, bar: 2.0, top },
-            Room::Narrow => Self { room, left: 8.0, row: 40.0, bar: 18.0, top },
+            Room::Narrow => Self { room, left: 18.0, row: 40.0, bar: 18.0, top },
         }
     }
 
@@ -513,7 +513,7 @@ impl Rows {
         let y = self.bar(row);
         match self.room {
             Room::Wide => html! { text class="tick end" x=(at(self.left - 8.0)) y=(at(y + 11.0)) { (label) } },
-            Room::Narrow => html! { text class="tick" x=(at(self.left)) y=(at(y - 5.0)) { (label) } },
+            Room::Narrow => html! { text class="tick" x="4" y=(at(y - 5.0)) { (label) } },
         }
     }
 }

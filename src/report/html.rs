@@ -116,12 +116,12 @@ pub fn dossier(examination: &Examination, report: &Report, place: usize, beside:
                     @for line in &told.sure { p { (line) } }
                 }
                 (beside)
-            }
-            (decisions(report.decided(place)))
-            div class="cards" {
-                (card("Why", &told.why))
-                (card("What it means", &told.means))
-                (card("What it does not say", &told.limits))
+                (decisions(report.decided(place)))
+                div class="cards" {
+                    (card("Why", &told.why))
+                    (card("What it means", &told.means))
+                    (card("What it does not say", &told.limits))
+                }
             }
             (variant_table(examination))
             (pictures(examination, &id))
@@ -355,7 +355,7 @@ pub fn signature(finding: &Finding, report: &Report) -> Markup {
             }
             @if !clauses.is_empty() {
                 div class="scroll" tabindex="0" role="region" aria-label="Clauses" {
-                    table {
+                    table class="stack" {
                         thead { tr {
                             th scope="col" { "measurement" } th class="n" scope="col" { "value" }
                             th scope="col" { "demanded" } th scope="col" { "what it is" }
@@ -364,9 +364,9 @@ pub fn signature(finding: &Finding, report: &Report) -> Markup {
                             @for clause in &clauses {
                                 tr {
                                     th scope="row" class="mono" { (clause.measurement) }
-                                    td class="n" { (clause.value.map_or("–".to_owned(), number)) }
-                                    td { (clause.bounds().unwrap_or_default()) }
-                                    td { (meaning(&clause.measurement)) }
+                                    td class="n" data-label="value" { (clause.value.map_or("–".to_owned(), number)) }
+                                    td data-label="demanded" { (clause.bounds().unwrap_or_default()) }
+                                    td class="long" { (meaning(&clause.measurement)) }
                                 }
                             }
                         }
@@ -419,13 +419,13 @@ fn look_alikes(examination: &Examination, report: &Report) -> Markup {
         @if all.iter().any(|look| look.fits.is_some()) {
             h2 { "Benign look-alikes considered" }
             div class="scroll" tabindex="0" role="region" aria-label="Benign look-alikes" {
-                table {
+                table class="stack" {
                     thead { tr { th scope="col" { "what else it could be" } th scope="col" { "does it fit?" } th scope="col" { "the number" } } }
                     tbody {
                         @for look in all.iter().filter(|look| look.fits.is_some()) {
                             tr {
                                 th scope="row" { (look.name) }
-                                td {
+                                td data-label="does it fit?" {
                                     @match look.fits {
                                         Some(true) => "not excluded by this",
                                         _ => "no",
@@ -606,19 +606,21 @@ fn anomalies(examination: &Examination) -> Markup {
 fn decisions(all: &[Decision]) -> Markup {
     html! {
         @if !all.is_empty() {
-            h2 { "Decisions" }
-            div class="scroll" tabindex="0" role="region" aria-label="Decisions" {
-                table {
-                    thead { tr {
-                        th scope="col" { "when" } th scope="col" { "who" } th scope="col" { "decision" } th scope="col" { "why" }
-                    } }
-                    tbody {
-                        @for decision in all {
-                            tr {
-                                td class="keep" { (words::when(decision.made_at)) }
-                                td { (sanitise::name(&decision.who)) }
-                                td { (decision.decision.told()) }
-                                td class="long" { (sanitise::clean(&decision.note, 4000)) }
+            section aria-label="Decisions" {
+                h2 { "Decisions" }
+                div class="scroll" tabindex="0" role="region" aria-label="Decisions, oldest first" {
+                    table class="stack" {
+                        thead { tr {
+                            th scope="col" { "when" } th scope="col" { "who" } th scope="col" { "decision" } th scope="col" { "why" }
+                        } }
+                        tbody {
+                            @for decision in all {
+                                tr {
+                                    td class="keep" { (words::when(decision.made_at)) }
+                                    td { (sanitise::name(&decision.who)) }
+                                    td { (decision.decision.told()) }
+                                    td class="long" { (sanitise::clean(&decision.note, 4000)) }
+                                }
                             }
                         }
                     }

@@ -192,7 +192,7 @@ fn section(dimension: Dimension, groups: &[Group], detector: Option<Detector>) -
 fn group_table(dimension: Dimension, groups: &[Group], detector: Option<Detector>) -> Markup {
     html! {
         div class="scroll" tabindex="0" role="region" aria-label=(heading(dimension)) {
-            table {
+            table class="stack tight" {
                 thead { tr {
                     th scope="col" { (dimension.as_str()) }
                     th class="n" scope="col" { "listed" } th class="n" scope="col" { "examined" }
@@ -206,18 +206,19 @@ fn group_table(dimension: Dimension, groups: &[Group], detector: Option<Detector
                         @let rate = shares(group, detector);
                         tr {
                             th scope="row" class="long" { (sanitise::name(&group.label)) }
-                            td class="n" { (group.listed) } td class="n" { (group.examined) }
-                            td class="n" {
+                            td class="n" data-label="listed" { (group.listed) }
+                            td class="n" data-label="examined" { (group.examined) }
+                            td class="n" data-label="not examinable" {
                                 (group.not_examinable())
                                 @if let Some(reasons) = reasons_told(group) { span class="quiet" { (reasons) } }
                             }
-                            td class="n" { (group.orthogonalized) }
-                            td class="n" { (group.suspect) }
-                            td class="n" { (known(group.examined > 0, rate.wilson)) }
-                            td class="n" { (known(group.examined > 0, rate.exact)) }
-                            td class="n" { (known(group.downloads[1] > 0.0, rate.downloads)) }
+                            td class="n" data-label="orthogonalized" { (group.orthogonalized) }
+                            td class="n" data-label="suspect" { (group.suspect) }
+                            td class="n rate" data-label="share (95 %)" { (known(group.examined > 0, rate.wilson)) }
+                            td class="n rate" data-label="exact interval" { (known(group.examined > 0, rate.exact)) }
+                            td class="n rate" data-label="of downloads" { (known(group.downloads[1] > 0.0, rate.downloads)) }
                             @if detector.is_some() {
-                                td class="n" { (rate.corrected.filter(|_| group.examined > 0).map_or("–".to_owned(), |r| r.told())) }
+                                td class="n rate" data-label="corrected" { (rate.corrected.filter(|_| group.examined > 0).map_or("–".to_owned(), |r| r.told())) }
                             }
                         }
                     }

@@ -113,7 +113,7 @@ fn schemas() -> Value {
             "id": text, "candidate": text, "revision": optional("string"), "base": text,
             "outcome": { "enum": ["orthogonalized", "suspect", "inconclusive", "clear", "not-examined"] },
             "relation": text, "severity": { "type": "integer", "minimum": 0, "maximum": 4 },
-            "finding": optional("string"), "form": text, "family": text, "downloads": optional("integer"),
+            "finding": optional("string"), "signature": optional("string"), "form": text, "family": text, "downloads": optional("integer"),
             "seen": time, "because": text, "decision": text, "uploader": text,
             "claim": { "enum": ["holds", "false", "not-told", "none"] }, "declared": { "type": "boolean" },
             "first_seen": time, "lambda_min": optional("number"), "lambda_max": optional("number"),

@@ -66,10 +66,10 @@ pub(super) async fn home(State(app): State<Arc<App>>, Extension(session): Extens
                 (waits(shown.all_waiting))
             },
         }
-        @if !shown.runs.is_empty() { (new(&shown.news)) }
+        @if !shown.runs.is_empty() { (new(&app, &shown.news)) }
         h2 { "Waits longest for a decision" }
         @if shown.waiting.is_empty() { p { "Nothing waits." } } @else {
-            (pages::table(&shown.waiting, now))
+            (pages::table(&app, &shown.waiting))
             p { a href="/queue" { "The whole queue" } ": " (waits(shown.all_waiting)) }
         }
         (unexamined(&shown.not_examined, shown.runs.is_empty()))
@@ -146,7 +146,7 @@ fn last_sweep(run: &Run, before: Option<&Run>, now: Timestamp) -> Markup {
 }
 
 /// What the last sweep says that none before it said.
-fn new(news: &[News]) -> Markup {
+fn new(app: &App, news: &[News]) -> Markup {
     html! {
         h2 { "New in the last sweep" }
         @if news.is_empty() {
@@ -167,7 +167,7 @@ fn new(news: &[News]) -> Markup {
                                     a href={ "/examination/" (one.row.id) } { (sanitise::name(&one.row.candidate)) }
                                 }
                                 td class="n" data-label="λ" { (lambda(&one.row)) }
-                                td class="long why" { (sanitise::clean(&one.row.because, pages::WHY_CHARACTERS)) }
+                                (pages::why(app, &one.row))
                             }
                         }
                     }
@@ -196,7 +196,7 @@ fn unexamined(classes: &[NotExamined], ever: bool) -> Markup {
                                 td class="n" data-label="repositories" { (class.count) }
                                 td class="long" {
                                     a href={ "/examination/" (class.example.id) } { (sanitise::name(&class.example.candidate)) }
-                                    span class="under" { (sanitise::clean(&class.example.because, pages::WHY_CHARACTERS)) }
+                                    span class="under" { (sanitise::sentence(&class.example.because)) }
                                 }
                             }
                         }

@@ -30,8 +30,8 @@ const COUNTED: u32 = 10_000;
 /// Rows of a repository's history.
 const HISTORY_ROWS: u32 = 200;
 
-/// Characters of a reason in a list.
-pub(super) const WHY_CHARACTERS: usize = 160;
+/// Columns of a reason in a list.
+const WHY_COLUMNS: usize = 120;
 
 pub(super) type Page = Result<Html<String>, Failure>;
 
@@ -89,7 +89,7 @@ pub(super) async fn queue(
                 (sanitise::name(value))
             }
         }
-        (list(&asked, &page, (app.clock)()))
+        (list(&app, &asked, &page))
     };
     Ok(layout::page(&app, &session, "Queue", "/queue", body))
 }
@@ -176,12 +176,12 @@ fn select(name: &str, label: &str, words: &[String], chosen: &str, any: Option<&
     }
 }
 
-fn list(asked: &Asked, page: &TriagePage, now: Timestamp) -> Markup {
+fn list(app: &App, asked: &Asked, page: &TriagePage) -> Markup {
     html! {
         @if page.items.is_empty() {
             p { "Nothing matches." }
         } @else {
-            (table(&page.items, now))
+            (table(app, &page.items))
         }
         nav class="pages" aria-label="Parts of the list" {
             @if asked.after().is_some() { a href=(asked.address("")) { "First part" } }
@@ -191,7 +191,8 @@ fn list(asked: &Asked, page: &TriagePage, now: Timestamp) -> Markup {
 }
 
 /// Examinations, one a row.
-pub(super) fn table(rows: &[TriageRow], now: Timestamp) -> Markup {
+pub(super) fn table(app: &App, rows: &[TriageRow]) -> Markup {
+    let now = (app.clock)();
     html! {
         div class="scroll" tabindex="0" role="region" aria-label="Examinations" {
             table class="stack" {
@@ -210,7 +211,7 @@ pub(super) fn table(rows: &[TriageRow], now: Timestamp) -> Markup {
                                 span class="under" { (about(row)) }
                             }
                             td class="n" data-label="λ" { (lambda(row)) }
-                            td class="long why" { (sanitise::clean(&row.because, WHY_CHARACTERS)) }
+                            (why(app, row))
                             td class="name" data-label="uploader" { (uploader(row)) }
                             td class="keep" data-label="age" title=(when(row.first_seen)) { (age(row.first_seen, now)) }
                             td data-label="declared" { (if row.declared { "yes" } else { "no" }) }
@@ -229,6 +230,14 @@ pub(super) fn verdict(row: &TriageRow) -> Markup {
         @if is_false_claim(row) { span class="under word suspect" { "false claim of a base" } }
         @if row.decision != OPEN { span class="under" { (row.decision) } }
     }
+}
+
+/// Why a row is there: what its gravest finding is of, or else its reason; the whole reason when it is pointed at.
+pub(super) fn why(app: &App, row: &TriageRow) -> Markup {
+    let because = sanitise::sentence(&row.because);
+    let signature = row.signature.as_deref().and_then(|id| app.catalogue.get(id));
+    let told = signature.map_or_else(|| because.clone(), |signature| sanitise::sentence(&signature.front.title));
+    html! { td class="long why" title=(because) { (sanitise::fit(&told, WHY_COLUMNS, "…")) } }
 }
 
 /// What a repository is, in a line under its name.

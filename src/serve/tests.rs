@@ -250,6 +250,12 @@ fn false_claim() -> Examination {
     examination
 }
 
+async fn page_of(served: &Served, path: &str) -> String {
+    let (status, page) = served.get(path).await;
+    assert_eq!(status, 200, "{path}");
+    page
+}
+
 /// The names of a page's table of examinations, in order.
 fn names(page: &str) -> Vec<String> {
     let rows = page.split("<th scope=\"row\"").skip(1);
@@ -298,6 +304,11 @@ async fn the_queue_opens_on_what_waits_with_false_claims_among_it() {
     assert!(
         row["lambda_min"].as_f64().is_some_and(|lambda| lambda > 0.0)
             && row["lambda_max"].as_f64() > row["lambda_min"].as_f64()
+    );
+    assert_eq!(row["signature"], "out-rank1-global");
+    assert!(
+        page_of(&served, "/queue?text=tiny-edited").await.contains("One direction removed from what"),
+        "why, in words"
     );
     // Where no removal fits, there is no strength of one.
     assert!(served.json("/api/v1/examinations?text=tiny-tuned").await["items"][0]["lambda_max"].is_null());

@@ -90,7 +90,7 @@ assert.equal(await rows(), 1, "a part of a name finds its repository");
 await look(`${address}/queue`, "queue");
 
 // A dossier of a repository with several checkpoints.
-await page.locator("tbody tr").first().getByRole("link").click();
+await page.locator("tbody tr").first().getByRole("rowheader").getByRole("link").click();
 assert.match(page.url(), /\/examination\//);
 assert.ok(await page.getByRole("heading", { name: "Variants examined" }).isVisible());
 assert.ok((await page.getByRole("region", { name: "Variants examined" }).locator("tbody tr").count()) > 1);
@@ -100,7 +100,7 @@ await look(page.url(), "dossier-variants");
 await page.goto(`${address}/queue?outcome=orthogonalized`);
 const name = "assistant-free";
 const row = page.locator("tbody tr", { hasText: name });
-await ((await row.count()) ? row : page.locator("tbody tr")).first().getByRole("link").click();
+await ((await row.count()) ? row : page.locator("tbody tr")).first().getByRole("rowheader").getByRole("link").click();
 const dossier = page.url();
 const id = dossier.split("/").pop();
 const text = (await page.content()).toLowerCase();
