@@ -25,7 +25,8 @@ fn main() {
     println!("cargo:rerun-if-changed=src");
     println!("cargo:rerun-if-changed=signatures");
     let Some(commit) = git(&["rev-parse", "HEAD"]) else { return };
-    let changed = git(&["--no-optional-locks", "status", "--porcelain", "--untracked-files=no"]).is_none_or(|changes| !changes.is_empty());
+    let changed = git(&["--no-optional-locks", "status", "--porcelain", "--untracked-files=no"])
+        .is_none_or(|changes| !changes.is_empty());
     let changed = if changed { ", with changes" } else { "" };
     println!("cargo:rustc-env=ORTHOSCOPE_COMMIT={commit}{changed}");
 }
