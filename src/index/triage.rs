@@ -345,8 +345,9 @@ impl Index {
             return Ok(0);
         }
         let filter = if wheres.is_empty() { String::new() } else { format!(" WHERE {}", wheres.join(" AND ")) };
+        // Joined from the left, it is left out where the filter does not ask for a name.
         let sql = format!(
-            "SELECT count(*) FROM (SELECT 1 FROM triage t JOIN repository c ON c.key = t.candidate{filter} LIMIT {most})"
+            "SELECT count(*) FROM (SELECT 1 FROM triage t LEFT JOIN repository c ON c.key = t.candidate{filter} LIMIT {most})"
         );
         let count: i64 = self
             .connection()
@@ -607,14 +608,24 @@ impl Index {
         ))
     }
 
-    /// The words of a kind that there are, with counts.
-    pub fn kinds(&self, kind: Kind) -> Result<Vec<(String, u64)>> {
+    /// The words of a kind that there are, in their order; empty ones left out.
+    pub fn kinds(&self, kind: Kind) -> Result<Vec<String>> {
         let (column, table) = match kind {
             Kind::Form => ("form", "triage"),
             Kind::Family => ("family", "triage"),
             Kind::Signature => ("signature", "finding"),
         };
-        self.counted(&format!("SELECT {column}, count(*) FROM {table} GROUP BY {column} ORDER BY {column} LIMIT 500"))
+        // From each word to the next one along an index: rows are many, words are few.
+        let sql = format!(
+            "WITH RECURSIVE words (word) AS (
+                 SELECT min({column}) FROM {table}
+                 UNION ALL SELECT (SELECT min({column}) FROM {table} WHERE {column} > word) FROM words WHERE word IS NOT NULL
+             ) SELECT word FROM words WHERE word <> '' LIMIT 500"
+        );
+        self.connection()
+            .prepare_cached(&sql)
+            .and_then(|mut statement| statement.query_map([], |row| row.get(0))?.collect())
+            .map_err(|error| failed("listing the words of examinations", error))
     }
 
     fn counted(&self, sql: &str) -> Result<Vec<(String, u64)>> {

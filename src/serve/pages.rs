@@ -114,10 +114,8 @@ const FILTERS: [(&str, &str); 16] = [
     ("sort", "Sort by"),
 ];
 
-fn filters(asked: &Asked, [forms, families, signatures]: &[Vec<(String, u64)>; 3]) -> Markup {
-    let of = |list: &[(String, u64)]| -> Vec<String> {
-        list.iter().map(|(word, _)| word.clone()).filter(|w| !w.is_empty() && layout::fits(w)).collect()
-    };
+fn filters(asked: &Asked, [forms, families, signatures]: &[Vec<String>; 3]) -> Markup {
+    let of = |list: &[String]| list.iter().filter(|word| layout::fits(word)).cloned().collect::<Vec<_>>();
     let owned = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     let values = asked.fields();
     html! {

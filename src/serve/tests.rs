@@ -755,7 +755,9 @@ async fn a_large_index_stays_fast() {
         ("/prevalence", 500.0),
         ("/tree?base=hf:bases/base-7", 250.0),
     ] {
-        let (small, big) = (shortest(&empty, path).await, shortest(&large, path).await);
+        // With nothing in it, an index has none of the words that are asked for.
+        let bare = path.split('?').next().unwrap_or_default();
+        let (small, big) = (shortest(&empty, bare).await, shortest(&large, path).await);
         let ratio = big / small;
         println!(
             "{path}: {big:.1} ms of {limit} with 200,000 examinations, {small:.2} ms with none ({ratio:.0} times)"
