@@ -137,9 +137,9 @@ fn an_empty_folder_and_a_folder_that_is_no_model_say_what_was_looked_for() {
 }
 
 #[test]
-fn a_missing_folder_is_an_outcome_too() {
+fn a_missing_folder_is_a_mistake_in_the_command() {
     let outcome = spoiled(|folder| std::fs::remove_dir_all(folder).unwrap());
-    expect(&outcome, 2, &["candidate"]);
+    expect(&outcome, 64, &["candidate", "no such file or folder"]);
 }
 
 #[test]
