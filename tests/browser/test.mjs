@@ -107,7 +107,7 @@ const text = (await page.content()).toLowerCase();
 for (const needed of [
   "consistent with weight orthogonalization",
   "what it does not say",
-  "false-positive bound",
+  "false positives: ",
   "detection limit",
   "benign look-alikes considered",
   "how to check or appeal this",
