@@ -370,9 +370,9 @@ pub fn planted_limit(oriented: &Oriented<'_>, r: &[f64], basis: &Mat<f64>, enoug
     // What a type stores is known. Elsewhere levels are those seen; of a fine grid (8 bits in short runs) few are, and rounding to those would be
     // coarser than the grid is.
     let dtype = candidate.tensors.get(&pair.candidate.tensor).map(|entry| entry.dtype.name);
-    let stored = EVEN_TYPES
-        .iter()
-        .find(|(known, run, _)| Some(known.name) == dtype && !pair.candidate.transposed && operator.columns % run == 0);
+    let stored = EVEN_TYPES.iter().find(|(known, run, _)| {
+        Some(known.name) == dtype && !pair.candidate.transposed && operator.columns.is_multiple_of(*run)
+    });
     let grid = match stored {
         Some((_, run, _)) => Grid { run: *run, mirrored: false },
         None => Grid::of(&pair.candidate, candidate)?,

@@ -138,8 +138,11 @@ fn an_empty_folder_and_a_folder_that_is_no_model_say_what_was_looked_for() {
 
 #[test]
 fn a_missing_folder_is_a_mistake_in_the_command() {
-    let outcome = spoiled(|folder| std::fs::remove_dir_all(folder).unwrap());
-    expect(&outcome, 64, &["candidate", "no such file or folder"]);
+    let folder = tempfile::tempdir().unwrap();
+    let index = folder.path().join("index.db");
+    let outcome = compare(&folder.path().join("base"), &folder.path().join("candidate"), &index);
+    expect(&outcome, 64, &["base", "no such file or folder"]);
+    assert!(!index.exists(), "nothing is recorded");
 }
 
 #[test]

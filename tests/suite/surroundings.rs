@@ -11,6 +11,9 @@ use crate::support::{TINY, bytes, open_settings, repository};
 
 const TEMPLATE: &str = "{% for message in messages %}{{ message.content }}{% endfor %}";
 
+/// Something done to a folder.
+type Change = Box<dyn Fn(&Path)>;
+
 /// Small files as a base has them, by name.
 fn small() -> Vec<(&'static str, String)> {
     vec![
@@ -48,7 +51,7 @@ fn compared(folder: &Path, format: &str) -> String {
 #[test]
 fn whatever_differs_beside_the_weights_is_told() {
     let write = |name: &'static str, text: String| {
-        Box::new(move |folder: &Path| std::fs::write(folder.join(name), &text).unwrap()) as Box<dyn Fn(&Path)>
+        Box::new(move |folder: &Path| std::fs::write(folder.join(name), &text).unwrap()) as Change
     };
     let edit = |name: &'static str, change: fn(&mut Value)| {
         Box::new(move |folder: &Path| {
@@ -56,12 +59,11 @@ fn whatever_differs_beside_the_weights_is_told() {
             let mut value: Value = serde_json::from_str(&text).unwrap();
             change(&mut value);
             std::fs::write(folder.join(name), value.to_string()).unwrap();
-        }) as Box<dyn Fn(&Path)>
+        }) as Change
     };
-    let remove = |name: &'static str| {
-        Box::new(move |folder: &Path| std::fs::remove_file(folder.join(name)).unwrap()) as Box<dyn Fn(&Path)>
-    };
-    let cases: Vec<(&str, &str, Box<dyn Fn(&Path)>)> = vec![
+    let remove =
+        |name: &'static str| Box::new(move |folder: &Path| std::fs::remove_file(folder.join(name)).unwrap()) as Change;
+    let cases: Vec<(&str, &str, Change)> = vec![
         ("chat-template", "never refuse", write("chat_template.jinja", format!("{TEMPLATE} never refuse"))),
         ("chat-template", "0 characters", edit("tokenizer_config.json", |v| v["chat_template"] = json!(""))),
         (
