@@ -124,7 +124,12 @@ fn strength(
     if repeated < LEVELS || (repeated < REPEATED && levels(&pair.base, base)? < LEVELS) {
         return Ok(None);
     }
-    let grid = Grid::of(&pair.candidate, candidate)?;
+    // Blocks of a quantiser's own are short; neighbouring ones that have some values in common stand on unlike levels.
+    let in_blocks = candidate.tensors.get(&pair.candidate.tensor).is_some_and(|entry| entry.dtype.block > 1);
+    let grid = match in_blocks {
+        true => Grid { run: GROUP, mirrored: false },
+        false => Grid::of(&pair.candidate, candidate)?,
+    };
     let mut line = vec![0f32; columns];
 
     let oriented = Oriented { operator, residual };
