@@ -98,7 +98,7 @@ impl<'a> Around<'a> {
             files,
             config: &opened.config,
             metadata: &opened.metadata,
-            has_whole_config: opened.format != "gguf" && files.files.contains_key("config.json"),
+            has_whole_config: opened.format != "gguf" && files.files.contains_key(CONFIG),
             listed,
         }
     }
@@ -136,8 +136,8 @@ fn text_of(source: &dyn ByteSource) -> Result<String, String> {
 
 /// Whether a file of a repository is small and says something of what is compared here: worth a request of its own.
 pub fn is_read(name: &str) -> bool {
-    const READ: &[&str] = &[TEMPLATE, TEMPLATE_JSON, TOKENIZER_CONFIG, GENERATION, "config.json"];
-    READ.contains(&name)
+    const READ: &[&str] = &[TEMPLATE, TEMPLATE_JSON, TOKENIZER_CONFIG, GENERATION, CONFIG];
+    READ.contains(&name) || is_named_template(name)
 }
 
 const TEMPLATE: &str = "chat_template.jinja";
@@ -145,6 +145,7 @@ const TEMPLATE_JSON: &str = "chat_template.json";
 /// GGUF's key.
 const HEADER_TEMPLATE: &str = "tokenizer.chat_template";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+const CONFIG: &str = "config.json";
 const GENERATION: &str = "generation_config.json";
 
 /// Files that make a tokenizer, in transformers.
@@ -272,11 +273,14 @@ fn may_have_template(side: &Around<'_>) -> bool {
     side.metadata.keys().any(|key| key.starts_with("tokenizer.")) || side.has(TOKENIZER_CONFIG) || side.has(TEMPLATE)
 }
 
+fn holds_template(name: &str) -> bool {
+    [TOKENIZER_CONFIG, TEMPLATE, TEMPLATE_JSON].contains(&name) || is_named_template(name)
+}
+
 /// Whether the files that hold templates are the same by what a hub calls their contents, without asking for them.
 fn are_listed_templates_the_same(base: &Around<'_>, candidate: &Around<'_>) -> bool {
     let of = |side: &Around<'_>| -> Option<BTreeMap<String, String>> {
-        let holds = |name: &str| [TOKENIZER_CONFIG, TEMPLATE, TEMPLATE_JSON].contains(&name) || is_named_template(name);
-        let names = side.names().into_iter().filter(|name| holds(name));
+        let names = side.names().into_iter().filter(|name| holds_template(name));
         names.map(|name| Some((name.to_owned(), side.listed.get(name)?.clone()))).collect()
     };
     let in_header = |side: &Around<'_>| side.metadata.contains_key(HEADER_TEMPLATE);
@@ -288,6 +292,13 @@ fn are_listed_templates_the_same(base: &Around<'_>, candidate: &Around<'_>) -> b
 fn templates(base: &Around<'_>, candidate: &Around<'_>) -> Outcome {
     if are_listed_templates_the_same(base, candidate) {
         return Outcome::Compared(Vec::new());
+    }
+    for side in [base, candidate] {
+        let unread =
+            side.names().into_iter().find(|name| holds_template(name) && !side.files.files.contains_key(*name));
+        if let Some(name) = unread {
+            return not_compared(format!("{} was not read", cut(name)));
+        }
     }
     let (own, theirs) = match (templates_of(base), templates_of(candidate)) {
         (Ok(own), Ok(theirs)) => (own, theirs),
@@ -416,7 +427,7 @@ fn generation(base: &Around<'_>, candidate: &Around<'_>) -> Outcome {
     if let Some(outcome) = json_file(base, candidate, GENERATION, OF_SAVING) {
         return outcome;
     }
-    let whole = base.has("config.json") && candidate.has("config.json");
+    let whole = base.has(CONFIG) && candidate.has(CONFIG);
     match (base.has(GENERATION), candidate.has(GENERATION)) {
         (false, false) => not_compared(format!("neither side has {GENERATION}")),
         (true, false) if whole => Outcome::Compared(vec![format!("the candidate has no {GENERATION}")]),
@@ -494,7 +505,16 @@ fn is_same_file(base: &Around<'_>, candidate: &Around<'_>, name: &str) -> Option
     Some(is_same(one.as_ref(), other.as_ref()))
 }
 
+/// Whether a hub calls the content of both sides' `config.json` the same.
+fn is_listed_config_the_same(base: &Around<'_>, candidate: &Around<'_>) -> bool {
+    let of = |side: &Around<'_>| side.listed.get(CONFIG).cloned();
+    of(base).is_some() && of(base) == of(candidate)
+}
+
 fn configuration(base: &Around<'_>, candidate: &Around<'_>) -> Outcome {
+    if is_listed_config_the_same(base, candidate) {
+        return Outcome::Compared(Vec::new());
+    }
     if !base.config.is_object() || !candidate.config.is_object() {
         return not_compared("one of the two has no configuration");
     }
@@ -502,25 +522,20 @@ fn configuration(base: &Around<'_>, candidate: &Around<'_>) -> Outcome {
     let mut details = Vec::new();
     if base.has_whole_config && candidate.has_whole_config {
         fields(base.config, candidate.config, &ignored, "", NESTED, &mut details);
-    } else {
-        // Of a header or an extract only what both have can differ.
-        let both = |one: &Value, other: &Value| -> Value {
-            let (one, other) = (one.as_object(), other.as_object());
-            let kept =
-                one.into_iter().flatten().filter(|(name, _)| other.is_some_and(|other| other.contains_key(*name)));
-            Value::Object(kept.map(|(name, value)| (name.clone(), value.clone())).collect())
-        };
-        let (own, theirs) = (both(base.config, candidate.config), both(candidate.config, base.config));
-        fields(
-            &own,
-            &theirs,
-            &[ignored.as_slice(), &["architectures", "model_type"]].concat(),
-            "",
-            NESTED,
-            &mut details,
-        );
+        return Outcome::Compared(details);
     }
-    Outcome::Compared(details)
+    // Of a header or an extract only what both have can differ, and the rest is not known to be the same.
+    let both = |one: &Value, other: &Value| -> Value {
+        let (one, other) = (one.as_object(), other.as_object());
+        let kept = one.into_iter().flatten().filter(|(name, _)| other.is_some_and(|other| other.contains_key(*name)));
+        Value::Object(kept.map(|(name, value)| (name.clone(), value.clone())).collect())
+    };
+    let (own, theirs) = (both(base.config, candidate.config), both(candidate.config, base.config));
+    fields(&own, &theirs, &[ignored.as_slice(), &["architectures", "model_type"]].concat(), "", NESTED, &mut details);
+    match details.is_empty() {
+        true => not_compared("not read whole on both sides; the fields that both tell are the same"),
+        false => Outcome::Compared(details),
+    }
 }
 
 fn code(base: &Around<'_>, candidate: &Around<'_>) -> Outcome {
@@ -545,6 +560,10 @@ fn code(base: &Around<'_>, candidate: &Around<'_>) -> Outcome {
                 None => details.push(format!("{} was not read", cut(name))),
             }
         }
+    }
+    let is_known = base.has_whole_config && candidate.has_whole_config || is_listed_config_the_same(base, candidate);
+    if details.is_empty() && !is_known {
+        return not_compared(format!("no program was added or changed; whether {CONFIG} names others was not read"));
     }
     // What an upload leaves out of its base's programs is none of its own.
     Outcome::Compared(details)

@@ -169,6 +169,8 @@ fn on_a_hub_only_what_differs_is_asked_for() {
         });
         files.fold(repository, |repository, (file, text)| repository.with(file, text))
     };
+    let mut longer = base.clone();
+    longer.config["max_position_embeddings"] = json!(1 << 20);
     let changed = "{\"chat_template\": \"other\", \"add_bos_token\": true}";
     let standin = Standin::start(
         vec![
@@ -176,6 +178,8 @@ fn on_a_hub_only_what_differs_is_asked_for() {
             with("org/same", None),
             with("org/templated", Some(("tokenizer_config.json", changed))),
             with("org/coded", Some(("modeling_tiny.py", "import os"))),
+            with("org/longer", None).with("config.json", longer.config.to_string()),
+            with("org/named", None).with("additional_chat_templates/tool_use.jinja", "x"),
         ],
         open_settings(),
     )
@@ -196,6 +200,13 @@ fn on_a_hub_only_what_differs_is_asked_for() {
     let templated = scan("templated");
     let (found, details) = state(&templated, "chat-template");
     assert!(found == "differs" && details.contains("other"), "{details}");
+    // Asking for a changed configuration counts as a download: what was not read is not the same.
+    let tuned = scan("longer");
+    assert_eq!(state(&tuned, "configuration").0, "not-compared", "{tuned}");
+    assert_eq!(state(&tuned, "code").0, "not-compared", "{tuned}");
+    assert_eq!(state(&same, "configuration").0, "same", "{same}");
+    let named = scan("named");
+    assert!(state(&named, "chat-template").1.contains("tool_use: added"), "{named}");
     let coded = scan("coded");
     assert!(state(&coded, "code").1.contains("modeling_tiny.py differs"), "{coded}");
     let shown = program(folder.path(), standin.hub()).args(["findings", "list", "--format", "json"]).output().unwrap();
