@@ -140,6 +140,12 @@ pub enum Relation {
     Incomparable,
 }
 
+/// Every verdict.
+pub const VERDICTS: [Verdict; 4] = [Verdict::Orthogonalized, Verdict::Suspect, Verdict::Clear, Verdict::Inconclusive];
+
+/// Every status.
+pub const STATUSES: [Status; 3] = [Status::Complete, Status::Partial, Status::Failed];
+
 /// Every relation.
 pub const RELATIONS: [Relation; 11] = [
     Relation::Identical,

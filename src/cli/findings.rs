@@ -10,7 +10,7 @@ use super::report::find;
 use super::sweep::parse_date;
 use super::{ExitStatus, Global, hubs};
 use crate::error::{Error, ErrorKind, Result};
-use crate::examination::{RELATIONS, Relation, Severity, Status, Verdict};
+use crate::examination::{RELATIONS, Relation, STATUSES, Severity, Status, VERDICTS, Verdict};
 use crate::index::{Cursor, ExaminationFilter, FindingFilter, FindingRow, Index, Page};
 use crate::report::table::{Elastic, laid};
 use crate::report::words::{count, relation_name, short_id, status_name, verdict_name};
@@ -106,9 +106,6 @@ enum SeverityChoice {
     /// Worth acting on
     High,
 }
-
-const VERDICTS: [Verdict; 4] = [Verdict::Orthogonalized, Verdict::Suspect, Verdict::Clear, Verdict::Inconclusive];
-const STATUSES: [Status; 3] = [Status::Complete, Status::Partial, Status::Failed];
 
 /// Words of the record, as JSON spells them: help and completions list them, and no other is taken.
 fn words<T: Copy + Send + Sync + 'static>(

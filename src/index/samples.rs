@@ -10,31 +10,15 @@ use crate::arch::{Axis, Kind, Role};
 use crate::checkpoint::Anomaly;
 use crate::diff::stats::{MEASUREMENTS, Profile, Projection, Sameness, TensorMeasurement};
 use crate::examination::{
-    Claim, ClaimEvidence, Coverage, Depth, Examination, FileDigest, Finding, NotExamined, Orthogonalization, Relation,
-    SCHEMA, Severity, Side, Status, Strength, Tool, Verdict,
+    Claim, ClaimEvidence, Coverage, Depth, Examination, FileDigest, Finding, NotExamined, Orthogonalization, RELATIONS,
+    SCHEMA, STATUSES, Severity, Side, Strength, Tool, VERDICTS,
 };
 use crate::ids::Digest;
 use crate::signature::finding_id;
 use crate::surroundings::{Concern, State, Surrounding};
 
-pub(crate) const STATUSES: [Status; 3] = [Status::Complete, Status::Partial, Status::Failed];
 pub(crate) const DEPTHS: [Depth; 3] = [Depth::Hashes, Depth::Screen, Depth::Full];
-pub(crate) const VERDICTS: [Verdict; 4] =
-    [Verdict::Orthogonalized, Verdict::Suspect, Verdict::Clear, Verdict::Inconclusive];
 pub(crate) const SEVERITIES: [Severity; 4] = [Severity::Info, Severity::Low, Severity::Medium, Severity::High];
-pub(crate) const RELATIONS: [Relation; 11] = [
-    Relation::Identical,
-    Relation::Repackaged,
-    Relation::Recast,
-    Relation::Quantized,
-    Relation::LowRankEdit,
-    Relation::Edited,
-    Relation::FineTuned,
-    Relation::Merged,
-    Relation::Adapter,
-    Relation::Unrelated,
-    Relation::Incomparable,
-];
 const KINDS: [Kind; 8] =
     [Kind::Writer, Kind::Reader, Kind::Embedding, Kind::Head, Kind::Norm, Kind::Router, Kind::Bias, Kind::Other];
 const STRINGS: [&str; 10] = [

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::samples::{RELATIONS, SEVERITIES, STATUSES, VERDICTS, at, examination, with_variants};
+use super::samples::{SEVERITIES, at, examination, with_variants};
 use super::*;
-use crate::examination::{Claim, Severity, Status, Verdict};
+use crate::examination::{Claim, RELATIONS, STATUSES, Severity, Status, VERDICTS, Verdict};
 use crate::signature::{Catalogue, finding_id};
 
 /// Rows of every table.

@@ -11,7 +11,7 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::access::Session;
-use super::asked::{self, Asked, DECISIONS, DECLARED, OUTCOMES, RELATIONS, SEVERITIES, severity_word, sorts};
+use super::asked::{self, Asked, DECISIONS, DECLARED, OUTCOMES, SEVERITIES, relations, severity_word, sorts};
 use super::{App, Failure, layout};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::decision::{CHOICES, Choice, OPEN};
@@ -136,7 +136,7 @@ fn filters(asked: &Asked, [forms, families, signatures]: &[Vec<String>; 3]) -> M
                     "signature" => (select(name, label, &of(signatures), value, Some("any"))),
                     "declared" => (select(name, label, &owned(&DECLARED), value, Some("any"))),
                     "claim" => (select(name, label, &owned(&CLAIMS), value, Some("any"))),
-                    "relation" => (select(name, label, &owned(&RELATIONS), value, Some("any"))),
+                    "relation" => (select(name, label, &owned(&relations()), value, Some("any"))),
                     "family" => (select(name, label, &of(families), value, Some("any"))),
                     "form" => (select(name, label, &of(forms), value, Some("any"))),
                     _ => (select(name, label, &owned(&sorts()), value, None)),

@@ -8,6 +8,16 @@ use serde_json::Value;
 use crate::program::program;
 use crate::support::{TINY, ablated, bytes, open_settings, repository, tuned};
 
+/// A hub with a base and one edited derivative of it.
+fn one_edited() -> Standin {
+    let base = TINY.llama(1);
+    let repositories = vec![
+        repository("org/base", &base, bytes(&base, "BF16")).with("README.md", "# Base\n"),
+        repository("someone/edited", &base, bytes(&ablated(&base, 3, 1.0, Form::Plain), "BF16")),
+    ];
+    Standin::start(repositories, open_settings()).unwrap()
+}
+
 fn answer(command: &mut Command, status: i32) -> String {
     let output = command.assert().code(status).get_output().clone();
     String::from_utf8(output.stdout).unwrap()
@@ -136,15 +146,7 @@ fn what_cannot_be_recorded_is_printed_all_the_same() {
 
 #[test]
 fn a_sweep_needs_something_to_list_and_takes_bases_from_a_file() {
-    let base = TINY.llama(1);
-    let standin = Standin::start(
-        vec![
-            repository("org/base", &base, bytes(&base, "BF16")).with("README.md", "# Base\n"),
-            repository("someone/edited", &base, bytes(&ablated(&base, 3, 1.0, Form::Plain), "BF16")),
-        ],
-        open_settings(),
-    )
-    .unwrap();
+    let standin = one_edited();
     let folder = tempfile::tempdir().unwrap();
     let run = |arguments: &[&str], status| answer(program(folder.path(), standin.hub()).args(arguments), status);
     run(&["sweep"], 64);
@@ -389,15 +391,7 @@ fn output_options_are_spelled_alike_and_an_export_has_a_limit() {
 
 #[test]
 fn addresses_of_a_hubs_pages_stand_for_its_repositories() {
-    let base = TINY.llama(1);
-    let standin = Standin::start(
-        vec![
-            repository("org/base", &base, bytes(&base, "BF16")).with("README.md", "# Base\n"),
-            repository("someone/edited", &base, bytes(&ablated(&base, 3, 1.0, Form::Plain), "BF16")),
-        ],
-        open_settings(),
-    )
-    .unwrap();
+    let standin = one_edited();
     let folder = tempfile::tempdir().unwrap();
     let run = |arguments: &[&str]| ran(folder.path(), standin.hub(), arguments);
     let page = "https://huggingface.co/someone/edited";
