@@ -19,6 +19,8 @@ pub enum ErrorKind {
     Io,
     /// The thing asked for does not exist.
     NotFound,
+    /// The candidate is there, and the base to hold it against is not, or none is named.
+    NoBase,
     /// The bytes do not follow their format so badly that reading cannot go on.
     Malformed,
     /// A cap of [`limits`](crate::limits) was passed.
@@ -53,6 +55,7 @@ impl ErrorKind {
         match self {
             Self::Io => "io",
             Self::NotFound => "not-found",
+            Self::NoBase => "no-base",
             Self::Malformed => "malformed",
             Self::TooLarge => "too-large",
             Self::Unsupported => "unsupported",

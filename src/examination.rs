@@ -206,7 +206,7 @@ pub struct Orthogonalization {
     pub directions: u32,
     /// `global` or `per-layer`.
     pub scope: String,
-    /// Writers that fit.
+    /// Writers that fit a removal (λ above zero).
     pub tensors: u64,
     /// Layers with such a writer.
     pub layers: Vec<u32>,

@@ -173,8 +173,9 @@ fn evidence(profile: &Profile) -> Option<Orthogonalization> {
         return None;
     }
     let number = |name: &str| profile.model.get(name).copied().unwrap_or(0.0);
-    let fitting: Vec<&TensorMeasurement> =
-        writers.iter().copied().filter(|tensor| tensor.projection.as_ref().is_some_and(|p| p.fits)).collect();
+    // A direction that was amplified fits as well, and is no removal.
+    let removed = |tensor: &&TensorMeasurement| tensor.projection.as_ref().is_some_and(|p| p.fits && p.strength > 0.0);
+    let fitting: Vec<&TensorMeasurement> = writers.iter().copied().filter(removed).collect();
     let layers: BTreeSet<u32> = fitting.iter().filter_map(|tensor| tensor.role.layer).collect();
     // Noise that lowers c lowers the agreement of directions at least as much.
     let expected = (number("projection.consistency") - 0.02).min(GLOBAL_AGREEMENT);

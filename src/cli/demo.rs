@@ -48,8 +48,7 @@ const INDEX: &str = "orthoscope-demo.db";
   orthoscope demo --index demo.db --format json
 
 Random tiny models are made and edited in every way that orthoscope tells apart, and served on this machine by a stand-in \
-for a model hub. The sweep that then runs is the real one, with the real client, into a real index (orthoscope-demo.db unless \
---index names another). Exit status 0 when everything was found to be what it was made, 2 otherwise.")]
+for a model hub. The sweep that then runs is the real one, with the real client, into a real index of its own. Exit status 0 when everything was found to be what it was made, 2 otherwise.")]
 pub struct Arguments {}
 
 /// One line of the answer.
@@ -71,10 +70,10 @@ impl Arguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         let text = global.format() == "text";
         let written = |error| Error::io("writing the demo's answer", error);
-        let index_path = match global.index == Path::new(super::DEFAULT_INDEX) {
-            true => fresh(Path::new(INDEX))?,
-            false => global.index.clone(),
-        };
+        let index_path = global.index.clone();
+        if index_path == Path::new(INDEX) {
+            make_way(&index_path)?;
+        }
         let started = Instant::now();
         let folder = tempfile::tempdir().map_err(|error| Error::io("making a folder for the demo", error))?;
         if text {
@@ -152,8 +151,19 @@ impl Arguments {
     }
 }
 
-/// An index that is made anew: the demo's own file of an earlier run goes away.
-fn fresh(path: &Path) -> Result<PathBuf> {
+/// The demo's subcommand with an index of its own: what it records is no examination of anybody's model.
+pub(super) fn with_index(command: clap::Command) -> clap::Command {
+    let index = clap::Arg::new("index")
+        .long("index")
+        .value_name("PATH")
+        .help("The SQLite index that is made; the demo's own one of an earlier run goes away")
+        .default_value(INDEX)
+        .value_parser(clap::value_parser!(PathBuf));
+    command.arg(index)
+}
+
+/// The demo's own file of an earlier run goes away.
+fn make_way(path: &Path) -> Result<()> {
     for end in ["", "-wal", "-shm"] {
         let path = PathBuf::from(format!("{}{end}", path.display()));
         match std::fs::remove_file(&path) {
@@ -162,7 +172,7 @@ fn fresh(path: &Path) -> Result<PathBuf> {
             Err(error) => return Err(Error::io(format!("removing {} of an earlier run", path.display()), error)),
         }
     }
-    Ok(path.to_owned())
+    Ok(())
 }
 
 /// Uploads come from many owners; one without a claim can only be found by its owner.

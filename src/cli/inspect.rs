@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clap::Args;
-use comfy_table::{ContentArrangement, Table, presets};
 
 use super::hubs;
 use super::{ExitStatus, Global};
@@ -18,6 +17,7 @@ use crate::ids::Location;
 use crate::inspect::{Inspection, Module, inspect};
 use crate::limits;
 use crate::report::json::write_value;
+use crate::report::table::{Elastic, laid};
 use crate::report::{oddities, sanitise, words};
 use crate::sweep::{ExamineSettings, base, record};
 
@@ -61,7 +61,7 @@ impl Arguments {
             if at > 0 {
                 writeln!(out).map_err(written)?;
             }
-            text(inspection, &self, global.verbose > 0, out).map_err(written)?;
+            text(inspection, &self, global.verbose > 0, global.style().width, out).map_err(written)?;
         }
         Ok(ExitStatus::Success)
     }
@@ -116,15 +116,15 @@ fn dtypes(module: &Module) -> String {
     told.collect::<Vec<_>>().join(", ")
 }
 
-fn text(one: &Inspection, asked: &Arguments, all: bool, out: &mut dyn Write) -> std::io::Result<()> {
+fn text(one: &Inspection, asked: &Arguments, all: bool, width: usize, out: &mut dyn Write) -> std::io::Result<()> {
     let variant = one.variant.as_deref().map(|variant| format!(", {}", sanitise::name(variant))).unwrap_or_default();
     writeln!(out, "{} ({}{variant})\n", sanitise::name(&one.source), one.format)?;
-    let width = one.width.map_or("unknown".to_owned(), |width| width.to_string());
+    let residual = one.width.map_or("unknown".to_owned(), |width| width.to_string());
     let bytes: u64 = one.files.values().fold(0, |sum, bytes| sum.saturating_add(*bytes));
     writeln!(out, "  architecture  {} (tensor names: {})", sanitise::name(&one.architecture), one.names)?;
     writeln!(
         out,
-        "  residual      width {width}, {}",
+        "  residual      width {residual}, {}",
         words::count(one.layers, "layer that writes to it", "layers that write to it")
     )?;
     writeln!(
@@ -164,24 +164,22 @@ fn text(one: &Inspection, asked: &Arguments, all: bool, out: &mut dyn Write) -> 
             ranks.join(", ")
         )?;
     }
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["kind", "module", "count", "shape", "stored as", "bytes"]);
-    for module in &one.modules {
+    let row = |module: &Module| -> Vec<String> {
         let shapes: Vec<String> = module.shapes.iter().map(|one| shape(one)).collect();
-        let kind = crate::sweep::examine::word(&module.kind);
-        let count = module.count.to_string();
-        table.add_row([
-            kind,
+        vec![
+            crate::sweep::examine::word(&module.kind),
             sanitise::name(&module.module),
-            count,
+            module.count.to_string(),
             shapes.join("; "),
             dtypes(module),
             words::bytes(module.bytes),
-        ]);
-    }
+        ]
+    };
+    let rows: Vec<Vec<String>> = one.modules.iter().map(row).collect();
+    let header = ["kind", "module", "count", "shape", "stored as", "bytes"];
     writeln!(out)?;
-    table.lines().try_for_each(|line| writeln!(out, " {}", line.trim_end()))?;
+    let elastic = Elastic { columns: &[1, 3, 4], right: &[2, 5] };
+    laid(&header, &rows, width.saturating_sub(2), &elastic).iter().try_for_each(|line| writeln!(out, "  {line}"))?;
     let unreadable = one.tensors.iter().filter(|tensor| tensor.unreadable.is_some()).count() as u64;
     if unreadable > 0 {
         writeln!(out, "\n{} cannot be read.", words::count(unreadable, "tensor", "tensors"))?;

@@ -30,7 +30,7 @@ use clap::{Arg, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Pars
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, Severity, Status, Verdict};
 use crate::index::Index;
-use crate::report::{self as reports, Color, RENDERERS, Renderer, Style, sanitise, words};
+use crate::report::{self as reports, Color, NO_TERMINAL, RENDERERS, Renderer, Style, sanitise, words};
 use crate::signature::Catalogue;
 
 /// The index where none is named.
@@ -228,9 +228,9 @@ fn formats(path: &str) -> Vec<&'static str> {
     }
 }
 
-/// The command line with each subcommand's formats in its help and completions.
+/// The command line with each subcommand's formats, and the demo's own index, in its help and completions.
 fn command_line() -> clap::Command {
-    with_formats(Cli::command(), "")
+    with_formats(Cli::command(), "").mut_subcommand("demo", demo::with_index)
 }
 
 fn with_formats(command: clap::Command, path: &str) -> clap::Command {
@@ -330,7 +330,7 @@ impl Global {
             unicode: locale.is_empty() || locale.to_ascii_lowercase().contains("utf"),
             verbose: self.verbose > 0,
             profile: self.verbose > 1,
-            width: width.filter(|width| *width > 0).unwrap_or(Style::default().width),
+            width: width.filter(|width| *width > 0).unwrap_or(NO_TERMINAL),
             ..Style::default()
         }
     }

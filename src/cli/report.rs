@@ -9,7 +9,7 @@ use super::{ExitStatus, Global, hubs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Location;
 use crate::index::{Index, Stored};
-use crate::report::{Color, Renderer, Report, Style, sanitise};
+use crate::report::{Color, NO_TERMINAL, Renderer, Report, Style, sanitise};
 use crate::sweep::base;
 
 /// Write the dossier of an examination: what was found, how sure, what it does not say, and how to check it
@@ -116,7 +116,7 @@ fn render(
         None => renderer.render(report, &global.style(), out),
         Some(path) => whole_file(path, |file| {
             // A file is no terminal.
-            let style = Style { color: Color::Never, width: Style::default().width, ..global.style() };
+            let style = Style { color: Color::Never, width: NO_TERMINAL, ..global.style() };
             renderer.render(report, &style, file)
         }),
     }

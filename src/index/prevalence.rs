@@ -403,6 +403,7 @@ pub(super) fn reason_class(reason: &str) -> &'static str {
     const CLASSES: &[(&str, &[&str])] = &[
         ("needs an access grant", &["access grant", "gated", "private", "401", "403"]),
         ("taken down", &["taken down", "disabled", "451"]),
+        ("its base is gone", &["cannot be found"]),
         ("gone", &["404", "not found", "no such", "is gone", "moved"]),
         ("names no base", &["no base", "no claim", "claims no"]),
         ("no weights in a known format", &["known format", "unsupported", "no weights"]),

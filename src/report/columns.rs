@@ -5,7 +5,7 @@ use std::ops::Deref;
 use crate::examination::{Depth, Examination};
 use crate::index::decision::{Decision, OPEN};
 use crate::report::table::severity_name;
-use crate::report::words::{false_positive_limit, is_reversed, relation_name, status_name, verdict_name};
+use crate::report::words::{false_positive_limit, is_reversed, relation_name, removal, status_name, verdict_name};
 use crate::report::{Report, variants};
 
 /// One cell.
@@ -83,7 +83,7 @@ fn measured(examination: &Examination, value: fn(&crate::examination::Orthogonal
 /// λ̂ of the changed writers, lowest first; none where no writer fits a removal, since any change has some strength along some
 /// direction.
 fn strengths(examination: &Examination) -> Vec<f64> {
-    let all = examination.orthogonalization.iter().filter(|o| o.tensors > 0).flat_map(|o| &o.strength);
+    let all = removal(examination).into_iter().flat_map(|o| &o.strength);
     let mut values: Vec<f64> = all.map(|s| s.lambda).filter(|l| l.is_finite() && *l != 0.0).collect();
     values.sort_by(f64::total_cmp);
     values
@@ -191,13 +191,13 @@ pub static COLUMNS: &[Column] = &[
         "false_positive_limit",
         Type::Number,
         "exact upper 95 % limit of false positives by the controls, where a writer fits",
-        |e| Cell::Number(e.orthogonalization.as_ref().filter(|o| o.tensors > 0).and_then(false_positive_limit)),
+        |e| Cell::Number(removal(e).and_then(false_positive_limit)),
     ),
     column(
         "swapped",
         Type::Flag,
         "whether the change is a removal seen from the wrong side: base and candidate may be swapped",
-        |e| Cell::Flag(e.orthogonalization.as_ref().map(is_reversed)),
+        |e| Cell::Flag(e.orthogonalization.as_ref().map(|_| is_reversed(e))),
     ),
     column("decision", Type::Text, "what was decided last, open where nothing was", |e| {
         text(e.decisions.last().map_or(OPEN, |decision| decision.decision.as_str()))

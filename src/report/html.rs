@@ -188,13 +188,10 @@ fn card(heading: &str, lines: &[String]) -> Markup {
 }
 
 fn pictures(examination: &Examination, id: &str) -> Markup {
-    let orthogonalization = examination.orthogonalization.as_ref();
     let profile = examination.profile.as_ref();
     html! {
-        @if let Some(o) = orthogonalization {
-            @if let Some(picture) =
-                chart::fitting(|room| chart::strengths(o, &format!("{id}-strength"), room)).filter(|_| o.tensors > 0)
-            {
+        @if let Some(o) = words::removal(examination) {
+            @if let Some(picture) = chart::fitting(|room| chart::strengths(o, &format!("{id}-strength"), room)) {
                 h2 { "Strength over layers" }
                 figure {
                     (picture)
@@ -567,10 +564,7 @@ fn besides(examination: &Examination) -> Markup {
             h2 { (beside::HEADING) }
             ul {
                 @for line in &lines {
-                    li {
-                        (line.told)
-                        @if !line.details.is_empty() { ul { @for told in &line.details { li { (told) } } } }
-                    }
+                    li { (line) }
                 }
             }
         }

@@ -157,7 +157,7 @@ fn dossier(examination: &Examination, report: &Report, place: usize) -> String {
     if !told.not_examined.is_empty() {
         out.push('\n');
     }
-    if let Some(o) = &examination.orthogonalization {
+    if let Some(o) = words::removal(examination) {
         // A fence longer than any run of backticks that a module's name could hold.
         let picture = plot::lines(o, 90, true);
         if !picture.is_empty() && examination.status != Status::Failed {
@@ -212,14 +212,7 @@ fn dossier(examination: &Examination, report: &Report, place: usize) -> String {
             .collect();
         out.push_str(&list("Benign look-alikes considered", &looks));
     }
-    let beside = beside::lines(examination);
-    if !beside.is_empty() {
-        out.push_str(&format!("\n**{}**\n\n", beside::HEADING));
-        for line in beside {
-            out.push_str(&format!("- {}\n", escape(&line.told)));
-            out.extend(line.details.iter().map(|told| format!("  - {}\n", escape(told))));
-        }
-    }
+    out.push_str(&list(beside::HEADING, &beside::lines(examination)));
     if !examination.anomalies.is_empty() {
         out.push_str(&format!("\n**Oddities of the files** ({})\n\n", examination.anomalies.len()));
         let told = oddities::grouped(&examination.anomalies);

@@ -182,7 +182,7 @@ pub enum Color {
 pub struct Style {
     /// Colour (terminal text only). Whether the output is a terminal is the caller's to know.
     pub color: Color,
-    /// Columns of the terminal.
+    /// Columns of the terminal, or [`NO_TERMINAL`].
     pub width: usize,
     /// Block characters in plots; ASCII otherwise.
     pub unicode: bool,
@@ -194,9 +194,12 @@ pub struct Style {
     pub verbose: bool,
 }
 
+/// The width of what goes into a file or a pipe: names are whole there, for whoever searches them.
+pub const NO_TERMINAL: usize = usize::MAX;
+
 impl Default for Style {
     fn default() -> Self {
-        Self { color: Color::Never, width: 100, unicode: true, lines: false, profile: false, verbose: false }
+        Self { color: Color::Never, width: NO_TERMINAL, unicode: true, lines: false, profile: false, verbose: false }
     }
 }
 

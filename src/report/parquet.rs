@@ -1,4 +1,4 @@
-//! One row an examination as Parquet: the columns of [`columns`](crate::report::columns), zstd, one row group a batch.
+//! One row an examination as Parquet: the columns of [`columns`], zstd, one row group a batch.
 
 use std::io::Write;
 use std::sync::Arc;

@@ -341,8 +341,7 @@ fn fitted(examination: &Examination) -> Box<dyn Iterator<Item = String> + '_> {
     if named.peek().is_some() {
         return Box::new(named);
     }
-    let fits = |o: &&crate::examination::Orthogonalization| o.tensors > 0;
-    let strengths = examination.orthogonalization.iter().filter(fits).flat_map(|o| &o.strength);
+    let strengths = words::removal(examination).into_iter().flat_map(|o| &o.strength);
     Box::new(strengths.filter(|s| s.lambda != 0.0).map(|s| format!("layers.{}.{}", s.layer, s.module)))
 }
 

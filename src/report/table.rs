@@ -90,7 +90,7 @@ pub fn laid(header: &[&str], rows: &[Vec<String>], width: usize, elastic: &Elast
 
 fn row(examination: &Examination, style: &Style) -> Vec<String> {
     let ellipsis = if style.unicode { "…" } else { "~" };
-    let o = examination.orthogonalization.as_ref().filter(|o| examination.status != Status::Failed && o.tensors > 0);
+    let o = words::removal(examination).filter(|_| examination.status != Status::Failed);
     let lambda = o.and_then(words::range).map_or_else(String::new, |(low, high)| {
         if words::strength(low) == words::strength(high) {
             words::strength(low)

@@ -173,7 +173,7 @@ impl Page<'_> {
     }
 
     fn orthogonalization(&mut self, examination: &Examination) {
-        let Some(o) = &examination.orthogonalization else { return };
+        let Some(o) = words::removal(examination) else { return };
         let lines = plot::lines(o, self.width() - 2, self.style.unicode);
         if let Some((heading, rows)) = lines.split_first() {
             self.heading(heading);
@@ -262,15 +262,7 @@ impl Page<'_> {
     }
 
     fn beside(&mut self, examination: &Examination) {
-        let lines = beside::lines(examination);
-        if lines.is_empty() {
-            return;
-        }
-        self.heading(beside::HEADING);
-        for line in lines {
-            self.item(&line.told);
-            line.details.iter().for_each(|told| self.plain(&format!("  {told}")));
-        }
+        self.items(beside::HEADING, &beside::lines(examination));
     }
 
     fn anomalies(&mut self, examination: &Examination) {

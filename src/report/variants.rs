@@ -35,7 +35,7 @@ fn line(variant: &Examination) -> Line {
     let failed = variant.status == Status::Failed;
     let detail = match (&variant.orthogonalization, &variant.reason) {
         (_, Some(reason)) if failed => sanitise::sentence(reason),
-        (Some(evidence), _) if evidence.tensors > 0 => {
+        (Some(evidence), _) if words::removal(variant).is_some() => {
             let layers: Vec<f64> =
                 evidence.strength.iter().map(|one| one.lambda).filter(|lambda| *lambda != 0.0).collect();
             format!(

@@ -12,7 +12,7 @@ use crate::hub::HUBS;
 use crate::ids::{Digest, RepoId};
 use crate::index::decision::Decision;
 use crate::index::triage::declares;
-use crate::report::{Report, beside, evidence, rates, sanitise};
+use crate::report::{NO_TERMINAL, Report, beside, evidence, rates, sanitise};
 use crate::verdict::{CONTROLS, CONTROLS_CALLED, CONTROLS_WERE, REVERSED};
 
 /// Largest projection consistency of an honest derivative among the controls of `docs/detector.md` (a fine-tune with
@@ -143,7 +143,7 @@ pub fn count(number: u64, one: &str, many: &str) -> String {
 
 /// Columns of running text in a terminal of this width: lines beyond 120 are hard to read.
 pub fn prose_width(columns: usize) -> usize {
-    columns.clamp(40, 120)
+    if columns == NO_TERMINAL { 100 } else { columns.clamp(40, 120) }
 }
 
 /// Enough of an examination's id to name it by.
@@ -196,7 +196,7 @@ fn headline(examination: &Examination) -> String {
         return format!("Not examined: {}. Nothing is said about these weights.", end(&sanitise::sentence(reason)));
     }
     let sentence = match (examination.verdict, &examination.orthogonalization) {
-        (_, Some(o)) if is_reversed(o) => {
+        _ if is_reversed(examination) => {
             "The candidate has a direction that the base given lacks: were base and candidate swapped, or is the base given the \
              edited one?"
                 .to_owned()
@@ -259,11 +259,14 @@ fn why(examination: &Examination) -> Vec<String> {
         return lines;
     }
     let Some(o) = &examination.orthogonalization else { return lines };
-    if is_reversed(o) {
+    if is_reversed(examination) {
+        let shown = match o.consistency <= REVERSED {
+            true => format!("Projection consistency c = {:.3}, near -1", o.consistency),
+            false => format!("In {} matrices projection consistency is near -1", added(examination)),
+        };
         lines.push(format!(
-            "Projection consistency c = {:.3}, near -1: the change is a removal seen from the wrong side. Compare the other way \
-             round, and compare the base given with the publisher's own; if both are right, a direction was amplified.",
-            o.consistency
+            "{shown}: the change is a removal seen from the wrong side. Compare the other way round, and compare the base given \
+             with the publisher's own; if both are right, a direction was amplified."
         ));
         return lines;
     }
@@ -300,9 +303,23 @@ fn why(examination: &Examination) -> Vec<String> {
     lines
 }
 
-/// Whether the change is a removal seen from the wrong side.
-pub fn is_reversed(o: &Orthogonalization) -> bool {
-    o.consistency <= REVERSED
+/// Whether the change is a removal seen from the wrong side: c near -1, or more matrices gained a direction than lost one (where
+/// an edit reflected a direction, its inverse looks like a removal in those).
+pub fn is_reversed(examination: &Examination) -> bool {
+    let Some(o) = &examination.orthogonalization else { return false };
+    examination.verdict != Verdict::Orthogonalized
+        && (o.consistency <= REVERSED || added(examination) > o.tensors as f64)
+}
+
+/// Matrices that gained a direction, by the signature that says so.
+fn added(examination: &Examination) -> f64 {
+    let amplified = examination.findings.iter().find(|finding| finding.signature == "direction-amplified");
+    amplified.and_then(|finding| finding.evidence["addition.tensors"]["value"].as_f64()).unwrap_or(0.0)
+}
+
+/// The evidence where it speaks of a removal: a writer fits one, and not from the wrong side.
+pub fn removal(examination: &Examination) -> Option<&Orthogonalization> {
+    examination.orthogonalization.as_ref().filter(|o| o.tensors > 0 && !is_reversed(examination))
 }
 
 /// What the measurements of a clear candidate say, without the number that is for removals.
@@ -341,7 +358,7 @@ fn sure(examination: &Examination) -> Vec<String> {
         }
         return lines;
     };
-    if matches!(examination.verdict, Verdict::Orthogonalized | Verdict::Suspect) && !is_reversed(o) {
+    if matches!(examination.verdict, Verdict::Orthogonalized | Verdict::Suspect) && !is_reversed(examination) {
         match false_positive_limit(o).map(|limit| limit.min(rates::false_positive_limit())) {
             Some(limit) => {
                 lines.push(format!(
@@ -378,9 +395,7 @@ fn means(examination: &Examination) -> Vec<String> {
         return vec!["Unreadable is not clean: the upload should count as not examined, not as passed.".to_owned()];
     }
     let line = match examination.verdict {
-        Verdict::Orthogonalized | Verdict::Suspect
-            if examination.orthogonalization.as_ref().is_some_and(is_reversed) =>
-        {
+        Verdict::Orthogonalized | Verdict::Suspect if is_reversed(examination) => {
             "Nothing is said against the candidate before it is known which of the two is the original."
         }
         Verdict::Orthogonalized => {

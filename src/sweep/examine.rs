@@ -188,7 +188,7 @@ impl Bench {
         // A base that the user named is the user's choice, whatever its size.
         let most = self.settings.max_base_bytes.filter(|_| given.is_none());
         if asked.is_empty() {
-            return Err(Error::new(ErrorKind::NotFound, format!("{id}: it claims no base, and none was given")));
+            return Err(Error::new(ErrorKind::NoBase, format!("{id}: it claims no base, and none was given")));
         }
         // The next claimed base is tried only where the one before does not exist or does not fit.
         let mut trouble = None;
@@ -196,16 +196,15 @@ impl Bench {
             let stages = self.stages.as_ref();
             let base = match self.bases.get(name, most, &self.client, &self.environment, stages, &self.night) {
                 Ok(base) => base,
-                Err(error)
-                    if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Denied | ErrorKind::Disabled)
-                        && at + 1 < asked.len() =>
-                {
-                    trouble.get_or_insert(error);
-                    continue;
-                }
                 // A base that is missing is not a candidate that is missing.
                 Err(error) if error.kind == ErrorKind::NotFound => {
-                    return Err(trouble.unwrap_or(error));
+                    let doing = format!("{id}: the base {name} cannot be found: {}", error.doing);
+                    trouble.get_or_insert(Error { kind: ErrorKind::NoBase, doing, ..error });
+                    continue;
+                }
+                Err(error) if matches!(error.kind, ErrorKind::Denied | ErrorKind::Disabled) && at + 1 < asked.len() => {
+                    trouble.get_or_insert(error);
+                    continue;
                 }
                 Err(error) => return Err(error),
             };
@@ -215,7 +214,7 @@ impl Bench {
                 return Ok(examination);
             }
         }
-        Err(trouble.unwrap_or_else(|| Error::new(ErrorKind::NotFound, format!("{id}: no claimed base can be read"))))
+        Err(trouble.unwrap_or_else(|| Error::new(ErrorKind::NoBase, format!("{id}: no claimed base can be read"))))
     }
 
     fn open(

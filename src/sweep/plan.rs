@@ -98,9 +98,9 @@ pub fn list(bench: &Bench, queue: &Queue, plan: &Plan, poll: u64) -> Result<List
         let hub = hub::named(&listing.hub, &bench.environment)?;
         let newest_first = listing.hub == "hf";
         // Asked for at the first news, so that a night without any is one request for each listing.
-        let mut known = listing.base.is_empty() || queue.knows(&listing.base)?;
-        let mut absent = None;
-        let mut seen = 0;
+        let before = !listing.base.is_empty() && queue.knows(&listing.base)?;
+        let mut known = before || listing.base.is_empty();
+        let (mut absent, mut seen, mut fresh) = (None, 0, false);
         let listed = fetch::list(&bench.client, hub.as_ref(), &listing.query, &bench.night, &mut |page| {
             let all = page.len();
             let rows: Vec<RepoInfo> = page.into_iter().filter(|row| is_since(row, plan.since.as_deref())).collect();
@@ -121,6 +121,7 @@ pub fn list(bench: &Bench, queue: &Queue, plan: &Plan, poll: u64) -> Result<List
                 match planned {
                     Planned::Queued => {
                         news = true;
+                        fresh = true;
                         total.queued += 1;
                     }
                     Planned::Waiting => total.waiting += 1,
@@ -130,7 +131,8 @@ pub fn list(bench: &Bench, queue: &Queue, plan: &Plan, poll: u64) -> Result<List
             Ok(further && (news || thorough || !newest_first))
         });
         total.seen += seen;
-        if !known && seen == 0 && listed.is_ok() {
+        // One that was there before may be gone by now.
+        if listed.is_ok() && ((!known && seen == 0) || (before && fresh)) {
             absent = is_absent(bench, &listing.base);
         }
         match listed {

@@ -232,7 +232,7 @@ pub static DERIVATIVES: &[Derivative] = &[
     Derivative {
         name: "no-card",
         about: "trained further, with a card that names no base",
-        ending: "not-found",
+        ending: "no-base",
         condition: Condition::WithoutClaim,
         make: tuned,
         ..PLAIN

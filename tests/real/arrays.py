@@ -1,6 +1,7 @@
 """Checkpoints as dictionaries of float32 arrays, without PyTorch: what the drivers here read and write.
 
-Names are Hugging Face's. `load_gguf` takes a llama or gemma3 GGUF; `save` writes one safetensors file and a config.json.
+Names are Hugging Face's. `load_gguf` takes a llama or gemma3 GGUF; `save` writes one safetensors file and a config.json,
+`save_gguf` an F32 GGUF with the metadata of another.
 """
 
 import json
@@ -22,25 +23,39 @@ GEMMA = {
 TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
 
+def name_of(tensor, kind):
+    """Hugging Face's name of a GGUF's tensor, or None."""
+    names = BLOCK | (GEMMA if kind == "gemma3" else {})
+    parts = tensor.removesuffix(".weight").split(".")
+    if parts[0] == "blk":
+        return f"model.layers.{parts[1]}.{names[parts[2]]}.weight"
+    return f"{TOP[parts[0]]}.weight" if parts[0] in TOP else None
+
+
+def rotary(name, value):
+    """Heads whose rotary rows llama.cpp keeps in pairs and Hugging Face in halves, or None."""
+    if value("general.architecture") != "llama" or not name.endswith(("q_proj.weight", "k_proj.weight")):
+        return None
+    return value("llama.attention.head_count" + ("_kv" if "k_proj" in name else ""))
+
+
 def load_gguf(path):
-    """(weights, config) of a GGUF file, rotary rows left in llama.cpp's order."""
+    """(weights, config) of a GGUF file."""
     from gguf import GGUFReader
     from gguf.quants import dequantize
 
     reader = GGUFReader(path)
     value = lambda key: reader.fields[key].contents()
     kind = value("general.architecture")
-    names = BLOCK | (GEMMA if kind == "gemma3" else {})
     weights = {}
     for tensor in reader.tensors:
-        parts = tensor.name.removesuffix(".weight").split(".")
-        if parts[0] == "blk":
-            name = f"model.layers.{parts[1]}.{names[parts[2]]}.weight"
-        elif parts[0] in TOP:
-            name = f"{TOP[parts[0]]}.weight"
-        else:
+        name = name_of(tensor.name, kind)
+        if name is None:
             continue
         array = dequantize(tensor.data, tensor.tensor_type).astype(numpy.float32)
+        heads = rotary(name, value)
+        if heads:
+            array = array.reshape(heads, -1, 2, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
         weights[name] = array - 1 if kind == "gemma3" and "norm" in name else array
     config = {
         "model_type": "gemma3_text" if kind == "gemma3" else "llama",
@@ -71,6 +86,35 @@ def save(folder, weights, config, dtype=ml_dtypes.bfloat16):
     save_file({name: numpy.ascontiguousarray(array.astype(dtype)) for name, array in weights.items()},
               folder / "model.safetensors", metadata={"format": "pt"})  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
+
+
+def save_gguf(path, weights, source):
+    """Writes `weights` as an F32 GGUF with the metadata of the GGUF file `source`."""
+    from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
+
+    reader = GGUFReader(source)
+    value = lambda key: reader.fields[key].contents()
+    kind = value("general.architecture")
+    writer = GGUFWriter(path, kind)
+    for key, field in reader.fields.items():
+        if key.startswith("GGUF.") or key == "general.architecture":
+            continue
+        inner = field.types[-1] if field.types[0] == GGUFValueType.ARRAY else None
+        writer.add_key_value(key, field.contents(), field.types[0], inner)
+    for tensor in reader.tensors:
+        name = name_of(tensor.name, kind)
+        if name is None:
+            continue
+        array = weights[name] + 1 if kind == "gemma3" and "norm" in name else weights[name]
+        heads = rotary(name, value)
+        if heads:
+            array = array.reshape(heads, 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
+        array = numpy.ascontiguousarray(array, numpy.float32)
+        writer.add_tensor(tensor.name, array, raw_dtype=GGMLQuantizationType.F32)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def writers(weights):

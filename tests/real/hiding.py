@@ -13,6 +13,9 @@ Groups (a case is GROUP/NAME, `edited` or `honest` its label):
   swapped   base and candidate the wrong way round
   grid      an FP8 base (E4M3, blocks of 128), six writers edited at λ = 0.05 to 0.3 and encoded again
 
+With `--through Q4_K_M` (or another of llama.cpp's types; needs llama-cpp-python) every candidate but those of the groups swapped and grid
+is a GGUF made by llama.cpp's quantiser, compared with the bf16 base.
+
 One line a case: verdict, c, λ, limit. Exit status 1 where an edited one is clear, or an honest one is called or suspect (a decoy alone
 may be suspect: a change of rank 16 in the writers and nowhere else is). With `--depth screen` the two are a hub of folders, the
 screen alone judges, and an edited one may also be inconclusive: it is then looked at deeper.
@@ -30,8 +33,9 @@ import sys
 import ml_dtypes
 import numpy
 
-from arrays import layer, load_gguf, save, writers
+from arrays import layer, load_gguf, save, save_gguf, writers
 
+QUANTIZE = pathlib.Path(__file__).resolve().parent.parent / "oracles" / "quantize.py"
 FORMS = ["raw", "row-normalised", "row-norms-kept"]
 
 
@@ -268,6 +272,16 @@ def cases(base, config):
     return found
 
 
+def quantised(folder, weights, options):
+    """One GGUF in `folder`, made by llama.cpp's quantiser from the weights in F32."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = folder.parent / "plain.gguf"
+    save_gguf(plain, weights, options.gguf)
+    made = folder / f"model-{options.through}.gguf"
+    subprocess.run([sys.executable, QUANTIZE, plain, made, options.through, "--threads", "2"], capture_output=True, check=True)
+    plain.unlink()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("program")
@@ -276,6 +290,7 @@ def main():
     parser.add_argument("--only", default="*")
     parser.add_argument("--json", type=pathlib.Path)
     parser.add_argument("--depth", choices=["screen", "full"], default="full")
+    parser.add_argument("--through", metavar="TYPE", help="the candidates as GGUF files of this type")
     parser.add_argument("--keep", action="store_true", help="leave the candidates there")
     options = parser.parse_args()
     base, config = load_gguf(options.gguf)
@@ -290,7 +305,10 @@ def main():
             save(options.work / "base", weights, config, numpy.float32 if wide else ml_dtypes.bfloat16)
             written = of
         target = options.work / name.replace("/", "-")
-        save(target, make(), config, numpy.float32 if wide else ml_dtypes.bfloat16)
+        if options.through and name.split("/")[0] not in ("swapped", "grid"):
+            quantised(target, make(), options)
+        else:
+            save(target, make(), config, numpy.float32 if wide else ml_dtypes.bfloat16)
         if options.depth == "screen":
             asked = ["scan", f"local:{target.name}", "--base", "local:base", "--depth", "screen", "--no-record"]
         else:

@@ -2,7 +2,9 @@
 
 use assert_cmd::Command;
 use orthoscope::standin::Standin;
-use orthoscope::tiny::edits::Form;
+use orthoscope::tensor::DType;
+use orthoscope::tiny::direction;
+use orthoscope::tiny::edits::{self, Form};
 use serde_json::Value;
 
 use crate::program::program;
@@ -37,6 +39,10 @@ fn the_demo_finds_what_it_made_twice_over() {
     assert!(found.as_array().unwrap().iter().all(|line| line["right"] == true), "{first}");
     let text = run(&["demo"]);
     assert!(text.contains("orthogonalized") && text.contains("orthoscope-demo.db"), "{text}");
+    // Into a pipe names go whole.
+    let listed = run(&["findings", "list", "--index", "orthoscope-demo.db"]);
+    assert!(listed.contains("hf:") && !listed.contains('…'), "{listed}");
+    assert!(text.contains("trained further, with a card that names no base"), "{text}");
 
     let exported = lines(&run(&["export", "--format", "jsonl", "--index", "orthoscope-demo.db"]));
     assert_eq!(exported.len(), found.as_array().unwrap().len());
@@ -309,6 +315,23 @@ fn swapped_sides_are_told_in_every_report() {
     let found: Value = serde_json::from_str(&json).unwrap();
     assert!(found["orthogonalization"]["consistency"].as_f64().unwrap() < -0.85);
     assert_ne!(found["verdict"], "orthogonalized");
+
+    // Where the edit reflected a direction in one writer, its inverse is a removal there.
+    let base = TINY.llama(1);
+    let mut reflected = ablated(&base, 3, 0.7, Form::Plain);
+    let one = base.writers().remove(0);
+    let r = direction(3, "removed", TINY.width);
+    reflected.tensors.insert(one.clone(), base.tensors[&one].clone());
+    edits::orthogonalize(reflected.tensors.get_mut(&one).unwrap(), &r, 1.3, Form::Plain);
+    reflected.write(&folder.path().join("reflected"), DType::named("BF16").unwrap(), 1).unwrap();
+    for format in ["text", "markdown", "html"] {
+        let (_, text, _) = ran(folder.path(), NOWHERE, &["compare", "reflected", "base", "--format", format]);
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.contains("were base and candidate swapped"), "{format}: {text}");
+        for accusing in ["removal explains", "Recovered strength", "False positives:", "Recipe", "The recipe"] {
+            assert!(!text.contains(accusing), "{format}: {accusing} in {text}");
+        }
+    }
 }
 
 #[test]

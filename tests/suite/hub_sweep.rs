@@ -415,4 +415,13 @@ fn an_absent_base_is_named_and_every_status_of_two_has_its_line() {
     }
     let (status, said, _) = swept(&["--base", "hf:org/base"]);
     assert_eq!((status, said.as_str()), (0, ""));
+    // A base that was there yesterday.
+    standin.delete("org/base");
+    standin.push(
+        repository("x/later", &base, bytes(&base, "BF16"))
+            .with("README.md", "---\nbase_model: org/base\n---\n# Later\n"),
+    );
+    let (status, said, summary) = swept(&["--base", "hf:org/base"]);
+    assert_eq!((status, said.lines().count(), &summary["outcomes"]["no-base"]), (2, 1, &1.into()), "{said}");
+    assert!(said.contains("the base hf:org/base cannot be found"), "{said}");
 }
