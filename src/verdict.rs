@@ -219,7 +219,8 @@ fn strength_of(tensor: &TensorMeasurement, global: bool) -> (f64, f64) {
         (Some(projection), _) if projection.fits && global && projection.consistency.abs() < NOISY => {
             (projection.shared_strength.unwrap_or(projection.strength), projection.stderr)
         }
-        (Some(projection), _) if projection.fits => (projection.strength, projection.stderr),
+        // One that agrees with no other is still known best by itself.
+        (Some(projection), _) if projection.fits || projection.alone => (projection.strength, projection.stderr),
         (Some(projection), _) => {
             let shared = projection.shared_strength.filter(|_| global);
             (shared.unwrap_or(0.0), projection.stderr.max(summary::detection_limit(tensor) / 3.0))

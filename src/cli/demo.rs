@@ -39,7 +39,7 @@ const MARK: usize = 7;
 const BASE: &str = "demo/tiny-base";
 
 /// The index written where none is named.
-const INDEX: &str = "orthoscope-demo.db";
+pub(super) const INDEX: &str = "orthoscope-demo.db";
 
 /// Show what orthoscope does, without the internet: tiny models, a stand-in hub, a real sweep
 #[derive(Args)]

@@ -25,6 +25,7 @@ use std::process::ExitCode;
 use std::sync::LazyLock;
 
 use clap::builder::{PossibleValue, PossibleValuesParser};
+use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -346,7 +347,7 @@ pub fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode 
     let parsed = command_line()
         .try_get_matches_from(arguments)
         .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
-    let (cli, matches) = match parsed {
+    let (mut cli, matches) = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
             // Help and version are answers; anything else is bad usage.
@@ -354,6 +355,12 @@ pub fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode 
             return if error.use_stderr() { ExitStatus::Usage.into() } else { ExitStatus::Success.into() };
         }
     };
+    // The environment names the index of the user's examinations, which the demonstration's are not.
+    if let Some(("demo", demo)) = matches.subcommand()
+        && demo.value_source("index") != Some(ValueSource::CommandLine)
+    {
+        cli.global.index = PathBuf::from(demo::INDEX);
+    }
     if cli.global.threads > 0 {
         // Fails only when a pool exists already, which then serves as well.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(cli.global.threads).build_global();

@@ -730,7 +730,7 @@ fn examine_projection(changed: &Changed<'_>, pair: &Pair, writes: bool, shared: 
         let direction = Mat::from_fn(direction.len(), 1, |i, _| direction[i]);
         (regression.basis.transpose() * direction).col(0).iter().copied().collect()
     };
-    let mut limit = None;
+    let (mut limit, mut shared_grid) = (None, false);
     if let Some(regression) = raw.filter(|_| writer) {
         let direction: Vec<f64> = planted.col(0).iter().copied().collect();
         let e = inside(regression, &direction);
@@ -742,6 +742,7 @@ fn examine_projection(changed: &Changed<'_>, pair: &Pair, writes: bool, shared: 
             true => grid::planted_limit(oriented, &direction, &regression.basis, summary::CONSISTENCY)?,
             false => None,
         };
+        shared_grid = on_grid.is_some();
         limit = Some(on_grid.map_or(linear, |on_grid| linear.max(on_grid)));
     }
     let through: Vec<Vec<f64>> = (0..regressions.len()).map(|back| column(&returned.base, back)).collect();
@@ -775,6 +776,10 @@ fn examine_projection(changed: &Changed<'_>, pair: &Pair, writes: bool, shared: 
             fit = Fit { own_component: fit.own_component, ..fit_along(&r, (p, q), (wp, dp)).0 };
         }
         fit.consistency = chosen.consistency;
+        if shared_grid {
+            // λ̂ comes out many times too small there, and is no measure beside the rows' factors.
+            fit.row_spread = 0.0;
+        }
         if lost.get(back).is_some_and(|lost| {
             lost.consistency().abs() >= OWN_LOST && lost.strength().abs() >= OWN_ALIKE * fit.strength.abs()
         }) {

@@ -13,6 +13,7 @@ use faer::{Mat, MatRef};
 use super::consistency::{self, Grams};
 use super::operator::{Gauge, Moments, Operator, Product, Want};
 use super::spectrum::{self, Svd};
+use super::summary::median;
 use crate::arch::Axis;
 use crate::error::Result;
 
@@ -402,6 +403,8 @@ pub struct Fit {
     pub explained: f64,
     /// Energy left along r over the mean energy per direction left.
     pub quietness: f64,
+    /// Standard deviation of the factors that rows were scaled by, beyond what else changed in them; 0 where the sums per row do not tell it.
+    pub row_spread: f64,
     /// |cos(r, W v)| with v = Wᵀr normalised.
     pub own_component: f64,
     /// Which scale was estimated beside λ.
@@ -505,6 +508,7 @@ pub fn fit(
             consistency: along.consistency(),
             explained: if left > 0.0 { (caught / left).clamp(0.0, 1.0) } else { 0.0 },
             quietness: along_left / ((left - caught).max(0.0) / d).max(f64::MIN_POSITIVE),
+            row_spread: 0.0,
             own_component: own_component(r, &rows),
             scale: ScaleModel::Matrix,
         };
@@ -583,10 +587,52 @@ pub fn fit(
         consistency: along.consistency(),
         explained: if scale_left > 0.0 { (1.0 - left / scale_left).clamp(0.0, 1.0) } else { 0.0 },
         quietness: along_left / (matrix_left / d).max(f64::MIN_POSITIVE),
+        row_spread: if gauged_residual.is_none() { row_spread(r, &rows, pp, p.len()) } else { 0.0 },
         own_component: own_component(r, &rows),
         scale,
     };
     (fit, unscaled)
+}
+
+/// Standard deviation of the rows' factors s in Δ_i = s w_i - t p + other, about their median, less the part that chance leaves where the
+/// other has nothing to do with w_i, and what restoring the rows' norms after the removal makes of them. Robust: medians over rows (Σw², ΣΔw,
+/// ΣΔ², w·p, Δ·p), of n elements each.
+fn row_spread(r: &[f64], rows: &[[f64; 5]], pp: f64, n: usize) -> f64 {
+    /// Median of a squared standard normal number.
+    const MEDIAN_SQUARE: f64 = 0.455;
+    let (mut factors, mut chance, mut restored) = (Vec::new(), Vec::new(), [Vec::new(), Vec::new()]);
+    for ([ww, dw, dd, wp, dp], r) in rows.iter().zip(r) {
+        let determinant = ww * pp - wp * wp;
+        // A row that is nearly p itself: there a removal is a scale.
+        if determinant <= 0.05 * ww * pp || *ww <= 0.0 {
+            continue;
+        }
+        let s = (dw * pp - dp * wp) / determinant;
+        let t = (dp * ww - dw * wp) / determinant;
+        factors.push(s);
+        chance.push((dd - s * dw - t * dp).max(0.0) * pp / (determinant * n as f64));
+        // |w - λ r p|² / |w|² is 1 - 2 λ r (w·p)/|w|² + λ² r² |p|²/|w|²: both terms, each with its own coefficient.
+        restored[0].push(r * wp / ww);
+        restored[1].push(r * r * pp / ww);
+    }
+    let middle = median(factors.clone());
+    factors.iter_mut().for_each(|s| *s -= middle);
+    let [first, second] = &mut restored;
+    without(second, first);
+    without(&mut factors, first);
+    without(&mut factors, second);
+    let squares = factors.iter().map(|s| s * s).collect();
+    (median(squares) / MEDIAN_SQUARE - median(chance)).max(0.0).sqrt()
+}
+
+/// Takes off `values` what is a multiple of `other`.
+fn without(values: &mut [f64], other: &[f64]) {
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let energy = dot(other, other);
+    if energy > 0.0 {
+        let share = dot(values, other) / energy;
+        values.iter_mut().zip(other).for_each(|(value, other)| *value -= share * other);
+    }
 }
 
 /// |cos(r, W p)|: 1 when r is a left singular vector of W.

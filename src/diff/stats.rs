@@ -110,6 +110,11 @@ pub static MEASUREMENTS: &[Measurement] = &[
         "ratio",
         "median energy left along the direction over the mean energy per direction left: 1 when the removal explains the direction wholly",
     ),
+    measurement(
+        "projection.row_spread",
+        "ratio",
+        "median over changed writers of the standard deviation of the factors that rows were scaled by; five times that is no removal",
+    ),
     measurement("projection.row_normalised", "share", "1 when rows divided by their norms fit better than raw rows"),
     measurement(
         "projection.agreement",
@@ -319,6 +324,9 @@ pub struct Projection {
     pub alone: bool,
     /// Whether it counts as a removed direction: a removal by itself, and others agree.
     pub fits: bool,
+    /// Standard deviation of the factors that rows were scaled by. Kept while the profile is made; `projection.row_spread` is the model's.
+    #[serde(skip)]
+    pub row_spread: f64,
 }
 
 /// All numbers of one pair.

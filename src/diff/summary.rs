@@ -41,6 +41,10 @@ pub const SIGMAS: f64 = 5.0;
 const FAINTEST: f64 = 0.005;
 /// This many times the uniform scale of the change: weight decay takes away every direction alike.
 const ABOVE_SCALE: f64 = 3.0;
+/// and this many times the standard deviation of the rows' own factors: rows that were each scaled by a factor of their own (DoRA's
+/// magnitudes) look like a removal along any direction that gathers rows of one factor, the loud channel's row above all. Of 4,096 normal
+/// numbers the largest is 3.7.
+const ROW_SPREADS: f64 = 5.0;
 /// Writers that lost directions of their own each are a removal when there are so many, in two layers, and half of the changed ones, with
 /// [`CONSISTENCY_SURE`]: where a base that was trained hard is compared with its own parent, narrow matrices come near it one by one
 /// (`tests/real/controls.py`, crossed cases: medians of 0.965 and 0.976).
@@ -355,7 +359,7 @@ fn tensor_measurement(
     let uniform = measured.projected.as_ref().map_or(0.0, |projected| projected.uniform);
     let strong = c.abs() >= CONSISTENCY
         && fit.strength.abs() >= SIGMAS * fit.stderr
-        && fit.strength.abs() >= FAINTEST.max(ABOVE_SCALE * uniform.abs())
+        && fit.strength.abs() >= FAINTEST.max(ABOVE_SCALE * uniform.abs()).max(ROW_SPREADS * fit.row_spread)
         && !own_component;
     // Through a grid that both sides share c is blurred, but every code says between which bounds its number lay: those of this matrix are
     // tried along a direction that the other layers chose.
@@ -384,6 +388,7 @@ fn tensor_measurement(
         shared_consistency: along_shared.map(|along| along.consistency()),
         alone: strong && !agrees && c.abs() >= CONSISTENCY_ALONE,
         fits,
+        row_spread: fit.row_spread,
     });
     tensor
 }
@@ -458,6 +463,7 @@ fn projections(
         .filter_map(|tensor| Some((tensor, tensor.projection.as_ref()?)))
         .collect();
     if !writers.is_empty() {
+        put("projection.row_spread", median(writers.iter().map(|(_, p)| p.row_spread).collect()));
         put("projection.consistency_all", median(writers.iter().map(|(_, p)| p.consistency).collect()));
     }
     let fits: Vec<&(&TensorMeasurement, &Projection)> =
@@ -518,7 +524,9 @@ fn projections(
             let planted = pair.projected.as_ref().and_then(|projected| projected.limit);
             // Where everything that changed was set aside, nothing is left to hide in.
             let aside = pair.moments.as_ref().is_some_and(|sized| sized.set_aside > 0.0);
-            planted.unwrap_or_else(|| if aside { 0.0 } else { detection_limit(tensor) }).clamp(LEAST, UNTESTABLE)
+            let scaled = tensor.projection.as_ref().map_or(0.0, |p| ROW_SPREADS * p.row_spread);
+            let planted = planted.unwrap_or_else(|| if aside { 0.0 } else { detection_limit(tensor) });
+            planted.max(scaled).clamp(LEAST, UNTESTABLE)
         })
         .collect();
     if tensors.iter().any(|tensor| tensor.role.kind == Kind::Writer) {
@@ -537,7 +545,8 @@ fn projections(
         _ => tensor.shape[0],
     };
     // λ̂ is no measure here: through a grid that both sides share it comes out many times too small.
-    let tied = |p: &Projection| p.consistency >= CONSISTENCY_HINT && p.strength >= LEAST;
+    let stands_out = |p: &Projection| p.strength >= LEAST.max(ROW_SPREADS * p.row_spread);
+    let tied = |p: &Projection| p.consistency >= CONSISTENCY_HINT && stands_out(p);
     let wide = writers.iter().filter(|(tensor, p)| tied(p) && width(tensor) >= REAL_WIDTH).count();
     let most = 2 * wide >= writers.len();
     let hinted = |tensor: &TensorMeasurement, p: &Projection| {
@@ -548,7 +557,7 @@ fn projections(
         .iter()
         .copied()
         .filter(|(tensor, p)| {
-            let dropped = p.own_component >= OWN_COMPONENT && p.consistency >= CONSISTENCY_ALONE;
+            let dropped = p.own_component >= OWN_COMPONENT && p.consistency >= CONSISTENCY_ALONE && stands_out(p);
             hinted(tensor, p) || ((p.alone || p.fits || dropped) && p.strength > 0.0)
         })
         .partition(|(_, p)| !p.fits && !p.alone && p.own_component >= OWN_COMPONENT);

@@ -309,6 +309,7 @@ fn tensor_row(row: &Row<'_>) -> rusqlite::Result<TensorMeasurement> {
             shared_consistency: row.get("shared_consistency")?,
             alone: row.get("alone")?,
             fits,
+            row_spread: 0.0,
         }),
     };
     let Json(spectrum) = row.get("spectrum")?;

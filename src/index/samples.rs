@@ -139,6 +139,7 @@ impl Maker {
             shared_consistency: self.maybe(Self::number),
             alone: self.rng.bool(),
             fits: self.rng.bool(),
+            row_spread: 0.0,
         }
     }
 

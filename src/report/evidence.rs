@@ -2,7 +2,7 @@
 
 use crate::examination::{Examination, Finding};
 use crate::report::sanitise;
-use crate::report::words::{BENIGN_CONSISTENCY, number, percent};
+use crate::report::words::{BENIGN_CONSISTENCY, BENIGN_REAL, number, percent};
 use crate::signature::{Catalogue, ClauseOutcome, Family};
 
 /// One clause of a signature that held.
@@ -84,6 +84,9 @@ struct Rule {
     tell: fn(f64) -> String,
 }
 
+/// Largest such consistency of a rank-1 adapter (`tests/real/controls.py`, three models 64 to 192 wide).
+const RANK_ONE: f64 = 0.32;
+
 /// The look-alikes of `docs/detector.md`, each with the one number that sets it apart. The numbers here are for
 /// explaining; what decides is the signature catalogue.
 const RULES: &[Rule] = &[
@@ -91,13 +94,21 @@ const RULES: &[Rule] = &[
         name: "fine-tune or merged LoRA",
         measurement: "projection.consistency",
         fits: |c| c <= BENIGN_CONSISTENCY,
-        tell: |c| format!("consistency {c:.3}; honest training reached {BENIGN_CONSISTENCY} at most in the controls"),
+        tell: |c| {
+            format!(
+                "consistency {c:.3}; honest training reached {BENIGN_REAL} in real models and {BENIGN_CONSISTENCY} in tiny ones"
+            )
+        },
     },
     Rule {
         name: "rank-1 adapter or steering vector with one output direction",
         measurement: "projection.cross_fit",
-        fits: |c| c <= BENIGN_CONSISTENCY,
-        tell: |c| format!("consistency {c:.3} on data that did not choose the direction; an adapter's stays at chance"),
+        fits: |c| c <= RANK_ONE,
+        tell: |c| {
+            format!(
+                "consistency {c:.3} on data that did not choose the direction; rank-1 adapters reached {RANK_ONE} at most"
+            )
+        },
     },
     Rule {
         name: "rounding or quantisation",

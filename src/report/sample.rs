@@ -97,6 +97,7 @@ fn tensor(layer: u32, module: &str, kind: Kind, relative: f64, lambda: Option<f6
             shared_consistency: None,
             alone: false,
             fits: true,
+            row_spread: 0.0,
         }),
     }
 }

@@ -15,9 +15,11 @@ use crate::index::triage::declares;
 use crate::report::{NO_TERMINAL, Report, beside, evidence, rates, sanitise};
 use crate::verdict::{CONTROLS, CONTROLS_CALLED, CONTROLS_WERE, REVERSED};
 
-/// Largest projection consistency of an honest derivative among the controls of `docs/detector.md` (a fine-tune with
-/// weight decay of a very small model; at SmolLM2's width it was 0.11).
-pub const BENIGN_CONSISTENCY: f64 = 0.77;
+/// Largest projection consistency of an honest derivative, the median over its writers: a fine-tune with weight decay of a model 128 wide
+/// (`tests/real/controls.py`). No two of its matrices lost one direction.
+pub const BENIGN_CONSISTENCY: f64 = 0.94;
+/// The same in real models, 256 to 576 wide (`tests/real/wheels.py`, `tests/real/hiding.py`).
+pub const BENIGN_REAL: f64 = 0.55;
 
 /// What a finding's status means.
 pub const PREVIEW: &str =
@@ -273,14 +275,14 @@ fn why(examination: &Examination) -> Vec<String> {
     // A number that speaks of removals, beside a verdict of none, would be read as an accusation.
     if examination.verdict == Verdict::Clear {
         if !same_weights(examination.relation) {
-            lines.push(clear_in_words(o));
+            lines.push(clear_in_words(examination, o).to_owned());
         }
         return lines;
     }
     lines.push(format!(
         "Projection consistency c = {:.3} (1: the change is built from the base's own weights along the direction; 0: it has \
-         nothing to do with them; -1: the same with the sides swapped; honest fine-tunes and merges measured so far reached \
-         {BENIGN_CONSISTENCY} at most).",
+         nothing to do with them; -1: the same with the sides swapped; honest training measured so far reached {BENIGN_REAL} in \
+         real models and {BENIGN_CONSISTENCY} in tiny ones, where no two matrices lost one direction).",
         o.consistency
     ));
     if o.tensors > 0 {
@@ -323,14 +325,18 @@ pub fn removal(examination: &Examination) -> Option<&Orthogonalization> {
 }
 
 /// What the measurements of a clear candidate say, without the number that is for removals.
-fn clear_in_words(o: &Orthogonalization) -> String {
-    if o.consistency > BENIGN_CONSISTENCY {
+fn clear_in_words(examination: &Examination, o: &Orthogonalization) -> &'static str {
+    // What a measured look-alike is called in the catalogue.
+    const EXCUSES: &[&str] = &["channel-zeroed", "component-dropped", "norm-folding", "rescale", "row-rescale"];
+    if examination.findings.iter().any(|finding| EXCUSES.contains(&finding.signature.as_str())) {
         "What changed is made of the base's own weights, and a benign change that was measured explains all of it (see the \
          signatures that hold)."
+    } else if o.consistency > BENIGN_REAL {
+        "What changed leans on the base's own weights matrix by matrix, as hard training of narrow matrices and a reduced rank do, \
+         and no direction was lost by two of them."
     } else {
         "What changed is not made of the base's own weights along a direction, as a removal would be."
     }
-    .to_owned()
 }
 
 /// Smallest and largest λ̂ of the writers that changed.

@@ -25,6 +25,18 @@ function watch(page) {
   });
 }
 
+// Serious accessibility faults of a page as it stands.
+async function check(page, name) {
+  await page.evaluate(axe);
+  const found = await page.evaluate(() => globalThis.axe.run(document));
+  assert.ok(found.passes.length >= 10, `axe looked at next to nothing of ${name}`);
+  for (const fault of found.violations.filter((one) => ["serious", "critical"].includes(one.impact))) {
+    const where = fault.nodes.slice(0, 3).map((node) => node.html).join(" ");
+    faults.push(`${name}: ${fault.id}: ${fault.help}: ${where}`);
+  }
+  checked.push(name);
+}
+
 // Pictures and faults of a page in light and dark. Scripts are off where the picture is taken; axe needs them, and a page's
 // policy forbids them, so axe runs in a copy of the page without it.
 async function look(url, name) {
@@ -40,14 +52,7 @@ async function look(url, name) {
     const scripted = await browser.newContext({ colorScheme, bypassCSP: true });
     const copy = await scripted.newPage();
     await copy.goto(url);
-    await copy.evaluate(axe);
-    const found = await copy.evaluate(() => globalThis.axe.run(document));
-    assert.ok(found.passes.length >= 10, `axe looked at next to nothing of ${url}`);
-    for (const fault of found.violations.filter((one) => ["serious", "critical"].includes(one.impact))) {
-      const where = fault.nodes.slice(0, 3).map((node) => node.html).join(" ");
-      faults.push(`${name}, ${colorScheme}: ${fault.id}: ${fault.help}: ${where}`);
-    }
-    checked.push(`${name} (${colorScheme})`);
+    await check(copy, `${name} (${colorScheme})`);
     await scripted.close();
   }
 }
@@ -190,6 +195,7 @@ for (const [name, path] of Object.entries(places)) {
     await phone.emulateMedia({ colorScheme });
     await phone.goto(address + path);
     await phone.screenshot({ path: `${pictures}/${name}-phone${colorScheme === "dark" ? "-dark" : ""}.png`, fullPage: true });
+    await check(phone, `${name} (telephone, ${colorScheme})`);
   }
   const overflow = await phone.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
   assert.ok(overflow <= 0, `${path} is ${overflow} pixels too wide for a telephone`);

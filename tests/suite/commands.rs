@@ -37,7 +37,10 @@ fn the_demo_finds_what_it_made_twice_over() {
     assert_eq!(first, run(&["demo", "--format", "json"]));
     let found: Value = serde_json::from_str(&first).unwrap();
     assert!(found.as_array().unwrap().iter().all(|line| line["right"] == true), "{first}");
-    let text = run(&["demo"]);
+    let elsewhere = folder.path().join("kept.db");
+    let mut command = program(folder.path(), "http://127.0.0.1:9");
+    let text = answer(command.arg("demo").env("ORTHOSCOPE_INDEX", &elsewhere), 0);
+    assert!(!elsewhere.exists(), "the demonstration's examinations are none of the user's");
     assert!(text.contains("orthogonalized") && text.contains("orthoscope-demo.db"), "{text}");
     // Into a pipe names go whole.
     let listed = run(&["findings", "list", "--index", "orthoscope-demo.db"]);
