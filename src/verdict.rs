@@ -23,7 +23,7 @@ pub const CONTROLS_CALLED: u32 = 1;
 pub const CONTROLS_WERE: &str = "full fine-tunes, LoRAs of rank 1 to 64, merges, knowledge edits, pruning, folded norms, rank \
      reductions, quantisers and noise, on seven models 64 to 576 wide (Llama, Qwen3, GPT-2, Qwen3-MoE, Gemma 3). No larger model \
      was among them, the thresholds were set with them in view, and they were judged by an earlier version of the rules: the \
-     limit is optimistic";
+     limit is optimistic. By the present rules 346 of them, of the smaller models, were judged again: none was called";
 
 /// From here on, below zero, c says that the change is a removal seen from the wrong side.
 pub const REVERSED: f64 = -0.85;

@@ -166,7 +166,7 @@ mod tests {
         let examination = sample::orthogonalized();
         let text = told(&examination, &examination.findings[0], catalogue.get("out-rank1-global"), false, 100);
         for needed in [
-            "Why this threshold: Honest fine-tunes reach",
+            "Why this threshold: Honest training reaches",
             "Would not hold:",
             "What it is: layers with such a writer",
             "What to do",
