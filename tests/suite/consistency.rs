@@ -279,6 +279,23 @@ fn rows_that_were_each_scaled_by_a_factor_of_their_own_are_no_removal_and_hide_n
     }
 }
 
+#[test]
+fn scaling_the_rows_of_a_few_edited_writers_does_not_hide_them_behind_the_others() {
+    let mut candidate = base();
+    edits::fine_tune(&mut candidate, 0.002, 5);
+    let few = |name: &str| name.contains("o_proj") && !name.contains("layers.3.");
+    edit(&mut candidate, &removed(), 1.0, Form::Plain, few);
+    for name in candidate.writers().into_iter().filter(|name| few(name)) {
+        let weight = candidate.tensors.get_mut(&name).unwrap();
+        let factors = direction(8, &name, weight.shape[0]);
+        for (row, factor) in weight.values.chunks_exact_mut(weight.shape[1]).zip(factors) {
+            row.iter_mut().for_each(|value| *value *= 1.0 + 0.3 * factor * (WIDTH as f32).sqrt());
+        }
+    }
+    let examination = compare(&base(), &candidate, &BF16, 1);
+    assert_ne!(examination.verdict, Verdict::Clear, "{}{}", examination.because, fits(&examination));
+}
+
 fn zero_rows(model: &mut Model, name: &str, first: usize) {
     let weight = model.tensors.get_mut(name).unwrap();
     let columns = weight.shape[1];
