@@ -17,6 +17,7 @@ use crate::report::words::{count, relation_name, short_id, status_name, verdict_
 use crate::report::{Report, json, sanitise};
 use crate::signature::Catalogue;
 use crate::sweep::examine::word as word_of;
+use crate::sweep::work::last_runs;
 
 /// List the findings of the index, or show one with its evidence
 #[derive(Args)]
@@ -36,6 +37,7 @@ enum What {
     /// List findings, those of the most severe examinations first
     #[command(after_help = "Examples:
   orthoscope findings list --severity high --limit 20
+  orthoscope findings list --new --severity low
   orthoscope findings list --verdict orthogonalized --format json")]
     List(List),
     /// Show the examination that a finding is in, with its evidence
@@ -54,6 +56,9 @@ enum What {
 struct List {
     #[command(flatten)]
     filter: Filter,
+    /// Of examinations first made by the last sweep, or after it
+    #[arg(long, conflicts_with = "since")]
+    new: bool,
     /// Findings to list at most
     #[arg(long, value_name = "N", default_value_t = 50)]
     limit: u32,
@@ -196,7 +201,15 @@ impl Arguments {
 
 impl List {
     fn run(self, global: &Global, index: &Index, out: &mut dyn Write) -> Result<ExitStatus> {
-        let filter = FindingFilter { examinations: self.filter.examinations(index, &global.catalogue()?)? };
+        let mut examinations = self.filter.examinations(index, &global.catalogue()?)?;
+        if self.new {
+            let last = last_runs(index, 1)?;
+            let run = last.first().ok_or_else(|| {
+                Error::new(ErrorKind::Usage, "listing what is new: no sweep is recorded in this index; name a day with --since")
+            })?;
+            examinations.first_since = Some(run.started);
+        }
+        let filter = FindingFilter { examinations };
         let paged = index.findings(&filter, Page { limit: self.limit, after: self.after })?;
         let failed = |error| Error::io("writing the findings", error);
         if global.format() == "json" {

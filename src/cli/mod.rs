@@ -2,6 +2,7 @@
 
 pub mod compare;
 pub mod completions;
+pub mod decide;
 pub mod demo;
 pub mod doctor;
 pub mod evaluate;
@@ -195,6 +196,7 @@ enum Command {
     Inspect(inspect::Arguments),
     Sweep(sweep::Arguments),
     Findings(findings::Arguments),
+    Decide(decide::Arguments),
     Export(export::Arguments),
     Rejudge(rejudge::Arguments),
     Evaluate(evaluate::Arguments),
@@ -221,7 +223,7 @@ fn formats(path: &str) -> Vec<&'static str> {
         "findings list" => vec!["text", "table", "json"],
         "stats" => vec!["text", "json", "html"],
         "signatures show" => vec!["text", "json", "source"],
-        "demo" | "doctor" | "evaluate" | "inspect" | "rejudge" | "sweep" | "verify" | "signatures list" => {
+        "decide" | "demo" | "doctor" | "evaluate" | "inspect" | "rejudge" | "sweep" | "verify" | "signatures list" => {
             vec!["text", "json"]
         }
         "explain" | "signatures check" => vec!["text"],
@@ -394,6 +396,7 @@ impl Command {
             Self::Inspect(arguments) => arguments.run(global, out),
             Self::Sweep(arguments) => arguments.run(global, out),
             Self::Findings(arguments) => arguments.run(global, out),
+            Self::Decide(arguments) => arguments.run(global, out),
             Self::Export(arguments) => arguments.run(global, out),
             Self::Rejudge(arguments) => arguments.run(global, out),
             Self::Evaluate(arguments) => arguments.run(global, out),

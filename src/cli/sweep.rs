@@ -1,7 +1,7 @@
 //! `orthoscope sweep`: the derivatives of bases, or whatever else is listed, examined once each and again when changed.
 
 use std::io::{IsTerminal as _, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,12 +17,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Status, Verdict};
 use crate::hub::HUBS;
 use crate::ids::RepoId;
+use crate::index::Index;
+use crate::index::triage::News;
 use crate::report::rates::{ExpectedFalsePositives, expected_false_positives};
 use crate::report::{json, sanitise, words};
 use crate::stages;
 use crate::sweep::examine::Outcome;
 use crate::sweep::plan::{Listed, Plan};
-use crate::sweep::work::{Observer, Summary, SweepSettings};
+use crate::sweep::work::{Observer, Summary, SweepSettings, last_runs};
 
 /// List the derivatives of bases on a hub and examine those that are new or changed; can be stopped and goes on
 #[derive(Args)]
@@ -98,11 +100,15 @@ impl Arguments {
         progress.bar.finish_and_clear();
         let (summary, rejudged) = swept?;
         let expected = expected_false_positives(told_of(&summary));
+        let mut news = news(&global.index)?;
+        let more = news.len() > NEWS;
+        news.truncate(NEWS);
         if global.format() == "json" {
-            json::write_value(&Answer { summary: &summary, expected_false_positives: expected }, &global.style(), out)?;
+            json::write_value(&Answer { summary: &summary, news: &news, expected_false_positives: expected }, &global.style(), out)?;
             writeln!(out).map_err(|error| Error::io("writing the summary", error))?;
         } else {
             let mut text = told(&summary);
+            text.push_str(&told_news(&news, more));
             if let Some(expected) = expected {
                 for line in sanitise::wrap(&expected.told(), words::prose_width(global.style().width)) {
                     text.push_str(&format!("{line}\n"));
@@ -157,7 +163,39 @@ impl Arguments {
 struct Answer<'a> {
     #[serde(flatten)]
     summary: &'a Summary,
+    news: &'a [News],
     expected_false_positives: Option<ExpectedFalsePositives>,
+}
+
+/// Examinations that are named after a sweep.
+const NEWS: usize = 100;
+
+/// What the sweep that has just ended says and none before it said, one more than are named.
+fn news(index: &Path) -> Result<Vec<News>> {
+    let index = Index::open_to_read(index)?;
+    let now = jiff::Timestamp::now();
+    match last_runs(&index, 1)?.first() {
+        Some(run) => index.news(run.started, run.ended.unwrap_or(now), NEWS as u32 + 1),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// What is new, a line a repository.
+fn told_news(news: &[News], more: bool) -> String {
+    if news.is_empty() {
+        return "nothing new that needs a look\n".to_owned();
+    }
+    let mut text = "new, and in need of a look:\n".to_owned();
+    for one in news {
+        let (outcome, candidate) = (sanitise::name(&one.row.outcome), sanitise::name(&one.row.candidate));
+        let why = one.row.signature.as_deref().map(|why| format!("  {}", sanitise::name(why))).unwrap_or_default();
+        let before = one.before.as_deref().map(|word| format!("  (before: {})", sanitise::name(word)));
+        text.push_str(&format!("  {outcome:<14} {candidate}{why}{}\n", before.unwrap_or_default()));
+    }
+    if more {
+        text.push_str("  and more: orthoscope findings list --new\n");
+    }
+    text
 }
 
 /// Repositories that a verdict was given on.
@@ -167,7 +205,7 @@ fn told_of(summary: &Summary) -> u64 {
 }
 
 /// A path for a command line that can be copied.
-pub(super) fn shown(path: &std::path::Path) -> String {
+pub(super) fn shown(path: &Path) -> String {
     words::quoted(&path.display().to_string())
 }
 

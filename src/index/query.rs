@@ -48,6 +48,8 @@ pub struct ExaminationFilter {
     pub since: Option<Timestamp>,
     /// Last made before this time.
     pub until: Option<Timestamp>,
+    /// First made at this time or later.
+    pub first_since: Option<Timestamp>,
 }
 
 /// Which findings.
@@ -259,6 +261,9 @@ fn conditions(filter: &ExaminationFilter, of_findings: bool) -> Result<Where> {
     }
     if let Some(until) = filter.until {
         conditions.add("e.last_seen < ?", [Value::from(until.as_second())]);
+    }
+    if let Some(since) = filter.first_since {
+        conditions.add("e.first_seen >= ?", [Value::from(since.as_second())]);
     }
     Ok(conditions)
 }

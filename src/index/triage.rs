@@ -209,9 +209,10 @@ pub struct TriageRow {
 }
 
 /// An examination that says something that none before it said of the same repository.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct News {
     /// The examination.
+    #[serde(flatten)]
     pub row: TriageRow,
     /// The outcome of the repository's examination before; `None` where there was none.
     pub before: Option<String>,

@@ -154,6 +154,36 @@ fn what_cannot_be_recorded_is_printed_all_the_same() {
 }
 
 #[test]
+fn a_sweep_names_what_is_new_and_a_decision_is_made_from_the_command_line() {
+    let (hub, folder) = (one_edited(), tempfile::tempdir().unwrap());
+    let run = |status: i32, arguments: &[&str]| answer(program(folder.path(), hub.url()).args(arguments), status);
+    let sweep = ["sweep", "--base", "hf:org/base", "--format", "json"];
+    let first: Value = serde_json::from_str(&run(1, &sweep)).unwrap();
+    let news = first["news"].as_array().unwrap();
+    assert_eq!(news.len(), 1, "{first}");
+    assert_eq!((&news[0]["candidate"], &news[0]["outcome"]), (&"hf:someone/edited".into(), &"orthogonalized".into()));
+    assert!(news[0]["before"].is_null() && run(0, &["findings", "list", "--new"]).contains("hf:someone/edited"));
+    // Times are kept in seconds: what the next sweep makes is told from what this one made.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let second: Value = serde_json::from_str(&run(0, &sweep)).unwrap();
+    assert_eq!(second["news"], serde_json::json!([]), "{second}");
+    assert!(run(0, &["sweep", "--base", "hf:org/base"]).contains("nothing new that needs a look"));
+    assert!(run(0, &["findings", "list", "--new"]).starts_with("no findings in 0 examinations"));
+
+    let decide = ["decide", "hf:someone/edited", "confirmed", "--by", "A. Moderator"];
+    let told = run(0, &[&decide[..], &["--because", "as its card says"]].concat());
+    assert!(told.contains("confirmed, by A. Moderator on 2"), "{told}");
+    let listed: Value = serde_json::from_str(&run(0, &["findings", "list", "--format", "json"])).unwrap();
+    assert!(listed.as_array().unwrap().iter().all(|row| row["examination"]["decision"] == "confirmed"), "{listed}");
+    let report = run(0, &["report", "hf:someone/edited"]);
+    assert!(report.contains("as its card says") && report.contains("A. Moderator"), "{report}");
+    run(64, &["decide", "hf:someone/edited", "banned", "--by", "A. Moderator"]);
+    run(64, &["decide", "hf:someone/edited", "confirmed", "--by", " "]);
+    run(2, &["decide", "hf:someone/other", "confirmed", "--by", "A. Moderator"]);
+    assert!(run(0, &["report", "hf:someone/edited", "--format", "json"]).matches("\"chain\"").count() == 1);
+}
+
+#[test]
 fn a_sweep_needs_something_to_list_and_takes_bases_from_a_file() {
     let standin = one_edited();
     let folder = tempfile::tempdir().unwrap();
