@@ -15,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, RELATIONS, Relation, Status, Verdict};
 use crate::limits::MAX_JSON_BYTES;
 use crate::pipeline::{self, Named, Settings};
+use crate::profile::names::{self, Measurement};
 use crate::report::rates::exact;
 use crate::report::words::relation_name;
 use crate::signature::Catalogue;
@@ -244,14 +245,14 @@ fn case(folder: &Path, labelled: &Labelled, form: String, catalogue: &Catalogue)
 /// where they fit in two layers or more; where none fits, that of all changed writers as it is.
 pub fn statistic(examination: &Examination) -> f64 {
     let Some(profile) = &examination.profile else { return 0.0 };
-    let number = |name: &str| profile.model.get(name).copied().unwrap_or(0.0);
-    let side = |layers: &str, consistency: &str| {
+    let number = |measurement| profile.number(measurement).unwrap_or(0.0);
+    let side = |layers: Measurement, consistency: Measurement| {
         let agreeing = if number(layers) >= 2.0 { 1.0 } else { 0.0 };
         if number(layers) > 0.0 { agreeing + number(consistency) } else { 0.0 }
     };
-    side("projection.layers", "projection.consistency")
-        .max(side("reader_projection.layers", "reader_projection.consistency"))
-        .max(number("projection.consistency_all"))
+    side(names::PROJECTION_LAYERS, names::PROJECTION_CONSISTENCY)
+        .max(side(names::READER_PROJECTION_LAYERS, names::READER_PROJECTION_CONSISTENCY))
+        .max(number(names::PROJECTION_CONSISTENCY_ALL))
 }
 
 /// Whether what is left of the change without the edit is no more than storing in the candidate's dtype leaves.

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::ser::Formatter;
 
 use crate::checkpoint::Anomaly;
-use crate::diff::stats::Profile;
 use crate::ids::Digest;
+use crate::profile::Profile;
 use crate::surroundings::Surrounding;
 
 /// The schema's name and version; a change that breaks a reader raises the number.

@@ -23,6 +23,7 @@ pub mod pair;
 mod parse;
 pub mod pipeline;
 pub mod private;
+pub mod profile;
 pub mod recipe;
 pub mod relation;
 pub mod report;

@@ -55,6 +55,10 @@ pub const MANY_TENSORS: usize = 30_000;
 /// Bytes of a shard index beyond which it counts as that of [`MANY_TENSORS`].
 pub const MANY_INDEX_BYTES: u64 = 100 * MANY_TENSORS as u64;
 
+/// Numbers of all biases together that a candidate adds to its writers and that are held to find what they have in common. A residual
+/// stream has 20,000 channels at most, a model some hundred writers outside of its experts.
+pub const MAX_ADDED_BIAS_NUMBERS: u64 = 1 << 24;
+
 /// Bytes of all tensor names of one checkpoint together; 140,000 honest ones have 12 MB. A pickle can give one long name
 /// to any number of tensors.
 pub const MAX_NAMES_BYTES: usize = 64 << 20;

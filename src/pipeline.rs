@@ -18,6 +18,7 @@ use crate::examination::{
 };
 use crate::overlay;
 use crate::pair;
+use crate::profile::{Numbers, Sameness, names};
 use crate::relation::relation;
 use crate::signature::{Catalogue, Family};
 use crate::source;
@@ -93,8 +94,7 @@ pub fn examine(
     let coverage = Coverage {
         tensors: (pairing.pairs.len() + pairing.only_base.len()) as u64,
         compared: profile.tensors.len() as u64,
-        identical: profile.tensors.iter().filter(|tensor| tensor.sameness == diff::stats::Sameness::Identical).count()
-            as u64,
+        identical: profile.tensors.iter().filter(|tensor| tensor.sameness == Sameness::Identical).count() as u64,
         bytes_read: measured.bytes_read,
         not_examined: Vec::new(),
     };
@@ -174,7 +174,7 @@ fn note_code(examination: &mut Examination) {
     let imports = examination.anomalies.iter().filter(|anomaly| anomaly.kind == CODE_ON_LOAD).count();
     if imports > 0 {
         let profile = examination.profile.get_or_insert_default();
-        profile.model.insert("code.on_load".to_owned(), imports as f64);
+        profile.model.put(names::CODE_ON_LOAD, imports as f64);
     }
 }
 
@@ -259,7 +259,7 @@ fn side(checkpoint: &Checkpoint, named: &Named, digests: bool) -> Result<Side> {
 }
 
 /// Traces of how the files were written, for signatures of packaging.
-fn layout(model: &mut std::collections::BTreeMap<String, f64>, base: &Checkpoint, candidate: &Checkpoint) {
+fn layout(model: &mut Numbers, base: &Checkpoint, candidate: &Checkpoint) {
     let file = |name: &str| base.files.iter().find(|file| file.name == name);
     let identical = candidate
         .files
@@ -274,8 +274,8 @@ fn layout(model: &mut std::collections::BTreeMap<String, f64>, base: &Checkpoint
                 .is_some_and(|theirs| theirs.metadata.contains_key("format") && !mine.metadata.contains_key("format"))
         })
         .count();
-    model.insert("layout.identical_files".to_owned(), identical as f64);
-    model.insert("layout.metadata_dropped".to_owned(), dropped as f64);
+    model.put(names::LAYOUT_IDENTICAL_FILES, identical as f64);
+    model.put(names::LAYOUT_METADATA_DROPPED, dropped as f64);
     // What is odd about the files is known to the judge; here none of it is.
-    model.insert("code.on_load".to_owned(), 0.0);
+    model.put(names::CODE_ON_LOAD, 0.0);
 }

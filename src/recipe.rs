@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::arch::Kind;
-use crate::diff::stats::{Profile, Sameness};
 use crate::examination::Strength;
+use crate::profile::{Profile, Sameness, names};
 
 /// Norms count as kept when they drift less than this, an order above what storing in bf16 moves a norm of a few hundred elements.
 const NORM_KEPT: f64 = 5e-4;
@@ -13,24 +13,24 @@ const SHAPE_LEFT: f64 = 0.02;
 
 /// One fact a line. `global` says whether all layers lost one and the same direction.
 pub fn describe(profile: &Profile, strengths: &[Strength], global: bool) -> Vec<String> {
-    let number = |name: &str| profile.model.get(name).copied();
+    let number = |measurement| profile.number(measurement);
     let mut facts = Vec::new();
-    if let Some(agreement) = number("projection.agreement") {
+    if let Some(agreement) = number(names::PROJECTION_AGREEMENT) {
         facts.push(if global {
             format!("one direction for all layers (|cos| {agreement:.3} with the other layers)")
         } else {
             format!("directions differ from layer to layer (|cos| {agreement:.3} with the nearest layers)")
         });
     }
-    if let Some(directions) = number("projection.directions").filter(|directions| *directions >= 1.5) {
+    if let Some(directions) = number(names::PROJECTION_DIRECTIONS).filter(|directions| *directions >= 1.5) {
         facts.push(format!("{directions:.0} directions removed together"));
     }
-    facts.push(if number("projection.row_normalised").unwrap_or(0.0) > 0.5 {
+    facts.push(if number(names::PROJECTION_ROW_NORMALISED).unwrap_or(0.0) > 0.5 {
         "rows divided by their norms before the edit (row-normalised coordinates)".to_owned()
     } else {
         "rows as they are (raw coordinates)".to_owned()
     });
-    let (rows, columns) = (number("projection.row_norm_drift"), number("projection.column_norm_drift"));
+    let (rows, columns) = (number(names::PROJECTION_ROW_NORM_DRIFT), number(names::PROJECTION_COLUMN_NORM_DRIFT));
     match (rows, columns) {
         (Some(rows), _) if rows < NORM_KEPT => facts.push(format!("row norms kept (median drift {rows:.1e})")),
         (_, Some(columns)) if columns < NORM_KEPT => {

@@ -7,10 +7,10 @@
 use std::collections::BTreeSet;
 
 use crate::arch::Kind;
-use crate::diff::stats::{Profile, Sameness, TensorMeasurement};
 use crate::diff::summary::{self, median};
 use crate::examination::{Finding, Orthogonalization, Relation, Strength, Verdict};
 use crate::ids::Digest;
+use crate::profile::{Profile, Sameness, TensorMeasurement};
 use crate::recipe;
 use crate::signature::{Catalogue, Family, Held, Implies};
 

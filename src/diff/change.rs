@@ -1,12 +1,13 @@
 //! What changed at all, and how: counts and shares, size, rank and noise, before anything is asked about directions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use super::stats::{GRID_KURTOSIS, Sameness, TensorMeasurement};
 use super::summary::median;
 use super::{Measured, Sized, spectrum};
 use crate::arch::Kind;
 use crate::pair::Pairing;
+use crate::profile::names::{self, Measurement};
+use crate::profile::{GRID_KURTOSIS, Numbers, Sameness, TensorMeasurement};
 
 /// A matrix has lost rows when at least one in so many became zero.
 const ZEROED_SHARE: u64 = 32;
@@ -90,25 +91,25 @@ impl Spectrum {
 }
 
 /// Counts and shares of what changed at all.
-pub(super) fn footprint(model: &mut BTreeMap<String, f64>, pairing: &Pairing, tensors: &[TensorMeasurement]) {
-    let mut put = |name: &str, value: f64| model.insert(name.to_owned(), value);
+pub(super) fn footprint(model: &mut Numbers, pairing: &Pairing, tensors: &[TensorMeasurement]) {
+    let mut put = |measurement: Measurement, value: f64| model.put(measurement, value);
     let changed = |tensor: &&TensorMeasurement| tensor.sameness == Sameness::Changed;
     let share = |kinds: &[Kind]| -> Option<f64> {
         let of: Vec<_> = tensors.iter().filter(|tensor| kinds.contains(&tensor.role.kind)).collect();
         (!of.is_empty()).then(|| of.iter().copied().filter(changed).count() as f64 / of.len() as f64)
     };
     if !tensors.is_empty() {
-        put("tensors.changed_share", tensors.iter().filter(changed).count() as f64 / tensors.len() as f64);
+        put(names::TENSORS_CHANGED_SHARE, tensors.iter().filter(changed).count() as f64 / tensors.len() as f64);
     }
     let writers: Vec<_> = tensors.iter().filter(|tensor| tensor.role.kind == Kind::Writer).collect();
-    put("writers.total", writers.len() as f64);
-    put("writers.changed", writers.iter().copied().filter(changed).count() as f64);
+    put(names::WRITERS_TOTAL, writers.len() as f64);
+    put(names::WRITERS_CHANGED, writers.iter().copied().filter(changed).count() as f64);
     for (name, kinds) in [
-        ("writers.changed_share", &[Kind::Writer][..]),
-        ("readers.changed_share", &[Kind::Reader]),
-        ("embeddings.changed_share", &[Kind::Embedding, Kind::Head]),
-        ("norms.changed_share", &[Kind::Norm]),
-        ("routers.changed_share", &[Kind::Router]),
+        (names::WRITERS_CHANGED_SHARE, &[Kind::Writer][..]),
+        (names::READERS_CHANGED_SHARE, &[Kind::Reader]),
+        (names::EMBEDDINGS_CHANGED_SHARE, &[Kind::Embedding, Kind::Head]),
+        (names::NORMS_CHANGED_SHARE, &[Kind::Norm]),
+        (names::ROUTERS_CHANGED_SHARE, &[Kind::Router]),
     ] {
         if let Some(value) = share(kinds) {
             put(name, value);
@@ -117,8 +118,8 @@ pub(super) fn footprint(model: &mut BTreeMap<String, f64>, pairing: &Pairing, te
     let layers: BTreeSet<u32> = writers.iter().filter_map(|tensor| tensor.role.layer).collect();
     let touched: BTreeSet<u32> =
         writers.iter().copied().filter(changed).filter_map(|tensor| tensor.role.layer).collect();
-    put("layers.total", layers.len() as f64);
-    put("layers.changed", touched.len() as f64);
+    put(names::LAYERS_TOTAL, layers.len() as f64);
+    put(names::LAYERS_CHANGED, touched.len() as f64);
     if !touched.is_empty() {
         let (mut longest, mut run, mut last) = (0u32, 0u32, None);
         for layer in &touched {
@@ -126,58 +127,56 @@ pub(super) fn footprint(model: &mut BTreeMap<String, f64>, pairing: &Pairing, te
             longest = longest.max(run);
             last = Some(*layer);
         }
-        put("layers.contiguous", f64::from(longest) / touched.len() as f64);
+        put(names::LAYERS_CONTIGUOUS, f64::from(longest) / touched.len() as f64);
     }
-    put("layout.lost_tensors", pairing.only_base.len() as f64);
-    put("layout.added_tensors", pairing.only_candidate.len() as f64);
+    put(names::LAYOUT_LOST_TENSORS, pairing.only_base.len() as f64);
+    put(names::LAYOUT_ADDED_TENSORS, pairing.only_candidate.len() as f64);
 }
 
 /// Size, rank and noise of the changes.
-pub(super) fn change(model: &mut BTreeMap<String, f64>, tensors: &[TensorMeasurement], pairs: &[Measured<'_>]) {
+pub(super) fn change(model: &mut Numbers, tensors: &[TensorMeasurement], pairs: &[Measured<'_>]) {
     let matrices: Vec<&TensorMeasurement> =
         tensors.iter().filter(|tensor| tensor.shape[0] > 1 && tensor.role.kind != Kind::Norm).collect();
-    let mut put = |name: &str, value: f64| {
-        model.insert(name.to_owned(), value);
-    };
-    put("delta.cosine", median(matrices.iter().map(|tensor| tensor.cosine).collect()));
+    let mut put = |measurement: Measurement, value: f64| model.put(measurement, value);
+    put(names::DELTA_COSINE, median(matrices.iter().map(|tensor| tensor.cosine).collect()));
     let changed: Vec<&TensorMeasurement> =
         matrices.iter().copied().filter(|tensor| tensor.sameness == Sameness::Changed).collect();
     if changed.is_empty() {
         return;
     }
     let middle = |of: &dyn Fn(&TensorMeasurement) -> f64| median(changed.iter().map(|tensor| of(tensor)).collect());
-    put("delta.relative", middle(&|tensor| tensor.relative_norm));
-    put("delta.relative_max", changed.iter().map(|tensor| tensor.relative_norm).fold(0.0, f64::max));
-    put("delta.changed_fraction", middle(&|tensor| tensor.changed_fraction));
-    put("delta.zeroed", middle(&|tensor| tensor.zeroed_fraction));
+    put(names::DELTA_RELATIVE, middle(&|tensor| tensor.relative_norm));
+    put(names::DELTA_RELATIVE_MAX, changed.iter().map(|tensor| tensor.relative_norm).fold(0.0, f64::max));
+    put(names::DELTA_CHANGED_FRACTION, middle(&|tensor| tensor.changed_fraction));
+    put(names::DELTA_ZEROED, middle(&|tensor| tensor.zeroed_fraction));
     // Zero is a scale only in name.
     let scaled =
         |tensor: &TensorMeasurement, at: usize| if is_zeroed(tensor) { 0.0 } else { tensor.scale_explained[at] };
-    put("delta.scale_explained", middle(&|tensor| scaled(tensor, 0)));
-    put("delta.row_scale_explained", middle(&|tensor| scaled(tensor, 1)));
-    put("delta.column_scale_explained", middle(&|tensor| scaled(tensor, 2)));
+    put(names::DELTA_SCALE_EXPLAINED, middle(&|tensor| scaled(tensor, 0)));
+    put(names::DELTA_ROW_SCALE_EXPLAINED, middle(&|tensor| scaled(tensor, 1)));
+    put(names::DELTA_COLUMN_SCALE_EXPLAINED, middle(&|tensor| scaled(tensor, 2)));
     let zeroed = (tensors.iter().zip(pairs)).filter(|(tensor, pair)| {
         let rows = pair.moments.as_ref().map_or(0, |sized| sized.zeroed_rows);
         tensor.shape[0] > 1 && rows >= 2 && rows * ZEROED_SHARE >= tensor.shape[0]
     });
-    put("zeroed.tensors", zeroed.count() as f64);
+    put(names::ZEROED_TENSORS, zeroed.count() as f64);
     let erased = (tensors.iter().zip(pairs)).filter(|(tensor, pair)| {
         tensor.role.kind == Kind::Writer && pair.moments.as_ref().is_some_and(|sized| sized.erased > 0.0)
     });
-    put("writers.erased", erased.count() as f64);
-    put("noise.kurtosis", middle(&|tensor| tensor.kurtosis));
+    put(names::WRITERS_ERASED, erased.count() as f64);
+    put(names::NOISE_KURTOSIS, middle(&|tensor| tensor.kurtosis));
     let on_grid = (tensors.iter().zip(pairs))
         .filter(|(tensor, _)| {
             tensor.sameness == Sameness::Changed && tensor.shape[0] > 1 && tensor.role.kind != Kind::Norm
         })
         .filter(|(tensor, pair)| is_uniform(tensor) || pair.moments.as_ref().is_some_and(|sized| sized.quantized))
         .count();
-    put("noise.grid", on_grid as f64 / changed.len() as f64);
-    put("rank.top1", middle(&|tensor| tensor.spectrum.first().copied().unwrap_or(0.0)));
-    put("rank.top3", middle(&|tensor| tensor.spectrum.iter().take(3).sum()));
-    put("rank.above_noise", middle(&|tensor| f64::from(tensor.above_noise)));
+    put(names::NOISE_GRID, on_grid as f64 / changed.len() as f64);
+    put(names::RANK_TOP1, middle(&|tensor| tensor.spectrum.first().copied().unwrap_or(0.0)));
+    put(names::RANK_TOP3, middle(&|tensor| tensor.spectrum.iter().take(3).sum()));
+    put(names::RANK_ABOVE_NOISE, middle(&|tensor| f64::from(tensor.above_noise)));
     put(
-        "rank.explained",
+        names::RANK_EXPLAINED,
         middle(&|tensor| {
             let floor = if tensor.relative_norm > 0.0 { (tensor.rounding / tensor.relative_norm).powi(2) } else { 0.0 };
             if floor < 1.0 { (tensor.low_rank_share / (1.0 - floor)).min(1.0) } else { 0.0 }
@@ -185,13 +184,13 @@ pub(super) fn change(model: &mut BTreeMap<String, f64>, tensors: &[TensorMeasure
     );
     // Where no value is left behind those known, the rank ended there.
     let exact = middle(&|tensor| tensor.low_rank_share) >= NOTHING_LEFT;
-    put("rank.ends", low_ranks(&changed).map_or(f64::from(u8::from(exact)), |(_, share)| share));
+    put(names::RANK_ENDS, low_ranks(&changed).map_or(f64::from(u8::from(exact)), |(_, share)| share));
     let noise: Vec<f64> = changed.iter().map(|tensor| tensor.noise).collect();
     let mean = noise.iter().sum::<f64>() / noise.len() as f64;
     let variance = noise.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / noise.len() as f64;
-    put("noise.relative", median(noise));
+    put(names::NOISE_RELATIVE, median(noise));
     if mean > 0.0 {
-        put("noise.uniformity", variance.sqrt() / mean);
+        put(names::NOISE_UNIFORMITY, variance.sqrt() / mean);
     }
     sparse_rows(&mut put, pairs);
     // Dropped elements (DARE): the same share of untouched elements in every matrix, far more than changes too small for
@@ -202,7 +201,7 @@ pub(super) fn change(model: &mut BTreeMap<String, f64>, tensors: &[TensorMeasure
     let mean = kept.iter().sum::<f64>() / kept.len() as f64;
     let spread = (kept.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / kept.len() as f64).sqrt();
     if kept.len() >= 4 && mean > (8.0 * too_small).max(0.25) && mean < 0.999 && spread < 0.05 {
-        model.insert("merge.drop_rate".to_owned(), mean);
+        model.put(names::MERGE_DROP_RATE, mean);
     }
 }
 
@@ -250,7 +249,7 @@ pub fn low_ranks(changed: &[&TensorMeasurement]) -> Option<(Vec<f64>, f64)> {
     (!known.is_empty()).then_some((ranks, share))
 }
 
-fn sparse_rows(put: &mut dyn FnMut(&str, f64), pairs: &[Measured<'_>]) {
+fn sparse_rows(put: &mut dyn FnMut(Measurement, f64), pairs: &[Measured<'_>]) {
     let sets: Vec<&Vec<bool>> = pairs
         .iter()
         .filter(|pair| pair.pair.role.kind == Kind::Writer)
@@ -260,7 +259,7 @@ fn sparse_rows(put: &mut dyn FnMut(&str, f64), pairs: &[Measured<'_>]) {
         return;
     }
     let share = |set: &Vec<bool>| set.iter().filter(|changed| **changed).count() as f64 / set.len().max(1) as f64;
-    put("sparse.rows", median(sets.iter().map(|set| share(set)).collect()));
+    put(names::SPARSE_ROWS, median(sets.iter().map(|set| share(set)).collect()));
     let overlaps: Vec<f64> = sets
         .windows(2)
         .filter(|two| two[0].len() == two[1].len())
@@ -271,6 +270,6 @@ fn sparse_rows(put: &mut dyn FnMut(&str, f64), pairs: &[Measured<'_>]) {
         })
         .collect();
     if !overlaps.is_empty() {
-        put("sparse.overlap", overlaps.iter().sum::<f64>() / overlaps.len() as f64);
+        put(names::SPARSE_OVERLAP, overlaps.iter().sum::<f64>() / overlaps.len() as f64);
     }
 }

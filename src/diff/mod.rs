@@ -21,7 +21,6 @@ pub mod rank;
 pub mod requantize;
 pub mod screen;
 pub mod spectrum;
-pub mod stats;
 pub mod summary;
 
 use std::collections::BTreeMap;
@@ -34,11 +33,12 @@ use self::operator::{Gauge, Moments, Operator, Want};
 use self::order::Aside;
 use self::projection::{Along, Fit, Oriented, Regression, SKETCH, SKETCH_WRITER, TopVectors};
 use self::requantize::Scheme;
-use self::stats::Sameness;
 use crate::arch::{Axis, Kind};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
+use crate::limits::MAX_ADDED_BIAS_NUMBERS;
 use crate::pair::{Pair, Pairing, Unpaired};
+use crate::profile::Sameness;
 use crate::tensor::{DType, Family};
 
 /// Own directions of a writer that are kept for pooling and for its regression.
@@ -230,6 +230,8 @@ pub struct Measurements<'a> {
     pub not_examined: Vec<Unpaired>,
     /// Shared directions, raw and row-normalised, d × k each.
     pub shared: [Mat<f64>; 2],
+    /// Biases on the candidate's writers that the base does not have.
+    pub added_biases: Vec<Vec<f64>>,
     /// Bytes of weights looked at, both sides.
     pub bytes_read: u64,
 }
@@ -275,8 +277,13 @@ pub fn measure<'a>(
         })
         .collect();
 
-    let mut measurements =
-        Measurements { pairs: Vec::new(), not_examined: Vec::new(), shared: shared.writers, bytes_read: 0 };
+    let mut measurements = Measurements {
+        pairs: Vec::new(),
+        not_examined: Vec::new(),
+        shared: shared.writers,
+        added_biases: added_biases(candidate, pairing),
+        bytes_read: 0,
+    };
     for (pair, result) in pairing.pairs.iter().zip(pairs) {
         match result {
             Ok(measured) => {
@@ -289,6 +296,20 @@ pub fn measure<'a>(
     rank::widen(base, candidate, &mut measurements.pairs)?;
     grid::refine(base, candidate, &mut measurements)?;
     Ok(measurements)
+}
+
+/// The numbers of the biases that the candidate adds to its writers, up to a cap on all together; what cannot be read is left out here
+/// and told where the checkpoint is accounted for.
+fn added_biases(candidate: &Checkpoint, pairing: &Pairing) -> Vec<Vec<f64>> {
+    let mut room = MAX_ADDED_BIAS_NUMBERS;
+    let read = |view: &crate::pair::View| {
+        let entry = candidate.tensors.get(&view.tensor)?;
+        room = room.checked_sub(view.elements())?;
+        let mut numbers = vec![0.0; usize::try_from(view.elements()).ok()?];
+        candidate.decode(entry, view.offset, &mut numbers).ok()?;
+        Some(numbers.into_iter().map(f64::from).collect())
+    };
+    pairing.added_biases.iter().filter_map(read).collect()
 }
 
 /// Bytes that a view covers in its checkpoint.

@@ -6,10 +6,11 @@ use faer::Mat;
 
 use super::change::{self, Spectrum};
 use super::spectrum;
-use super::stats::{Profile, Projection, Sameness, TensorMeasurement};
 use super::{Coordinates, Measured, Measurements, Sized};
 use crate::arch::Kind;
 use crate::pair::Pairing;
+use crate::profile::names::{self, Measurement};
+use crate::profile::{Numbers, Profile, Projection, Sameness, TensorMeasurement};
 
 /// Least held-out consistency of a writer that fits, when others agree with its direction. Honest changes of real weights stay
 /// below 0.14 at the median, those of tiny models below 0.67; edits are above 0.95, through coarse quantisers above 0.88.
@@ -108,12 +109,12 @@ pub fn summarize(pairing: &Pairing, measured: &Measurements<'_>) -> Summary {
         .map(|(index, pair)| tensor_measurement(index, pair, measured, &directions, &consensus))
         .collect();
     spread(&mut tensors);
-    let mut model = BTreeMap::new();
+    let mut model = Numbers::default();
     change::footprint(&mut model, pairing, &tensors);
     change::change(&mut model, &tensors, &measured.pairs);
     let direction = projections(&mut model, measured, &tensors, &directions, &consensus, coordinates);
     others(&mut model, measured, &tensors, &direction);
-    model.retain(|_, value| value.is_finite());
+    model.keep_finite();
     Summary { profile: Profile { model, tensors }, direction }
 }
 
@@ -447,73 +448,77 @@ fn layers_of<'m>(tensors: impl Iterator<Item = &'m TensorMeasurement>) -> f64 {
 
 /// The statistics that decide. Returns the direction that the fitting writers share, if they share one.
 fn projections(
-    model: &mut BTreeMap<String, f64>,
+    model: &mut Numbers,
     measured: &Measurements<'_>,
     tensors: &[TensorMeasurement],
     directions: &[Option<&Coordinates>],
     consensus: &Consensus,
     coordinates: usize,
 ) -> Vec<f64> {
-    let mut put = |name: &str, value: f64| {
-        model.insert(name.to_owned(), value);
-    };
+    let mut put = |measurement: Measurement, value: f64| model.put(measurement, value);
     let writers: Vec<(&TensorMeasurement, &Projection)> = tensors
         .iter()
         .filter(|tensor| tensor.role.kind == Kind::Writer)
         .filter_map(|tensor| Some((tensor, tensor.projection.as_ref()?)))
         .collect();
     if !writers.is_empty() {
-        put("projection.row_spread", median(writers.iter().map(|(_, p)| p.row_spread).collect()));
-        put("projection.consistency_all", median(writers.iter().map(|(_, p)| p.consistency).collect()));
+        put(names::PROJECTION_ROW_SPREAD, median(writers.iter().map(|(_, p)| p.row_spread).collect()));
+        put(names::PROJECTION_CONSISTENCY_ALL, median(writers.iter().map(|(_, p)| p.consistency).collect()));
     }
     let fits: Vec<&(&TensorMeasurement, &Projection)> =
         writers.iter().filter(|(_, p)| p.fits && p.strength > 0.0).collect();
-    put("projection.tensors", fits.len() as f64);
-    put("projection.layers", layers_of(fits.iter().map(|(tensor, _)| *tensor)));
-    put("projection.alone", writers.iter().filter(|(_, p)| p.alone && p.strength > 0.0).count() as f64);
-    put("expert_projection.tensors", fits.iter().filter(|(tensor, _)| tensor.role.expert.is_some()).count() as f64);
+    put(names::PROJECTION_TENSORS, fits.len() as f64);
+    put(names::PROJECTION_LAYERS, layers_of(fits.iter().map(|(tensor, _)| *tensor)));
+    put(names::PROJECTION_ALONE, writers.iter().filter(|(_, p)| p.alone && p.strength > 0.0).count() as f64);
+    put(
+        names::EXPERT_PROJECTION_TENSORS,
+        fits.iter().filter(|(tensor, _)| tensor.role.expert.is_some()).count() as f64,
+    );
     let shown = if fits.is_empty() { writers.iter().collect() } else { fits.clone() };
     if !shown.is_empty() {
         let middle = |of: &dyn Fn(&Projection) -> f64| median(shown.iter().map(|(_, p)| of(p)).collect());
-        put("projection.share", fits.len() as f64 / writers.len() as f64);
-        put("projection.consistency", middle(&|p| p.consistency));
-        put("projection.explained", middle(&|p| p.explained));
-        put("projection.strength", middle(&|p| p.strength));
-        put("projection.strength_max", shown.iter().map(|(_, p)| p.strength).fold(f64::MIN, f64::max));
-        put("projection.strength_min", shown.iter().map(|(_, p)| p.strength).fold(f64::MAX, f64::min));
-        put("projection.quietness", middle(&|p| p.quietness));
-        put("projection.row_normalised", coordinates as f64);
-        put("projection.agreement", middle(&|p| p.agreement));
-        put("projection.cross_fit", middle(&|p| p.cross_fit));
-        put("projection.balance", middle(&|p| p.balance));
-        put("projection.own_component", middle(&|p| p.own_component));
-        put("projection.directions", middle(&|p| f64::from(p.directions)));
-        put("projection.row_norm_drift", median(shown.iter().map(|(tensor, _)| tensor.norm_drift[0]).collect()));
-        put("projection.column_norm_drift", median(shown.iter().map(|(tensor, _)| tensor.norm_drift[1]).collect()));
+        put(names::PROJECTION_SHARE, fits.len() as f64 / writers.len() as f64);
+        put(names::PROJECTION_CONSISTENCY, middle(&|p| p.consistency));
+        put(names::PROJECTION_EXPLAINED, middle(&|p| p.explained));
+        put(names::PROJECTION_STRENGTH, middle(&|p| p.strength));
+        put(names::PROJECTION_STRENGTH_MAX, shown.iter().map(|(_, p)| p.strength).fold(f64::MIN, f64::max));
+        put(names::PROJECTION_STRENGTH_MIN, shown.iter().map(|(_, p)| p.strength).fold(f64::MAX, f64::min));
+        put(names::PROJECTION_QUIETNESS, middle(&|p| p.quietness));
+        put(names::PROJECTION_ROW_NORMALISED, coordinates as f64);
+        put(names::PROJECTION_AGREEMENT, middle(&|p| p.agreement));
+        put(names::PROJECTION_CROSS_FIT, middle(&|p| p.cross_fit));
+        put(names::PROJECTION_BALANCE, middle(&|p| p.balance));
+        put(names::PROJECTION_OWN_COMPONENT, middle(&|p| p.own_component));
+        put(names::PROJECTION_DIRECTIONS, middle(&|p| f64::from(p.directions)));
+        put(names::PROJECTION_ROW_NORM_DRIFT, median(shown.iter().map(|(tensor, _)| tensor.norm_drift[0]).collect()));
+        put(
+            names::PROJECTION_COLUMN_NORM_DRIFT,
+            median(shown.iter().map(|(tensor, _)| tensor.norm_drift[1]).collect()),
+        );
         let siblings: Vec<f64> = shown.iter().filter_map(|(_, p)| p.sibling_agreement).collect();
         if !siblings.is_empty() {
-            put("projection.sibling_agreement", median(siblings));
+            put(names::PROJECTION_SIBLING_AGREEMENT, median(siblings));
         }
     }
     if !writers.is_empty() {
         let held: Vec<(&TensorMeasurement, &Projection)> =
             writers.iter().copied().filter(|(_, p)| p.shared_consistency.is_some_and(|c| c >= HELD_OUT)).collect();
-        put("held_out.tensors", held.len() as f64);
-        put("held_out.layers", layers_of(held.iter().map(|(tensor, _)| *tensor)));
-        put("held_out.share", held.len() as f64 / writers.len() as f64);
-        put("held_out.consistency", median(writers.iter().filter_map(|(_, p)| p.shared_consistency).collect()));
-        put("held_out.strength", median(held.iter().filter_map(|(_, p)| p.shared_strength).collect()));
+        put(names::HELD_OUT_TENSORS, held.len() as f64);
+        put(names::HELD_OUT_LAYERS, layers_of(held.iter().map(|(tensor, _)| *tensor)));
+        put(names::HELD_OUT_SHARE, held.len() as f64 / writers.len() as f64);
+        put(names::HELD_OUT_CONSISTENCY, median(writers.iter().filter_map(|(_, p)| p.shared_consistency).collect()));
+        put(names::HELD_OUT_STRENGTH, median(held.iter().filter_map(|(_, p)| p.shared_strength).collect()));
     }
     let (values, _) = consensus.without(None);
     if let Some(lowest) = values.first() {
-        put("projection.pooled_strength", -lowest);
+        put(names::PROJECTION_POOLED_STRENGTH, -lowest);
         let next =
             values.get(1).copied().unwrap_or(0.0).min(0.0).abs().max(values.last().copied().unwrap_or(0.0).abs());
         let gap = if next > 0.0 { (-lowest / next).max(0.0) } else { 1e6 };
-        put("projection.pooled_gap", gap);
+        put(names::PROJECTION_POOLED_GAP, gap);
         let sure = fits.iter().filter(|(_, p)| p.consistency >= CONSISTENCY_ALONE).count() as f64;
         let share = fits.len() as f64 / writers.len().max(1) as f64;
-        put("projection.support", share.max(gap / 6.0).max(sure / 6.0).min(1.0));
+        put(names::PROJECTION_SUPPORT, share.max(gap / 6.0).max(sure / 6.0).min(1.0));
     }
     // Over the writers that changed: what the others could hide is nothing.
     let limits: Vec<f64> = tensors
@@ -537,7 +542,7 @@ fn projections(
             if p.consistency >= CONSISTENCY_HINT && (LEAST..limit).contains(&p.strength) { limit } else { 0.0 }
         };
         let excused = writers.iter().map(|(_, p)| excused(p)).fold(0.0, f64::max);
-        put("projection.detection_limit", median(limits).max(excused.min(UNTESTABLE)));
+        put(names::PROJECTION_DETECTION_LIMIT, median(limits).max(excused.min(UNTESTABLE)));
     }
     let aside: Vec<&Sized> = measured
         .pairs
@@ -545,8 +550,8 @@ fn projections(
         .filter(|pair| pair.pair.role.kind == Kind::Writer)
         .filter_map(|pair| pair.moments.as_ref())
         .collect();
-    put("writers.moved_columns", aside.iter().map(|sized| sized.moved as f64).sum());
-    put("projection.set_aside", aside.iter().map(|sized| sized.set_aside).fold(0.0, f64::max));
+    put(names::WRITERS_MOVED_COLUMNS, aside.iter().map(|sized| sized.moved as f64).sum());
+    put(names::PROJECTION_SET_ASIDE, aside.iter().map(|sized| sized.set_aside).fold(0.0, f64::max));
     let width = |tensor: &TensorMeasurement| match tensor.role.residual {
         Some(crate::arch::Axis::Columns) => tensor.shape[1],
         _ => tensor.shape[0],
@@ -569,18 +574,18 @@ fn projections(
         })
         .partition(|(_, p)| !p.fits && !p.alone && p.own_component >= OWN_COMPONENT);
     let own_share = own.len() as f64 / writers.len().max(1) as f64;
-    put("projection.own_share", own_share);
+    put(names::PROJECTION_OWN_SHARE, own_share);
     if own_share < 0.5 {
         // Rank reduction goes through a model; one matrix that lost a component of its own lost a direction.
         hints.extend(own);
     }
-    put("projection.hinted", hints.len() as f64);
-    put("projection.hinted_layers", layers_of(hints.iter().map(|(tensor, _)| *tensor)));
+    put(names::PROJECTION_HINTED, hints.len() as f64);
+    put(names::PROJECTION_HINTED_LAYERS, layers_of(hints.iter().map(|(tensor, _)| *tensor)));
     let added: Vec<_> = writers.iter().filter(|(_, p)| p.fits && p.strength < 0.0).collect();
-    put("addition.tensors", added.len() as f64);
-    put("addition.layers", layers_of(added.iter().map(|(tensor, _)| *tensor)));
+    put(names::ADDITION_TENSORS, added.len() as f64);
+    put(names::ADDITION_LAYERS, layers_of(added.iter().map(|(tensor, _)| *tensor)));
     if !added.is_empty() {
-        put("addition.consistency", median(added.iter().map(|(_, p)| -p.consistency).collect()));
+        put(names::ADDITION_CONSISTENCY, median(added.iter().map(|(_, p)| -p.consistency).collect()));
     }
 
     let readers: Vec<(&TensorMeasurement, &Projection)> = tensors
@@ -589,20 +594,20 @@ fn projections(
         .filter_map(|tensor| Some((tensor, tensor.projection.as_ref()?)))
         .filter(|(_, p)| p.fits && p.strength > 0.0)
         .collect();
-    put("reader_projection.tensors", readers.len() as f64);
-    put("reader_projection.layers", layers_of(readers.iter().map(|(tensor, _)| *tensor)));
+    put(names::READER_PROJECTION_TENSORS, readers.len() as f64);
+    put(names::READER_PROJECTION_LAYERS, layers_of(readers.iter().map(|(tensor, _)| *tensor)));
     if !readers.is_empty() {
-        put("reader_projection.consistency", median(readers.iter().map(|(_, p)| p.consistency).collect()));
-        put("reader_projection.strength", median(readers.iter().map(|(_, p)| p.strength).collect()));
-        put("reader_projection.agreement", median(readers.iter().map(|(_, p)| p.agreement).collect()));
+        put(names::READER_PROJECTION_CONSISTENCY, median(readers.iter().map(|(_, p)| p.consistency).collect()));
+        put(names::READER_PROJECTION_STRENGTH, median(readers.iter().map(|(_, p)| p.strength).collect()));
+        put(names::READER_PROJECTION_AGREEMENT, median(readers.iter().map(|(_, p)| p.agreement).collect()));
     }
 
     let direction = shared_direction(measured, tensors, directions);
-    put("projection.channel", 0.0);
+    put(names::PROJECTION_CHANNEL, 0.0);
     if !direction.is_empty() {
-        put("projection.axis_weight", direction.iter().map(|value| value * value).fold(0.0, f64::max));
+        put(names::PROJECTION_AXIS_WEIGHT, direction.iter().map(|value| value * value).fold(0.0, f64::max));
         let channel = is_channel(tensors, directions);
-        put("projection.channel", f64::from(u8::from(channel)));
+        put(names::PROJECTION_CHANNEL, f64::from(u8::from(channel)));
         let pruned = |kind: Kind| {
             let of: Vec<&TensorMeasurement> = tensors.iter().filter(|tensor| tensor.role.kind == kind).collect();
             let gone = |tensor: &&&TensorMeasurement| {
@@ -613,7 +618,7 @@ fn projections(
             !of.is_empty() && 20 * of.iter().filter(gone).count() >= 19 * of.len()
         };
         let pruned = channel && pruned(Kind::Writer) && pruned(Kind::Embedding);
-        put("projection.channel_pruned", f64::from(u8::from(pruned)));
+        put(names::PROJECTION_CHANNEL_PRUNED, f64::from(u8::from(pruned)));
     }
     direction
 }
@@ -712,18 +717,11 @@ fn shared_direction(
 }
 
 /// Embeddings, the other side, biases, routers: traces beside the writers' projection.
-fn others(
-    model: &mut BTreeMap<String, f64>,
-    measured: &Measurements<'_>,
-    tensors: &[TensorMeasurement],
-    direction: &[f64],
-) {
-    let mut put = |name: &str, value: f64| {
-        model.insert(name.to_owned(), value);
-    };
+fn others(model: &mut Numbers, measured: &Measurements<'_>, tensors: &[TensorMeasurement], direction: &[f64]) {
+    let mut put = |measurement: Measurement, value: f64| model.put(measurement, value);
     for (kind, strength, consistency) in [
-        (Kind::Embedding, "embedding.strength", "embedding.consistency"),
-        (Kind::Head, "head.strength", "head.consistency"),
+        (Kind::Embedding, names::EMBEDDING_STRENGTH, names::EMBEDDING_CONSISTENCY),
+        (Kind::Head, names::HEAD_STRENGTH, names::HEAD_CONSISTENCY),
     ] {
         let found =
             tensors.iter().find(|tensor| tensor.role.kind == kind).and_then(|tensor| tensor.projection.as_ref());
@@ -745,11 +743,11 @@ fn others(
                 .then_some((tensor, &projected.right))
         })
         .collect();
-    put("wrong_side.tensors", wrong.len() as f64);
-    put("wrong_side.layers", layers_of(wrong.iter().map(|(tensor, _)| *tensor)));
+    put(names::WRONG_SIDE_TENSORS, wrong.len() as f64);
+    put(names::WRONG_SIDE_LAYERS, layers_of(wrong.iter().map(|(tensor, _)| *tensor)));
     if wrong.len() >= 2 {
         let agreements: Vec<f64> = wrong.windows(2).map(|two| cosine(two[0].1, two[1].1).abs()).collect();
-        put("wrong_side.agreement", median(agreements));
+        put(names::WRONG_SIDE_AGREEMENT, median(agreements));
     }
     let uniform = measured
         .pairs
@@ -761,24 +759,28 @@ fn others(
                 && pair.projected.as_ref().is_some_and(|projected| projected.uniform_right > 0.99)
         })
         .count();
-    put("steering.uniform_right", uniform as f64);
+    put(names::STEERING_UNIFORM_RIGHT, uniform as f64);
     let rescaled: u64 = measured
         .pairs
         .iter()
         .filter(|pair| pair.pair.role.kind == Kind::Router)
         .filter_map(|pair| pair.moments.as_ref().map(|sized| sized.rescaled_rows))
         .sum();
-    put("router.rows_scaled", rescaled as f64);
+    put(names::ROUTER_ROWS_SCALED, rescaled as f64);
 
     let biases: Vec<&Vec<f64>> = measured
         .pairs
         .iter()
         .filter(|pair| pair.pair.role.kind == Kind::Bias && pair.pair.role.residual.is_some())
         .filter_map(|pair| pair.moments.as_ref()?.vector.as_ref())
+        .chain(&measured.added_biases)
         .collect();
+    // One of nothing but zeros adds nothing.
+    let added = measured.added_biases.iter().filter(|bias| bias.iter().any(|value| *value != 0.0)).count();
+    put(names::BIAS_ADDED, added as f64);
     if !biases.is_empty() {
         let with_direction = biases.iter().map(|bias| cosine(bias, direction).abs()).fold(0.0, f64::max);
         let with_one_another = biases.windows(2).map(|two| cosine(two[0], two[1]).abs()).fold(0.0, f64::max);
-        put("bias.alignment", with_direction.max(with_one_another));
+        put(names::BIAS_ALIGNMENT, with_direction.max(with_one_another));
     }
 }

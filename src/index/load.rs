@@ -8,7 +8,6 @@ use super::sql::{Count, Hex, Json, Moment, Real, Word};
 use super::{Stored, checksum, failed, variants};
 use crate::arch::Role;
 use crate::checkpoint::Anomaly;
-use crate::diff::stats::{Profile, Projection, TensorMeasurement};
 use crate::error::Result;
 use crate::examination::{
     Claim, ClaimEvidence, Coverage, Examination, FileDigest, Finding, NotExamined, Orthogonalization, Side, Strength,
@@ -16,6 +15,7 @@ use crate::examination::{
 };
 use crate::ids::Digest;
 use crate::limits::MAX_NOT_EXAMINED;
+use crate::profile::{Profile, Projection, TensorMeasurement};
 use crate::surroundings::Surrounding;
 
 const DOING: &str = "reading an examination from the index";

@@ -1,19 +1,18 @@
 //! Examinations made up from a seed: every field in every state, with the strings that a hostile hub would send.
 
-use std::collections::BTreeMap;
-
 use fastrand::Rng;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::arch::{Axis, Kind, Role};
 use crate::checkpoint::Anomaly;
-use crate::diff::stats::{MEASUREMENTS, Profile, Projection, Sameness, TensorMeasurement};
 use crate::examination::{
     Claim, ClaimEvidence, Coverage, Depth, Examination, FileDigest, Finding, NotExamined, Orthogonalization, RELATIONS,
     SCHEMA, STATUSES, Severity, Side, Strength, Tool, VERDICTS,
 };
 use crate::ids::Digest;
+use crate::profile::names::MEASUREMENTS;
+use crate::profile::{Numbers, Profile, Projection, Sameness, TensorMeasurement};
 use crate::signature::finding_id;
 use crate::surroundings::{Concern, State, Surrounding};
 
@@ -182,10 +181,10 @@ impl Maker {
     }
 
     fn profile(&mut self) -> Profile {
-        let mut model: BTreeMap<String, f64> = BTreeMap::new();
+        let mut model = Numbers::default();
         for measurement in MEASUREMENTS {
             if self.rng.bool() {
-                model.insert(measurement.name.to_owned(), f64::from(self.rng.f32()));
+                model.put(*measurement, f64::from(self.rng.f32()));
             }
         }
         Profile { model, tensors: self.many(6, Self::tensor) }

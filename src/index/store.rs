@@ -6,10 +6,10 @@ use rusqlite::{Connection, OptionalExtension, Params, params};
 use super::judgement::Judgement;
 use super::sql::{Count, Word};
 use super::{Index, bounded, checksum, failed, load, variants};
-use crate::diff::stats::{Profile, Projection, TensorMeasurement};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, Finding, Orthogonalization, Side};
 use crate::ids::{Digest, HUB_PREFIXES};
+use crate::profile::{Profile, Projection, TensorMeasurement};
 use crate::signature::Catalogue;
 
 /// What recording did.
@@ -299,7 +299,7 @@ fn finding(connection: &Connection, key: i64, ordinal: i64, finding: &Finding) -
 }
 
 fn profile(connection: &Connection, key: i64, profile: &Profile) -> Result<()> {
-    for (name, value) in &profile.model {
+    for (name, value) in profile.model.iter() {
         let name = interned(
             connection,
             name,

@@ -10,6 +10,7 @@ use serde_json::json;
 use super::samples::{SEVERITIES, at, examination, with_variants};
 use super::*;
 use crate::examination::{Claim, RELATIONS, STATUSES, Severity, Status, VERDICTS, Verdict};
+use crate::profile::names;
 use crate::signature::{Catalogue, finding_id};
 
 /// Rows of every table.
@@ -157,7 +158,7 @@ fn numbers_that_are_not_numbers_are_kept_as_such() {
     let profile = one.profile.as_mut().unwrap();
     profile.tensors[0].cosine = f64::NAN;
     profile.tensors[0].shape = [u64::MAX, 1];
-    profile.model.insert("delta.cosine".to_owned(), f64::NAN);
+    profile.model.put(names::DELTA_COSINE, f64::NAN);
     let id = index.record(&one, at(0)).unwrap().id;
     let stored = index.get(&id.hex()).unwrap().unwrap().examination.profile.unwrap();
     assert!(stored.tensors[0].cosine.is_nan() && stored.model["delta.cosine"].is_nan());

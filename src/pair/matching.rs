@@ -255,6 +255,7 @@ pub fn pair(base: &Checkpoint, candidate: &Checkpoint) -> Pairing {
         pairs,
         only_base: base_side.unpaired("candidate"),
         only_candidate: candidate_side.unpaired("base"),
+        added_biases: candidate_side.free().filter_map(|at| candidate_side.pieces[at].writer_bias()).collect(),
         renamed,
         residual_width: width,
         architecture,

@@ -153,6 +153,8 @@ pub struct Pairing {
     pub only_base: Vec<Unpaired>,
     /// Candidate tensors that the base lacks.
     pub only_candidate: Vec<Unpaired>,
+    /// Of these, the biases on writers to the residual stream: a vector each.
+    pub added_biases: Vec<View>,
     /// How many pairs have other names on the two sides.
     pub renamed: usize,
     /// Width of the residual stream, where known.

@@ -103,6 +103,12 @@ impl Piece {
         view
     }
 
+    /// A bias on a writer to the residual stream, as a view; `None` for everything else.
+    pub fn writer_bias(&self) -> Option<View> {
+        let is_bias = self.role.kind == Kind::Bias && self.role.residual.is_some() && self.vector && self.is_plain();
+        is_bias.then(|| self.view())
+    }
+
     /// Whether its numbers follow on one another.
     fn is_plain(&self) -> bool {
         self.order.is_none() && self.stride.is_none() && !self.transposed

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use maud::{Markup, html};
 
 use crate::arch::{Axis, Kind};
-use crate::diff::stats::{Profile, Sameness};
 use crate::examination::Orthogonalization;
+use crate::profile::{Profile, Sameness};
 use crate::report::plot::{self, Series};
 use crate::report::sanitise;
 use crate::report::words::{number, strength};

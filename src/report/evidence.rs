@@ -227,7 +227,7 @@ impl From<&ClauseOutcome> for Clause {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diff::stats::MEASUREMENTS;
+    use crate::profile::names::MEASUREMENTS;
 
     #[test]
     fn rules_speak_of_known_measurements() {

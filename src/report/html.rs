@@ -8,10 +8,10 @@ use std::io::Write;
 use base64::Engine as _;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use crate::diff::stats::MEASUREMENTS;
 use crate::error::Result;
 use crate::examination::{Examination, Finding, Side, Verdict};
 use crate::index::decision::Decision;
+use crate::profile::names::MEASUREMENTS;
 use crate::report::table::{severity_name, word};
 use crate::report::words::{self, Told, number, percent, strength};
 use crate::report::{

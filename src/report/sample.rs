@@ -7,9 +7,9 @@ use serde_json::json;
 use crate::arch::{Axis, Kind, Role};
 use crate::checkpoint::Anomaly;
 use crate::combine::combine;
-use crate::diff::stats::{Profile, Projection, Sameness, TensorMeasurement};
 use crate::examination::*;
 use crate::index::decision::{Choice, Decision};
+use crate::profile::{Profile, Projection, Sameness, TensorMeasurement};
 use crate::report::{Facts, Listed, Report, SignatureText};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";

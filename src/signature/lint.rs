@@ -5,8 +5,8 @@ use std::fmt;
 
 use super::SourceFile;
 use super::file::{Family, FrontMatter, Implies, NEEDS, Signature, severity_word};
-use crate::diff::stats::MEASUREMENTS;
 use crate::examination::Severity;
+use crate::profile::names::MEASUREMENTS;
 
 /// How bad a fault is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

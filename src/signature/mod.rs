@@ -1,7 +1,7 @@
 //! The signature catalogue: what each pattern of measurements means, as data that can be read, checked and extended.
 //!
 //! A signature is a file of `signatures/`: range clauses over the named measurements of
-//! [`MEASUREMENTS`](crate::diff::stats::MEASUREMENTS), examples and counter examples with numbers, and prose for a
+//! [`MEASUREMENTS`](crate::profile::names::MEASUREMENTS), examples and counter examples with numbers, and prose for a
 //! moderator. The built-in ones are compiled in from [`BUILTIN`]; a user's folder can add more.
 
 pub mod condition;
@@ -20,11 +20,11 @@ pub use builtin::BUILTIN;
 pub use condition::{ClauseOutcome, Condition, Range};
 pub use file::{Family, Implies, Signature, Status};
 
-use crate::diff::stats::{GRID_KURTOSIS, Profile};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::Finding;
 use crate::ids::Digest;
 use crate::limits::{MAX_SIGNATURE_BYTES, MAX_SIGNATURES};
+use crate::profile::{GRID_KURTOSIS, Profile};
 
 /// A file of signatures, read but not parsed: its id (the file's name without `.md`) and its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -289,7 +289,10 @@ mod tests {
     fn judging_gives_evidence_and_stable_finding_ids() {
         let catalogue = Catalogue::builtin().unwrap();
         let signature = catalogue.get("out-rank1-global").unwrap();
-        let profile = Profile { model: signature.front.example[0].measurements.clone(), tensors: Vec::new() };
+        let profile = Profile {
+            model: signature.front.example[0].measurements.clone().into_iter().collect(),
+            tensors: Vec::new(),
+        };
         let held = catalogue.judge(&profile);
         assert_eq!(held.iter().map(|held| held.signature.id()).collect::<Vec<_>>(), ["out-rank1-global"]);
         let examination = Digest::of(b"an examination");
@@ -307,8 +310,10 @@ mod tests {
         let (id, text) = BUILTIN[0];
         let text = text.replacen("status = \"preview\"", "status = \"withdrawn\"", 1);
         let catalogue = Catalogue::from_files([SourceFile { id: id.to_owned(), text }]).unwrap();
-        let profile =
-            Profile { model: catalogue.signatures()[0].front.example[0].measurements.clone(), tensors: Vec::new() };
+        let profile = Profile {
+            model: catalogue.signatures()[0].front.example[0].measurements.clone().into_iter().collect(),
+            tensors: Vec::new(),
+        };
         assert!(catalogue.judge(&profile).is_empty() && catalogue.get(id).is_some());
     }
 }

@@ -13,10 +13,10 @@ use rayon::prelude::*;
 use crate::arch::{Axis, Kind};
 use crate::checkpoint::{Checkpoint, Storage, TensorEntry};
 use crate::diff::screen::{self, Block, Decision, Factor, Screened, Sight};
-use crate::diff::stats::Profile;
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Depth, Examination, NotExamined, Orthogonalization, Relation, Strength, Verdict};
 use crate::pair::{Pair, Pairing, View};
+use crate::profile::Profile;
 
 use super::base::Base;
 
@@ -376,7 +376,7 @@ pub fn describe(screening: &Screening, opened: &Checkpoint, pairing: &Pairing, e
     for (kind, sampled) in &screening.samples {
         model.insert(format!("screen.{kind}_changed_share"), sampled.changed as f64 / sampled.taken.max(1) as f64);
     }
-    examination.profile = Some(Profile { model, tensors: Vec::new() });
+    examination.profile = Some(Profile { model: model.into_iter().collect(), tensors: Vec::new() });
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -247,7 +247,7 @@ fn depth_and_escalation_are_obeyed() {
     let screened = one(screen, "user0/ablated-000");
     assert_eq!((screened.depth, screened.verdict), (Depth::Screen, Verdict::Orthogonalized));
     let profile = screened.profile.unwrap();
-    let names: Vec<&str> = orthoscope::diff::stats::MEASUREMENTS.iter().map(|m| m.name).collect();
+    let names: Vec<&str> = orthoscope::profile::names::MEASUREMENTS.iter().map(|m| m.name).collect();
     assert!(profile.model.keys().all(|name| names.contains(&name.as_str())), "{:?}", profile.model.keys());
     let auto = one(ExamineSettings::default(), "user0/ablated-000");
     assert_eq!((auto.depth, auto.verdict), (Depth::Full, Verdict::Orthogonalized));

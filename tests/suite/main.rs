@@ -11,6 +11,7 @@ mod forms;
 mod hostile;
 mod hub_client;
 mod hub_sweep;
+mod measurements;
 mod people;
 mod program;
 mod properties;

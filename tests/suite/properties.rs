@@ -9,7 +9,7 @@ use orthoscope::tiny::edits::{self, Form};
 use orthoscope::tiny::{Model, Size, direction};
 use proptest::prelude::*;
 
-fn profile(folder: &std::path::Path) -> diff::stats::Profile {
+fn profile(folder: &std::path::Path) -> orthoscope::profile::Profile {
     let (base, candidate) = (open_path(&folder.join("base")).unwrap(), open_path(&folder.join("candidate")).unwrap());
     let pairing = pair::pair(&base, &candidate);
     let measured = diff::measure(&base, &candidate, &pairing, &Unobserved).unwrap();
