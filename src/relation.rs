@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use crate::checkpoint::{Checkpoint, TensorEntry};
 use crate::diff::change::{LOW_RANK, is_uniform, low_ranks};
 use crate::diff::stats::{GRID_KURTOSIS, Profile, Sameness, TensorMeasurement};
-use crate::diff::summary::median;
 use crate::examination::Relation;
+use crate::numbers::median;
 use crate::pair::Pairing;
 
 /// Median cosine of matrices below this: no kinship. Independent matrices of n elements have |cosine| about 1/√n, trained

@@ -8,9 +8,10 @@ use std::collections::BTreeSet;
 
 use crate::arch::Kind;
 use crate::diff::stats::{Profile, Sameness, TensorMeasurement};
-use crate::diff::summary::{self, median};
+use crate::diff::summary;
 use crate::examination::{Finding, Orthogonalization, Relation, Strength, Verdict};
 use crate::ids::Digest;
+use crate::numbers::median;
 use crate::recipe;
 use crate::signature::{Catalogue, Family, Held, Implies};
 
@@ -235,8 +236,8 @@ fn p_value(fitting: &[&TensorMeasurement]) -> f64 {
         return 1.0;
     }
     let consistency =
-        median(fitting.iter().filter_map(|tensor| tensor.projection.as_ref().map(|p| p.consistency.abs())).collect());
-    let n = median(fitting.iter().map(|tensor| tensor.shape[1].min(tensor.shape[0]) as f64).collect());
+        median(fitting.iter().filter_map(|tensor| tensor.projection.as_ref().map(|p| p.consistency.abs())));
+    let n = median(fitting.iter().map(|tensor| tensor.shape[1].min(tensor.shape[0]) as f64));
     // c² of a uniformly random right vector is Beta(1/2, (n-1)/2).
     use statrs::distribution::{Beta, ContinuousCDF as _};
     let chance =

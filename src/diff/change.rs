@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::stats::{GRID_KURTOSIS, Sameness, TensorMeasurement};
-use super::summary::median;
 use super::{Measured, Sized, spectrum};
 use crate::arch::Kind;
+use crate::numbers::median;
 use crate::pair::Pairing;
 
 /// A matrix has lost rows when at least one in so many became zero.
@@ -139,13 +139,13 @@ pub(super) fn change(model: &mut BTreeMap<String, f64>, tensors: &[TensorMeasure
     let mut put = |name: &str, value: f64| {
         model.insert(name.to_owned(), value);
     };
-    put("delta.cosine", median(matrices.iter().map(|tensor| tensor.cosine).collect()));
+    put("delta.cosine", median(matrices.iter().map(|tensor| tensor.cosine)));
     let changed: Vec<&TensorMeasurement> =
         matrices.iter().copied().filter(|tensor| tensor.sameness == Sameness::Changed).collect();
     if changed.is_empty() {
         return;
     }
-    let middle = |of: &dyn Fn(&TensorMeasurement) -> f64| median(changed.iter().map(|tensor| of(tensor)).collect());
+    let middle = |of: &dyn Fn(&TensorMeasurement) -> f64| median(changed.iter().map(|tensor| of(tensor)));
     put("delta.relative", middle(&|tensor| tensor.relative_norm));
     put("delta.relative_max", changed.iter().map(|tensor| tensor.relative_norm).fold(0.0, f64::max));
     put("delta.changed_fraction", middle(&|tensor| tensor.changed_fraction));
@@ -260,7 +260,7 @@ fn sparse_rows(put: &mut dyn FnMut(&str, f64), pairs: &[Measured<'_>]) {
         return;
     }
     let share = |set: &Vec<bool>| set.iter().filter(|changed| **changed).count() as f64 / set.len().max(1) as f64;
-    put("sparse.rows", median(sets.iter().map(|set| share(set)).collect()));
+    put("sparse.rows", median(sets.iter().map(|set| share(set))));
     let overlaps: Vec<f64> = sets
         .windows(2)
         .filter(|two| two[0].len() == two[1].len())

@@ -9,6 +9,7 @@ use super::spectrum;
 use super::stats::{Profile, Projection, Sameness, TensorMeasurement};
 use super::{Coordinates, Measured, Measurements, Sized};
 use crate::arch::Kind;
+use crate::numbers::{cosine, median};
 use crate::pair::Pairing;
 
 /// Least held-out consistency of a writer that fits, when others agree with its direction. Honest changes of real weights stay
@@ -69,28 +70,6 @@ pub struct Summary {
     pub profile: Profile,
     /// The shared direction (global scope) in the coordinates that won, d numbers; empty when there is none.
     pub direction: Vec<f64>,
-}
-
-/// The middle value; 0 of nothing.
-pub fn median(mut values: Vec<f64>) -> f64 {
-    values.retain(|value| value.is_finite());
-    values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => 0.0,
-        n if n % 2 == 1 => values[n / 2],
-        n => 0.5 * (values[n / 2 - 1] + values[n / 2]),
-    }
-}
-
-/// Cosine of two vectors; 0 where they have other lengths or one is zero.
-pub(super) fn cosine(a: &[f64], b: &[f64]) -> f64 {
-    let (mut ab, mut aa, mut bb) = (0.0, 0.0, 0.0);
-    for (a, b) in a.iter().zip(b) {
-        ab += a * b;
-        aa += a * a;
-        bb += b * b;
-    }
-    if a.len() == b.len() && aa > 0.0 && bb > 0.0 { ab / (aa * bb).sqrt() } else { 0.0 }
 }
 
 /// c from which a writer fits without doubt.
@@ -400,7 +379,7 @@ fn unremarkable(tensors: &mut [TensorMeasurement], changed: usize) {
     let narrow = writers().all(|tensor| tensor.shape[0].min(tensor.shape[1]) < REAL_WIDTH);
     let any_fits = writers().any(|tensor| tensor.projection.as_ref().is_some_and(|p| p.fits));
     let alone = writers().filter(|tensor| tensor.projection.as_ref().is_some_and(|p| p.alone)).count();
-    let usual = median(writers().filter_map(of).collect());
+    let usual = median(writers().filter_map(of));
     if narrow && !any_fits && (1..SPREAD).contains(&alone) && changed >= MANY && usual >= LEANING {
         tensors.iter_mut().filter_map(|tensor| tensor.projection.as_mut()).for_each(|p| p.alone = false);
     }
@@ -463,8 +442,8 @@ fn projections(
         .filter_map(|tensor| Some((tensor, tensor.projection.as_ref()?)))
         .collect();
     if !writers.is_empty() {
-        put("projection.row_spread", median(writers.iter().map(|(_, p)| p.row_spread).collect()));
-        put("projection.consistency_all", median(writers.iter().map(|(_, p)| p.consistency).collect()));
+        put("projection.row_spread", median(writers.iter().map(|(_, p)| p.row_spread)));
+        put("projection.consistency_all", median(writers.iter().map(|(_, p)| p.consistency)));
     }
     let fits: Vec<&(&TensorMeasurement, &Projection)> =
         writers.iter().filter(|(_, p)| p.fits && p.strength > 0.0).collect();
@@ -474,7 +453,7 @@ fn projections(
     put("expert_projection.tensors", fits.iter().filter(|(tensor, _)| tensor.role.expert.is_some()).count() as f64);
     let shown = if fits.is_empty() { writers.iter().collect() } else { fits.clone() };
     if !shown.is_empty() {
-        let middle = |of: &dyn Fn(&Projection) -> f64| median(shown.iter().map(|(_, p)| of(p)).collect());
+        let middle = |of: &dyn Fn(&Projection) -> f64| median(shown.iter().map(|(_, p)| of(p)));
         put("projection.share", fits.len() as f64 / writers.len() as f64);
         put("projection.consistency", middle(&|p| p.consistency));
         put("projection.explained", middle(&|p| p.explained));
@@ -488,8 +467,8 @@ fn projections(
         put("projection.balance", middle(&|p| p.balance));
         put("projection.own_component", middle(&|p| p.own_component));
         put("projection.directions", middle(&|p| f64::from(p.directions)));
-        put("projection.row_norm_drift", median(shown.iter().map(|(tensor, _)| tensor.norm_drift[0]).collect()));
-        put("projection.column_norm_drift", median(shown.iter().map(|(tensor, _)| tensor.norm_drift[1]).collect()));
+        put("projection.row_norm_drift", median(shown.iter().map(|(tensor, _)| tensor.norm_drift[0])));
+        put("projection.column_norm_drift", median(shown.iter().map(|(tensor, _)| tensor.norm_drift[1])));
         let siblings: Vec<f64> = shown.iter().filter_map(|(_, p)| p.sibling_agreement).collect();
         if !siblings.is_empty() {
             put("projection.sibling_agreement", median(siblings));
@@ -501,8 +480,8 @@ fn projections(
         put("held_out.tensors", held.len() as f64);
         put("held_out.layers", layers_of(held.iter().map(|(tensor, _)| *tensor)));
         put("held_out.share", held.len() as f64 / writers.len() as f64);
-        put("held_out.consistency", median(writers.iter().filter_map(|(_, p)| p.shared_consistency).collect()));
-        put("held_out.strength", median(held.iter().filter_map(|(_, p)| p.shared_strength).collect()));
+        put("held_out.consistency", median(writers.iter().filter_map(|(_, p)| p.shared_consistency)));
+        put("held_out.strength", median(held.iter().filter_map(|(_, p)| p.shared_strength)));
     }
     let (values, _) = consensus.without(None);
     if let Some(lowest) = values.first() {
@@ -580,7 +559,7 @@ fn projections(
     put("addition.tensors", added.len() as f64);
     put("addition.layers", layers_of(added.iter().map(|(tensor, _)| *tensor)));
     if !added.is_empty() {
-        put("addition.consistency", median(added.iter().map(|(_, p)| -p.consistency).collect()));
+        put("addition.consistency", median(added.iter().map(|(_, p)| -p.consistency)));
     }
 
     let readers: Vec<(&TensorMeasurement, &Projection)> = tensors
@@ -592,9 +571,9 @@ fn projections(
     put("reader_projection.tensors", readers.len() as f64);
     put("reader_projection.layers", layers_of(readers.iter().map(|(tensor, _)| *tensor)));
     if !readers.is_empty() {
-        put("reader_projection.consistency", median(readers.iter().map(|(_, p)| p.consistency).collect()));
-        put("reader_projection.strength", median(readers.iter().map(|(_, p)| p.strength).collect()));
-        put("reader_projection.agreement", median(readers.iter().map(|(_, p)| p.agreement).collect()));
+        put("reader_projection.consistency", median(readers.iter().map(|(_, p)| p.consistency)));
+        put("reader_projection.strength", median(readers.iter().map(|(_, p)| p.strength)));
+        put("reader_projection.agreement", median(readers.iter().map(|(_, p)| p.agreement)));
     }
 
     let direction = shared_direction(measured, tensors, directions);
@@ -662,7 +641,7 @@ fn is_channel(tensors: &[TensorMeasurement], directions: &[Option<&Coordinates>]
             (rest.iter().map(|value| value * value).sum(), rest)
         })
         .collect();
-    let weight = median(off.iter().map(|(weight, _)| *weight).collect());
+    let weight = median(off.iter().map(|(weight, _)| *weight));
     let loud = |direction: &&&Vec<f64>| direction.iter().any(|value| value * value >= LOUD_CHANNEL);
     // Two loud channels and more that are lost at one rate along one direction are a mixture: pruning would have left them zero.
     let mixed = |direction: &&&Vec<f64>| direction.iter().filter(|value| *value * *value >= LOUD_CHANNEL).count() > 1;

@@ -16,6 +16,7 @@ use crate::diff::screen::{self, Block, Decision, Factor, Screened, Sight};
 use crate::diff::stats::Profile;
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Depth, Examination, NotExamined, Orthogonalization, Relation, Strength, Verdict};
+use crate::numbers::median;
 use crate::pair::{Pair, Pairing, View};
 
 use super::base::Base;
@@ -336,7 +337,7 @@ pub fn describe(screening: &Screening, opened: &Checkpoint, pairing: &Pairing, e
     examination.orthogonalization = (!changed.is_empty()).then(|| Orthogonalization {
         p_value: 1.0,
         consistency: screened.consistency,
-        explained: median(changed.iter().map(|block| block.top).collect()),
+        explained: median(changed.iter().map(|block| block.top)),
         coordinates: ["raw", "row-normalised"][screened.coordinates.min(1)].to_owned(),
         directions: 1,
         scope: if screened.common > 0.8 { "global" } else { "per-layer" }.to_owned(),
@@ -370,16 +371,11 @@ pub fn describe(screening: &Screening, opened: &Checkpoint, pairing: &Pairing, e
         ("screen.own_component".to_owned(), screened.own_component),
         ("screen.detection_limit".to_owned(), screened.detection_limit),
         ("screen.limit_alone".to_owned(), screened.limit_alone),
-        ("screen.columns_aside".to_owned(), median(changed.iter().map(|block| block.aside).collect())),
+        ("screen.columns_aside".to_owned(), median(changed.iter().map(|block| block.aside))),
         ("screen.row_normalised".to_owned(), screened.coordinates as f64),
     ]);
     for (kind, sampled) in &screening.samples {
         model.insert(format!("screen.{kind}_changed_share"), sampled.changed as f64 / sampled.taken.max(1) as f64);
     }
     examination.profile = Some(Profile { model, tensors: Vec::new() });
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
