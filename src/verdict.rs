@@ -7,12 +7,14 @@
 use std::collections::BTreeSet;
 
 use crate::arch::Kind;
+use crate::diff::screen::{Decision, Screened};
 use crate::diff::stats::{Profile, Sameness, TensorMeasurement};
 use crate::diff::summary;
 use crate::examination::{Finding, Orthogonalization, Relation, Strength, Verdict};
 use crate::ids::Digest;
 use crate::numbers::median;
 use crate::recipe;
+use crate::relation::is_kin;
 use crate::signature::{Catalogue, Family, Held, Implies};
 
 /// Honest derivatives that the detector was held against, and how many of them were called orthogonalized. The smallest p that
@@ -56,7 +58,7 @@ pub struct Conclusion {
 
 /// Judges a profile. `key` identifies the examination, so that finding ids are stable.
 pub fn conclude(catalogue: &Catalogue, profile: &Profile, relation: Relation, key: &Digest) -> Conclusion {
-    let comparable = !matches!(relation, Relation::Unrelated | Relation::Incomparable);
+    let comparable = is_kin(relation);
     // Without kinship numbers about weights mean nothing; what loading the files would do needs no base.
     let mut held: Vec<Held<'_>> = catalogue.judge(profile);
     held.retain(|held| comparable || held.signature.front.family == Family::Code);
@@ -84,6 +86,25 @@ pub fn conclude(catalogue: &Catalogue, profile: &Profile, relation: Relation, ke
         _ => without_signature(profile, relation),
     };
     Conclusion { verdict, because, orthogonalization: evidence, findings }
+}
+
+/// The verdict by hashes alone on files that are the base's, as [`crate::relation::of_same_files`] found.
+pub fn of_same_files(relation: Relation) -> (Verdict, String) {
+    let because = match relation {
+        Relation::Identical => "every weight file is the base's, by SHA-256",
+        _ => "every weight file is one of the base's under another name, by SHA-256",
+    };
+    (Verdict::Clear, because.to_owned())
+}
+
+/// The verdict by a screen, which decides from rows by itself; the catalogue adds its findings.
+pub fn of_screen(screened: &Screened) -> (Verdict, String) {
+    let verdict = match screened.decision {
+        Decision::Orthogonalized => Verdict::Orthogonalized,
+        Decision::Clear => Verdict::Clear,
+        Decision::Undecided => Verdict::Inconclusive,
+    };
+    (verdict, screened.because.clone())
 }
 
 /// What is said where no signature speaks against the candidate. The one place that says `clear`, and it cannot while writers measure

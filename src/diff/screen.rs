@@ -322,6 +322,22 @@ pub enum Decision {
     Undecided,
 }
 
+/// Equality of the samples of one kind of tensor beside the writers that a screen solves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sampled {
+    /// Tensors sampled.
+    pub taken: usize,
+    /// Of them, those whose sample is not the base's.
+    pub changed: usize,
+}
+
+impl Sampled {
+    /// Whether most of what was sampled is not the base's.
+    pub fn has_moved(self) -> bool {
+        self.changed * 2 > self.taken
+    }
+}
+
 /// The screen's result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Screened {

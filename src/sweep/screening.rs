@@ -12,12 +12,13 @@ use rayon::prelude::*;
 
 use crate::arch::{Axis, Kind};
 use crate::checkpoint::{Checkpoint, Storage, TensorEntry};
-use crate::diff::screen::{self, Block, Decision, Factor, Screened, Sight};
+use crate::diff::screen::{self, Block, Factor, Sampled, Screened, Sight};
 use crate::diff::stats::Profile;
 use crate::error::{Error, ErrorKind, Result};
-use crate::examination::{Depth, Examination, NotExamined, Orthogonalization, Relation, Strength, Verdict};
+use crate::examination::{Depth, Examination, NotExamined, Orthogonalization, Strength};
 use crate::numbers::median;
 use crate::pair::{Pair, Pairing, View};
+use crate::{relation, verdict};
 
 use super::base::Base;
 
@@ -35,15 +36,6 @@ const OTHERS: usize = 64;
 
 /// Bytes of a sample.
 const SAMPLE_BYTES: u64 = 1024;
-
-/// Equality of the samples of one kind of tensor.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Sampled {
-    /// Tensors sampled.
-    pub taken: usize,
-    /// Of them, those whose sample is not the base's.
-    pub changed: usize,
-}
 
 /// What the screen saw.
 pub struct Screening {
@@ -295,32 +287,12 @@ fn thin(samples: Vec<Sample>, most: usize) -> Vec<Sample> {
 /// Writes what the screen saw into an examination: verdict, place in the family, measurements.
 pub fn describe(screening: &Screening, opened: &Checkpoint, pairing: &Pairing, examination: &mut Examination) {
     let screened = &screening.screened;
-    let readers = screening.of("readers");
     let changed: Vec<&screen::BlockMeasurement> = screened.blocks.iter().filter(|block| block.changed).collect();
-    let low_rank = !changed.is_empty() && changed.iter().filter(|block| block.top > 0.8).count() * 2 > changed.len();
-    // Nothing but zeros: pruned, and not trained.
-    let pruned = !changed.is_empty() && changed.iter().filter(|block| block.zeroed >= 0.99).count() * 2 > changed.len();
-    let touched = readers.changed * 2 > readers.taken;
     examination.depth = Depth::Screen;
     examination.candidate.format = Some(opened.format.to_owned());
     examination.anomalies.clone_from(&opened.anomalies);
-    examination.because = screened.because.clone();
-    examination.verdict = match screened.decision {
-        Decision::Orthogonalized => Verdict::Orthogonalized,
-        Decision::Clear => Verdict::Clear,
-        Decision::Undecided => Verdict::Inconclusive,
-    };
-    examination.relation = match (changed.is_empty(), low_rank) {
-        (false, _) if pruned => Relation::Edited,
-        (false, true) => Relation::LowRankEdit,
-        (false, false) if !touched && readers.taken > 0 => Relation::Edited,
-        (false, false) => Relation::FineTuned,
-        (true, _) if touched => Relation::FineTuned,
-        (true, _) => Relation::Edited,
-    };
-    if screening.recast && screened.decision == Decision::Clear && !low_rank {
-        examination.relation = Relation::Quantized;
-    }
+    (examination.verdict, examination.because) = verdict::of_screen(screened);
+    examination.relation = relation::of_screen(screened, screening.of("readers"), screening.recast);
     let taken: usize = screening.samples.values().map(|sampled| sampled.taken).sum();
     let same: usize = screening.samples.values().map(|sampled| sampled.taken - sampled.changed).sum();
     examination.coverage.tensors = (pairing.pairs.len() + pairing.only_base.len()) as u64;
