@@ -5,7 +5,7 @@
 
 use crate::account::{Account, withhold};
 use crate::examination::{Examination, Finding, NotExamined, Side, Status, Verdict};
-use crate::surroundings;
+use crate::{relation, surroundings};
 
 /// Puts the examinations of a repository's variants, with their sides and claims, together and has them judged.
 /// `candidate` is the repository as a whole, `account` what else it holds. `None` for none at all.
@@ -24,11 +24,6 @@ pub fn combine(
     }
     variants.iter_mut().for_each(&judge);
     let mut whole = variants.first()?.clone();
-    let holds: Vec<bool> =
-        variants.iter().filter_map(|variant| variant.claim.as_ref().and_then(|claim| claim.holds)).collect();
-    if let Some(claim) = &mut whole.claim {
-        claim.holds = if holds.is_empty() { None } else { Some(holds.contains(&true)) };
-    }
     whole.candidate = candidate;
     whole.variants = variants;
     whole.status = status(&whole.variants);
@@ -47,6 +42,9 @@ pub fn decide(whole: &mut Examination) {
     let variants = &whole.variants;
     whole.tool.clone_from(&decisive.tool);
     whole.depth = decisive.depth;
+    if let Some(claim) = &mut whole.claim {
+        claim.holds = relation::any_bears_out(variants);
+    }
     // What concerns the repository and none of its variants.
     let own: Vec<NotExamined> = (whole.coverage.not_examined.iter())
         .filter(|one| !variants.iter().any(|variant| variant.coverage.not_examined.contains(one)))

@@ -8,6 +8,7 @@ use serde_json::ser::Formatter;
 use crate::checkpoint::Anomaly;
 use crate::ids::Digest;
 use crate::profile::Profile;
+use crate::numbers::median;
 use crate::surroundings::Surrounding;
 
 /// The schema's name and version; a change that breaks a reader raises the number.
@@ -217,6 +218,22 @@ pub struct Orthogonalization {
     /// The recovered recipe in words, one fact a line (shape over depth, norms kept, side, families consistent with it).
     #[serde(default)]
     pub recipe: Vec<String>,
+}
+
+impl Orthogonalization {
+    /// λ̂ of the writers that changed, lowest first: those that are the base's own stand in the list with 0 and have no strength.
+    pub fn strengths(&self) -> Vec<f64> {
+        let all = self.strength.iter().map(|one| one.lambda);
+        let mut changed: Vec<f64> = all.filter(|lambda| lambda.is_finite() && *lambda != 0.0).collect();
+        changed.sort_by(f64::total_cmp);
+        changed
+    }
+
+    /// The strength of the whole, in one number: the median over the writers that changed; `None` where none did.
+    pub fn median_strength(&self) -> Option<f64> {
+        let changed = self.strengths();
+        (!changed.is_empty()).then(|| median(changed))
+    }
 }
 
 /// How serious a finding is.

@@ -18,6 +18,7 @@ pub mod ids;
 pub mod index;
 pub mod inspect;
 pub mod limits;
+pub mod numbers;
 pub mod overlay;
 pub mod pair;
 mod parse;

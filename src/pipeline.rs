@@ -20,6 +20,7 @@ use crate::overlay;
 use crate::pair;
 use crate::profile::{Numbers, Sameness, names};
 use crate::relation::relation;
+use crate::relation::{self, relation};
 use crate::signature::{Catalogue, Family};
 use crate::source;
 use crate::verdict;
@@ -143,6 +144,10 @@ pub fn judge(examination: &mut Examination, catalogue: &Catalogue) {
         return;
     }
     note_code(examination);
+    let holds = relation::bears_out(examination);
+    if let Some(claim) = &mut examination.claim {
+        claim.holds = holds;
+    }
     let key = examination.id();
     let Some(profile) = examination.profile.take() else { return withhold(examination) };
     let conclusion = verdict::conclude(catalogue, &profile, examination.relation, &key);
@@ -155,17 +160,6 @@ pub fn judge(examination: &mut Examination, catalogue: &Catalogue) {
     withhold(examination);
     examination.findings = conclusion.findings;
     name_imports(&mut examination.findings, &examination.anomalies, catalogue);
-    if let Some(claim) = &mut examination.claim
-        && let Some(claimed) = &claim.base
-    {
-        claim.holds = match examination.relation {
-            // Compared with another base than the claimed one, nothing is known of the claim.
-            _ if !names(&examination.base.source, claimed) => None,
-            Relation::Unrelated => Some(false),
-            Relation::Incomparable => None,
-            _ => Some(true),
-        };
-    }
     examination.profile = Some(profile);
 }
 
@@ -217,12 +211,6 @@ pub fn failed(base: &Named, candidate: &Named, error: &Error, settings: &Setting
         surroundings: Vec::new(),
         variants: Vec::new(),
     }
-}
-
-/// Whether a side's source (`hf:org/name`) is the repository of that name.
-fn names(source: &str, repository: &str) -> bool {
-    let name = source.split_once(':').map_or(source, |(_, name)| name);
-    name.split('@').next().unwrap_or(name).eq_ignore_ascii_case(repository)
 }
 
 /// This version with that catalogue.

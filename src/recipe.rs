@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::arch::Kind;
 use crate::examination::Strength;
 use crate::profile::{Profile, Sameness, names};
+use crate::numbers::median;
 
 /// Norms count as kept when they drift less than this, an order above what storing in bf16 moves a norm of a few hundred elements.
 const NORM_KEPT: f64 = 5e-4;
@@ -96,7 +97,7 @@ pub fn shape(series: &[(f64, f64)]) -> String {
     }
     let low = values.iter().copied().fold(f64::MAX, f64::min);
     let high = values.iter().copied().fold(f64::MIN, f64::max);
-    format!("λ from {low:.2} to {high:.2} (median {:.2}) in {span}{gaps}", crate::diff::summary::median(values))
+    format!("λ from {low:.2} to {high:.2} (median {:.2}) in {span}{gaps}", median(values))
 }
 
 /// λ over the distance from the peak, 1 at 0.

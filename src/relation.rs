@@ -1,13 +1,21 @@
-//! What the candidate is to the base: identical, repackaged, recast, quantized, edited, trained further, or no kin at all.
+//! What the candidate is to the base: identical, repackaged, recast, quantized, edited, trained further, or no kin at all; and what
+//! that makes of the publisher's claim.
+//!
+//! However deep a candidate was looked at, its relation is decided here: from hashes, from a screen of rows, from its writers alone,
+//! from everything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::checkpoint::{Checkpoint, TensorEntry};
 use crate::diff::change::{LOW_RANK, is_uniform, low_ranks};
 use crate::diff::summary::median;
 use crate::examination::Relation;
+use crate::diff::screen::{BlockMeasurement, Decision, Sampled, Screened};
+use crate::examination::{Examination, Relation, Status};
+use crate::ids::Digest;
+use crate::numbers::median;
 use crate::pair::Pairing;
-use crate::profile::{GRID_KURTOSIS, Profile, Sameness, TensorMeasurement};
+use crate::profile::{GRID_KURTOSIS, Profile, Sameness, TensorMeasurement, names};
 
 /// Median cosine of matrices below this: no kinship. Independent matrices of n elements have |cosine| about 1/√n, trained
 /// ones of one architecture share a little more; derivatives by training stay above 0.9.
@@ -17,6 +25,83 @@ const QUANTISER_NOISE: std::ops::Range<f64> = 0.001..0.7;
 /// Changed matrices up to this many, and up to this share of all, are "a few tensors".
 const FEW: usize = 5;
 const FEW_SHARE: f64 = 0.15;
+/// Share of a block's change in its first component from which a screen calls it of low rank.
+const LEANS: f64 = 0.8;
+/// Share of a block's changed numbers that became zero from which a screen calls it pruned.
+const PRUNED: f64 = 0.99;
+
+/// The files of one checkpoint: SHA-256, length, name.
+pub type Contents<'a> = BTreeSet<(Digest, u64, &'a str)>;
+
+/// Whether the two have to do with one another.
+pub fn is_kin(relation: Relation) -> bool {
+    !matches!(relation, Relation::Unrelated | Relation::Incomparable)
+}
+
+/// The relation by hashes alone: the same files under the same names or others; `None` where they are not the same.
+pub fn of_same_files(base: &Contents<'_>, candidate: &Contents<'_>) -> Option<Relation> {
+    let contents = |files: &Contents<'_>| -> BTreeSet<(Digest, u64)> {
+        files.iter().map(|(sha256, bytes, _)| (*sha256, *bytes)).collect()
+    };
+    if base == candidate {
+        return Some(Relation::Identical);
+    }
+    (contents(base) == contents(candidate)).then_some(Relation::Repackaged)
+}
+
+/// The relation by a screen: rows of some writers, and samples of what reads. `recast` is whether tensors are stored in other dtypes
+/// than the base's.
+pub fn of_screen(screened: &Screened, readers: Sampled, recast: bool) -> Relation {
+    let changed: Vec<&BlockMeasurement> = screened.blocks.iter().filter(|block| block.changed).collect();
+    let most = |of: &dyn Fn(&BlockMeasurement) -> bool| {
+        !changed.is_empty() && changed.iter().filter(|block| of(block)).count() * 2 > changed.len()
+    };
+    let low_rank = most(&|block| block.top > LEANS);
+    if recast && screened.decision == Decision::Clear && !low_rank {
+        return Relation::Quantized;
+    }
+    match changed.is_empty() {
+        true if readers.has_moved() => Relation::FineTuned,
+        true => Relation::Edited,
+        // Nothing but zeros: pruned, and not trained.
+        false if most(&|block| block.zeroed >= PRUNED) => Relation::Edited,
+        false if low_rank => Relation::LowRankEdit,
+        false if !readers.has_moved() && readers.taken > 0 => Relation::Edited,
+        false => Relation::FineTuned,
+    }
+}
+
+/// The relation by the writers alone, all of which were compared, and samples of what reads: where few writers changed, but so did what
+/// was not compared, it is training and no edit of those few.
+pub fn of_writers(by_writers: Relation, profile: Option<&Profile>, readers: Sampled) -> Relation {
+    let number = |measurement| profile.and_then(|profile| profile.number(measurement)).unwrap_or(0.0);
+    let are_few = number(names::WRITERS_CHANGED) * 2.0 < number(names::WRITERS_TOTAL);
+    if readers.has_moved() && by_writers == Relation::Edited && are_few { Relation::FineTuned } else { by_writers }
+}
+
+/// Whether the weights bear out that the candidate was made from the base that it claims; `None` where nothing is claimed, or where
+/// it was not compared with that base, or nothing of it could be: of no comparison nothing follows.
+pub fn bears_out(examination: &Examination) -> Option<bool> {
+    let claimed = examination.claim.as_ref()?.base.as_deref()?;
+    if examination.status == Status::Failed || !is_named(&examination.base.source, claimed) {
+        return None;
+    }
+    match examination.relation {
+        Relation::Incomparable => None,
+        relation => Some(is_kin(relation)),
+    }
+}
+
+/// The same of a repository with several checkpoints that were judged: one that bears the claim out is enough.
+pub fn any_bears_out(variants: &[Examination]) -> Option<bool> {
+    variants.iter().filter_map(|variant| variant.claim.as_ref()?.holds).reduce(|one, other| one || other)
+}
+
+/// Whether a side's source (`hf:org/name`) is the repository of that name.
+fn is_named(source: &str, repository: &str) -> bool {
+    let name = source.split_once(':').map_or(source, |(_, name)| name);
+    name.split('@').next().unwrap_or(name).eq_ignore_ascii_case(repository)
+}
 
 /// The relation, and the rank where it is a low-rank edit.
 pub fn relation(
@@ -41,14 +126,14 @@ pub fn relation(
         let recast = profile.tensors.iter().any(|tensor| tensor.sameness == Sameness::Recast);
         return (if recast { Relation::Recast } else { same(base, candidate, pairing) }, None);
     }
-    let number = |name: &str| profile.model.get(name).copied();
+    let number = |measurement| profile.number(measurement);
     let all = matrices(profile);
     // Asked first: the error of a grid with uneven steps (NF4, FP4) is as white as noise.
     let quantized = is_quantized(candidate, pairing, &all);
     if !quantized && all_noise(&all) {
         return (Relation::Edited, None);
     }
-    if number("delta.cosine").is_some_and(|cosine| cosine < UNRELATED) {
+    if number(names::DELTA_COSINE).is_some_and(|cosine| cosine < UNRELATED) {
         return (Relation::Unrelated, None);
     }
     if quantized {
@@ -67,10 +152,10 @@ pub fn relation(
         return (Relation::LowRankEdit, Some(median(explained).round() as u32));
     }
     if let Some(rank) = low_rank(&all) {
-        let layers: std::collections::BTreeSet<_> = all.iter().filter_map(|tensor| tensor.role.layer).collect();
+        let layers: BTreeSet<_> = all.iter().filter_map(|tensor| tensor.role.layer).collect();
         return (if layers.len() >= 2 { Relation::LowRankEdit } else { Relation::Edited }, Some(rank));
     }
-    if number("merge.drop_rate").is_some() {
+    if number(names::MERGE_DROP_RATE).is_some() {
         return (Relation::Merged, None);
     }
     (Relation::FineTuned, None)
@@ -79,8 +164,8 @@ pub fn relation(
 fn is_few(profile: &Profile, changed: &[&TensorMeasurement]) -> bool {
     let matrices = profile.tensors.iter().filter(|tensor| tensor.shape[0] > 1).count();
     // A low-rank change in every layer is a recipe over the model, however few matrices it takes.
-    let number = |name: &str| profile.model.get(name).copied().unwrap_or(0.0);
-    let every_layer = number("layers.total") > 1.0 && number("layers.changed") >= number("layers.total");
+    let number = |measurement| profile.number(measurement).unwrap_or(0.0);
+    let every_layer = number(names::LAYERS_TOTAL) > 1.0 && number(names::LAYERS_CHANGED) >= number(names::LAYERS_TOTAL);
     changed.len() <= FEW && changed.len() as f64 <= (FEW_SHARE * matrices as f64).max(1.0) && !every_layer
 }
 
@@ -135,7 +220,7 @@ fn is_quantized(candidate: &Checkpoint, pairing: &Pairing, changed: &[&TensorMea
     let most = |count: usize, share: f64| !changed.is_empty() && count as f64 >= share * changed.len() as f64;
     // Codes of the same kind on both sides are no step from one to the other.
     let became_codes = |tensor: &&TensorMeasurement| tensor.base_dtype != tensor.candidate_dtype;
-    let codes: std::collections::BTreeSet<&str> = (pairing.pairs.iter())
+    let codes: BTreeSet<&str> = (pairing.pairs.iter())
         .filter(|pair| candidate.tensors.get(&pair.candidate.tensor).is_some_and(TensorEntry::is_quantized))
         .map(|pair| pair.name.as_str())
         .collect();
@@ -168,4 +253,61 @@ fn from_weights_themselves(changed: &[&TensorMeasurement]) -> bool {
 fn low_rank(changed: &[&TensorMeasurement]) -> Option<u32> {
     let (ranks, share) = low_ranks(changed)?;
     (share >= 0.8).then(|| median(ranks).round() as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::examination::{Claim, Side};
+
+    fn claiming(relation: Relation, status: Status, base: &str) -> Examination {
+        let tool = crate::examination::Tool { version: "1".to_owned(), catalogue: "c".to_owned() };
+        let side = |source: &str| Side { source: source.to_owned(), ..Side::default() };
+        let mut examination = crate::sweep::record::blank(tool, side(base), side("hf:a/candidate"));
+        (examination.relation, examination.status) = (relation, status);
+        examination.claim = Some(Claim { base: Some("org/base".to_owned()), ..Claim::default() });
+        examination
+    }
+
+    #[test]
+    fn a_claim_stands_by_the_relation_to_the_base_that_it_names() {
+        let of = |relation, status, base| bears_out(&claiming(relation, status, base));
+        for relation in crate::examination::RELATIONS {
+            let expected = match relation {
+                Relation::Incomparable => None,
+                Relation::Unrelated => Some(false),
+                _ => Some(true),
+            };
+            assert_eq!(of(relation, Status::Complete, "hf:org/base"), expected, "{relation:?}");
+            assert_eq!(of(relation, Status::Partial, "ms:Org/Base@main"), expected, "{relation:?}");
+            assert_eq!(of(relation, Status::Failed, "hf:org/base"), None);
+            assert_eq!(of(relation, Status::Complete, "hf:org/other"), None);
+        }
+        let mut silent = claiming(Relation::FineTuned, Status::Complete, "hf:org/base");
+        silent.claim = None;
+        assert_eq!(bears_out(&silent), None);
+    }
+
+    #[test]
+    fn one_of_several_that_bears_a_claim_out_is_enough() {
+        let with = |holds| {
+            let mut examination = claiming(Relation::Edited, Status::Complete, "hf:org/base");
+            examination.claim.as_mut().unwrap().holds = holds;
+            examination
+        };
+        assert_eq!(any_bears_out(&[with(None), with(None)]), None);
+        assert_eq!(any_bears_out(&[with(None), with(Some(false))]), Some(false));
+        assert_eq!(any_bears_out(&[with(Some(false)), with(Some(true))]), Some(true));
+    }
+
+    #[test]
+    fn the_same_files_under_other_names_are_the_base_repackaged() {
+        let digest = |text: &str| Digest::of(text.as_bytes());
+        let base = Contents::from([(digest("a"), 1, "a.bin"), (digest("b"), 1, "b.bin")]);
+        let renamed = Contents::from([(digest("a"), 1, "x.bin"), (digest("b"), 1, "y.bin")]);
+        let other = Contents::from([(digest("a"), 1, "a.bin"), (digest("c"), 1, "b.bin")]);
+        assert_eq!(of_same_files(&base, &base.clone()), Some(Relation::Identical));
+        assert_eq!(of_same_files(&base, &renamed), Some(Relation::Repackaged));
+        assert_eq!(of_same_files(&base, &other), None);
+    }
 }

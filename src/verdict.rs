@@ -10,8 +10,12 @@ use crate::arch::Kind;
 use crate::diff::summary::{self, median};
 use crate::examination::{Finding, Orthogonalization, Relation, Strength, Verdict};
 use crate::ids::Digest;
-use crate::profile::{Profile, Sameness, TensorMeasurement};
+use crate::profile::{Profile, Sameness, TensorMeasurement, names};
+use crate::diff::screen::{Decision, Screened};
+use crate::diff::summary;
+use crate::numbers::median;
 use crate::recipe;
+use crate::relation::is_kin;
 use crate::signature::{Catalogue, Family, Held, Implies};
 
 /// Honest derivatives that the detector was held against, and how many of them were called orthogonalized. The smallest p that
@@ -55,7 +59,7 @@ pub struct Conclusion {
 
 /// Judges a profile. `key` identifies the examination, so that finding ids are stable.
 pub fn conclude(catalogue: &Catalogue, profile: &Profile, relation: Relation, key: &Digest) -> Conclusion {
-    let comparable = !matches!(relation, Relation::Unrelated | Relation::Incomparable);
+    let comparable = is_kin(relation);
     // Without kinship numbers about weights mean nothing; what loading the files would do needs no base.
     let mut held: Vec<Held<'_>> = catalogue.judge(profile);
     held.retain(|held| comparable || held.signature.front.family == Family::Code);
@@ -85,29 +89,48 @@ pub fn conclude(catalogue: &Catalogue, profile: &Profile, relation: Relation, ke
     Conclusion { verdict, because, orthogonalization: evidence, findings }
 }
 
+/// The verdict by hashes alone on files that are the base's, as [`crate::relation::of_same_files`] found.
+pub fn of_same_files(relation: Relation) -> (Verdict, String) {
+    let because = match relation {
+        Relation::Identical => "every weight file is the base's, by SHA-256",
+        _ => "every weight file is one of the base's under another name, by SHA-256",
+    };
+    (Verdict::Clear, because.to_owned())
+}
+
+/// The verdict by a screen, which decides from rows by itself; the catalogue adds its findings.
+pub fn of_screen(screened: &Screened) -> (Verdict, String) {
+    let verdict = match screened.decision {
+        Decision::Orthogonalized => Verdict::Orthogonalized,
+        Decision::Clear => Verdict::Clear,
+        Decision::Undecided => Verdict::Inconclusive,
+    };
+    (verdict, screened.because.clone())
+}
+
 /// What is said where no signature speaks against the candidate. The one place that says `clear`, and it cannot while writers measure
 /// as a removal that nothing measured excuses.
 fn without_signature(profile: &Profile, relation: Relation) -> (Verdict, String) {
-    let number = |name: &str| profile.model.get(name).copied().unwrap_or(0.0);
+    let number = |measurement| profile.number(measurement).unwrap_or(0.0);
     if matches!(relation, Relation::Identical | Relation::Repackaged) {
         return (Verdict::Clear, "every weight is the base's, bit for bit".to_owned());
     }
     if let Some(left) = removal_left(profile) {
         return (Verdict::Suspect, left);
     }
-    if number("writers.erased") > 0.0 {
+    if number(names::WRITERS_ERASED) > 0.0 {
         let because = format!(
             "in {:.0} of {:.0} writers rows that the base has are all zero: what they wrote is gone, and nothing can be told of it. \
              A damaged file (a download that stopped) looks like this, and so does pruning",
-            number("writers.erased"),
-            number("writers.total"),
+            number(names::WRITERS_ERASED),
+            number(names::WRITERS_TOTAL),
         );
         return (Verdict::Inconclusive, because);
     }
-    if number("writers.total") == 0.0 {
+    if number(names::WRITERS_TOTAL) == 0.0 {
         return (Verdict::Inconclusive, "no matrix that writes to the residual stream could be compared".to_owned());
     }
-    let (changed, limit) = (number("writers.changed"), number("projection.detection_limit"));
+    let (changed, limit) = (number(names::WRITERS_CHANGED), number(names::PROJECTION_DETECTION_LIMIT));
     if changed == 0.0 {
         let because = "the matrices that write to the residual stream are the base's: bit for bit, through a proven cast, or to the last places of binary32";
         return (Verdict::Clear, because.to_owned());
@@ -127,28 +150,28 @@ fn without_signature(profile: &Profile, relation: Relation) -> (Verdict, String)
 /// Writers that measure as a removal although no signature said so, in words: every look-alike that excuses one is a
 /// measurement here, and what it does not cover is left.
 fn removal_left(profile: &Profile) -> Option<String> {
-    let number = |name: &str| profile.model.get(name).copied().unwrap_or(0.0);
-    if number("projection.channel_pruned") >= 1.0 {
+    let number = |measurement| profile.number(measurement).unwrap_or(0.0);
+    if number(names::PROJECTION_CHANNEL_PRUNED) >= 1.0 {
         return None;
     }
-    let sure = number("projection.tensors") + number("projection.alone");
-    let hinted = number("projection.hinted");
-    let several = hinted >= 3.0 && number("projection.hinted_layers") >= 2.0;
+    let sure = number(names::PROJECTION_TENSORS) + number(names::PROJECTION_ALONE);
+    let hinted = number(names::PROJECTION_HINTED);
+    let several = hinted >= 3.0 && number(names::PROJECTION_HINTED_LAYERS) >= 2.0;
     (sure >= 1.0 || several).then(|| {
         format!(
             "in {:.0} of {:.0} changed writers the change is tied to the base as a removed direction is, and nothing that was measured explains it otherwise",
             hinted.max(sure),
-            number("writers.changed"),
+            number(names::WRITERS_CHANGED),
         )
     })
 }
 
 fn orthogonalized(profile: &Profile, titles: &str) -> String {
-    let number = |name: &str| profile.model.get(name).copied().unwrap_or(0.0);
-    let writers = number("projection.tensors");
+    let number = |measurement| profile.number(measurement).unwrap_or(0.0);
+    let writers = number(names::PROJECTION_TENSORS);
     if writers >= 1.0 {
         // λ/(λ-1) of an edit beyond removal, seen from the edited side.
-        let swapped = if number("projection.strength") > BEYOND_REFLECTION {
+        let swapped = if number(names::PROJECTION_STRENGTH) > BEYOND_REFLECTION {
             ": more than a direction turned round, as where base and candidate were swapped"
         } else {
             ""
@@ -156,10 +179,10 @@ fn orthogonalized(profile: &Profile, titles: &str) -> String {
         return format!(
             "consistent with weight orthogonalization ({titles}): in {writers:.0} of {:.0} changed writers over {:.0} layers the change is \
              what removing a direction from the base's own output gives (consistency {:.3}, λ {:.2} at the median{swapped})",
-            number("writers.changed"),
-            number("projection.layers"),
-            number("projection.consistency"),
-            number("projection.strength"),
+            number(names::WRITERS_CHANGED),
+            number(names::PROJECTION_LAYERS),
+            number(names::PROJECTION_CONSISTENCY),
+            number(names::PROJECTION_STRENGTH),
         );
     }
     format!("consistent with weight orthogonalization ({titles})")
@@ -172,14 +195,14 @@ fn evidence(profile: &Profile) -> Option<Orthogonalization> {
     if writers.is_empty() {
         return None;
     }
-    let number = |name: &str| profile.model.get(name).copied().unwrap_or(0.0);
+    let number = |measurement| profile.number(measurement).unwrap_or(0.0);
     // A direction that was amplified fits as well, and is no removal.
     let removed = |tensor: &&TensorMeasurement| tensor.projection.as_ref().is_some_and(|p| p.fits && p.strength > 0.0);
     let fitting: Vec<&TensorMeasurement> = writers.iter().copied().filter(removed).collect();
     let layers: BTreeSet<u32> = fitting.iter().filter_map(|tensor| tensor.role.layer).collect();
     // Noise that lowers c lowers the agreement of directions at least as much.
-    let expected = (number("projection.consistency") - 0.02).min(GLOBAL_AGREEMENT);
-    let global = number("projection.agreement") >= expected;
+    let expected = (number(names::PROJECTION_CONSISTENCY) - 0.02).min(GLOBAL_AGREEMENT);
+    let global = number(names::PROJECTION_AGREEMENT) >= expected;
     // Readers are listed too where a direction was taken out of what they read.
     let readers = profile
         .tensors
@@ -197,16 +220,16 @@ fn evidence(profile: &Profile) -> Option<Orthogonalization> {
         .collect();
     Some(Orthogonalization {
         p_value: p_value(&fitting),
-        consistency: number("projection.consistency"),
-        explained: number("projection.explained"),
-        coordinates: if number("projection.row_normalised") > 0.5 { "row-normalised" } else { "raw" }.to_owned(),
-        directions: if fitting.is_empty() { 0 } else { number("projection.directions").round().max(1.0) as u32 },
+        consistency: number(names::PROJECTION_CONSISTENCY),
+        explained: number(names::PROJECTION_EXPLAINED),
+        coordinates: if number(names::PROJECTION_ROW_NORMALISED) > 0.5 { "row-normalised" } else { "raw" }.to_owned(),
+        directions: if fitting.is_empty() { 0 } else { number(names::PROJECTION_DIRECTIONS).round().max(1.0) as u32 },
         scope: if global || fitting.is_empty() { "global" } else { "per-layer" }.to_owned(),
         tensors: fitting.len() as u64,
         layers: layers.into_iter().collect(),
         recipe: if fitting.is_empty() { Vec::new() } else { recipe::describe(profile, &strength, global) },
         strength,
-        detection_limit: number("projection.detection_limit"),
+        detection_limit: number(names::PROJECTION_DETECTION_LIMIT),
     })
 }
 
@@ -235,8 +258,8 @@ fn p_value(fitting: &[&TensorMeasurement]) -> f64 {
         return 1.0;
     }
     let consistency =
-        median(fitting.iter().filter_map(|tensor| tensor.projection.as_ref().map(|p| p.consistency.abs())).collect());
-    let n = median(fitting.iter().map(|tensor| tensor.shape[1].min(tensor.shape[0]) as f64).collect());
+        median(fitting.iter().filter_map(|tensor| tensor.projection.as_ref().map(|p| p.consistency.abs())));
+    let n = median(fitting.iter().map(|tensor| tensor.shape[1].min(tensor.shape[0]) as f64));
     // c² of a uniformly random right vector is Beta(1/2, (n-1)/2).
     use statrs::distribution::{Beta, ContinuousCDF as _};
     let chance =

@@ -494,6 +494,20 @@ mod tests {
     }
 
     #[test]
+    fn whatever_lays_out_a_report_takes_every_format_of_reports() {
+        let all: std::collections::BTreeSet<&str> = RENDERERS.iter().map(|renderer| renderer.name()).collect();
+        for path in ["compare", "scan", "report", "findings show", "export"] {
+            assert_eq!(formats(path).into_iter().collect::<std::collections::BTreeSet<_>>(), all, "{path}");
+            let line: Vec<&str> = std::iter::once("orthoscope").chain(path.split(' ')).collect();
+            let wrong = command_line().try_get_matches_from([&line[..], &["--format", "no-such"]].concat());
+            assert!(
+                all.iter().all(|format| wrong.as_ref().is_err_and(|error| error.to_string().contains(format))),
+                "{path}"
+            );
+        }
+    }
+
+    #[test]
     fn a_format_before_the_command_is_held_to_its_list() {
         let check = |arguments: &[&str]| {
             let matches = command_line().try_get_matches_from(arguments).expect("parses");

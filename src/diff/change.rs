@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::summary::median;
+
 use super::{Measured, Sized, spectrum};
 use crate::arch::Kind;
+use crate::numbers::median;
 use crate::pair::Pairing;
 use crate::profile::names::{self, Measurement};
 use crate::profile::{GRID_KURTOSIS, Numbers, Sameness, TensorMeasurement};
@@ -138,13 +139,13 @@ pub(super) fn change(model: &mut Numbers, tensors: &[TensorMeasurement], pairs: 
     let matrices: Vec<&TensorMeasurement> =
         tensors.iter().filter(|tensor| tensor.shape[0] > 1 && tensor.role.kind != Kind::Norm).collect();
     let mut put = |measurement: Measurement, value: f64| model.put(measurement, value);
-    put(names::DELTA_COSINE, median(matrices.iter().map(|tensor| tensor.cosine).collect()));
+    put(names::DELTA_COSINE, median(matrices.iter().map(|tensor| tensor.cosine)));
     let changed: Vec<&TensorMeasurement> =
         matrices.iter().copied().filter(|tensor| tensor.sameness == Sameness::Changed).collect();
     if changed.is_empty() {
         return;
     }
-    let middle = |of: &dyn Fn(&TensorMeasurement) -> f64| median(changed.iter().map(|tensor| of(tensor)).collect());
+    let middle = |of: &dyn Fn(&TensorMeasurement) -> f64| median(changed.iter().map(|tensor| of(tensor)));
     put(names::DELTA_RELATIVE, middle(&|tensor| tensor.relative_norm));
     put(names::DELTA_RELATIVE_MAX, changed.iter().map(|tensor| tensor.relative_norm).fold(0.0, f64::max));
     put(names::DELTA_CHANGED_FRACTION, middle(&|tensor| tensor.changed_fraction));
@@ -259,7 +260,7 @@ fn sparse_rows(put: &mut dyn FnMut(Measurement, f64), pairs: &[Measured<'_>]) {
         return;
     }
     let share = |set: &Vec<bool>| set.iter().filter(|changed| **changed).count() as f64 / set.len().max(1) as f64;
-    put(names::SPARSE_ROWS, median(sets.iter().map(|set| share(set)).collect()));
+    put(names::SPARSE_ROWS, median(sets.iter().map(|set| share(set))));
     let overlaps: Vec<f64> = sets
         .windows(2)
         .filter(|two| two[0].len() == two[1].len())

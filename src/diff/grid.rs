@@ -25,6 +25,7 @@ use super::{Measured, Measurements, summary};
 use crate::arch::{Axis, Kind};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
+use crate::numbers::median;
 use crate::pair::View;
 use crate::tensor::{DType, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, Q8_1};
 
@@ -220,7 +221,7 @@ impl Grid {
                 let fewest = first.len().min(second.len());
                 if fewest == 0 { f64::NAN } else { first.intersection(&second).count() as f64 / fewest as f64 }
             });
-            if summary::median(shares.collect()) < IN_COMMON {
+            if median(shares) < IN_COMMON {
                 break;
             }
             run *= 2;
@@ -231,9 +232,8 @@ impl Grid {
             let both = values.iter().filter(|bits| values.contains(&(**bits ^ (1 << 31)))).count();
             if values.is_empty() { f64::NAN } else { both as f64 / values.len() as f64 }
         };
-        let mirrored = run >= MIRRORED
-            && summary::median(rows.iter().flat_map(|row| row.chunks_exact(run)).map(has_opposite).collect())
-                >= IN_COMMON;
+        let mirrored =
+            run >= MIRRORED && median(rows.iter().flat_map(|row| row.chunks_exact(run)).map(has_opposite)) >= IN_COMMON;
         Self { run, mirrored }
     }
 
@@ -243,7 +243,7 @@ impl Grid {
             let values: BTreeSet<u32> = run.iter().map(|value| value.to_bits()).collect();
             values.len() as f64 / run.len().max(1) as f64
         };
-        summary::median(rows.iter().flat_map(|row| row.chunks_exact(self.run)).map(share).collect())
+        median(rows.iter().flat_map(|row| row.chunks_exact(self.run)).map(share))
     }
 
     /// The levels of a run: an even grid where few of them are seen and those stand on one.

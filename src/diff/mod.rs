@@ -37,6 +37,7 @@ use crate::arch::{Axis, Kind};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::MAX_ADDED_BIAS_NUMBERS;
+use crate::numbers::median;
 use crate::pair::{Pair, Pairing, Unpaired};
 use crate::profile::Sameness;
 use crate::tensor::{DType, Family};
@@ -953,7 +954,7 @@ fn sized(changed: &Changed<'_>, pair: &Pair, precision: u32) -> Result<Sized> {
     Ok(Sized {
         shape: [pair.base.rows as usize, pair.base.columns as usize],
         total: moments.total,
-        norm_drift: [summary::median(rows), summary::median(columns)],
+        norm_drift: [median(rows), median(columns)],
         changed_rows: moments.rows.iter().map(|sums| sums.changed > 0).collect(),
         scale_explained: changed.scale_explained,
         energy: changed.energy,

@@ -13,6 +13,7 @@ use super::projection::Oriented;
 use super::spectrum;
 use crate::arch::Axis;
 use crate::error::Result;
+use crate::numbers::dot;
 
 /// A column is set aside when |Δ_j|/|w_j| exceeds this over √d,
 const BEYOND_CHANCE: f64 = 6.0;
@@ -99,6 +100,7 @@ pub(super) fn ratio(ww: f64, dd: f64) -> f64 {
     }
 }
 
+/// The middle of ratios of which some are infinite, where a column of zeros became another: they count.
 fn middle(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -193,7 +195,6 @@ pub fn find(oriented: &Oriented<'_>, moments: &Moments) -> Result<Option<Order>>
             (*at, base, candidate)
         })
         .collect();
-    let dot = |a: &[f64; MARKS], b: &[f64; MARKS]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     // (squared distance over squared length, base's, candidate's, sign), nearest first.
     let mut pairs: Vec<(f64, usize, usize, f32)> = Vec::new();
     for (to, base, _) in &known {

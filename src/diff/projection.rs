@@ -13,9 +13,9 @@ use faer::{Mat, MatRef};
 use super::consistency::{self, Grams};
 use super::operator::{Gauge, Moments, Operator, Product, Want};
 use super::spectrum::{self, Svd};
-use super::summary::median;
 use crate::arch::Axis;
 use crate::error::Result;
+use crate::numbers::{dot, median};
 
 /// Columns of the range finder: the change's own top directions that are kept in view.
 pub const SKETCH: usize = 12;
@@ -461,7 +461,6 @@ pub fn fit(
     kept: Option<Kept>,
 ) -> (Fit, Option<Vec<f64>>) {
     let d = r.len() as f64;
-    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let along = Along { pp: dot(p, p), qq: dot(q, q), pq: dot(p, q) };
     if along.pp <= 0.0 || along.qq <= 0.0 {
         return (Fit::default(), None);
@@ -615,19 +614,18 @@ fn row_spread(r: &[f64], rows: &[[f64; 5]], pp: f64, n: usize) -> f64 {
         restored[0].push(r * wp / ww);
         restored[1].push(r * r * pp / ww);
     }
-    let middle = median(factors.clone());
+    let middle = median(factors.iter().copied());
     factors.iter_mut().for_each(|s| *s -= middle);
     let [first, second] = &mut restored;
     without(second, first);
     without(&mut factors, first);
     without(&mut factors, second);
-    let squares = factors.iter().map(|s| s * s).collect();
+    let squares = factors.iter().map(|s| s * s);
     (median(squares) / MEDIAN_SQUARE - median(chance)).max(0.0).sqrt()
 }
 
 /// Takes off `values` what is a multiple of `other`.
 fn without(values: &mut [f64], other: &[f64]) {
-    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let energy = dot(other, other);
     if energy > 0.0 {
         let share = dot(values, other) / energy;

@@ -23,10 +23,10 @@ use serde::{Deserialize, Serialize};
 
 use super::consistency::{self, Grams};
 use super::order::{self, Uniform};
-use super::summary::cosine;
 use super::{projection, spectrum};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
+use crate::numbers::{cosine, dot, median};
 
 /// Rows decoded at a time while a Gram matrix is built: two panels of a 28,672-column writer are 117 MB.
 const PANEL: usize = 512;
@@ -322,6 +322,22 @@ pub enum Decision {
     Undecided,
 }
 
+/// Equality of the samples of one kind of tensor beside the writers that a screen solves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sampled {
+    /// Tensors sampled.
+    pub taken: usize,
+    /// Of them, those whose sample is not the base's.
+    pub changed: usize,
+}
+
+impl Sampled {
+    /// Whether most of what was sampled is not the base's.
+    pub fn has_moved(self) -> bool {
+        self.changed * 2 > self.taken
+    }
+}
+
 /// The screen's result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Screened {
@@ -354,17 +370,6 @@ pub struct Screened {
     pub own_component: f64,
     /// Every block, in the order given.
     pub blocks: Vec<BlockMeasurement>,
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-/// The middle value, of an even number the greater one: a dozen writers are called clear by it, which must not be the easier for their number.
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.filter(|value| value.is_finite()).collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
 fn column(matrix: &Mat<f64>, at: usize) -> Vec<f64> {
@@ -751,13 +756,16 @@ impl Evidence {
         self.consistency >= FITS.consistency && self.agreement >= FITS.agreement
     }
 
-    /// Nothing of all that speaks for a removal, in the middle of many and in all but one of them.
+    /// Nothing of all that speaks for a removal, in most of many and in all but one of them.
     fn are_quiet(all: &[[Self; 2]]) -> bool {
         (0..2).all(|at| {
-            let middle = |of: fn(&Self) -> f64| median(all.iter().map(|evidence| of(&evidence[at])));
+            // More than half: a dozen writers are called clear by it, which must not be the easier for their even number, as it would be
+            // by the mean of the two in the middle.
+            let most =
+                |is_below: fn(&Self) -> bool| all.iter().filter(|one| is_below(&one[at])).count() * 2 > all.len();
             let near = |one: &Self| one.consistency >= QUIET.consistency && one.agreement >= QUIET.agreement;
-            middle(|one| one.consistency) < QUIET.consistency
-                && middle(|one| one.agreement) < QUIET.agreement
+            most(|one| one.consistency < QUIET.consistency)
+                && most(|one| one.agreement < QUIET.agreement)
                 && all.iter().filter(|one| near(&one[at]) || one[at].own >= QUIET.own).count() <= 1
         })
     }
@@ -792,7 +800,7 @@ fn limits(sights: &[Sight], raw: &[&Side], basis: &Mat<f64>) -> (f64, f64) {
         let directions: Vec<&[f64]> = planted.iter().map(|(_, e)| e.as_slice()).collect();
         let agreements = agreements(&directions);
         let c = median(planted.iter().map(|(c, _)| *c));
-        c >= FITS.consistency && median(agreements.into_iter()) >= FITS.agreement
+        c >= FITS.consistency && median(agreements) >= FITS.agreement
     };
     let is_pooled = |lambda: f64| {
         let part = through(&shared(sights, lambda, 0).transpose().to_owned(), &removed);

@@ -8,6 +8,7 @@ use super::change::{self, Spectrum};
 use super::spectrum;
 use super::{Coordinates, Measured, Measurements, Sized};
 use crate::arch::Kind;
+use crate::numbers::{cosine, median};
 use crate::pair::Pairing;
 use crate::profile::names::{self, Measurement};
 use crate::profile::{Numbers, Profile, Projection, Sameness, TensorMeasurement};
@@ -70,28 +71,6 @@ pub struct Summary {
     pub profile: Profile,
     /// The shared direction (global scope) in the coordinates that won, d numbers; empty when there is none.
     pub direction: Vec<f64>,
-}
-
-/// The middle value; 0 of nothing.
-pub fn median(mut values: Vec<f64>) -> f64 {
-    values.retain(|value| value.is_finite());
-    values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => 0.0,
-        n if n % 2 == 1 => values[n / 2],
-        n => 0.5 * (values[n / 2 - 1] + values[n / 2]),
-    }
-}
-
-/// Cosine of two vectors; 0 where they have other lengths or one is zero.
-pub(super) fn cosine(a: &[f64], b: &[f64]) -> f64 {
-    let (mut ab, mut aa, mut bb) = (0.0, 0.0, 0.0);
-    for (a, b) in a.iter().zip(b) {
-        ab += a * b;
-        aa += a * a;
-        bb += b * b;
-    }
-    if a.len() == b.len() && aa > 0.0 && bb > 0.0 { ab / (aa * bb).sqrt() } else { 0.0 }
 }
 
 /// c from which a writer fits without doubt.
@@ -401,7 +380,7 @@ fn unremarkable(tensors: &mut [TensorMeasurement], changed: usize) {
     let narrow = writers().all(|tensor| tensor.shape[0].min(tensor.shape[1]) < REAL_WIDTH);
     let any_fits = writers().any(|tensor| tensor.projection.as_ref().is_some_and(|p| p.fits));
     let alone = writers().filter(|tensor| tensor.projection.as_ref().is_some_and(|p| p.alone)).count();
-    let usual = median(writers().filter_map(of).collect());
+    let usual = median(writers().filter_map(of));
     if narrow && !any_fits && (1..SPREAD).contains(&alone) && changed >= MANY && usual >= LEANING {
         tensors.iter_mut().filter_map(|tensor| tensor.projection.as_mut()).for_each(|p| p.alone = false);
     }
@@ -462,8 +441,8 @@ fn projections(
         .filter_map(|tensor| Some((tensor, tensor.projection.as_ref()?)))
         .collect();
     if !writers.is_empty() {
-        put(names::PROJECTION_ROW_SPREAD, median(writers.iter().map(|(_, p)| p.row_spread).collect()));
-        put(names::PROJECTION_CONSISTENCY_ALL, median(writers.iter().map(|(_, p)| p.consistency).collect()));
+        put(names::PROJECTION_ROW_SPREAD, median(writers.iter().map(|(_, p)| p.row_spread)));
+        put(names::PROJECTION_CONSISTENCY_ALL, median(writers.iter().map(|(_, p)| p.consistency)));
     }
     let fits: Vec<&(&TensorMeasurement, &Projection)> =
         writers.iter().filter(|(_, p)| p.fits && p.strength > 0.0).collect();
@@ -476,7 +455,7 @@ fn projections(
     );
     let shown = if fits.is_empty() { writers.iter().collect() } else { fits.clone() };
     if !shown.is_empty() {
-        let middle = |of: &dyn Fn(&Projection) -> f64| median(shown.iter().map(|(_, p)| of(p)).collect());
+        let middle = |of: &dyn Fn(&Projection) -> f64| median(shown.iter().map(|(_, p)| of(p)));
         put(names::PROJECTION_SHARE, fits.len() as f64 / writers.len() as f64);
         put(names::PROJECTION_CONSISTENCY, middle(&|p| p.consistency));
         put(names::PROJECTION_EXPLAINED, middle(&|p| p.explained));
@@ -490,11 +469,8 @@ fn projections(
         put(names::PROJECTION_BALANCE, middle(&|p| p.balance));
         put(names::PROJECTION_OWN_COMPONENT, middle(&|p| p.own_component));
         put(names::PROJECTION_DIRECTIONS, middle(&|p| f64::from(p.directions)));
-        put(names::PROJECTION_ROW_NORM_DRIFT, median(shown.iter().map(|(tensor, _)| tensor.norm_drift[0]).collect()));
-        put(
-            names::PROJECTION_COLUMN_NORM_DRIFT,
-            median(shown.iter().map(|(tensor, _)| tensor.norm_drift[1]).collect()),
-        );
+        put(names::PROJECTION_ROW_NORM_DRIFT, median(shown.iter().map(|(tensor, _)| tensor.norm_drift[0])));
+        put(names::PROJECTION_COLUMN_NORM_DRIFT, median(shown.iter().map(|(tensor, _)| tensor.norm_drift[1])));
         let siblings: Vec<f64> = shown.iter().filter_map(|(_, p)| p.sibling_agreement).collect();
         if !siblings.is_empty() {
             put(names::PROJECTION_SIBLING_AGREEMENT, median(siblings));
@@ -506,8 +482,8 @@ fn projections(
         put(names::HELD_OUT_TENSORS, held.len() as f64);
         put(names::HELD_OUT_LAYERS, layers_of(held.iter().map(|(tensor, _)| *tensor)));
         put(names::HELD_OUT_SHARE, held.len() as f64 / writers.len() as f64);
-        put(names::HELD_OUT_CONSISTENCY, median(writers.iter().filter_map(|(_, p)| p.shared_consistency).collect()));
-        put(names::HELD_OUT_STRENGTH, median(held.iter().filter_map(|(_, p)| p.shared_strength).collect()));
+        put(names::HELD_OUT_CONSISTENCY, median(writers.iter().filter_map(|(_, p)| p.shared_consistency)));
+        put(names::HELD_OUT_STRENGTH, median(held.iter().filter_map(|(_, p)| p.shared_strength)));
     }
     let (values, _) = consensus.without(None);
     if let Some(lowest) = values.first() {
@@ -585,7 +561,7 @@ fn projections(
     put(names::ADDITION_TENSORS, added.len() as f64);
     put(names::ADDITION_LAYERS, layers_of(added.iter().map(|(tensor, _)| *tensor)));
     if !added.is_empty() {
-        put(names::ADDITION_CONSISTENCY, median(added.iter().map(|(_, p)| -p.consistency).collect()));
+        put(names::ADDITION_CONSISTENCY, median(added.iter().map(|(_, p)| -p.consistency)));
     }
 
     let readers: Vec<(&TensorMeasurement, &Projection)> = tensors
@@ -597,9 +573,9 @@ fn projections(
     put(names::READER_PROJECTION_TENSORS, readers.len() as f64);
     put(names::READER_PROJECTION_LAYERS, layers_of(readers.iter().map(|(tensor, _)| *tensor)));
     if !readers.is_empty() {
-        put(names::READER_PROJECTION_CONSISTENCY, median(readers.iter().map(|(_, p)| p.consistency).collect()));
-        put(names::READER_PROJECTION_STRENGTH, median(readers.iter().map(|(_, p)| p.strength).collect()));
-        put(names::READER_PROJECTION_AGREEMENT, median(readers.iter().map(|(_, p)| p.agreement).collect()));
+        put(names::READER_PROJECTION_CONSISTENCY, median(readers.iter().map(|(_, p)| p.consistency)));
+        put(names::READER_PROJECTION_STRENGTH, median(readers.iter().map(|(_, p)| p.strength)));
+        put(names::READER_PROJECTION_AGREEMENT, median(readers.iter().map(|(_, p)| p.agreement)));
     }
 
     let direction = shared_direction(measured, tensors, directions);
@@ -667,7 +643,7 @@ fn is_channel(tensors: &[TensorMeasurement], directions: &[Option<&Coordinates>]
             (rest.iter().map(|value| value * value).sum(), rest)
         })
         .collect();
-    let weight = median(off.iter().map(|(weight, _)| *weight).collect());
+    let weight = median(off.iter().map(|(weight, _)| *weight));
     let loud = |direction: &&&Vec<f64>| direction.iter().any(|value| value * value >= LOUD_CHANNEL);
     // Two loud channels and more that are lost at one rate along one direction are a mixture: pruning would have left them zero.
     let mixed = |direction: &&&Vec<f64>| direction.iter().filter(|value| *value * *value >= LOUD_CHANNEL).count() > 1;

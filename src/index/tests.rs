@@ -7,10 +7,12 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 use serde_json::json;
 
+use crate::profile::names;
 use super::samples::{SEVERITIES, at, examination, with_variants};
 use super::*;
-use crate::examination::{Claim, RELATIONS, STATUSES, Severity, Status, VERDICTS, Verdict};
-use crate::profile::names;
+use crate::examination::{
+    Claim, Orthogonalization, RELATIONS, STATUSES, Severity, Status, Strength, VERDICTS, Verdict,
+};
 use crate::signature::{Catalogue, finding_id};
 
 /// Rows of every table.
@@ -80,7 +82,7 @@ fn another_judgement_takes_the_place_of_the_old_one_which_is_kept() {
     new.verdict = if old.verdict == Verdict::Clear { Verdict::Suspect } else { Verdict::Clear };
     new.because = "for another reason".to_owned();
     new.findings.clear();
-    new.orthogonalization = Some(crate::examination::Orthogonalization::default());
+    new.orthogonalization = Some(Orthogonalization::default());
     let recorded = index.record(&new, at(60)).unwrap();
     assert_eq!((recorded.id, recorded.new, recorded.judged_anew), (id, false, true));
     let stored = index.get(&id.hex()).unwrap().unwrap();
@@ -605,6 +607,24 @@ fn a_broken_row_is_not_made_whole_by_recording_or_judging_again() {
     assert_eq!(outcome.failed.len(), 1);
     assert_eq!(outcome.failed[0].0, id);
     assert_eq!(index.broken_examinations().unwrap().len(), 1);
+}
+
+#[test]
+fn the_strength_of_a_variant_is_that_of_the_reports() {
+    let whole = (0..).map(with_variants).find(|one| one.variants.iter().any(|two| two.orthogonalization.is_some()));
+    let mut whole = whole.unwrap();
+    let evidence = whole.variants.iter_mut().find_map(|one| one.orthogonalization.as_mut()).unwrap();
+    let strength = |lambda| Strength { layer: 0, module: "o_proj".to_owned(), expert: None, lambda, stderr: 0.0 };
+    evidence.strength = [0.0, 0.9, 0.0, 0.0, 0.7].map(strength).to_vec();
+    let expected: Vec<Option<f64>> = (whole.variants.iter())
+        .map(|one| one.orthogonalization.as_ref().and_then(Orthogonalization::median_strength))
+        .collect();
+    assert!(expected.contains(&Some(0.8)), "{expected:?}");
+    let mut index = Index::in_memory().unwrap();
+    index.record(&whole, at(0)).unwrap();
+    let mut statement = index.connection().prepare("SELECT strength FROM variant ORDER BY ordinal").unwrap();
+    let stored: Vec<Option<f64>> = statement.query_map([], |row| row.get(0)).unwrap().map(|row| row.unwrap()).collect();
+    assert_eq!(stored, expected);
 }
 
 #[test]

@@ -5,9 +5,8 @@ use rusqlite::{Connection, params};
 use super::failed;
 use super::sql::Word;
 use super::store::execute;
-use crate::diff::summary::median;
 use crate::error::{Error, ErrorKind, Result};
-use crate::examination::Examination;
+use crate::examination::{Examination, Orthogonalization};
 
 /// Writes the variants of the examination with that key in the place of what is there.
 pub(super) fn write(connection: &Connection, key: i64, variants: &[Examination]) -> Result<()> {
@@ -17,8 +16,6 @@ pub(super) fn write(connection: &Connection, key: i64, variants: &[Examination])
         ciborium::into_writer(variant, &mut record)
             .map_err(|error| Error::because(ErrorKind::Internal, "storing a variant", error))?;
         let evidence = variant.orthogonalization.as_ref();
-        let strengths: Vec<f64> =
-            evidence.iter().flat_map(|evidence| &evidence.strength).map(|strength| strength.lambda).collect();
         execute(
             connection,
             "INSERT INTO variant (examination, ordinal, name, format, status, depth, relation, verdict, because, strength,
@@ -33,7 +30,7 @@ pub(super) fn write(connection: &Connection, key: i64, variants: &[Examination])
                 Word(variant.relation),
                 Word(variant.verdict),
                 variant.because,
-                (!strengths.is_empty()).then(|| median(strengths)),
+                evidence.and_then(Orthogonalization::median_strength),
                 evidence.map(|evidence| evidence.detection_limit),
                 record,
             ],

@@ -36,21 +36,6 @@ pub fn sample(checkpoint: &Checkpoint, view: &View) -> Option<Vec<f32>> {
     numbers.iter().any(|value| *value != 0.0).then_some(numbers)
 }
 
-/// Cosine of two samples of one length; 0 when they differ in length.
-pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    if a.len() != b.len() {
-        return 0.0;
-    }
-    let (mut ab, mut aa, mut bb) = (0.0f64, 0.0f64, 0.0f64);
-    for (x, y) in a.iter().zip(b) {
-        let (x, y) = (f64::from(*x), f64::from(*y));
-        ab += x * y;
-        aa += x * x;
-        bb += y * y;
-    }
-    if aa > 0.0 && bb > 0.0 { ab / (aa * bb).sqrt() } else { 0.0 }
-}
-
 /// Mean |a - b| over mean |a|.
 pub fn distance(a: &[f32], b: &[f32]) -> f64 {
     if a.len() != b.len() {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::content;
 use super::matching::{Side, State};
 use crate::arch::Parameter;
+use crate::numbers::cosine;
 
 /// Matrices that tell a block, the first one present deciding.
 const PROBES: &[&str] = &["down_proj", "o_proj", "out_proj", "up_proj", "gate_up_proj", "qkv_proj", "q_proj"];
@@ -32,7 +33,7 @@ pub fn align(state: &mut State<'_>) {
     let mut repeats = BTreeMap::new();
     for (layer, samples) in &second {
         let likeness = |other: &BTreeMap<&str, Vec<f32>>| {
-            PROBES.iter().find_map(|slot| Some(content::cosine(samples.get(slot)?, other.get(slot)?))).unwrap_or(0.0)
+            PROBES.iter().find_map(|slot| Some(cosine(samples.get(slot)?, other.get(slot)?))).unwrap_or(0.0)
         };
         let best = first.iter().map(|(other, probes)| (likeness(probes), *other)).max_by(|a, b| {
             // The same number first among equals.

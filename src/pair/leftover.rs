@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::content;
 use super::matching::{Side, State};
+use crate::numbers::cosine;
 
 /// A pair by content needs this cosine; unrelated matrices of a model stay below 0.2.
 const KIN: f64 = 0.8;
@@ -49,8 +50,7 @@ pub fn by_content(state: &mut State<'_>) {
         };
         let (first, second) = (samples(&state.base, &base), samples(&state.candidate, &candidate));
         let vector = shape.0 == 1 || shape.1 == 1;
-        let likeness =
-            |a: &[f32], b: &[f32]| if vector { 1.0 - content::distance(a, b) } else { content::cosine(a, b) };
+        let likeness = |a: &[f32], b: &[f32]| if vector { 1.0 - content::distance(a, b) } else { cosine(a, b) };
         let least = if vector { 1.0 - NEAR } else { KIN };
         let best = |of: &[f32], among: &[(usize, Vec<f32>)]| {
             among

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::matching::State;
 use super::{Pair, content, order};
 use crate::arch::{Kind, Parameter, Scheme};
+use crate::numbers::cosine;
 
 /// Pairs of one slot that are asked.
 const ASKED: usize = 3;
@@ -65,12 +66,12 @@ fn rotary(state: &mut State<'_>, slot: &str, places: &[usize], head: u64) {
         Some(order) => (Some(order.clone()), order::inverse(&order).map(Into::into)),
         None => (None, None),
     };
-    let table = likeness(state, places, |_| {}, content::cosine);
+    let table = likeness(state, places, |_| {}, cosine);
     let choices = [("as stored", None), ("in rotary pairs", pairs), ("in rotary halves", halves)];
     let Some(table) = table else { return };
     let mut best = (table, None);
     for (name, order) in &choices {
-        let score = likeness(state, places, |pair| pair.candidate.row_order = order.clone(), content::cosine);
+        let score = likeness(state, places, |pair| pair.candidate.row_order = order.clone(), cosine);
         if let Some(score) = score
             && score > best.0 + CLEARLY
         {

@@ -1,7 +1,7 @@
 //! The named numbers of a profile: name, unit, meaning. A number that is not declared here cannot be written into one.
 
 /// A number measured over the whole model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Measurement {
     /// Its name in profiles, signatures and the index.
     pub name: &'static str,

@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use crate::examination::{Depth, Examination};
+use crate::examination::{Depth, Examination, Orthogonalization};
 use crate::index::decision::{Decision, OPEN};
 use crate::report::table::severity_name;
 use crate::report::words::{false_positive_limit, is_reversed, relation_name, removal, status_name, verdict_name};
@@ -76,17 +76,14 @@ fn text(value: impl Into<String>) -> Cell {
 }
 
 /// A number of the orthogonalization evidence.
-fn measured(examination: &Examination, value: fn(&crate::examination::Orthogonalization) -> f64) -> Cell {
+fn measured(examination: &Examination, value: fn(&Orthogonalization) -> f64) -> Cell {
     Cell::Number(examination.orthogonalization.as_ref().map(value).filter(|v| v.is_finite()))
 }
 
 /// λ̂ of the changed writers, lowest first; none where no writer fits a removal, since any change has some strength along some
 /// direction.
 fn strengths(examination: &Examination) -> Vec<f64> {
-    let all = removal(examination).into_iter().flat_map(|o| &o.strength);
-    let mut values: Vec<f64> = all.map(|s| s.lambda).filter(|l| l.is_finite() && *l != 0.0).collect();
-    values.sort_by(f64::total_cmp);
-    values
+    removal(examination).map(Orthogonalization::strengths).unwrap_or_default()
 }
 
 /// Every column, in order. New ones are added at the end.
@@ -136,8 +133,7 @@ pub static COLUMNS: &[Column] = &[
         Cell::Number(strengths(e).first().copied())
     }),
     column("lambda_median", Type::Number, "median strength of the changed writers, where a writer fits", |e| {
-        let all = strengths(e);
-        Cell::Number(all.get(all.len() / 2).copied())
+        Cell::Number(removal(e).and_then(Orthogonalization::median_strength))
     }),
     column("lambda_max", Type::Number, "largest strength of a changed writer, where a writer fits", |e| {
         Cell::Number(strengths(e).last().copied())
@@ -240,6 +236,30 @@ mod tests {
                 assert_eq!(kind, column.kind, "{}", column.name);
             }
         }
+    }
+
+    /// Writers that are the base's own have no strength, and of an even number the middle is between two.
+    #[test]
+    fn a_variant_is_as_strong_in_a_table_as_in_its_line() {
+        let mut examination = sample::orthogonalized();
+        let evidence = examination.orthogonalization.as_mut().unwrap();
+        evidence.strength.truncate(5);
+        let strengths = [0.0, 1.0, 0.0, 0.5, 0.0];
+        assert_eq!(evidence.strength.len(), strengths.len());
+        evidence.strength.iter_mut().zip(strengths).for_each(|(one, lambda)| one.lambda = lambda);
+        assert_eq!((evidence.strengths(), evidence.median_strength()), (vec![0.5, 1.0], Some(0.75)));
+        let row = Row { examination: &examination, decisions: &[] };
+        let column = COLUMNS.iter().find(|column| column.name == "lambda_median").unwrap();
+        assert_eq!((column.value)(&row), Cell::Number(Some(0.75)));
+        examination.variants = vec![examination.clone()];
+        assert!(variants::lines(&examination)[0].detail.starts_with("λ 0.75 at the median"));
+        evidence_of_nothing(&mut examination);
+        assert_eq!(examination.orthogonalization.unwrap().median_strength(), None);
+    }
+
+    fn evidence_of_nothing(examination: &mut Examination) {
+        let evidence = examination.orthogonalization.as_mut().unwrap();
+        evidence.strength.iter_mut().for_each(|one| one.lambda = 0.0);
     }
 
     #[test]

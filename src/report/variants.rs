@@ -36,11 +36,9 @@ fn line(variant: &Examination) -> Line {
     let detail = match (&variant.orthogonalization, &variant.reason) {
         (_, Some(reason)) if failed => sanitise::sentence(reason),
         (Some(evidence), _) if words::removal(variant).is_some() => {
-            let layers: Vec<f64> =
-                evidence.strength.iter().map(|one| one.lambda).filter(|lambda| *lambda != 0.0).collect();
             format!(
                 "λ {} at the median of what changed, detection limit {}",
-                words::strength(crate::diff::summary::median(layers)),
+                words::strength(evidence.median_strength().unwrap_or(0.0)),
                 words::strength(evidence.detection_limit)
             )
         }

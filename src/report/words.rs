@@ -341,9 +341,8 @@ fn clear_in_words(examination: &Examination, o: &Orthogonalization) -> &'static 
 
 /// Smallest and largest λ̂ of the writers that changed.
 pub fn range(o: &Orthogonalization) -> Option<(f64, f64)> {
-    let mut changed = o.strength.iter().map(|s| s.lambda).filter(|lambda| lambda.is_finite() && *lambda != 0.0);
-    let first = changed.next()?;
-    Some(changed.fold((first, first), |(low, high), lambda| (low.min(lambda), high.max(lambda))))
+    let changed = o.strengths();
+    Some((*changed.first()?, *changed.last()?))
 }
 
 /// The upper 95 % limit of false positives: that of the controls, or what chance alone gives where that is more.

@@ -18,15 +18,17 @@ use crate::claim::{self, Declarations, structural};
 use crate::combine::combine;
 use crate::diff::screen::Decision;
 use crate::error::{Error, ErrorKind, Result, panic_text};
-use crate::examination::{Claim, Depth, Examination, NotExamined, Relation, Side, Status, Verdict};
+use crate::examination::{Depth, Examination, NotExamined, Relation, Side, Verdict};
 use crate::hub::fetch::{self, Repo};
 use crate::hub::{self, Access, Client, Environment, Hub, Meter, RepoInfo};
 use crate::ids::{Digest, RepoId};
 use crate::overlay::needs_settling;
+use crate::profile::names;
 use crate::pair::Pairing;
+use crate::relation::{self, Contents};
 use crate::source::{ByteSource, Bytes, mmap::Mmap};
 use crate::surroundings::{self, Around, Surrounding};
-use crate::{limits, parse};
+use crate::{limits, parse, verdict};
 
 use super::base::{Base, Bases};
 use super::screening::{self, Screening};
@@ -209,8 +211,7 @@ impl Bench {
                 Err(error) => return Err(error),
             };
             let examination = self.against(&candidate, &base, meter)?;
-            let fits = !matches!(examination.relation, Relation::Incomparable | Relation::Unrelated);
-            if fits || at + 1 == asked.len() {
+            if relation::is_kin(examination.relation) || at + 1 == asked.len() {
                 return Ok(examination);
             }
         }
@@ -350,7 +351,8 @@ impl Bench {
             }
             (examination.base, examination.candidate) = (base.side.clone(), side);
             examination.tool = self.stages.tool();
-            examination.claim = Some(self.claim_after(candidate, &examination));
+            // Whether it holds is for the judge to say.
+            examination.claim = Some(candidate.claim.claim.clone());
             let read = meter.totals().weight_bytes;
             examination.coverage.bytes_read = read - before;
             before = read;
@@ -420,28 +422,15 @@ impl Bench {
         Ok(models)
     }
 
-    /// The claim, and whether the weights bear it out.
-    fn claim_after(&self, candidate: &Candidate, examination: &Examination) -> Claim {
-        let mut claim = candidate.claim.claim.clone();
-        let claims = claim.base.is_some();
-        claim.holds = match examination.relation {
-            _ if examination.depth == Depth::Hashes && examination.verdict != Verdict::Clear => claim.holds,
-            Relation::Incomparable | Relation::Unrelated => claims.then_some(false),
-            _ if examination.status == Status::Failed => None,
-            _ => claims.then_some(true),
-        };
-        claim
-    }
-
     /// One checkpoint of a repository against a base: hashes first, then deeper.
     fn part(&self, part: &Part<'_>, base: &Arc<Base>, meter: &Arc<Meter>) -> Result<Examination> {
         let candidate = part.candidate;
         let _turn = turn::Scope::begin();
         let blank = || record::blank(self.stages.tool(), Side::default(), Side::default());
-        if let Some((relation, because)) = same_files(&part.files, base) {
+        if let Some(relation) = same_files(&part.files, base) {
             let mut examination = blank();
-            (examination.relation, examination.verdict) = (relation, Verdict::Clear);
-            examination.because = because;
+            examination.relation = relation;
+            (examination.verdict, examination.because) = verdict::of_same_files(relation);
             return Ok(examination);
         }
         if self.settings.depth == Depth::Hashes {
@@ -584,7 +573,7 @@ impl Bench {
         screening: &Screening,
         meter: &Arc<Meter>,
     ) -> Result<Option<Examination>> {
-        let changed = screening.screened.changed > 0 || screening.of("writers").changed > 0;
+        let changed = screening.screened.changed > 0 || screening.of(names::SCREEN_WRITERS_CHANGED_SHARE).changed > 0;
         let pairs: Vec<_> = pairing.pairs.iter().filter(|pair| pair.role.kind == Kind::Writer).collect();
         let wanted: BTreeSet<&str> = pairs.iter().map(|pair| pair.candidate.tensor.as_str()).collect();
         let of_base: BTreeSet<&str> = pairs.iter().map(|pair| pair.base.tensor.as_str()).collect();
@@ -621,16 +610,8 @@ impl Bench {
                 reason: format!("{left} tensors that do not write to the residual stream were sampled, not read"),
             });
         }
-        // Few writers changed, but so did what was not compared: training, not an edit of those few.
-        let moved = screening.of("readers").changed * 2 > screening.of("readers").taken;
-        let model = examination.profile.as_ref().map(|profile| &profile.model);
-        let number = |name: &str| model.and_then(|model| model.get(name)).copied().unwrap_or(0.0);
-        if moved
-            && examination.relation == Relation::Edited
-            && number("writers.changed") * 2.0 < number("writers.total")
-        {
-            examination.relation = Relation::FineTuned;
-        }
+        examination.relation =
+            relation::of_writers(examination.relation, examination.profile.as_ref(), screening.of(names::SCREEN_READERS_CHANGED_SHARE));
         Ok(Some(examination))
     }
 
@@ -734,30 +715,22 @@ fn is_of_all(kind: ErrorKind) -> bool {
 }
 
 /// Depth one: the same weight files as one of the base's checkpoints, by SHA-256, under the same names or others.
-fn same_files(files: &[hub::RepoFile], base: &Base) -> Option<(Relation, String)> {
-    let ours = (files.iter())
+fn same_files(files: &[hub::RepoFile], base: &Base) -> Option<Relation> {
+    let ours = files
+        .iter()
         .map(|file| Some((file.sha256?, file.bytes, file.path.as_str())))
-        .collect::<Option<BTreeSet<_>>>()?;
+        .collect::<Option<Contents<'_>>>()?;
     if ours.is_empty() {
         return None;
     }
     let listed: BTreeMap<&str, (u64, Option<Digest>)> =
         base.weights.iter().map(|(name, bytes, sha256)| (name.as_str(), (*bytes, *sha256))).collect();
-    let contents = |files: &BTreeSet<(Digest, u64, &str)>| {
-        files.iter().map(|(sha256, bytes, _)| (*sha256, *bytes)).collect::<BTreeSet<_>>()
-    };
     // The base's indexes are not asked: what has the same digests as some of its files together is those files.
     let variants = variants::contents(listed.iter().map(|(name, (bytes, _))| (*name, *bytes)), &Directions::default());
     variants.variants.iter().find_map(|variant| {
         let theirs = (variant.files.iter())
             .map(|name| listed.get(name.as_str()).and_then(|(bytes, sha256)| Some(((*sha256)?, *bytes, name.as_str()))))
-            .collect::<Option<BTreeSet<_>>>()?;
-        if ours == theirs {
-            return Some((Relation::Identical, "every weight file is the base's, by SHA-256".to_owned()));
-        }
-        (contents(&ours) == contents(&theirs)).then(|| {
-            let because = "every weight file is one of the base's under another name, by SHA-256";
-            (Relation::Repackaged, because.to_owned())
-        })
+            .collect::<Option<Contents<'_>>>()?;
+        relation::of_same_files(&theirs, &ours)
     })
 }

@@ -13,10 +13,14 @@ use rayon::prelude::*;
 use crate::arch::{Axis, Kind};
 use crate::checkpoint::{Checkpoint, Storage, TensorEntry};
 use crate::diff::screen::{self, Block, Decision, Factor, Screened, Sight};
+use crate::diff::screen::{self, Block, Factor, Sampled, Screened, Sight};
 use crate::error::{Error, ErrorKind, Result};
-use crate::examination::{Depth, Examination, NotExamined, Orthogonalization, Relation, Strength, Verdict};
+use crate::examination::{Depth, Examination, NotExamined, Orthogonalization, Strength};
+use crate::numbers::median;
 use crate::pair::{Pair, Pairing, View};
-use crate::profile::Profile;
+use crate::profile::names::{self, Measurement};
+use crate::profile::{Numbers, Profile};
+use crate::{relation, verdict};
 
 use super::base::Base;
 
@@ -35,29 +39,20 @@ const OTHERS: usize = 64;
 /// Bytes of a sample.
 const SAMPLE_BYTES: u64 = 1024;
 
-/// Equality of the samples of one kind of tensor.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Sampled {
-    /// Tensors sampled.
-    pub taken: usize,
-    /// Of them, those whose sample is not the base's.
-    pub changed: usize,
-}
-
 /// What the screen saw.
 pub struct Screening {
     /// The verdict from rows.
     pub screened: Screened,
     /// Equality samples by kind of tensor.
-    pub samples: BTreeMap<&'static str, Sampled>,
+    pub samples: BTreeMap<Measurement, Sampled>,
     /// Whether tensors are stored in other dtypes than the base's.
     pub recast: bool,
 }
 
 impl Screening {
     /// Samples of one kind.
-    pub fn of(&self, kind: &'static str) -> Sampled {
-        self.samples.get(kind).copied().unwrap_or_default()
+    pub fn of(&self, share: Measurement) -> Sampled {
+        self.samples.get(&share).copied().unwrap_or_default()
     }
 }
 
@@ -103,14 +98,15 @@ fn span(entry: &TensorEntry, view: &View, first: u64, rows: u64) -> Option<Range
     (end <= entry.range.end).then_some(start..end)
 }
 
-fn kind_name(kind: Kind) -> &'static str {
+/// The share of changed samples that a kind of tensor counts for.
+fn share_of(kind: Kind) -> Measurement {
     match kind {
-        Kind::Writer => "writers",
-        Kind::Reader => "readers",
-        Kind::Embedding | Kind::Head => "embeddings",
-        Kind::Norm => "norms",
-        Kind::Router => "routers",
-        Kind::Bias | Kind::Other => "other",
+        Kind::Writer => names::SCREEN_WRITERS_CHANGED_SHARE,
+        Kind::Reader => names::SCREEN_READERS_CHANGED_SHARE,
+        Kind::Embedding | Kind::Head => names::SCREEN_EMBEDDINGS_CHANGED_SHARE,
+        Kind::Norm => names::SCREEN_NORMS_CHANGED_SHARE,
+        Kind::Router => names::SCREEN_ROUTERS_CHANGED_SHARE,
+        Kind::Bias | Kind::Other => names::SCREEN_OTHER_CHANGED_SHARE,
     }
 }
 
@@ -152,9 +148,9 @@ pub fn run(base: &Arc<Base>, candidate: &Checkpoint, pairing: &Pairing, budget: 
         }
     }
 
-    let mut counted: BTreeMap<&'static str, Sampled> = BTreeMap::new();
+    let mut counted: BTreeMap<Measurement, Sampled> = BTreeMap::new();
     for sample in &samples {
-        let tally = counted.entry(kind_name(sample.kind)).or_default();
+        let tally = counted.entry(share_of(sample.kind)).or_default();
         tally.taken += 1;
         tally.changed += usize::from(!sample.is_equal(&base.checkpoint, candidate)?);
     }
@@ -294,32 +290,12 @@ fn thin(samples: Vec<Sample>, most: usize) -> Vec<Sample> {
 /// Writes what the screen saw into an examination: verdict, place in the family, measurements.
 pub fn describe(screening: &Screening, opened: &Checkpoint, pairing: &Pairing, examination: &mut Examination) {
     let screened = &screening.screened;
-    let readers = screening.of("readers");
     let changed: Vec<&screen::BlockMeasurement> = screened.blocks.iter().filter(|block| block.changed).collect();
-    let low_rank = !changed.is_empty() && changed.iter().filter(|block| block.top > 0.8).count() * 2 > changed.len();
-    // Nothing but zeros: pruned, and not trained.
-    let pruned = !changed.is_empty() && changed.iter().filter(|block| block.zeroed >= 0.99).count() * 2 > changed.len();
-    let touched = readers.changed * 2 > readers.taken;
     examination.depth = Depth::Screen;
     examination.candidate.format = Some(opened.format.to_owned());
     examination.anomalies.clone_from(&opened.anomalies);
-    examination.because = screened.because.clone();
-    examination.verdict = match screened.decision {
-        Decision::Orthogonalized => Verdict::Orthogonalized,
-        Decision::Clear => Verdict::Clear,
-        Decision::Undecided => Verdict::Inconclusive,
-    };
-    examination.relation = match (changed.is_empty(), low_rank) {
-        (false, _) if pruned => Relation::Edited,
-        (false, true) => Relation::LowRankEdit,
-        (false, false) if !touched && readers.taken > 0 => Relation::Edited,
-        (false, false) => Relation::FineTuned,
-        (true, _) if touched => Relation::FineTuned,
-        (true, _) => Relation::Edited,
-    };
-    if screening.recast && screened.decision == Decision::Clear && !low_rank {
-        examination.relation = Relation::Quantized;
-    }
+    (examination.verdict, examination.because) = verdict::of_screen(screened);
+    examination.relation = relation::of_screen(screened, screening.of(names::SCREEN_READERS_CHANGED_SHARE), screening.recast);
     let taken: usize = screening.samples.values().map(|sampled| sampled.taken).sum();
     let same: usize = screening.samples.values().map(|sampled| sampled.taken - sampled.changed).sum();
     examination.coverage.tensors = (pairing.pairs.len() + pairing.only_base.len()) as u64;
@@ -336,7 +312,7 @@ pub fn describe(screening: &Screening, opened: &Checkpoint, pairing: &Pairing, e
     examination.orthogonalization = (!changed.is_empty()).then(|| Orthogonalization {
         p_value: 1.0,
         consistency: screened.consistency,
-        explained: median(changed.iter().map(|block| block.top).collect()),
+        explained: median(changed.iter().map(|block| block.top)),
         coordinates: ["raw", "row-normalised"][screened.coordinates.min(1)].to_owned(),
         directions: 1,
         scope: if screened.common > 0.8 { "global" } else { "per-layer" }.to_owned(),
@@ -359,27 +335,25 @@ pub fn describe(screening: &Screening, opened: &Checkpoint, pairing: &Pairing, e
                 .to_owned(),
         ],
     });
-    let mut model: BTreeMap<String, f64> = BTreeMap::from([
-        ("screen.tensors".to_owned(), screened.blocks.len() as f64),
-        ("screen.changed".to_owned(), screened.changed as f64),
-        ("screen.fitting".to_owned(), screened.fitting as f64),
-        ("screen.layers".to_owned(), screened.layers.len() as f64),
-        ("screen.consistency".to_owned(), screened.consistency),
-        ("screen.strength".to_owned(), screened.strength),
-        ("screen.agreement".to_owned(), screened.agreement),
-        ("screen.own_component".to_owned(), screened.own_component),
-        ("screen.detection_limit".to_owned(), screened.detection_limit),
-        ("screen.limit_alone".to_owned(), screened.limit_alone),
-        ("screen.columns_aside".to_owned(), median(changed.iter().map(|block| block.aside).collect())),
-        ("screen.row_normalised".to_owned(), screened.coordinates as f64),
-    ]);
-    for (kind, sampled) in &screening.samples {
-        model.insert(format!("screen.{kind}_changed_share"), sampled.changed as f64 / sampled.taken.max(1) as f64);
+    let mut model = Numbers::default();
+    for (measurement, value) in [
+        (names::SCREEN_TENSORS, screened.blocks.len() as f64),
+        (names::SCREEN_CHANGED, screened.changed as f64),
+        (names::SCREEN_FITTING, screened.fitting as f64),
+        (names::SCREEN_LAYERS, screened.layers.len() as f64),
+        (names::SCREEN_CONSISTENCY, screened.consistency),
+        (names::SCREEN_STRENGTH, screened.strength),
+        (names::SCREEN_AGREEMENT, screened.agreement),
+        (names::SCREEN_OWN_COMPONENT, screened.own_component),
+        (names::SCREEN_DETECTION_LIMIT, screened.detection_limit),
+        (names::SCREEN_LIMIT_ALONE, screened.limit_alone),
+        (names::SCREEN_COLUMNS_ASIDE, median(changed.iter().map(|block| block.aside))),
+        (names::SCREEN_ROW_NORMALISED, screened.coordinates as f64),
+    ] {
+        model.put(measurement, value);
     }
-    examination.profile = Some(Profile { model: model.into_iter().collect(), tensors: Vec::new() });
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
+    for (share, sampled) in &screening.samples {
+        model.put(*share, sampled.changed as f64 / sampled.taken.max(1) as f64);
+    }
+    examination.profile = Some(Profile { model, tensors: Vec::new() });
 }

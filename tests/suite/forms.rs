@@ -4,9 +4,9 @@ use std::path::Path;
 
 use assert_cmd::Command;
 use orthoscope::standin::{Repository, Standin};
-use orthoscope::tiny::Model;
 use orthoscope::tiny::edits::Form;
 use orthoscope::tiny::gguf::{self, Quantization};
+use orthoscope::tiny::{Model, Size};
 use serde_json::Value;
 
 use crate::program::program;
@@ -166,6 +166,33 @@ fn a_repository_of_several_forms_on_a_hub_gets_one_verdict() {
     let (again, both) = (text(&again), text(&both));
     let differing: Vec<_> = again.lines().zip(both.lines()).filter(|(new, old)| new != old).take(5).collect();
     assert_eq!(differing, [], "judging again says something else");
+}
+
+#[test]
+fn of_what_cannot_be_compared_nothing_follows_for_its_claim_wherever_it_lies() {
+    let base = TINY.llama(1);
+    let other = Size { width: 48, ..TINY }.llama(7);
+    let weights = bytes(&other, "BF16");
+    let repositories = vec![
+        repository("org/base", &base, bytes(&base, "BF16")).with("README.md", "# Base\n"),
+        repository("user/other", &other, weights.clone()),
+    ];
+    let standin = Standin::start(repositories, open_settings()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    config(folder.path(), "downloaded", &other);
+    write(folder.path(), "downloaded/model.safetensors", &weights);
+    write(folder.path(), "downloaded/README.md", b"---\nbase_model: org/base\n---\n");
+    for what in ["hf:user/other", "./downloaded"] {
+        let mut command = program(folder.path(), standin.hub());
+        let output = command.args(["scan", what, "--format", "json"]).output().unwrap();
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(
+            (&found["relation"], &found["claim"]["base"]),
+            (&"incomparable".into(), &"org/base".into()),
+            "{what}"
+        );
+        assert_eq!(found["claim"]["holds"], Value::Null, "{what}");
+    }
 }
 
 #[test]

@@ -77,6 +77,7 @@ fn modules_import_only_what_comes_before_them() {
         "error",
         "ids",
         "limits",
+        "numbers",
         "private",
         "source",
         "tensor",
