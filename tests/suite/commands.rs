@@ -156,7 +156,7 @@ fn what_cannot_be_recorded_is_printed_all_the_same() {
 #[test]
 fn a_sweep_names_what_is_new_and_a_decision_is_made_from_the_command_line() {
     let (hub, folder) = (one_edited(), tempfile::tempdir().unwrap());
-    let run = |status: i32, arguments: &[&str]| answer(program(folder.path(), hub.url()).args(arguments), status);
+    let run = |status: i32, arguments: &[&str]| answer(program(folder.path(), hub.hub()).args(arguments), status);
     let sweep = ["sweep", "--base", "hf:org/base", "--format", "json"];
     let first: Value = serde_json::from_str(&run(1, &sweep)).unwrap();
     let news = first["news"].as_array().unwrap();
