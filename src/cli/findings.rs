@@ -205,7 +205,10 @@ impl List {
         if self.new {
             let last = last_runs(index, 1)?;
             let run = last.first().ok_or_else(|| {
-                Error::new(ErrorKind::Usage, "listing what is new: no sweep is recorded in this index; name a day with --since")
+                Error::new(
+                    ErrorKind::Usage,
+                    "listing what is new: no sweep is recorded in this index; name a day with --since",
+                )
             })?;
             examinations.first_since = Some(run.started);
         }

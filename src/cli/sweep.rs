@@ -104,7 +104,11 @@ impl Arguments {
         let more = news.len() > NEWS;
         news.truncate(NEWS);
         if global.format() == "json" {
-            json::write_value(&Answer { summary: &summary, news: &news, expected_false_positives: expected }, &global.style(), out)?;
+            json::write_value(
+                &Answer { summary: &summary, news: &news, expected_false_positives: expected },
+                &global.style(),
+                out,
+            )?;
             writeln!(out).map_err(|error| Error::io("writing the summary", error))?;
         } else {
             let mut text = told(&summary);
