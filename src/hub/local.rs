@@ -14,6 +14,7 @@ use super::{
     Answer, Ask, Bucket, Environment, Hub, Page, Place, Query, Refusal, RepoFile, RepoInfo, is_plain_path, join, shown,
     text,
 };
+use crate::checkpoint::files::is_weights;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A directory tree.
@@ -90,9 +91,8 @@ impl Hub for Local {
         for entry in entries(&value, answer)? {
             let Some(path) = text(entry, "path").filter(|path| is_plain_path(path)) else { continue };
             let Some((folder, file)) = path.rsplit_once('/') else { continue };
-            let holds_weights = [".safetensors", ".gguf", ".bin", ".pt", ".pth"].iter().any(|end| file.ends_with(end));
             let lower = folder.to_ascii_lowercase();
-            if !holds_weights
+            if !is_weights(file)
                 || folder.split('/').count() > 2
                 || search.as_ref().is_some_and(|search| !lower.contains(search.as_str()))
                 || author.as_ref().is_some_and(|author| lower.split('/').next() != Some(author.as_str()))

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::checkpoint::files::is_worth_reading;
 use crate::checkpoint::{Checkpoint, FileSet, folder, turn};
 use crate::diff::screen::Factor;
 use crate::error::{Error, ErrorKind, Result};
@@ -189,7 +190,7 @@ fn open(
     let mut files = FileSet { label: name.to_owned(), ..FileSet::default() };
     let mut wanted: Vec<&RepoFile> = Vec::new();
     for file in repo.files().iter().filter(|file| record::is_wanted(&file.path)) {
-        if !record::is_weights(&file.path) && file.bytes > limits::MAX_JSON_BYTES {
+        if !is_worth_reading(&file.path) && file.bytes > limits::MAX_JSON_BYTES {
             continue;
         }
         // The hub has read the configuration already; asking for the file would count as somebody's download.
@@ -221,7 +222,7 @@ fn open(
     let weights = repo
         .files()
         .iter()
-        .filter(|file| record::is_weights(&file.path))
+        .filter(|file| is_worth_reading(&file.path))
         .map(|file| (file.path.clone(), file.bytes, file.sha256))
         .collect();
     let side = record::side_of_repo(&repo, Some(checkpoint.format));

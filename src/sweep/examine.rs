@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::account::Account;
 use crate::arch::Kind;
 use crate::aside::{self, Aside};
+use crate::checkpoint::files::is_worth_reading;
 use crate::checkpoint::variants::{self, Directions, Other, Variant};
 use crate::checkpoint::{self, Anomaly, Checkpoint, FileSet, turn};
 use crate::claim::{self, Declarations, structural};
@@ -684,7 +685,7 @@ impl Bench {
 fn small_files(repo: &Repo, hub: &dyn Hub, facts: &RepoInfo, meter: &Arc<Meter>) -> Result<FileSet> {
     let mut set = FileSet { label: repo.id().to_string(), ..FileSet::default() };
     for file in repo.files() {
-        let wanted = record::is_wanted(&file.path) && !record::is_weights(&file.path) || file.path.ends_with(".py");
+        let wanted = record::is_wanted(&file.path) && !is_worth_reading(&file.path) || file.path.ends_with(".py");
         if !wanted || file.bytes > limits::MAX_JSON_BYTES {
             continue;
         }

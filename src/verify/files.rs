@@ -8,7 +8,8 @@ use walkdir::WalkDir;
 
 use super::hash::Hash;
 use super::reference::{Expected, Reference};
-use crate::checkpoint::{folder, variants};
+use crate::checkpoint::files::is_weights;
+use crate::checkpoint::folder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::fetch::Repo;
 use crate::hub::{Meter, RepoFile};
@@ -51,7 +52,7 @@ impl Item {
     /// Whether looking at its first bytes would fetch the whole of it: small files of a hub, some of which count as a
     /// download each time.
     pub fn is_costly(&self) -> bool {
-        !self.is_here() && !variants::is_weights(&self.name)
+        !self.is_here() && !is_weights(&self.name)
     }
 
     /// Its bytes, or why they cannot be had.
