@@ -9,8 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::hubs;
-use super::{ExitStatus, Global};
+use super::{ExitStatus, Global, hubs, log};
 use crate::checkpoint::Anomaly;
 use crate::diff::Unobserved;
 use crate::error::{Error, ErrorKind, Result};
@@ -184,6 +183,7 @@ impl Bar {
             if let Ok(style) = ProgressStyle::with_template(style) {
                 bar.set_style(style);
             }
+            log::beside(&bar);
             bar
         });
         Self { bar, total: AtomicU64::new(0) }
