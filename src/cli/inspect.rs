@@ -75,7 +75,7 @@ impl Arguments {
     }
 
     fn files(&self, global: &Global) -> Result<FileSet> {
-        let (id, revision) = match base::location(&self.what)? {
+        let (id, revision) = match self.what.parse::<Location>()? {
             Location::Path(path) => return folder::file_set(Path::new(&path)),
             Location::Hub(id, revision) => (id, revision),
         };

@@ -11,8 +11,8 @@ use serde_json::Value;
 use url::Url;
 
 use super::{
-    Answer, Ask, Bucket, Environment, Hub, Page, Place, Query, Refusal, RepoFile, RepoInfo, is_plain_path, join, shown,
-    text,
+    Answer, Ask, Bucket, Environment, Hub, HubEntry, Page, Place, Query, Refusal, RepoFile, RepoInfo, is_plain_path,
+    join, shown, text,
 };
 use crate::checkpoint::files::is_weights;
 use crate::error::{Error, ErrorKind, Result};
@@ -21,6 +21,18 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct Local {
     root: Url,
 }
+
+/// A directory tree as the program knows it.
+pub static ENTRY: HubEntry = HubEntry {
+    prefix: "local",
+    title: "a directory tree",
+    open,
+    is_name: is_plain_path,
+    // A folder's name may hold an `@`.
+    has_revisions: false,
+    pages: None,
+    token_from: |_| None,
+};
 
 /// Opens the tree at `ORTHOSCOPE_LOCAL_HUB`, else the current folder.
 pub fn open(environment: &Environment) -> Result<Arc<dyn Hub>> {
@@ -52,7 +64,7 @@ fn entries<'a>(value: &'a Value, answer: &Answer) -> Result<&'a Vec<Value>> {
 
 impl Hub for Local {
     fn prefix(&self) -> &'static str {
-        "local"
+        ENTRY.prefix
     }
 
     fn endpoint(&self) -> &Url {

@@ -165,7 +165,7 @@ fn open(
     // Bases are opened beside the examinations of others.
     let _turn = turn::Scope::begin();
     let opening = |error: Error| Error { doing: format!("opening the base {name}: {}", error.doing), ..error };
-    let (repo, revision) = match location(name)? {
+    let (repo, revision) = match name.parse::<Location>()? {
         Location::Hub(repo, revision) => (repo, revision),
         Location::Path(path) => {
             let files = folder::file_set(&path)?;
@@ -231,18 +231,6 @@ fn open(
     Ok(Base { side, facts, checkpoint, weights, around: files, listed, cache, factors: Mutex::default() })
 }
 
-/// `hf:org/name`, `local:owner/name` or a path.
-pub fn location(name: &str) -> Result<Location> {
-    if let Some(rest) = name.strip_prefix("local:") {
-        let repo = RepoId { hub: "local".to_owned(), name: rest.to_owned() };
-        return match hub::is_plain_path(rest) {
-            true => Ok(Location::Hub(repo, None)),
-            false => Err(Error::new(ErrorKind::Usage, format!("reading {name:?}: want local:owner/name"))),
-        };
-    }
-    name.parse()
-}
-
 /// What a hub says of one repository at a revision, or at its newest when none is named; offline, no more than its name.
 pub fn facts(
     id: &RepoId,
@@ -253,7 +241,7 @@ pub fn facts(
 ) -> Result<hub::RepoInfo> {
     let hub = hub::of(id, environment)?;
     let revision = revision.map(|revision| revision.0.as_str());
-    if client.settings().offline && hub.endpoint().scheme() != "file" {
+    if client.settings().offline && !hub.is_here() {
         return Ok(hub::RepoInfo {
             name: id.name.clone(),
             commit: revision.map(str::to_owned),
@@ -273,16 +261,12 @@ pub fn open_repo(
     meter: &Meter,
 ) -> Result<(Repo, Option<hub::RepoInfo>)> {
     let hub = hub::of(id, environment)?;
-    if client.settings().offline && hub.endpoint().scheme() != "file" {
+    if client.settings().offline && !hub.is_here() {
         let revision = revision.map_or(hub.default_revision(), |revision| revision.0.as_str());
         return Ok((Repo::open(client, &hub, environment, &id.name, revision, meter)?, None));
     }
     let info = fetch::info(client, hub.as_ref(), &id.name, revision.map(|revision| revision.0.as_str()), meter)?;
-    let commit = match hub.prefix() {
-        // Only here is the commit one that the tree can be asked by.
-        "hf" => info.commit.clone(),
-        _ => None,
-    };
+    let commit = info.commit.clone().filter(|_| hub.keeps_commits());
     let asked = commit
         .or_else(|| revision.map(|revision| revision.0.clone()))
         .unwrap_or_else(|| hub.default_revision().to_owned());

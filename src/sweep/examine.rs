@@ -227,15 +227,15 @@ impl Bench {
         meter: &Arc<Meter>,
     ) -> Result<Candidate> {
         let hub = hub::of(id, &self.environment)?;
-        let by_commit = hub.prefix() == "hf";
-        let commit = facts.commit.as_deref().filter(|_| by_commit);
+        let commit = facts.commit.as_deref().filter(|_| hub.keeps_commits());
         let commit = commit.or(revision).unwrap_or(hub.default_revision());
         let listed = Repo::open(&self.client, &hub, &self.environment, &id.name, commit, meter);
         let (repo, facts) = match listed {
             // Pushed to since it was listed: what is there now is examined instead.
             Err(error) if error.kind == ErrorKind::Moved => {
                 let now = fetch::info(&self.client, hub.as_ref(), &id.name, None, meter)?;
-                let commit = now.commit.clone().unwrap_or_else(|| hub.default_revision().to_owned());
+                let commit = now.commit.clone().filter(|_| hub.keeps_commits());
+                let commit = commit.unwrap_or_else(|| hub.default_revision().to_owned());
                 (Repo::open(&self.client, &hub, &self.environment, &id.name, &commit, meter)?, now)
             }
             other => (other?, facts.clone()),

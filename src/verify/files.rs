@@ -241,7 +241,7 @@ pub fn repository(
         if download && repo.on_disk(file).is_none() {
             fetching(&file.path);
         }
-        let cached = repo.id().hub != "local" && repo.on_disk(file).is_some();
+        let cached = !repo.is_here() && repo.on_disk(file).is_some();
         let content = content(repo, file, meter, download)?;
         items.insert(file.path.clone(), Item { name: file.path.clone(), bytes: file.bytes, content, cached });
     }
