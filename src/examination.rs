@@ -7,8 +7,8 @@ use serde_json::ser::Formatter;
 
 use crate::checkpoint::Anomaly;
 use crate::ids::Digest;
-use crate::profile::Profile;
 use crate::numbers::median;
+use crate::profile::Profile;
 use crate::surroundings::Surrounding;
 
 /// The schema's name and version; a change that breaks a reader raises the number.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::account::Account;
 use crate::aside::{self, Aside};
+use crate::checkpoint::files::is_weights;
 use crate::checkpoint::variants::{self, Directions, Variant};
 use crate::checkpoint::{self, Anomaly, Checkpoint, FileSet};
 use crate::combine::combine;
@@ -183,7 +184,7 @@ fn whole(named: &Named, files: &FileSet, examinations: &[Examination]) -> Side {
     let listed: Vec<FileDigest> = files
         .files
         .iter()
-        .filter(|(name, _)| variants::is_weights(name) || examined.contains(name.as_str()))
+        .filter(|(name, _)| is_weights(name) || examined.contains(name.as_str()))
         .map(|(name, source)| {
             let listed = || files.digests.get(name).map(Digest::to_string);
             let sha256 = known.get(name.as_str()).and_then(|sha256| (*sha256).clone()).or_else(listed);

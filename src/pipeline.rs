@@ -19,7 +19,6 @@ use crate::examination::{
 use crate::overlay;
 use crate::pair;
 use crate::profile::{Numbers, Sameness, names};
-use crate::relation::relation;
 use crate::relation::{self, relation};
 use crate::signature::{Catalogue, Family};
 use crate::source;

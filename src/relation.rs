@@ -8,8 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::checkpoint::{Checkpoint, TensorEntry};
 use crate::diff::change::{LOW_RANK, is_uniform, low_ranks};
-use crate::diff::summary::median;
-use crate::examination::Relation;
 use crate::diff::screen::{BlockMeasurement, Decision, Sampled, Screened};
 use crate::examination::{Examination, Relation, Status};
 use crate::ids::Digest;

@@ -12,7 +12,7 @@ use crate::diff::{Observer, Unobserved};
 use crate::error::{Error, ErrorKind, Result, panic_text};
 use crate::examination::{Examination, Tool};
 use crate::forms;
-use crate::hub::RepoInfo;
+use crate::hub::{self, RepoInfo};
 use crate::index::triage::{Listing, record_listing};
 use crate::index::write::{Writer, WriterThread};
 use crate::index::{Index, Rejudged};
@@ -165,7 +165,7 @@ pub fn examine_path(
         let claim = claim::resolve(&declarations(&files)?, &name, None);
         let asked = match base {
             Some(base) => Ok(base.to_owned()),
-            None => claim.bases.first().map(|base| format!("hf:{base}")).ok_or_else(|| {
+            None => claim.bases.first().map(|base| format!("{}:{base}", hub::DEFAULT.prefix)).ok_or_else(|| {
                 Error::new(ErrorKind::NotFound, format!("{name}: it claims no base, and none was given with --base"))
             }),
         };

@@ -7,13 +7,12 @@
 use std::collections::BTreeSet;
 
 use crate::arch::Kind;
-use crate::diff::summary::{self, median};
-use crate::examination::{Finding, Orthogonalization, Relation, Strength, Verdict};
-use crate::ids::Digest;
-use crate::profile::{Profile, Sameness, TensorMeasurement, names};
 use crate::diff::screen::{Decision, Screened};
 use crate::diff::summary;
+use crate::examination::{Finding, Orthogonalization, Relation, Strength, Verdict};
+use crate::ids::Digest;
 use crate::numbers::median;
+use crate::profile::{Profile, Sameness, TensorMeasurement, names};
 use crate::recipe;
 use crate::relation::is_kin;
 use crate::signature::{Catalogue, Family, Held, Implies};

@@ -20,6 +20,7 @@ use serde_json::Value;
 
 use super::assembly::Assembly;
 use super::collect::{Anomalies, shown};
+use super::gguf_names::is_gguf;
 use super::shards::{Selection, split_folder};
 use super::{Checkpoint, FileSet, Format, Storage, TensorEntry, pickle, safetensors};
 use crate::error::{Error, ErrorKind, Result};
@@ -58,7 +59,7 @@ impl Format for Peft {
         let others = files.files.keys().filter(|other| folder.is_empty() == split_folder(other).0.is_empty());
         !others
             .filter(|other| !is_adapter_file(split_folder(other).1))
-            .any(|other| safetensors::is_model(files, other) || pickle::is_model(files, other) || gguf(other))
+            .any(|other| safetensors::is_model(files, other) || pickle::is_model(files, other) || is_gguf(other))
     }
 
     fn open(&self, files: &FileSet) -> Result<Checkpoint> {
@@ -77,10 +78,6 @@ impl Format for Peft {
         checkpoint.config = config;
         Ok(checkpoint)
     }
-}
-
-fn gguf(name: &str) -> bool {
-    name.ends_with(".gguf")
 }
 
 /// Whether a file of this name (without folders) holds an adapter.

@@ -19,6 +19,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::collect::Anomalies;
+use super::files::Written;
 use super::gguf_header::{self, Header, Listed};
 use super::gguf_names::{base_name, is_gguf, part_name, split_part};
 use super::{Anomaly, Checkpoint, CheckpointFile, FileSet, Format, Storage, TensorEntry, unknown_dtype, variants};
@@ -35,7 +36,7 @@ pub struct Gguf;
 
 impl Format for Gguf {
     fn name(&self) -> &'static str {
-        "gguf"
+        Written::Gguf.format()
     }
 
     /// By the ending `.gguf`. Only a file given alone, and files whose names have no ending at all (blobs of a

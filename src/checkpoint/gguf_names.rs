@@ -1,10 +1,11 @@
 //! What names of GGUF files say: parts of split files, and which quantisation a file is.
 
+use super::files::Written;
 use crate::limits::MAX_FILES;
 
 /// Whether a name ends like a GGUF file's.
 pub(super) fn is_gguf(name: &str) -> bool {
-    name.get(name.len().saturating_sub(5)..).is_some_and(|end| end.eq_ignore_ascii_case(".gguf"))
+    Written::promised(name) == Some(Written::Gguf)
 }
 
 /// Whether a GGUF file goes with a model instead of being one.
@@ -19,10 +20,7 @@ pub(super) fn base_name(name: &str) -> &str {
 
 /// The stem, part number (from 1) and number of parts of a name like `model-00001-of-00003.gguf`.
 pub(super) fn split_part(name: &str) -> Option<(&str, u32, u32)> {
-    if !is_gguf(name) {
-        return None;
-    }
-    let rest = name.get(..name.len() - 5)?;
+    let (rest, _) = name.rsplit_once('.').filter(|_| is_gguf(name))?;
     let (rest, parts) = rest.rsplit_once("-of-")?;
     let (stem, part) = rest.rsplit_once('-')?;
     let number = |digits: &str| {

@@ -3,26 +3,24 @@
 use std::collections::BTreeMap;
 
 use super::collect::shown;
+use super::files::{Written, is_weights};
 use super::safetensors::{Disguise, disguise};
-use super::{Anomaly, Checkpoint, FORMATS, FileSet, TensorEntry, variants};
+use super::{Anomaly, Checkpoint, FORMATS, FileSet, TensorEntry};
 use crate::error::{Error, Result};
 use crate::source::ByteSource;
 
-/// Formats in the order in which one is taken where misnamed files are of several, each with an ending that its reader takes.
-const ENDINGS: [(&str, &str); 3] = [("safetensors", "safetensors"), ("gguf", "gguf"), ("pytorch", "bin")];
-
 /// The format that a file's first bytes are of.
-pub(crate) fn by_content(source: &dyn ByteSource) -> Option<&'static str> {
+pub(crate) fn by_content(source: &dyn ByteSource) -> Option<Written> {
     let first = source.read(0..source.len().min(64)).ok()?;
     if let Some((length, rest)) = first.split_first_chunk::<8>()
         && rest.first() == Some(&b'{')
         && u64::from_le_bytes(*length).checked_add(8).is_some_and(|end| end <= source.len())
     {
-        return Some("safetensors");
+        return Some(Written::Safetensors);
     }
     match disguise(&first)? {
-        Disguise::Zip | Disguise::Pickle => Some("pytorch"),
-        Disguise::Gguf => Some("gguf"),
+        Disguise::Zip | Disguise::Pickle => Some(Written::PyTorch),
+        Disguise::Gguf => Some(Written::Gguf),
         Disguise::LfsPointer | Disguise::Html => None,
     }
 }
@@ -31,23 +29,22 @@ pub(crate) fn by_content(source: &dyn ByteSource) -> Option<&'static str> {
 /// help. Asked only then, so that files with honest names cost no request.
 pub(super) fn reopen(named: &str, files: &FileSet, error: Error) -> Result<Checkpoint> {
     let mut misnamed: BTreeMap<&'static str, Vec<&String>> = BTreeMap::new();
-    let weights = files.files.iter().filter(|(name, _)| variants::is_weights(name));
+    let weights = files.files.iter().filter(|(name, _)| is_weights(name));
     for (name, source) in weights.take(crate::limits::MAX_FILES) {
         if let Some(content) = by_content(source.as_ref())
-            && named != content
+            && named != content.format()
         {
-            misnamed.entry(content).or_default().push(name);
+            misnamed.entry(content.format()).or_default().push(name);
         }
     }
-    let model = ENDINGS.iter().any(|(format, _)| *format == named);
-    let Some((format, ending)) =
-        ENDINGS.into_iter().filter(|_| model).find(|(format, _)| misnamed.contains_key(format))
-    else {
-        return Err(error);
-    };
+    let model = Written::ALL.iter().any(|one| one.format() == named);
+    // Where misnamed files are of several formats, the first is taken.
+    let first = Written::ALL.into_iter().filter(|_| model).find(|one| misnamed.contains_key(one.format()));
+    let Some(first) = first else { return Err(error) };
+    let (format, ending) = (first.format(), first.ending());
     let mine = misnamed.remove(format).unwrap_or_default();
     let renamed = |name: &String| if mine.contains(&name) { format!("{name}.{ending}") } else { name.clone() };
-    let kept = |name: &String| mine.contains(&name) || !variants::is_weights(name);
+    let kept = |name: &String| mine.contains(&name) || !is_weights(name);
     let set = FileSet {
         label: files.label.clone(),
         files: files.files.iter().filter(|(name, _)| kept(name)).map(|(n, s)| (renamed(n), s.clone())).collect(),

@@ -6,6 +6,7 @@
 pub mod adapter;
 mod assembly;
 mod collect;
+pub mod files;
 pub mod folder;
 pub mod gguf;
 mod gguf_config;

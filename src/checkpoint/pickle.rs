@@ -18,6 +18,7 @@ pub use harm::only_does_harm;
 
 use super::assembly::{Assembly, Part};
 use super::collect::{Anomalies, shown};
+use super::files::Written;
 use super::misnamed::by_content;
 use super::shards::Naming;
 use super::{Anomaly, Checkpoint, FileSet, Format, safetensors, turn};
@@ -31,7 +32,7 @@ use tensors::Storages;
 pub struct PyTorch;
 
 const NAMING: Naming =
-    Naming { extensions: &["bin", "pt", "pth", "ckpt"], stems: &["pytorch_model", "model", "diffusion_pytorch_model"] };
+    Naming { written: Written::PyTorch, stems: &["pytorch_model", "model", "diffusion_pytorch_model"] };
 
 /// Whether a file of the set is one of a model in this format, by its name.
 pub(crate) fn is_model(files: &FileSet, name: &str) -> bool {
@@ -40,7 +41,7 @@ pub(crate) fn is_model(files: &FileSet, name: &str) -> bool {
 
 impl Format for PyTorch {
     fn name(&self) -> &'static str {
-        "pytorch"
+        Written::PyTorch.format()
     }
 
     fn recognizes(&self, files: &FileSet) -> bool {
@@ -59,7 +60,7 @@ impl Format for PyTorch {
 /// Reads one file of either layout.
 pub(crate) fn read_file(assembly: &mut Assembly, part: &Part<'_>) -> Result<()> {
     let first = part.source.read(0..part.source.len().min(64))?;
-    if by_content(part.source.as_ref()) == Some("safetensors") {
+    if by_content(part.source.as_ref()) == Some(Written::Safetensors) {
         let what = "its first bytes are those of a safetensors file, and it is read as one";
         assembly.anomalies.file("safetensors-in-pytorch", part.name, what);
         // Loaders that go by its name would unpickle it all the same.

@@ -10,6 +10,7 @@ pub use write::{NewTensor, encode_floats, to_bytes, write, write_sharded};
 
 use super::assembly::{Assembly, Part};
 use super::collect::{Anomalies, kept_name, shown};
+use super::files::Written;
 use super::shards::Naming;
 use super::{Checkpoint, FileSet, Format, Storage, TensorEntry, pickle, unknown_dtype};
 use crate::error::{Error, ErrorKind, Result};
@@ -19,7 +20,7 @@ use header::{Described, Header};
 /// The safetensors format.
 pub struct Safetensors;
 
-const NAMING: Naming = Naming { extensions: &["safetensors", "sft"], stems: &["model", "diffusion_pytorch_model"] };
+const NAMING: Naming = Naming { written: Written::Safetensors, stems: &["model", "diffusion_pytorch_model"] };
 
 /// Whether a file of the set is one of a model in this format, by its name.
 pub(crate) fn is_model(files: &FileSet, name: &str) -> bool {
@@ -28,7 +29,7 @@ pub(crate) fn is_model(files: &FileSet, name: &str) -> bool {
 
 impl Format for Safetensors {
     fn name(&self) -> &'static str {
-        "safetensors"
+        Written::Safetensors.format()
     }
 
     fn recognizes(&self, files: &FileSet) -> bool {

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::adapter::is_adapter_file;
 use super::collect::{Anomalies, Strings, json_bytes, kept_name, shown};
+use super::files::{Written, is_leftover};
 use super::variants::is_small;
 use super::{FileSet, turn};
 use crate::error::{Error, ErrorKind, Result};
@@ -16,27 +17,11 @@ use crate::source::ByteSource;
 
 /// How one format names its files.
 pub(crate) struct Naming {
-    /// File extensions, without the dot.
-    pub extensions: &'static [&'static str],
+    /// Whose endings its files bear.
+    pub written: Written,
     /// Stems that are the model before all others, best first.
     pub stems: &'static [&'static str],
 }
-
-/// Beginnings of names of files that hold something else than a model.
-pub(super) const NOT_A_MODEL: &[&str] = &[
-    "adapter_",
-    "optimizer",
-    "scheduler",
-    "training_args",
-    "rng_state",
-    "random_states",
-    "scaler",
-    "trainer_state",
-    "pytorch_lora_weights",
-    "tokenizer",
-    "value_head",
-    "imatrix",
-];
 
 /// Folders of a repository of several parts that hold the part that is wanted, best first.
 const MAIN_FOLDERS: &[&str] = &["model", "transformer", "unet", "language_model", "text_model", "text_encoder"];
@@ -117,8 +102,8 @@ struct Whole {
 
 impl Naming {
     fn stem<'a>(&self, base: &'a str) -> Option<&'a str> {
-        let (stem, extension) = base.rsplit_once('.')?;
-        self.extensions.iter().any(|known| extension.eq_ignore_ascii_case(known)).then_some(stem)
+        let (stem, _) = base.rsplit_once('.')?;
+        (Written::promised(base) == Some(self.written)).then_some(stem)
     }
 
     /// Whether the set holds a model in files of these names.
@@ -130,7 +115,7 @@ impl Naming {
     pub fn is_model(&self, files: &FileSet, name: &str) -> bool {
         let base = split_folder(name).1;
         let alone = || files.files.keys().all(|other| other == name || is_small(other));
-        let strange = NOT_A_MODEL.iter().any(|prefix| base.starts_with(prefix));
+        let strange = is_leftover(base);
         self.stem(base).is_some()
             && (files.files.len() == 1 || !(is_adapter_file(base) || strange) || (!is_adapter_file(base) && alone()))
     }
@@ -346,7 +331,7 @@ mod tests {
     use super::*;
     use crate::source::{ByteSource, Bytes};
 
-    const NAMING: Naming = Naming { extensions: &["safetensors"], stems: &["model", "diffusion_pytorch_model"] };
+    const NAMING: Naming = Naming { written: Written::Safetensors, stems: &["model", "diffusion_pytorch_model"] };
 
     fn set(files: &[(&str, &str)]) -> FileSet {
         let files = files.iter().map(|(name, text)| {

@@ -1,7 +1,9 @@
 //! Files that hold weights, or may, in a form that is not read: told by their names, so that none passes in silence.
 //!
-//! What is read is listed beside its reader; a name that ends so is none of these. Pieces of a file cut by bytes
+//! What is read is listed in [`files`]; a name that ends so is none of these. Pieces of a file cut by bytes
 //! (`model.gguf.part1of2`) and wrapped ones (`model.safetensors.gz`) are told by the ending inside their name.
+
+use super::files::{self, is_weights};
 
 /// Endings of weights that are not read, in small letters, and what such a file is.
 const UNREAD: &[(&str, &[&str])] = &[
@@ -40,9 +42,6 @@ const UNREAD: &[(&str, &[&str])] = &[
         ],
     ),
 ];
-
-/// Endings of weights of which a name may carry a piece (`.part2`, `-split-a`, `.001`) or a wrapping after them.
-const CUT: &[&str] = &["safetensors", "sft", "gguf", "bin", "pt", "pth", "ckpt"];
 
 /// Endings of what lies beside weights under their name and is none: indexes, checksums, signatures, notes, pictures.
 const BESIDE: &[&str] = &[
@@ -102,7 +101,7 @@ const BESIDE: &[&str] = &[
 pub fn unread_kind(name: &str) -> Option<&'static str> {
     let base = name.rsplit(['/', '\\']).next().unwrap_or(name).to_ascii_lowercase();
     let (stem, ending) = base.rsplit_once('.')?;
-    if BESIDE.contains(&ending) || CUT.contains(&ending) {
+    if BESIDE.contains(&ending) || is_weights(&base) {
         return None;
     }
     // A shard of a TensorFlow checkpoint, and the data of an ONNX model in several files.
@@ -126,9 +125,10 @@ pub fn unread_kind(name: &str) -> Option<&'static str> {
     if matches!(ending, "index" | "meta") && !stem.contains("ckpt") {
         return None;
     }
+    // A name may carry a piece (`.part2`, `-split-a`, `.001`) or a wrapping after an ending of weights.
     let inner = |part: &str| {
         let word: String = part.chars().take_while(char::is_ascii_alphanumeric).collect();
-        CUT.contains(&word.as_str())
+        files::endings().any(|ending| ending == word)
     };
     // The first piece is the stem itself: `bin.tar` is an archive of that name.
     let wrapped = stem.split('.').skip(1).any(inner);
@@ -144,7 +144,6 @@ pub fn unread_kind(name: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::variants::is_weights;
 
     #[test]
     fn weights_that_are_not_read_are_told_by_their_names() {
@@ -213,11 +212,12 @@ mod tests {
     #[test]
     fn no_ending_is_both_read_and_unread_or_listed_twice() {
         let mut seen = std::collections::BTreeSet::new();
-        for ending in UNREAD.iter().flat_map(|(_, endings)| endings.iter()).chain(CUT).chain(BESIDE) {
-            assert!(seen.insert(*ending), "{ending}");
-            assert_eq!(*ending, ending.to_ascii_lowercase());
+        for ending in
+            UNREAD.iter().flat_map(|(_, endings)| endings.iter()).chain(BESIDE).copied().chain(files::endings())
+        {
+            assert!(seen.insert(ending), "{ending}");
+            assert_eq!(ending, ending.to_ascii_lowercase());
         }
-        assert!(CUT.iter().all(|ending| is_weights(&format!("m.{ending}"))), "{CUT:?}");
     }
 
     proptest::proptest! {

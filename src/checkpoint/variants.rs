@@ -13,8 +13,9 @@ use serde_json::Value;
 
 use super::adapter::{is_adapter_file, is_numbered};
 use super::collect::{Anomalies, shown, small_json};
+use super::files::{self, Written};
 use super::gguf_names::{is_companion, quantization, split_part};
-use super::shards::{NOT_A_MODEL, names_in_index, split_folder, split_number, split_parallel, stays_inside};
+use super::shards::{names_in_index, split_folder, split_number, split_parallel, stays_inside};
 use super::unread_kinds::unread_kind;
 use super::{Checkpoint, FORMATS, FileSet, open_as};
 use crate::error::{Error, ErrorKind, Result};
@@ -40,9 +41,9 @@ impl Variant {
     /// The format that its files' names promise.
     pub const fn format(&self) -> &'static str {
         match self.kind {
-            Kind::Safetensors => "safetensors",
-            Kind::Gguf => "gguf",
-            Kind::PyTorch => "pytorch",
+            Kind::Safetensors => Written::Safetensors.format(),
+            Kind::Gguf => Written::Gguf.format(),
+            Kind::PyTorch => Written::PyTorch.format(),
             Kind::Adapter => "adapter",
         }
     }
@@ -89,16 +90,6 @@ enum Kind {
     Adapter,
 }
 
-const EXTENSIONS: &[(&str, Kind)] = &[
-    ("safetensors", Kind::Safetensors),
-    ("sft", Kind::Safetensors),
-    ("gguf", Kind::Gguf),
-    ("bin", Kind::PyTorch),
-    ("pt", Kind::PyTorch),
-    ("pth", Kind::PyTorch),
-    ("ckpt", Kind::PyTorch),
-];
-
 /// Stems that loaders take before all others.
 const PLAIN: &[&str] = &["model", "diffusion_pytorch_model", "pytorch_model"];
 
@@ -106,11 +97,6 @@ const PLAIN: &[&str] = &["model", "diffusion_pytorch_model", "pytorch_model"];
 /// needed.
 const QUANTISATIONS: &[&str] =
     &["Q8", "Q6", "BF16", "F16", "Q5", "Q4", "IQ4", "MXFP4", "F32", "Q3", "IQ3", "Q2", "IQ2"];
-
-/// Whether a file may hold weights that are read, by its name's ending.
-pub fn is_weights(name: &str) -> bool {
-    kind_of(name).is_some()
-}
 
 /// Whether a file says what the weights are and how they are used: a configuration, an index, a card, a template, a
 /// vocabulary, code that comes with them.
@@ -125,12 +111,15 @@ pub fn is_small(name: &str) -> bool {
 
 /// The endings of weights that are read, for messages.
 pub fn endings() -> String {
-    EXTENSIONS.iter().map(|(ending, _)| format!(".{ending}")).collect::<Vec<_>>().join(", ")
+    files::endings().map(|ending| format!(".{ending}")).collect::<Vec<_>>().join(", ")
 }
 
 fn kind_of(name: &str) -> Option<Kind> {
-    let (_, extension) = name.rsplit_once('.')?;
-    EXTENSIONS.iter().find(|(known, _)| extension.eq_ignore_ascii_case(known)).map(|(_, kind)| *kind)
+    Some(match Written::promised(name)? {
+        Written::Safetensors => Kind::Safetensors,
+        Written::Gguf => Kind::Gguf,
+        Written::PyTorch => Kind::PyTorch,
+    })
 }
 
 /// The stem (with its folder) and kind of the weights that a shard index of this name speaks of:
@@ -324,7 +313,7 @@ fn group_of(name: &str, kind: Kind, explicit: bool) -> std::result::Result<(Kind
     if is_adapter_file(base) {
         return Ok((Kind::Adapter, format!("{folder}{base}")));
     }
-    if NOT_A_MODEL.iter().any(|prefix| base.starts_with(prefix)) {
+    if files::is_leftover(base) {
         return Err("what a trainer or tokenizer leaves beside a model");
     }
     let group = split_number(stem).map(|(stem, _, _)| stem).or_else(|| split_parallel(stem)).unwrap_or(stem);
@@ -336,8 +325,8 @@ fn describe(kind: Kind, group: &str, names: &[&str], index: Option<&str>, bytes:
     let of_index = index.and_then(|index| index.rsplit_once(".index.")?.0.rsplit_once('.'));
     let extension = match (of_index, first.rsplit_once('.')) {
         (Some((_, extension)), _) | (None, Some((_, extension))) => extension,
-        (None, None) if kind == Kind::PyTorch => "bin",
-        (None, None) => "safetensors",
+        (None, None) if kind == Kind::PyTorch => Written::PyTorch.ending(),
+        (None, None) => Written::Safetensors.ending(),
     };
     let (name, form) = match kind {
         Kind::Gguf => {

@@ -4,6 +4,8 @@ use serde_json::Value;
 
 use super::files::split_card;
 use super::{Declarations, Found};
+use crate::hub::HubEntry;
+use crate::hub::location::{Pages, with_pages};
 
 /// Bases kept per source: the largest honest merges name a few dozen.
 const MOST: usize = 32;
@@ -14,19 +16,7 @@ const RELATIONS: &[&str] = &["finetune", "quantized", "adapter", "merge"];
 /// A hub's model name, `owner/name` with the characters hubs allow; `None` for paths and other text.
 fn model_name(text: &str) -> Option<String> {
     let text = text.trim();
-    let text = [
-        "https://huggingface.co/",
-        "http://huggingface.co/",
-        "https://hf.co/",
-        "https://modelscope.cn/models/",
-        "https://www.modelscope.cn/models/",
-        "hf:",
-        "ms:",
-    ]
-    .iter()
-    .find_map(|prefix| text.strip_prefix(prefix))
-    .unwrap_or(text)
-    .trim_end_matches('/');
+    let text = with_pages().find_map(|(entry, pages)| behind(text, entry, pages)).unwrap_or(text).trim_end_matches('/');
     let (owner, name) = text.split_once('/')?;
     let plain = |part: &str| {
         !part.is_empty()
@@ -35,6 +25,16 @@ fn model_name(text: &str) -> Option<String> {
             && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
     };
     (plain(owner) && plain(name)).then(|| text.to_owned())
+}
+
+/// What stands behind a hub's prefix, or behind the beginning that the addresses of its pages share.
+fn behind<'t>(text: &'t str, entry: &HubEntry, pages: &Pages) -> Option<&'t str> {
+    if let Some(name) = text.strip_prefix(entry.prefix).and_then(|rest| rest.strip_prefix(':')) {
+        return Some(name);
+    }
+    let address = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"))?;
+    let on = |host: &&str| address.strip_prefix(*host)?.strip_prefix('/')?.strip_prefix(pages.above);
+    pages.hosts.iter().find_map(on)
 }
 
 /// Text values of a string or a list of strings (or of objects with an `id`).
@@ -152,7 +152,8 @@ fn heading(readme: &str) -> Option<String> {
     while let Some((_, link)) = rest.split_once('[') {
         let Some((label, after)) = link.split_once("](") else { break };
         let Some((address, tail)) = after.split_once(')') else { break };
-        let on_a_hub = ["huggingface.co/", "hf.co/", "modelscope.cn/"].iter().any(|host| address.contains(host));
+        let on_a_hub =
+            with_pages().any(|(_, pages)| pages.hosts.iter().any(|host| address.contains(&format!("{host}/"))));
         if on_a_hub && let Some(name) = model_name(address).or_else(|| model_name(label)) {
             return Some(name);
         }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use clap::Args;
 use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 
-use super::{ExitStatus, FailOn, Global, hubs};
+use super::{ExitStatus, FailOn, Global, hubs, log};
 use crate::checkpoint::folder;
 use crate::diff::Observer;
 use crate::error::Result;
@@ -105,6 +105,7 @@ impl Bar {
         let bar = if visible { ProgressBar::new(1000) } else { ProgressBar::hidden() };
         let style = ProgressStyle::with_template("{prefix:.bold}{msg} {wide_bar} {percent:>3} %  {elapsed}{left}");
         bar.set_prefix(doing);
+        log::beside(&bar);
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).with_key("left", left));
         Self { bar, shown: AtomicU64::new(0) }
     }

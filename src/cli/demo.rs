@@ -11,6 +11,7 @@ use owo_colors::{OwoColorize, Style as Ink};
 
 use super::sweep::{Progress, shown};
 use super::{ExitStatus, Global};
+use crate::checkpoint::files::is_weights;
 use crate::error::{Error, Result};
 use crate::examination::{Examination, Status};
 use crate::hub::{Client, ClientSettings, Environment, Meter};
@@ -199,7 +200,7 @@ fn world(hub: &Path) -> Result<()> {
 
 fn folder_bytes(folder: &Path) -> u64 {
     let files = walkdir::WalkDir::new(folder).into_iter().flatten();
-    let weights = files.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "safetensors"));
+    let weights = files.filter(|entry| is_weights(&entry.file_name().to_string_lossy()));
     weights.filter_map(|entry| Some(entry.metadata().ok()?.len())).sum()
 }
 

@@ -245,7 +245,7 @@ const UNREACHABLE: &str = "check the connection and the proxy (HTTPS_PROXY), and
 fn one_hub(client: &Client, entry: &HubEntry, environment: &Environment) -> Vec<Check> {
     let title = entry.title;
     let hub = match (entry.open)(environment) {
-        Ok(hub) if hub.endpoint().scheme() == "file" => return Vec::new(),
+        Ok(hub) if hub.is_here() => return Vec::new(),
         Ok(hub) => hub,
         Err(error) => {
             let advice = "correct the variable; an address is written like https://host";
@@ -261,7 +261,7 @@ fn one_hub(client: &Client, entry: &HubEntry, environment: &Environment) -> Vec<
     };
     let milliseconds = probed.latency.as_millis();
     let mut checks = vec![Check::good("network", format!("{title} at {at} answers in {milliseconds} ms"))];
-    checks.push(match (probed.token, environment.token_from(entry.prefix)) {
+    checks.push(match (probed.token, (entry.token_from)(environment)) {
         (Token::Taken, from) => Check::good(
             "token",
             format!("{title} takes the one from {}", from.unwrap_or_else(|| "the environment".into())),
@@ -337,7 +337,7 @@ mod tests {
         {
             let environment = Environment::empty().with("HF_ENDPOINT", address);
             let client = Client::new(ClientSettings { tries: 1, ..ClientSettings::default() }).expect("a client");
-            let checks = one_hub(&client, &HUBS[0], &environment);
+            let checks = one_hub(&client, HUBS[0], &environment);
             assert_eq!(checks[0].state, State::Bad, "{address}");
             let said = serde_json::to_string(&checks).expect("JSON");
             assert!(!said.contains("SECRET"), "{said}");

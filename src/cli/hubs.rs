@@ -11,7 +11,7 @@ use super::Global;
 use crate::diff::Observer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::Depth;
-use crate::hub::{Client, ClientSettings, Environment, HUBS, Meter, stale};
+use crate::hub::{Client, ClientSettings, DEFAULT, Environment, Meter, on_hub, spellings, stale};
 use crate::ids::Location;
 use crate::limits::MAX_CLAIMED_BASE_BYTES;
 use crate::report::Renderer;
@@ -213,20 +213,16 @@ pub fn owner(text: &str) -> Result<String, String> {
 /// A base or repository given by the user that is neither a hub's nor a path of this machine is usually a hub's name
 /// without its prefix; says so.
 pub fn check_location(text: &str) -> Result<()> {
-    if is_on_a_hub(text) || Path::new(text).exists() {
+    if on_hub(text).is_some() || Path::new(text).exists() {
         return Ok(());
     }
     let hint = match text.split('/').collect::<Vec<_>>().as_slice() {
         [owner, name] if !owner.is_empty() && !owner.starts_with('.') && !name.is_empty() => {
-            format!("; for the repository on Hugging Face, write hf:{text}")
+            format!("; for the repository on {}, write {}:{text}", DEFAULT.title, DEFAULT.prefix)
         }
-        _ => "; repositories are written hf:org/name or ms:owner/name".to_owned(),
+        _ => format!("; repositories are written {}", spellings()),
     };
     Err(Error::new(ErrorKind::Usage, format!("looking for {text}: no such file or folder{hint}")))
-}
-
-fn is_on_a_hub(text: &str) -> bool {
-    text.split_once(':').is_some_and(|(hub, _)| HUBS.iter().any(|entry| entry.prefix == hub))
 }
 
 /// A path that has to be on this machine. A mistyped one is no upload that could not be examined, and is not recorded as one.
@@ -235,7 +231,7 @@ pub fn check_here(path: &Path) -> Result<()> {
         return Ok(());
     }
     let text = path.display().to_string();
-    let hint = match is_on_a_hub(&text) || Location::of_page(&text).is_some() {
+    let hint = match on_hub(&text).is_some() || Location::of_page(&text).is_some() {
         true => "; repositories on a hub are compared by `orthoscope scan REPO --base REPO`",
         false => "",
     };

@@ -9,6 +9,7 @@ use clap::Args;
 use super::hubs;
 use super::{ExitStatus, Global};
 use crate::arch::Kind;
+use crate::checkpoint::files::is_worth_reading;
 use crate::checkpoint::{FileSet, folder};
 use crate::diff::Unobserved;
 use crate::error::{Error, Result};
@@ -74,7 +75,7 @@ impl Arguments {
     }
 
     fn files(&self, global: &Global) -> Result<FileSet> {
-        let (id, revision) = match base::location(&self.what)? {
+        let (id, revision) = match self.what.parse::<Location>()? {
             Location::Path(path) => return folder::file_set(Path::new(&path)),
             Location::Hub(id, revision) => (id, revision),
         };
@@ -86,7 +87,7 @@ impl Arguments {
         let mut set = FileSet { label: self.what.clone(), ..FileSet::default() };
         for file in repo.files() {
             let card = file.path == "README.md";
-            let small = record::is_weights(&file.path) || file.bytes <= limits::MAX_JSON_BYTES;
+            let small = is_worth_reading(&file.path) || file.bytes <= limits::MAX_JSON_BYTES;
             if !(small && (card || record::is_wanted(&file.path))) {
                 continue;
             }

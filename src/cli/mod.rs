@@ -11,6 +11,7 @@ pub mod export;
 pub mod findings;
 pub mod hubs;
 pub mod inspect;
+mod log;
 pub mod rejudge;
 pub mod report;
 pub mod scan;
@@ -92,7 +93,7 @@ pub struct Global {
     /// Say nothing on standard error but errors
     #[arg(long, short, global = true)]
     pub quiet: bool,
-    /// Say more; twice for every tensor
+    /// Say more, also of what is tried again; twice for every tensor
     #[arg(long, short, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// When to colour text
@@ -357,6 +358,7 @@ pub fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode 
             return if error.use_stderr() { ExitStatus::Usage.into() } else { ExitStatus::Success.into() };
         }
     };
+    log::install(&cli.global);
     // The environment names the index of the user's examinations, which the demonstration's are not.
     if let Some(("demo", demo)) = matches.subcommand()
         && demo.value_source("index") != Some(ValueSource::CommandLine)

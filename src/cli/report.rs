@@ -10,7 +10,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Location;
 use crate::index::{Index, Stored};
 use crate::report::{Color, NO_TERMINAL, Renderer, Report, Style, sanitise};
-use crate::sweep::base;
 
 /// Write the dossier of an examination: what was found, how sure, what it does not say, and how to check it
 #[derive(Args)]
@@ -61,7 +60,7 @@ pub(super) fn find(index: &Index, what: &str) -> Result<Stored> {
         return Ok(stored);
     }
     let spelled = hubs::spelled(what).map_err(|said| Error::new(ErrorKind::Usage, said))?;
-    let (source, revision) = match base::location(&spelled)? {
+    let (source, revision) = match spelled.parse::<Location>()? {
         Location::Hub(id, revision) => (vec![id.to_string()], revision),
         Location::Path(_) => (as_recorded(&spelled), None),
     };

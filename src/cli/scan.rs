@@ -72,7 +72,7 @@ impl Arguments {
         for name in &self.repositories {
             bar.about(name);
             let base = self.base.as_deref();
-            let (examination, listing) = match base::location(name)? {
+            let (examination, listing) = match name.parse::<Location>()? {
                 Location::Path(path) => {
                     let path = Path::new(&path);
                     (stages::examine_path(&bench, &catalogue, path, base, digests, bar.as_ref()), None)

@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::compare::left;
 use super::hubs::{self, Reading, parse_bytes, parse_duration};
-use super::{ExitStatus, FailOn, Global};
+use super::{ExitStatus, FailOn, Global, log};
 use crate::diff::Unobserved;
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Status, Verdict};
@@ -292,6 +292,7 @@ impl Progress {
         let style = ProgressStyle::with_template("{msg} {wide_bar} {pos} of {len} repositories, {elapsed}{left}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).with_key("left", left));
         bar.set_message("listing");
+        log::beside(&bar);
         if global.shows_progress() {
             bar.enable_steady_tick(Duration::from_millis(250));
         }

@@ -9,8 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::hubs;
-use super::{ExitStatus, Global};
+use super::{ExitStatus, Global, hubs, log};
 use crate::checkpoint::Anomaly;
 use crate::diff::Unobserved;
 use crate::error::{Error, ErrorKind, Result};
@@ -108,7 +107,7 @@ impl Arguments {
     }
 
     fn subject(&self, global: &Global, bar: &Bar) -> Result<(Subject, Vec<Reference>)> {
-        match base::location(&self.what)? {
+        match self.what.parse::<Location>()? {
             Location::Path(path) => {
                 if self.download {
                     return Err(Error::new(
@@ -137,7 +136,7 @@ impl Arguments {
 
     /// A repository with its files listed, and whether that came from a cache alone.
     fn repository(&self, name: &str, global: &Global) -> Result<(Repo, Arc<Meter>, bool)> {
-        let Location::Hub(id, revision) = base::location(name)? else {
+        let Location::Hub(id, revision) = name.parse::<Location>()? else {
             let what = format!("reading {name:?}: want a repository, as in hf:org/name@revision");
             return Err(Error::new(ErrorKind::Usage, what));
         };
@@ -146,7 +145,7 @@ impl Arguments {
         hubs::stop_on_signal(&bench.client)?;
         let meter = Meter::new("this repository's", None, None);
         let (repo, _) = base::open_repo(&id, revision.as_ref(), &bench.client, &bench.environment, &meter)?;
-        let offline = bench.client.settings().offline && id.hub != "local";
+        let offline = bench.client.settings().offline && !repo.is_here();
         Ok((repo, meter, offline))
     }
 }
@@ -184,6 +183,7 @@ impl Bar {
             if let Ok(style) = ProgressStyle::with_template(style) {
                 bar.set_style(style);
             }
+            log::beside(&bar);
             bar
         });
         Self { bar, total: AtomicU64::new(0) }

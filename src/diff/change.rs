@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-
 use super::{Measured, Sized, spectrum};
 use crate::arch::Kind;
 use crate::numbers::median;

@@ -107,23 +107,13 @@ impl Environment {
         if self.is_on("HF_HUB_DISABLE_IMPLICIT_TOKEN") {
             return None;
         }
-        let path = self.get("HF_TOKEN_PATH").map_or_else(|| self.hf_home().join("token"), PathBuf::from);
-        let token = std::fs::read_to_string(path).ok()?.trim().to_owned();
+        let token = std::fs::read_to_string(self.hf_token_path()).ok()?.trim().to_owned();
         (!token.is_empty() && token.len() < 4096).then_some(token)
     }
 
-    /// Where the token for the hub of that prefix comes from: a variable's name or a file's path, never the token.
-    pub fn token_from(&self, prefix: &str) -> Option<String> {
-        match prefix {
-            "hf" if self.get("HF_TOKEN").is_some() => Some("HF_TOKEN".to_owned()),
-            "hf" => {
-                self.hf_token()?;
-                let path = self.get("HF_TOKEN_PATH").map_or_else(|| self.hf_home().join("token"), PathBuf::from);
-                Some(path.display().to_string())
-            }
-            "ms" => self.get("MODELSCOPE_API_TOKEN").map(|_| "MODELSCOPE_API_TOKEN".to_owned()),
-            _ => None,
-        }
+    /// The file with the Hugging Face token, `HF_TOKEN_PATH` or `$HF_HOME/token`, whether it is there or not.
+    pub fn hf_token_path(&self) -> PathBuf {
+        self.get("HF_TOKEN_PATH").map_or_else(|| self.hf_home().join("token"), PathBuf::from)
     }
 
     /// Whether requests are forbidden by the environment.

@@ -132,7 +132,7 @@ impl Repo {
         meter: &Meter,
     ) -> Result<Self> {
         let id = RepoId { hub: hub.prefix().to_owned(), name: name.to_owned() };
-        let cached = (hub.prefix() == "hf").then(|| CachedRepo::find(environment, name)).flatten();
+        let cached = hub.cached(environment, name);
         let mut repo = Self {
             client: client.clone(),
             hub: hub.clone(),
@@ -142,7 +142,7 @@ impl Repo {
             files: Vec::new(),
             incomplete: None,
         };
-        if client.settings().offline && hub.endpoint().scheme() != "file" {
+        if client.settings().offline && !hub.is_here() {
             let known = repo.cached.as_ref().and_then(|cached| {
                 let commit = cached.commit(revision).unwrap_or_else(|| revision.to_owned());
                 Some((cached.tree(&commit)?, commit))
@@ -188,6 +188,11 @@ impl Repo {
     /// Its files, sorted by path.
     pub fn files(&self) -> &[RepoFile] {
         &self.files
+    }
+
+    /// Whether its files lie on this machine without any cache.
+    pub fn is_here(&self) -> bool {
+        self.hub.is_here()
     }
 
     /// What the hub kept back of the file list, in words.

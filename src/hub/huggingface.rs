@@ -11,10 +11,12 @@ use http::{HeaderName, HeaderValue, header};
 use serde_json::Value;
 use url::Url;
 
+use super::cache::CachedRepo;
+use super::location::{Pages, is_owner_and_name, revision_below};
 use super::rows::Shape;
 use super::{
-    Access, Answer, Ask, Bucket, Environment, Hub, Page, Place, Query, Refusal, RepoFile, RepoInfo, is_plain_path,
-    join, shown, text,
+    Access, Answer, Ask, Bucket, Environment, Hub, HubEntry, Page, Place, Query, Refusal, RepoFile, RepoInfo,
+    is_plain_path, join, shown, text,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Digest, GitName};
@@ -69,6 +71,30 @@ const FILE: Shape = Shape { around: &[], beside: &[], kept: &["type", "path", "o
 pub struct HuggingFace {
     endpoint: Url,
     token: Option<HeaderValue>,
+}
+
+/// The Hub as the program knows it.
+pub static ENTRY: HubEntry = HubEntry {
+    prefix: "hf",
+    title: "Hugging Face",
+    open,
+    is_name: is_owner_and_name,
+    has_revisions: true,
+    pages: Some(Pages {
+        hosts: &["huggingface.co", "www.huggingface.co", "hf.co"],
+        above: "",
+        others: &["datasets", "spaces"],
+        before_revision: Some("tree"),
+        revision: |below, _| revision_below(below),
+    }),
+    token_from,
+};
+
+fn token_from(environment: &Environment) -> Option<String> {
+    if environment.get("HF_TOKEN").is_some() {
+        return Some("HF_TOKEN".to_owned());
+    }
+    environment.hf_token().map(|_| environment.hf_token_path().display().to_string())
 }
 
 /// Opens the Hub as the environment says.
@@ -126,7 +152,7 @@ fn next_link(header: &str) -> Option<String> {
 
 impl Hub for HuggingFace {
     fn prefix(&self) -> &'static str {
-        "hf"
+        ENTRY.prefix
     }
 
     fn endpoint(&self) -> &Url {
@@ -139,6 +165,18 @@ impl Hub for HuggingFace {
 
     fn default_revision(&self) -> &'static str {
         "main"
+    }
+
+    fn keeps_commits(&self) -> bool {
+        true
+    }
+
+    fn lists_newest_first(&self) -> bool {
+        true
+    }
+
+    fn cached(&self, environment: &Environment, name: &str) -> Option<CachedRepo> {
+        CachedRepo::find(environment, name)
     }
 
     fn probe(&self) -> Result<Ask> {

@@ -11,15 +11,28 @@ use serde_json::Value;
 use url::Url;
 
 use super::{
-    Answer, Ask, Bucket, Environment, Hub, Page, Place, Query, Refusal, RepoFile, RepoInfo, is_plain_path, join, shown,
-    text,
+    Answer, Ask, Bucket, Environment, Hub, HubEntry, Page, Place, Query, Refusal, RepoFile, RepoInfo, is_plain_path,
+    join, shown, text,
 };
+use crate::checkpoint::files::is_weights;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A directory tree.
 pub struct Local {
     root: Url,
 }
+
+/// A directory tree as the program knows it.
+pub static ENTRY: HubEntry = HubEntry {
+    prefix: "local",
+    title: "a directory tree",
+    open,
+    is_name: is_plain_path,
+    // A folder's name may hold an `@`.
+    has_revisions: false,
+    pages: None,
+    token_from: |_| None,
+};
 
 /// Opens the tree at `ORTHOSCOPE_LOCAL_HUB`, else the current folder.
 pub fn open(environment: &Environment) -> Result<Arc<dyn Hub>> {
@@ -51,7 +64,7 @@ fn entries<'a>(value: &'a Value, answer: &Answer) -> Result<&'a Vec<Value>> {
 
 impl Hub for Local {
     fn prefix(&self) -> &'static str {
-        "local"
+        ENTRY.prefix
     }
 
     fn endpoint(&self) -> &Url {
@@ -90,9 +103,8 @@ impl Hub for Local {
         for entry in entries(&value, answer)? {
             let Some(path) = text(entry, "path").filter(|path| is_plain_path(path)) else { continue };
             let Some((folder, file)) = path.rsplit_once('/') else { continue };
-            let holds_weights = [".safetensors", ".gguf", ".bin", ".pt", ".pth"].iter().any(|end| file.ends_with(end));
             let lower = folder.to_ascii_lowercase();
-            if !holds_weights
+            if !is_weights(file)
                 || folder.split('/').count() > 2
                 || search.as_ref().is_some_and(|search| !lower.contains(search.as_str()))
                 || author.as_ref().is_some_and(|author| lower.split('/').next() != Some(author.as_str()))

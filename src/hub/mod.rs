@@ -12,6 +12,7 @@ pub mod environment;
 pub mod fetch;
 pub mod huggingface;
 pub mod local;
+pub mod location;
 mod meter;
 pub mod modelscope;
 mod pace;
@@ -31,7 +32,10 @@ use url::Url;
 
 pub use client::{Client, ClientSettings, Meter, Totals};
 pub use environment::Environment;
+pub use location::{Pages, on_hub, spellings};
 pub use room::free;
+
+use cache::CachedRepo;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Digest, GitName, RepoId};
@@ -273,11 +277,31 @@ pub trait Hub: Send + Sync {
         false
     }
 
+    /// Whether the commit that the hub states of a repository is one that its tree and files can be asked by.
+    fn keeps_commits(&self) -> bool {
+        false
+    }
+
+    /// Whether listings begin with what was made last, so that their first page without news ends a look for news.
+    fn lists_newest_first(&self) -> bool {
+        false
+    }
+
+    /// Whether its files lie on this machine, so that nothing of it needs a network or a cache.
+    fn is_here(&self) -> bool {
+        self.endpoint().scheme() == "file"
+    }
+
+    /// What another program has cached of a repository of this hub.
+    fn cached(&self, _environment: &Environment, _name: &str) -> Option<CachedRepo> {
+        None
+    }
+
     /// Reads a refusal; `None` when the answer is none. Some hubs refuse inside status 200.
     fn refusal(&self, answer: &Answer) -> Option<Refusal>;
 }
 
-/// How a hub is made from the environment.
+/// A hub as the program knows it: how it is written, and how it is made from the environment.
 pub struct HubEntry {
     /// The short name before the colon.
     pub prefix: &'static str,
@@ -285,14 +309,21 @@ pub struct HubEntry {
     pub title: &'static str,
     /// Makes it.
     pub open: fn(&Environment) -> Result<Arc<dyn Hub>>,
+    /// Whether a name is one that the hub may give.
+    pub is_name: fn(&str) -> bool,
+    /// Whether `@revision` may stand behind a name.
+    pub has_revisions: bool,
+    /// Its repositories' pages, where it has any.
+    pub pages: Option<Pages>,
+    /// Where the user's token for it comes from: a variable's name or a file's path, never the token.
+    pub token_from: fn(&Environment) -> Option<String>,
 }
 
 /// Every hub. A new one is a file of this folder and a line here.
-pub static HUBS: &[HubEntry] = &[
-    HubEntry { prefix: "hf", title: "Hugging Face", open: huggingface::open },
-    HubEntry { prefix: "ms", title: "ModelScope", open: modelscope::open },
-    HubEntry { prefix: "local", title: "a directory tree", open: local::open },
-];
+pub static HUBS: &[&HubEntry] = &[&huggingface::ENTRY, &modelscope::ENTRY, &local::ENTRY];
+
+/// The hub that is meant where none is named.
+pub static DEFAULT: &HubEntry = &huggingface::ENTRY;
 
 /// The hub a repository is on.
 pub fn of(repo: &RepoId, environment: &Environment) -> Result<Arc<dyn Hub>> {
@@ -345,6 +376,7 @@ mod tests {
         let environment = Environment::empty();
         for entry in HUBS {
             assert_eq!((entry.open)(&environment).unwrap().prefix(), entry.prefix);
+            assert_eq!((entry.token_from)(&environment), None, "{}", entry.prefix);
         }
         assert_eq!(named("nowhere", &environment).err().unwrap().kind, ErrorKind::Usage);
     }

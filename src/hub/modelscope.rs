@@ -13,10 +13,11 @@ use serde_json::Value;
 use url::Url;
 
 use super::huggingface::{bearer, clipped, place};
+use super::location::{Pages, is_owner_and_name, revision_below};
 use super::rows::Shape;
 use super::{
-    Access, Answer, Ask, Bucket, Environment, Hub, Page, Place, Query, Refusal, RepoFile, RepoInfo, is_plain_path,
-    join, shown, text,
+    Access, Answer, Ask, Bucket, Environment, Hub, HubEntry, Page, Place, Query, Refusal, RepoFile, RepoInfo,
+    is_plain_path, join, shown, text,
 };
 use crate::error::{Error, ErrorKind, Result};
 
@@ -81,11 +82,39 @@ pub struct ModelScope {
     token: Option<(HeaderValue, HeaderValue)>,
 }
 
+/// ModelScope as the program knows it.
+pub static ENTRY: HubEntry = HubEntry {
+    prefix: "ms",
+    title: "ModelScope",
+    open,
+    is_name: is_owner_and_name,
+    has_revisions: true,
+    pages: Some(Pages {
+        hosts: &["www.modelscope.cn", "modelscope.cn", "www.modelscope.ai", "modelscope.ai"],
+        above: "models/",
+        others: &[],
+        // A page of a revision is a file's there.
+        before_revision: None,
+        revision: revision_shown,
+    }),
+    token_from: |environment| environment.get(TOKEN).map(|_| TOKEN.to_owned()),
+};
+
+/// The variable with the user's token.
+const TOKEN: &str = "MODELSCOPE_API_TOKEN";
+
+fn revision_shown(below: &[&str], address: &Url) -> Option<String> {
+    match below {
+        ["file", "view", revision, ..] => Some((*revision).to_owned()),
+        _ => revision_below(below).or_else(|| query_value(address, "version")),
+    }
+}
+
 /// Opens ModelScope as the environment says.
 pub fn open(environment: &Environment) -> Result<Arc<dyn Hub>> {
     let endpoint = environment.endpoint("MODELSCOPE_ENDPOINT", DEFAULT_ENDPOINT)?;
     let token = environment
-        .get("MODELSCOPE_API_TOKEN")
+        .get(TOKEN)
         .map(|token| {
             let mut cookie = HeaderValue::from_str(&format!("m_session_id={token}"))
                 .map_err(|_| Error::new(ErrorKind::Usage, "using MODELSCOPE_API_TOKEN: not a header value"))?;
@@ -186,7 +215,7 @@ fn repository(row: &Value) -> Option<RepoInfo> {
 
 impl Hub for ModelScope {
     fn prefix(&self) -> &'static str {
-        "ms"
+        ENTRY.prefix
     }
 
     fn endpoint(&self) -> &Url {

@@ -8,7 +8,8 @@ use super::sql::{Count, Word};
 use super::{Index, bounded, checksum, failed, load, variants};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, Finding, Orthogonalization, Side};
-use crate::ids::{Digest, HUB_PREFIXES};
+use crate::hub::on_hub;
+use crate::ids::Digest;
 use crate::profile::{Profile, Projection, TensorMeasurement};
 use crate::signature::Catalogue;
 
@@ -438,12 +439,12 @@ pub(crate) fn repository(connection: &Connection, source: &str) -> Result<i64> {
     if let Some(key) = known {
         return Ok(key);
     }
-    let hub = source.split_once(':').filter(|(hub, _)| HUB_PREFIXES.contains(hub));
+    let hub = on_hub(source);
     let owner = hub.and_then(|(_, name)| name.split_once('/')).map(|(owner, _)| owner);
     execute(
         connection,
         "INSERT INTO repository (source, hub, owner) VALUES (?1, ?2, ?3)",
-        params![source, hub.map(|(hub, _)| hub), owner],
+        params![source, hub.map(|(hub, _)| hub.prefix), owner],
     )?;
     Ok(connection.last_insert_rowid())
 }

@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 use serde_json::json;
 
-use crate::profile::names;
 use super::samples::{SEVERITIES, at, examination, with_variants};
 use super::*;
 use crate::examination::{
     Claim, Orthogonalization, RELATIONS, STATUSES, Severity, Status, Strength, VERDICTS, Verdict,
 };
+use crate::profile::names;
 use crate::signature::{Catalogue, finding_id};
 
 /// Rows of every table.

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 
 use crate::error::Result;
 use crate::examination::{Examination, FileDigest, Finding, Severity, Side, Status};
-use crate::ids::{Digest, HUB_PREFIXES};
+use crate::hub::on_hub;
+use crate::ids::Digest;
 use crate::index::decision::{Choice, Decision};
 use crate::report::json::{trimmed, write_value};
 use crate::report::{Renderer, Report, Style, evidence, sanitise, variants, words, writing};
@@ -368,8 +369,8 @@ fn artifact(candidate: &Side, file: &FileDigest) -> Value {
 /// A relative reference (RFC 3986) to a file of a candidate, `hf/owner/name/model.safetensors`: everything beyond unreserved
 /// characters as percent escapes, and no way up.
 fn uri(source: &str, file: &str) -> String {
-    let on_hub = source.split_once(':').filter(|(hub, _)| HUB_PREFIXES.contains(hub));
-    let (hub, rest) = on_hub.map_or((None, source), |(hub, rest)| (Some(hub), rest));
+    let on_hub = on_hub(source);
+    let (hub, rest) = on_hub.map_or((None, source), |(hub, rest)| (Some(hub.prefix), rest));
     let down = |part: &&str| !matches!(*part, "" | "." | "..");
     let mut parts: Vec<&str> = hub.into_iter().chain(rest.split(['/', '\\'])).filter(down).collect();
     let below: Vec<&str> = file.split('/').filter(down).collect();

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use crate::examination::{Depth, Examination, Orthogonalization, Relation, Side, Status, Verdict};
-use crate::hub::HUBS;
+use crate::hub::on_hub;
 use crate::ids::{Digest, RepoId};
 use crate::index::decision::Decision;
 use crate::index::triage::declares;
@@ -155,8 +155,8 @@ pub fn short_id(id: &Digest) -> String {
 
 /// The repository of a side, where it is on a hub.
 fn repository(side: &Side) -> Option<RepoId> {
-    let (hub, name) = side.source.split_once(':')?;
-    HUBS.iter().any(|entry| entry.prefix == hub).then(|| RepoId { hub: hub.to_owned(), name: name.to_owned() })
+    let (hub, name) = on_hub(&side.source)?;
+    Some(RepoId { hub: hub.prefix.to_owned(), name: name.to_owned() })
 }
 
 /// The address of a side's page on its hub.

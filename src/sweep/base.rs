@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::checkpoint::files::is_worth_reading;
 use crate::checkpoint::{Checkpoint, FileSet, folder, turn};
 use crate::diff::screen::Factor;
 use crate::error::{Error, ErrorKind, Result};
@@ -164,7 +165,7 @@ fn open(
     // Bases are opened beside the examinations of others.
     let _turn = turn::Scope::begin();
     let opening = |error: Error| Error { doing: format!("opening the base {name}: {}", error.doing), ..error };
-    let (repo, revision) = match location(name)? {
+    let (repo, revision) = match name.parse::<Location>()? {
         Location::Hub(repo, revision) => (repo, revision),
         Location::Path(path) => {
             let files = folder::file_set(&path)?;
@@ -189,7 +190,7 @@ fn open(
     let mut files = FileSet { label: name.to_owned(), ..FileSet::default() };
     let mut wanted: Vec<&RepoFile> = Vec::new();
     for file in repo.files().iter().filter(|file| record::is_wanted(&file.path)) {
-        if !record::is_weights(&file.path) && file.bytes > limits::MAX_JSON_BYTES {
+        if !is_worth_reading(&file.path) && file.bytes > limits::MAX_JSON_BYTES {
             continue;
         }
         // The hub has read the configuration already; asking for the file would count as somebody's download.
@@ -221,25 +222,13 @@ fn open(
     let weights = repo
         .files()
         .iter()
-        .filter(|file| record::is_weights(&file.path))
+        .filter(|file| is_worth_reading(&file.path))
         .map(|file| (file.path.clone(), file.bytes, file.sha256))
         .collect();
     let side = record::side_of_repo(&repo, Some(checkpoint.format));
     let listed = record::contents_of(&repo);
     let cache = client.cache().to_owned();
     Ok(Base { side, facts, checkpoint, weights, around: files, listed, cache, factors: Mutex::default() })
-}
-
-/// `hf:org/name`, `local:owner/name` or a path.
-pub fn location(name: &str) -> Result<Location> {
-    if let Some(rest) = name.strip_prefix("local:") {
-        let repo = RepoId { hub: "local".to_owned(), name: rest.to_owned() };
-        return match hub::is_plain_path(rest) {
-            true => Ok(Location::Hub(repo, None)),
-            false => Err(Error::new(ErrorKind::Usage, format!("reading {name:?}: want local:owner/name"))),
-        };
-    }
-    name.parse()
 }
 
 /// What a hub says of one repository at a revision, or at its newest when none is named; offline, no more than its name.
@@ -252,7 +241,7 @@ pub fn facts(
 ) -> Result<hub::RepoInfo> {
     let hub = hub::of(id, environment)?;
     let revision = revision.map(|revision| revision.0.as_str());
-    if client.settings().offline && hub.endpoint().scheme() != "file" {
+    if client.settings().offline && !hub.is_here() {
         return Ok(hub::RepoInfo {
             name: id.name.clone(),
             commit: revision.map(str::to_owned),
@@ -272,16 +261,12 @@ pub fn open_repo(
     meter: &Meter,
 ) -> Result<(Repo, Option<hub::RepoInfo>)> {
     let hub = hub::of(id, environment)?;
-    if client.settings().offline && hub.endpoint().scheme() != "file" {
+    if client.settings().offline && !hub.is_here() {
         let revision = revision.map_or(hub.default_revision(), |revision| revision.0.as_str());
         return Ok((Repo::open(client, &hub, environment, &id.name, revision, meter)?, None));
     }
     let info = fetch::info(client, hub.as_ref(), &id.name, revision.map(|revision| revision.0.as_str()), meter)?;
-    let commit = match hub.prefix() {
-        // Only here is the commit one that the tree can be asked by.
-        "hf" => info.commit.clone(),
-        _ => None,
-    };
+    let commit = info.commit.clone().filter(|_| hub.keeps_commits());
     let asked = commit
         .or_else(|| revision.map(|revision| revision.0.clone()))
         .unwrap_or_else(|| hub.default_revision().to_owned());

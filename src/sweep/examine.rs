@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::account::Account;
 use crate::arch::Kind;
 use crate::aside::{self, Aside};
+use crate::checkpoint::files::is_worth_reading;
 use crate::checkpoint::variants::{self, Directions, Other, Variant};
 use crate::checkpoint::{self, Anomaly, Checkpoint, FileSet, turn};
 use crate::claim::{self, Declarations, structural};
@@ -23,8 +24,8 @@ use crate::hub::fetch::{self, Repo};
 use crate::hub::{self, Access, Client, Environment, Hub, Meter, RepoInfo};
 use crate::ids::{Digest, RepoId};
 use crate::overlay::needs_settling;
-use crate::profile::names;
 use crate::pair::Pairing;
+use crate::profile::names;
 use crate::relation::{self, Contents};
 use crate::source::{ByteSource, Bytes, mmap::Mmap};
 use crate::surroundings::{self, Around, Surrounding};
@@ -227,15 +228,15 @@ impl Bench {
         meter: &Arc<Meter>,
     ) -> Result<Candidate> {
         let hub = hub::of(id, &self.environment)?;
-        let by_commit = hub.prefix() == "hf";
-        let commit = facts.commit.as_deref().filter(|_| by_commit);
+        let commit = facts.commit.as_deref().filter(|_| hub.keeps_commits());
         let commit = commit.or(revision).unwrap_or(hub.default_revision());
         let listed = Repo::open(&self.client, &hub, &self.environment, &id.name, commit, meter);
         let (repo, facts) = match listed {
             // Pushed to since it was listed: what is there now is examined instead.
             Err(error) if error.kind == ErrorKind::Moved => {
                 let now = fetch::info(&self.client, hub.as_ref(), &id.name, None, meter)?;
-                let commit = now.commit.clone().unwrap_or_else(|| hub.default_revision().to_owned());
+                let commit = now.commit.clone().filter(|_| hub.keeps_commits());
+                let commit = commit.unwrap_or_else(|| hub.default_revision().to_owned());
                 (Repo::open(&self.client, &hub, &self.environment, &id.name, &commit, meter)?, now)
             }
             other => (other?, facts.clone()),
@@ -610,8 +611,11 @@ impl Bench {
                 reason: format!("{left} tensors that do not write to the residual stream were sampled, not read"),
             });
         }
-        examination.relation =
-            relation::of_writers(examination.relation, examination.profile.as_ref(), screening.of(names::SCREEN_READERS_CHANGED_SHARE));
+        examination.relation = relation::of_writers(
+            examination.relation,
+            examination.profile.as_ref(),
+            screening.of(names::SCREEN_READERS_CHANGED_SHARE),
+        );
         Ok(Some(examination))
     }
 
@@ -665,7 +669,7 @@ impl Bench {
 fn small_files(repo: &Repo, hub: &dyn Hub, facts: &RepoInfo, meter: &Arc<Meter>) -> Result<FileSet> {
     let mut set = FileSet { label: repo.id().to_string(), ..FileSet::default() };
     for file in repo.files() {
-        let wanted = record::is_wanted(&file.path) && !record::is_weights(&file.path) || file.path.ends_with(".py");
+        let wanted = record::is_wanted(&file.path) && !is_worth_reading(&file.path) || file.path.ends_with(".py");
         if !wanted || file.bytes > limits::MAX_JSON_BYTES {
             continue;
         }

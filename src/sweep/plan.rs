@@ -54,7 +54,7 @@ struct Listing {
 fn listings(plan: &Plan) -> Result<Vec<Listing>> {
     let mut all = Vec::new();
     for name in &plan.bases {
-        let Location::Hub(repo, _) = base::location(name)? else {
+        let Location::Hub(repo, _) = name.parse::<Location>()? else {
             return Err(Error::new(
                 ErrorKind::Usage,
                 format!("sweeping derivatives of {name}: a base to sweep is on a hub, as in hf:org/name"),
@@ -67,11 +67,8 @@ fn listings(plan: &Plan) -> Result<Vec<Listing>> {
     }
     let mut others = |values: &[String], make: &dyn Fn(String) -> Query| {
         for value in values {
-            let (hub, text) = match value.split_once(':') {
-                Some((hub, text)) if hub::HUBS.iter().any(|entry| entry.prefix == hub) => (hub, text),
-                _ => ("hf", value.as_str()),
-            };
-            all.push(Listing { hub: hub.to_owned(), query: make(text.to_owned()), base: String::new() });
+            let (entry, text) = hub::on_hub(value).unwrap_or((hub::DEFAULT, value));
+            all.push(Listing { hub: entry.prefix.to_owned(), query: make(text.to_owned()), base: String::new() });
         }
     };
     others(&plan.authors, &|author| Query { author: Some(author), ..Query::default() });
@@ -96,7 +93,7 @@ pub fn list(bench: &Bench, queue: &Queue, plan: &Plan, poll: u64) -> Result<List
     let mut total = Listed::default();
     for listing in listings(plan)? {
         let hub = hub::named(&listing.hub, &bench.environment)?;
-        let newest_first = listing.hub == "hf";
+        let newest_first = hub.lists_newest_first();
         // Asked for at the first news, so that a night without any is one request for each listing.
         let before = !listing.base.is_empty() && queue.knows(&listing.base)?;
         let mut known = before || listing.base.is_empty();
@@ -154,7 +151,7 @@ const ENDS_ALL: &[ErrorKind] =
 
 /// What the hub says when a base of the plan is not there. What else keeps it from being read is for examinations to tell.
 fn is_absent(bench: &Bench, name: &str) -> Option<String> {
-    let Ok(Location::Hub(repo, revision)) = base::location(name) else { return None };
+    let Ok(Location::Hub(repo, revision)) = name.parse::<Location>() else { return None };
     match base::facts(&repo, revision.as_ref(), &bench.client, &bench.environment, &bench.night) {
         Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Moved) => {
             Some(format!("the base {name} cannot be found: {}", error.one_line()))

@@ -2,8 +2,9 @@
 //!
 //! One process sweeps one index at a time (an operating-system lock on a file beside it, which a killed process cannot
 //! keep), so leases found at the start belong to nobody and are taken back at once. Within the process each worker
-//! leases one row at a time. A row is done only after its examination was recorded, and recording the same examination
-//! twice changes nothing, so a kill at any moment loses and doubles nothing.
+//! leases one row at a time and holds it until it hands in an outcome, however long that takes: no clock ends a lease, as
+//! a row that is taken from a live worker would be examined twice. A row is done only after its examination was recorded,
+//! and recording the same examination twice changes nothing, so a kill at any moment loses and doubles nothing.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -20,9 +21,6 @@ use crate::limits::{MAX_LISTING_BYTES, MAX_TAG_BYTES, MAX_TAGS};
 
 /// Leases without an outcome after which a repository is given up: it may be what kills the process.
 pub const MOST_ATTEMPTS: u32 = 12;
-
-/// Seconds a lease holds unless renewed.
-const LEASE: i64 = 600;
 
 /// One row to work on.
 #[derive(Debug, Clone)]
@@ -209,20 +207,22 @@ impl Queue {
         Ok(planned)
     }
 
-    /// Leases the next row; those that were tried least come first, so one that kills its worker does not block the rest.
+    /// Leases the next row until it is done or handed back; those that were tried least come first, so one that kills its
+    /// worker does not block the rest.
     pub fn lease(&self, now: i64) -> Result<Option<Item>> {
         let doing = "leasing from the sweep's queue";
+        // The column `leased_until` of the released schema is left at its default: leases end with the process, not with time.
         let found = self
             .index()
             .connection()
             .query_row(
-                "UPDATE sweep_queue SET state = 'leased', attempts = attempts + 1, leased_until = ?1 + ?2, changed = ?1
+                "UPDATE sweep_queue SET state = 'leased', attempts = attempts + 1, changed = ?1
                  WHERE (hub, repository, base) = (
                      SELECT hub, repository, base FROM sweep_queue
-                     WHERE (state = 'queued' AND not_before <= ?1) OR (state = 'leased' AND leased_until < ?1)
+                     WHERE state = 'queued' AND not_before <= ?1
                      ORDER BY attempts, first_seen, hub, repository, base LIMIT 1)
                  RETURNING hub, repository, base, facts, attempts",
-                params![now, LEASE],
+                [now],
                 |row| {
                     Ok((
                         row.get::<_, String>(0)?,
@@ -240,11 +240,6 @@ impl Queue {
             Error::because(ErrorKind::Index, format!("{doing}: the facts of {hub}:{repository}"), error)
         })?;
         Ok(Some(Item { hub, repository, base, facts, attempts }))
-    }
-
-    /// Holds a lease for longer.
-    pub fn renew(&self, item: &Item, now: i64) -> Result<()> {
-        self.change(item, "leased_until = ?4 + 600", now)
     }
 
     /// The row's examination is recorded: it is done.
@@ -285,20 +280,15 @@ impl Queue {
 
     /// Back to the queue as if never leased: the user stopped the sweep, or the night's budget is spent.
     pub fn give_back(&self, item: &Item, now: i64) -> Result<()> {
-        self.change(item, "state = 'queued', attempts = max(attempts - 1, 0)", now)
-    }
-
-    fn change(&self, item: &Item, what: &str, now: i64) -> Result<()> {
         self.index()
             .connection()
             .execute(
-                &format!(
-                    "UPDATE sweep_queue SET {what}, changed = ?4 WHERE hub = ?1 AND repository = ?2 AND base = ?3"
-                ),
+                "UPDATE sweep_queue SET state = 'queued', attempts = max(attempts - 1, 0), changed = ?4
+                 WHERE hub = ?1 AND repository = ?2 AND base = ?3",
                 params![item.hub, item.repository, item.base, now],
             )
             .map(|_| ())
-            .map_err(failed("changing a row of the sweep's queue"))
+            .map_err(failed("giving a row of the sweep's queue back"))
     }
 
     /// Counts by state.
@@ -491,7 +481,21 @@ mod tests {
         let next = queue.lease(3).unwrap().unwrap();
         assert_ne!(next.repository, first.repository, "what was tried less comes first");
         assert_eq!(queue.lease(4).unwrap().unwrap().attempts, 2);
-        assert!(queue.lease(3 + LEASE).unwrap().is_none());
-        assert!(queue.lease(4 + LEASE).unwrap().is_some(), "a lease that is over may be taken");
+    }
+
+    #[test]
+    fn a_leased_row_stays_leased_however_late_it_is_until_the_queue_is_opened_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index.db");
+        let queue = Queue::open(&path, 0).unwrap();
+        queue.plan("hf", "", &[repo("a/1", "c")], &|c| c.to_owned(), 0, 0).unwrap();
+        queue.lease(1).unwrap().unwrap();
+        for late in [601, 602, 100_000, i64::MAX] {
+            assert!(queue.lease(late).unwrap().is_none(), "at {late} its worker is still at it");
+        }
+        assert_eq!(queue.counts().unwrap(), Counts { queued: 0, leased: 1, done: 0 });
+        drop(queue);
+        let queue = Queue::open(&path, 2).unwrap();
+        assert_eq!(queue.lease(2).unwrap().unwrap().attempts, 2, "a dead worker's row is free at once");
     }
 }

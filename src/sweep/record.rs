@@ -2,25 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use crate::checkpoint::{Checkpoint, variants};
+use crate::checkpoint::Checkpoint;
+use crate::checkpoint::files::is_worth_reading;
 use crate::error::Error;
 use crate::examination::{Coverage, Depth, Examination, FileDigest, Relation, SCHEMA, Side, Status, Tool, Verdict};
 use crate::hub::fetch::Repo;
 use crate::surroundings;
 
-/// Whether a file holds weights, by its name.
-pub fn is_weights(path: &str) -> bool {
-    // Optimizer states and training arguments carry a weight file's ending.
-    const NOT: &[&str] = &["training_args.bin", "optimizer.pt", "scheduler.pt", "optimizer.bin", "rng_state.pth"];
-    let name = path.rsplit('/').next().unwrap_or(path);
-    variants::is_weights(name) && !NOT.contains(&name)
-}
-
 /// Whether a format reader may want a file.
 pub fn is_wanted(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);
     // Vocabularies are large and say nothing of weights.
-    is_weights(path)
+    is_worth_reading(path)
         || (name.ends_with(".json") && !name.starts_with("tokenizer") && !name.starts_with("vocab"))
         || surroundings::is_read(path)
 }
@@ -39,7 +32,7 @@ pub fn side_of_repo(repo: &Repo, format: Option<&str>) -> Side {
     let files: Vec<FileDigest> = repo
         .files()
         .iter()
-        .filter(|file| is_weights(&file.path))
+        .filter(|file| is_worth_reading(&file.path))
         .map(|file| FileDigest {
             name: file.path.clone(),
             bytes: file.bytes,

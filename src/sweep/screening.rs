@@ -12,7 +12,6 @@ use rayon::prelude::*;
 
 use crate::arch::{Axis, Kind};
 use crate::checkpoint::{Checkpoint, Storage, TensorEntry};
-use crate::diff::screen::{self, Block, Decision, Factor, Screened, Sight};
 use crate::diff::screen::{self, Block, Factor, Sampled, Screened, Sight};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Depth, Examination, NotExamined, Orthogonalization, Strength};
@@ -295,7 +294,8 @@ pub fn describe(screening: &Screening, opened: &Checkpoint, pairing: &Pairing, e
     examination.candidate.format = Some(opened.format.to_owned());
     examination.anomalies.clone_from(&opened.anomalies);
     (examination.verdict, examination.because) = verdict::of_screen(screened);
-    examination.relation = relation::of_screen(screened, screening.of(names::SCREEN_READERS_CHANGED_SHARE), screening.recast);
+    examination.relation =
+        relation::of_screen(screened, screening.of(names::SCREEN_READERS_CHANGED_SHARE), screening.recast);
     let taken: usize = screening.samples.values().map(|sampled| sampled.taken).sum();
     let same: usize = screening.samples.values().map(|sampled| sampled.taken - sampled.changed).sum();
     examination.coverage.tensors = (pairing.pairs.len() + pairing.only_base.len()) as u64;

@@ -180,19 +180,20 @@ pub fn sweep(
                 summary.listed.queued += listed.queued;
                 summary.listed.waiting += listed.waiting;
                 summary.listed.unchanged += listed.unchanged;
+                note(settings, &summary, &listed.incomplete);
                 // What an earlier poll of a watch could not list, this one has.
                 summary.listed.incomplete = listed.incomplete;
             }
             Err(error) if error.kind == ErrorKind::Interrupted => {}
-            Err(error) if settings.watch.is_some() && error.kind == ErrorKind::Network => {
-                // The hub is down: another poll will tell.
-                tracing::warn!("{}", error.one_line());
-            }
             Err(error) if matches!(error.kind, ErrorKind::Usage | ErrorKind::Unsupported | ErrorKind::Index) => {
                 return Err(error);
             }
             // What is already queued is worked on all the same, and the trouble told at the end.
-            Err(error) => summary.listed.incomplete.push(error.one_line()),
+            Err(error) => {
+                let said = vec![error.one_line()];
+                note(settings, &summary, &said);
+                summary.listed.incomplete = said;
+            }
         }
         round(bench, queue, store, settings, observer, &mut summary)?;
         summary.limited = settings.limit.is_some_and(|limit| summary.examined >= limit);
@@ -213,6 +214,16 @@ pub fn sweep(
     summary.unreported = unreported.outcomes;
     queue.end(run, &serde_json::to_string(&summary).unwrap_or_default(), seconds_now())?;
     Ok(summary)
+}
+
+/// Says what a poll of a watch could not list when it happens, as a watch may not end for weeks; what the poll before could
+/// not list either is not said again. Without a watch the end of the run is near, and tells.
+fn note(settings: &SweepSettings, before: &Summary, incomplete: &[String]) {
+    if settings.watch.is_some() {
+        for said in incomplete.iter().filter(|said| !before.listed.incomplete.contains(said)) {
+            tracing::warn!("not listed in full: {said}");
+        }
+    }
 }
 
 /// Works until no row can be taken.

@@ -8,7 +8,8 @@ use walkdir::WalkDir;
 
 use super::hash::Hash;
 use super::reference::{Expected, Reference};
-use crate::checkpoint::{folder, variants};
+use crate::checkpoint::files::is_weights;
+use crate::checkpoint::folder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::fetch::Repo;
 use crate::hub::{Meter, RepoFile};
@@ -51,7 +52,7 @@ impl Item {
     /// Whether looking at its first bytes would fetch the whole of it: small files of a hub, some of which count as a
     /// download each time.
     pub fn is_costly(&self) -> bool {
-        !self.is_here() && !variants::is_weights(&self.name)
+        !self.is_here() && !is_weights(&self.name)
     }
 
     /// Its bytes, or why they cannot be had.
@@ -240,7 +241,7 @@ pub fn repository(
         if download && repo.on_disk(file).is_none() {
             fetching(&file.path);
         }
-        let cached = repo.id().hub != "local" && repo.on_disk(file).is_some();
+        let cached = !repo.is_here() && repo.on_disk(file).is_some();
         let content = content(repo, file, meter, download)?;
         items.insert(file.path.clone(), Item { name: file.path.clone(), bytes: file.bytes, content, cached });
     }

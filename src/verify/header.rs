@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::magic::Kind;
 use super::{Check, Look, Oddity, Outcome};
-use crate::checkpoint::{self, Anomaly, FileSet, pickle, turn, variants};
+use crate::checkpoint::files::{Written, is_weights, is_worth_reading};
+use crate::checkpoint::{self, Anomaly, FileSet, pickle, turn};
 use crate::examination::Severity;
 use crate::report::words;
 
@@ -86,7 +87,7 @@ pub fn is_unreadable(anomaly: &Anomaly) -> bool {
 pub fn oddity(anomaly: Anomaly) -> Oddity {
     // What trainers leave beside a model (optimizer state, arguments) names their own classes, and loading a model does not
     // touch it. Resuming its training does.
-    let aside = anomaly.kind == CODE_ON_LOAD && !crate::sweep::record::is_weights(&anomaly.file);
+    let aside = anomaly.kind == CODE_ON_LOAD && !is_worth_reading(&anomaly.file);
     let severity = if aside && !pickle::only_does_harm(&anomaly) { Severity::Medium } else { severity(&anomaly.kind) };
     Oddity { severity, anomaly }
 }
@@ -101,13 +102,13 @@ impl Check for Header {
 
     fn run(&self, look: &mut Look<'_>) {
         let name = look.item.name.clone();
-        let (Some(kind), true) = (look.kind.clone(), variants::is_weights(&name)) else {
+        let (Some(kind), true) = (look.kind.clone(), is_weights(&name)) else {
             return look.put(self.name(), Outcome::NotApplicable, None, None);
         };
         let ending = match kind {
-            Kind::Safetensors => "safetensors",
-            Kind::Gguf => "gguf",
-            Kind::Zip | Kind::Pickle => "bin",
+            Kind::Safetensors => Written::Safetensors.ending(),
+            Kind::Gguf => Written::Gguf.ending(),
+            Kind::Zip | Kind::Pickle => Written::PyTorch.ending(),
             // What is no format of weights has no header, and was told already.
             _ => return look.put(self.name(), Outcome::NotApplicable, None, None),
         };

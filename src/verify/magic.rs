@@ -1,6 +1,7 @@
 //! What a file is by its first bytes, and what its name promises.
 
 use super::{Check, Look, Outcome};
+use crate::checkpoint::files::Written;
 use crate::checkpoint::unread_kinds::unread_kind;
 
 /// Bytes of a file's beginning that are looked at.
@@ -162,9 +163,9 @@ fn is_text_pickle(first: &[u8]) -> bool {
 
 /// What the endings of names promise.
 const PROMISES: &[(&[&str], &[&str])] = &[
-    (&["safetensors", "sft"], &["safetensors"]),
-    (&["gguf"], &["gguf"]),
-    (&["bin", "pt", "pth", "ckpt"], &["zip", "pickle"]),
+    (Written::Safetensors.endings(), &["safetensors"]),
+    (Written::Gguf.endings(), &["gguf"]),
+    (Written::PyTorch.endings(), &["zip", "pickle"]),
     (&["pkl", "pickle"], &["pickle"]),
     (&["json"], &["json"]),
     (&["h5", "hdf5"], &["hdf5"]),

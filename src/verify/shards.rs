@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::header::{is_unreadable, oddity};
 use super::{Checked, FileReport, Oddity, Outcome, Subject};
+use crate::checkpoint::files::is_weights;
 use crate::checkpoint::{Anomaly, Checkpoint, FileSet, variants};
 use crate::examination::Severity;
 use crate::limits::MAX_JSON_BYTES;
@@ -66,7 +67,7 @@ fn is_index(name: &str) -> bool {
 
 /// Weights and shard indexes that can be read.
 fn weights(subject: &Subject) -> FileSet {
-    let wanted = subject.items.iter().filter(|(name, _)| variants::is_weights(name) || is_index(name));
+    let wanted = subject.items.iter().filter(|(name, _)| is_weights(name) || is_index(name));
     let files = wanted.filter_map(|(name, item)| Some((name.clone(), item.source().ok()?))).collect();
     FileSet { label: subject.label.clone(), files, ..FileSet::default() }
 }

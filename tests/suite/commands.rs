@@ -127,6 +127,35 @@ fn a_scan_examines_uploads_and_folders_and_records_them() {
     assert!(standin.log().is_empty());
 }
 
+/// A watch may not end for weeks: what it cannot list is told when it happens, on standard error alone.
+#[test]
+fn a_watch_that_cannot_list_says_so_at_once_unless_told_to_be_quiet() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |more: &[&str]| {
+        let output = program(folder.path(), NOWHERE)
+            .env("ORTHOSCOPE_LOCAL_HUB", folder.path().join("not-there"))
+            .args(["sweep", "--author", "local:someone", "--limit", "0", "--format", "json"])
+            .args(more)
+            .assert()
+            .code(2)
+            .get_output()
+            .clone();
+        serde_json::from_slice::<Value>(&output.stdout).unwrap();
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let last = "orthoscope: not everything was done: ";
+    let said = run(&["--watch", "1s"]);
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 2, "{said}");
+    assert!(lines[0].starts_with("orthoscope: warning: not listed in full: asking local: "), "{said}");
+    assert!(lines[1].starts_with(last), "{said}");
+    // Without a watch the line at the end is near enough.
+    for arguments in [&["--watch", "1s", "--quiet"][..], &[]] {
+        let said = run(arguments);
+        assert!(said.lines().count() == 1 && said.starts_with(last), "{arguments:?}: {said}");
+    }
+}
+
 /// Minutes of work are not lost with a disk that is full.
 #[test]
 fn what_cannot_be_recorded_is_printed_all_the_same() {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use orthoscope::checkpoint::files;
 use orthoscope::error::ErrorKind;
 use orthoscope::hub::fetch::{self, Repo};
 use orthoscope::hub::reach::Reach;
@@ -381,6 +382,32 @@ fn a_directory_tree_is_a_hub_too() {
     assert_eq!(&*repo.source(&file, &meter).unwrap().read(100..200).unwrap(), &noise(3, 5000)[100..200]);
     assert_eq!(fetch::info(&client, hub.as_ref(), "no/such", None, &meter).unwrap_err().kind, ErrorKind::NotFound);
     assert_eq!(meter.totals().requests, 0);
+}
+
+#[test]
+fn a_directory_tree_shows_repositories_with_weights_of_every_ending() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut expected = Vec::new();
+    let either_case = files::endings().flat_map(|ending| [ending.to_owned(), ending.to_ascii_uppercase()]);
+    for (number, ending) in either_case.enumerate() {
+        let name = format!("org/{number:02}");
+        std::fs::create_dir_all(folder.path().join(&name)).unwrap();
+        std::fs::write(folder.path().join(&name).join(format!("weights.{ending}")), noise(3, 50)).unwrap();
+        expected.push(name);
+    }
+    std::fs::create_dir_all(folder.path().join("org/none")).unwrap();
+    std::fs::write(folder.path().join("org/none/README.md"), CARD).unwrap();
+    let environment = Environment::empty().with("ORTHOSCOPE_LOCAL_HUB", folder.path().to_str().unwrap());
+    let hub = hub::named("local", &environment).unwrap();
+    let client = Client::new(ClientSettings { offline: true, ..ClientSettings::default() }).unwrap();
+    let mut names = Vec::new();
+    fetch::list(&client, hub.as_ref(), &Query::default(), &Meter::unlimited(), &mut |page| {
+        names.extend(page.into_iter().map(|info| info.name));
+        Ok(true)
+    })
+    .unwrap();
+    names.sort();
+    assert_eq!(names, expected);
 }
 
 /// A hub of its own making: `answer` gives the bytes of each answer by the request's number and path, `None` to drip a

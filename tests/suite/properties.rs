@@ -3,6 +3,7 @@
 use orthoscope::checkpoint::folder::open_path;
 use orthoscope::checkpoint::safetensors::{NewTensor, encode_floats, write};
 use orthoscope::diff::{self, Unobserved};
+use orthoscope::hub::HUBS;
 use orthoscope::pair;
 use orthoscope::tensor::BF16;
 use orthoscope::tiny::edits::{self, Form};
@@ -71,6 +72,39 @@ proptest! {
     }
 }
 
+/// What differs between hubs is asked of their entries, so that a new hub is one file and one line.
+#[test]
+fn hubs_are_named_in_their_own_files_alone() {
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let words: Vec<String> = HUBS
+        .iter()
+        .flat_map(|hub| {
+            let hosts = hub.pages.iter().flat_map(|pages| pages.hosts.iter().map(|host| format!("\"{host}\"")));
+            [format!("\"{}\"", hub.prefix), format!("\"{}:\"", hub.prefix)].into_iter().chain(hosts)
+        })
+        .collect();
+    let mut wrong = Vec::new();
+    let mut read = 0;
+    for entry in walkdir::WalkDir::new(&source).sort_by_file_name() {
+        let entry = entry.unwrap();
+        let inside = entry.path().strip_prefix(&source).unwrap();
+        let is_test = inside.to_str().unwrap().contains("test") || inside.ends_with("samples.rs");
+        if inside.extension().is_none_or(|extension| extension != "rs") || inside.starts_with("hub") || is_test {
+            continue;
+        }
+        read += 1;
+        let text = std::fs::read_to_string(entry.path()).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        for line in code.lines().filter(|line| !line.trim_start().starts_with("//")) {
+            if words.iter().any(|word| line.contains(word)) {
+                wrong.push(format!("{}: {}", inside.display(), line.trim()));
+            }
+        }
+    }
+    assert!(read > 100, "{read} files");
+    assert!(wrong.is_empty(), "a hub asked by its name:\n{}", wrong.join("\n"));
+}
+
 #[test]
 fn modules_import_only_what_comes_before_them() {
     const ORDER: &[&str] = &[
@@ -95,8 +129,8 @@ fn modules_import_only_what_comes_before_them() {
         "recipe",
         "verdict",
         "combine",
-        "claim",
         "hub",
+        "claim",
         "index",
         "report",
         "sweep",
