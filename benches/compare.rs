@@ -10,7 +10,8 @@ use half::bf16;
 use orthoscope::checkpoint::folder::open_path;
 use orthoscope::checkpoint::safetensors::{NewTensor, write};
 use orthoscope::diff::Unobserved;
-use orthoscope::pipeline::{self, Named, Settings};
+use orthoscope::examine::sides::Named;
+use orthoscope::examine::{self, Settings};
 use orthoscope::signature::Catalogue;
 use orthoscope::tensor::BF16;
 use sha2::Digest as _;
@@ -102,7 +103,7 @@ fn compare(c: &mut Criterion) {
     group.bench_function(format!("compare, {threads} threads"), |b| {
         b.iter(|| {
             pool.install(|| {
-                pipeline::compare((&base, &Named::local("base")), (&candidate, &Named::local("candidate")), &settings)
+                examine::compare((&base, &Named::local("base")), (&candidate, &Named::local("candidate")), &settings)
             })
         });
     });

@@ -12,7 +12,7 @@ mod support;
 
 use std::io::Write;
 
-use orthoscope::tiny::Size;
+use orthoscope::demo::tiny::Size;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let numbers = std::env::args().skip(1).map(|number| number.parse()).collect::<Result<Vec<usize>, _>>()?;

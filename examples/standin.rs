@@ -6,7 +6,7 @@
 use std::io::{Read, Write};
 use std::path::Path;
 
-use orthoscope::standin::{Repository, Settings, Standin};
+use orthoscope::demo::standin::{Repository, Settings, Standin};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);

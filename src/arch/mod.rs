@@ -51,6 +51,22 @@ pub enum Kind {
     Other,
 }
 
+impl Kind {
+    /// The word that JSON and the index have for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Writer => "writer",
+            Self::Reader => "reader",
+            Self::Embedding => "embedding",
+            Self::Head => "head",
+            Self::Norm => "norm",
+            Self::Router => "router",
+            Self::Bias => "bias",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// An axis of a stored matrix (of one expert's matrix where experts are stacked).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

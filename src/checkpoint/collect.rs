@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{
     MAX_ANOMALIES, MAX_ANOMALIES_OF_A_KIND, MAX_CONFIG_BYTES, MAX_CONFIG_VALUES_BYTES, MAX_JSON_BYTES,
 };
-use crate::parse;
+use crate::source::parse;
 
 /// The longest piece of a hostile name that a message repeats.
 const SHOWN_BYTES: usize = 120;

@@ -9,12 +9,6 @@ mod collect;
 pub mod files;
 pub mod folder;
 pub mod gguf;
-mod gguf_config;
-mod gguf_header;
-mod gguf_names;
-mod gguf_scale;
-#[cfg(test)]
-mod gguf_tests;
 mod misnamed;
 pub mod pickle;
 mod quantized;

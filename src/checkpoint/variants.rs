@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::adapter::{is_adapter_file, is_numbered};
 use super::collect::{Anomalies, shown, small_json};
 use super::files::{self, Written};
-use super::gguf_names::{is_companion, quantization, split_part};
+use super::gguf::names::{is_companion, quantization, split_part};
 use super::shards::{names_in_index, split_folder, split_number, split_parallel, stays_inside};
 use super::unread_kinds::unread_kind;
 use super::{Checkpoint, FORMATS, FileSet, open_as};

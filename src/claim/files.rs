@@ -5,7 +5,8 @@ use serde_json::Value;
 use super::Declarations;
 use crate::checkpoint::{Checkpoint, FileSet};
 use crate::error::Result;
-use crate::{limits, parse};
+use crate::limits;
+use crate::source::parse;
 
 /// The declarations in the small files (card, adapter configuration) and in an opened checkpoint's own metadata.
 pub fn declarations(files: &FileSet, opened: Option<&Checkpoint>) -> Result<Declarations> {

@@ -9,13 +9,11 @@ use clap::Args;
 use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 
 use super::{ExitStatus, FailOn, Global, hubs, log};
-use crate::checkpoint::folder;
 use crate::diff::Observer;
 use crate::error::Result;
 use crate::examination::Examination;
-use crate::forms;
+use crate::examine::{self, Settings};
 use crate::index::Index;
-use crate::pipeline::{self, Named, Settings};
 use crate::report::{Facts, Report, sanitise};
 
 /// Columns of a name in a progress line, so that a bar is left beside it in a narrow terminal.
@@ -60,15 +58,8 @@ impl Arguments {
         let catalogue = global.catalogue()?;
         let bar = Bar::new(global.shows_progress(), "comparing");
         let settings = Settings { catalogue: &catalogue, digests, claim: None, observer: &bar };
-        let named = |path: &Path| Named::local(path.display().to_string());
-        let (base_name, candidate_name) = (named(&self.base), named(&self.candidate));
-        let examine = || {
-            let mut base = forms::Base::open(base_name.clone(), folder::file_set(&self.base)?)?;
-            forms::examine(&mut base, &folder::file_set(&self.candidate)?, &candidate_name, &settings)
-        };
         // Unreadable is an outcome with a record, not just a message.
-        let examination =
-            examine().unwrap_or_else(|error| pipeline::failed(&base_name, &candidate_name, &error, &settings));
+        let examination = examine::compare_paths(&self.base, &self.candidate, &settings);
         bar.finish();
         let now = jiff::Timestamp::now();
         // What took minutes is printed also where it cannot be recorded.

@@ -12,21 +12,22 @@ use owo_colors::{OwoColorize, Style as Ink};
 use super::sweep::{Progress, shown};
 use super::{ExitStatus, Global};
 use crate::checkpoint::files::is_weights;
+use crate::demo::standin::{Port, Repository, Settings, Standin};
+use crate::demo::tiny::Size;
+use crate::demo::tiny::derivatives::{Condition, DERIVATIVES, Derivative, write_base};
+use crate::diff::Unobserved;
 use crate::error::{Error, Result};
 use crate::examination::{Examination, Status};
+use crate::examine::Examiner;
+use crate::examine::base::Bases;
+use crate::examine::settings::ExamineSettings;
 use crate::hub::{Client, ClientSettings, Environment, Meter};
 use crate::index::{ExaminationFilter, Index};
 use crate::report::table::{Elastic, laid};
 use crate::report::{Color, Style, words};
-use crate::stages::{self, Pipeline};
-use crate::standin::{Port, Repository, Settings, Standin};
-use crate::sweep::ExamineSettings;
-use crate::sweep::base::Bases;
-use crate::sweep::examine::{Bench, word};
+use crate::sweep;
 use crate::sweep::plan::Plan;
 use crate::sweep::work::SweepSettings;
-use crate::tiny::Size;
-use crate::tiny::derivatives::{Condition, DERIVATIVES, Derivative, write_base};
 
 /// The size of the demo's models: about 2 MB each.
 const SIZE: Size = Size { width: 128, layers: 6, inner: 320, heads: 8, vocabulary: 256 };
@@ -90,17 +91,18 @@ impl Arguments {
         let standin = Standin::start(Repository::from_folder(&hub)?, Settings::default())?;
         let catalogue = Arc::new(global.catalogue()?);
         let client = Client::new(ClientSettings { cache: folder.path().join("cache"), ..ClientSettings::default() })?;
-        let bench = Bench {
+        let examiner = Examiner {
             client,
             environment: Environment::empty()
                 .with("HF_ENDPOINT", standin.hub())
                 .with("HF_HOME", folder.path().join("home").display().to_string()),
-            stages: Arc::new(Pipeline::new(catalogue.clone())),
+            catalogue: catalogue.clone(),
+            observer: Arc::new(Unobserved),
             settings: ExamineSettings::default(),
             night: Meter::new("the run's", None, None),
             bases: Bases::default(),
         };
-        super::hubs::stop_on_signal(&bench.client)?;
+        super::hubs::stop_on_signal(&examiner.client)?;
         let plan = Plan {
             bases: vec![format!("hf:{BASE}")],
             authors: DERIVATIVES
@@ -112,7 +114,7 @@ impl Arguments {
         };
         // What is found stands in the table below.
         let progress = Progress { quiet: true, ..Progress::new(global) };
-        let swept = stages::sweep(&bench, &catalogue, &index_path, &plan, &SweepSettings::default(), &progress);
+        let swept = sweep::sweep(&examiner, &index_path, &plan, &SweepSettings::default(), &progress);
         progress.bar.finish_and_clear();
         let (summary, _) = swept?;
         let lines = lines(&index_path)?;
@@ -231,7 +233,7 @@ fn lines(path: &Path) -> Result<Vec<Line>> {
         let failed = examination.status == Status::Failed;
         let found = match failed {
             true => reason.split(':').next().unwrap_or_default().to_owned(),
-            false => word(&examination.verdict),
+            false => examination.verdict.as_str().to_owned(),
         };
         let says = match &examination.orthogonalization {
             _ if failed => format!(
@@ -259,8 +261,8 @@ fn lines(path: &Path) -> Result<Vec<Line>> {
             expected: derivative.ending,
             right: found == derivative.ending && relation,
             found,
-            relation: (!failed).then(|| word(&examination.relation)),
-            depth: (!failed).then(|| word(&examination.depth)),
+            relation: (!failed).then(|| examination.relation.as_str().to_owned()),
+            depth: (!failed).then(|| examination.depth.as_str().to_owned()),
             says,
             finding: examination.findings.iter().max_by_key(|finding| finding.severity).map(|f| f.id.clone()),
         }

@@ -12,7 +12,7 @@ use crate::checkpoint::FORMATS;
 use crate::error::{Error, ErrorKind, Result};
 use crate::evaluate::{self, Case, Evaluation, Label, LambdaErrors, Rate};
 use crate::examination::Verdict;
-use crate::report::words::{count, relation_name, verdict_name};
+use crate::report::words::count;
 use crate::report::{json, sanitise};
 
 /// Measure detection and false-positive rates on labelled pairs, with exact confidence intervals
@@ -147,8 +147,8 @@ fn told(evaluation: &Evaluation, verbose: bool) -> String {
                 "  {:44} {:15} {:15} {:13} statistic {:.3}{}",
                 sanitise::name(&case.case),
                 case.label.as_str(),
-                if case.is_examined() { verdict_name(case.verdict) } else { "not examined" },
-                relation_name(case.relation),
+                if case.is_examined() { case.verdict.as_str() } else { "not examined" },
+                case.relation.as_str(),
                 case.statistic,
                 case.reason.as_ref().map_or_else(String::new, |reason| format!("  ({})", sanitise::sentence(reason)))
             ));

@@ -33,7 +33,7 @@ impl Arguments {
         let findings = &stored.examination.findings;
         let named = findings.iter().find(|finding| finding.id.starts_with(&self.what));
         let finding = named.or_else(|| findings.iter().rev().max_by_key(|finding| finding.severity)).ok_or_else(|| {
-            let verdict = words::verdict_name(stored.examination.verdict);
+            let verdict = stored.examination.verdict.as_str();
             let what = sanitise::name(&self.what);
             Error::new(
                 ErrorKind::NotFound,

@@ -13,10 +13,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{RELATIONS, Relation, STATUSES, Severity, Status, VERDICTS, Verdict};
 use crate::index::{Cursor, ExaminationFilter, FindingFilter, FindingRow, Index, Page};
 use crate::report::table::{Elastic, laid};
-use crate::report::words::{count, relation_name, short_id, status_name, verdict_name};
+use crate::report::words::{count, short_id};
 use crate::report::{Report, json, sanitise};
 use crate::signature::Catalogue;
-use crate::sweep::examine::word as word_of;
 use crate::sweep::work::last_runs;
 
 /// List the findings of the index, or show one with its evidence
@@ -71,13 +70,13 @@ struct List {
 #[derive(Args, Debug, Clone, Default)]
 pub struct Filter {
     /// With this verdict; may be repeated
-    #[arg(long = "verdict", value_name = "VERDICT", value_parser = words(&VERDICTS, verdict_name))]
+    #[arg(long = "verdict", value_name = "VERDICT", value_parser = words(&VERDICTS, Verdict::as_str))]
     verdicts: Vec<Verdict>,
     /// With this relation to the base; may be repeated
-    #[arg(long = "relation", value_name = "RELATION", value_parser = words(&RELATIONS, relation_name))]
+    #[arg(long = "relation", value_name = "RELATION", value_parser = words(&RELATIONS, Relation::as_str))]
     relations: Vec<Relation>,
     /// With this status; may be repeated
-    #[arg(long = "status", value_name = "STATUS", value_parser = words(&STATUSES, status_name))]
+    #[arg(long = "status", value_name = "STATUS", value_parser = words(&STATUSES, Status::as_str))]
     statuses: Vec<Status>,
     /// With findings of this severity and above
     #[arg(long, value_enum)]
@@ -255,9 +254,9 @@ fn lines(rows: &[FindingRow], width: usize) -> Vec<String> {
         let (finding, examination) = (&row.finding, &row.examination);
         vec![
             sanitise::name(&finding.id),
-            word_of(&finding.severity),
+            finding.severity.as_str().to_owned(),
             sanitise::name(&finding.signature),
-            word_of(&examination.verdict),
+            examination.verdict.as_str().to_owned(),
             sanitise::name(&examination.candidate),
             sanitise::name(&examination.base),
             examination.last_seen.strftime("%Y-%m-%d").to_string(),
@@ -288,15 +287,15 @@ mod tests {
         ) {
             let (parser, command) = (words(all, name), clap::Command::new("x"));
             for value in all {
-                assert_eq!(word_of(value), name(*value));
+                assert_eq!(serde_json::json!(value), name(*value));
                 let parsed = parser.parse_ref(&command, None, name(*value).as_ref());
                 assert_eq!(parsed.expect("in the list"), *value);
             }
             assert!(parser.parse_ref(&command, None, "bogus".as_ref()).is_err());
             assert_eq!(parser.possible_values().expect("listed").count(), all.len());
         }
-        check(&VERDICTS, verdict_name);
-        check(&STATUSES, status_name);
-        check(&RELATIONS, relation_name);
+        check(&VERDICTS, Verdict::as_str);
+        check(&STATUSES, Status::as_str);
+        check(&RELATIONS, Relation::as_str);
     }
 }

@@ -11,15 +11,14 @@ use super::Global;
 use crate::diff::Observer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::Depth;
+use crate::examine::Examiner;
+use crate::examine::base::Bases;
+use crate::examine::settings::{Escalate, ExamineSettings};
 use crate::hub::{Client, ClientSettings, DEFAULT, Environment, Meter, on_hub, spellings, stale};
 use crate::ids::Location;
 use crate::limits::MAX_CLAIMED_BASE_BYTES;
 use crate::report::Renderer;
 use crate::signature::Catalogue;
-use crate::stages::Pipeline;
-use crate::sweep::base::Bases;
-use crate::sweep::examine::Bench;
-use crate::sweep::{Escalate, ExamineSettings};
 
 /// How deep at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -87,13 +86,13 @@ impl Reading {
 
 /// Everything needed to examine repositories, with the client of the process's environment. What killed processes left
 /// in its cache is thrown away first.
-pub fn bench(
+pub fn examiner(
     global: &Global,
     catalogue: &Arc<Catalogue>,
     settings: ExamineSettings,
     night_bytes: Option<u64>,
     observer: Arc<dyn Observer + Send>,
-) -> Result<Bench> {
+) -> Result<Examiner> {
     let environment = Environment::of_process();
     let client = Client::new(ClientSettings {
         offline: global.offline || environment.offline(),
@@ -101,10 +100,11 @@ pub fn bench(
         ..ClientSettings::default()
     })?;
     stale::clean(client.cache());
-    Ok(Bench {
+    Ok(Examiner {
         client,
         environment,
-        stages: Arc::new(Pipeline::new(catalogue.clone()).watched(observer)),
+        catalogue: catalogue.clone(),
+        observer,
         settings,
         night: Meter::new("the run's", night_bytes, None),
         bases: Bases::default(),

@@ -13,14 +13,15 @@ use crate::checkpoint::files::is_worth_reading;
 use crate::checkpoint::{FileSet, folder};
 use crate::diff::Unobserved;
 use crate::error::{Error, Result};
+use crate::examine::inspect::{Inspection, Module, inspect};
+use crate::examine::settings::ExamineSettings;
+use crate::examine::{base, sides};
 use crate::hub::Meter;
 use crate::ids::Location;
-use crate::inspect::{Inspection, Module, inspect};
 use crate::limits;
 use crate::report::json::write_value;
 use crate::report::table::{Elastic, laid};
 use crate::report::{oddities, sanitise, words};
-use crate::sweep::{ExamineSettings, base, record};
 
 /// Oddities shown without `--verbose`.
 const ANOMALIES_SHOWN: usize = 12;
@@ -80,15 +81,15 @@ impl Arguments {
             Location::Hub(id, revision) => (id, revision),
         };
         let catalogue = Arc::new(global.catalogue()?);
-        let bench = hubs::bench(global, &catalogue, ExamineSettings::default(), None, Arc::new(Unobserved))?;
-        hubs::stop_on_signal(&bench.client)?;
+        let examiner = hubs::examiner(global, &catalogue, ExamineSettings::default(), None, Arc::new(Unobserved))?;
+        hubs::stop_on_signal(&examiner.client)?;
         let meter = Meter::new("this repository's", None, None);
-        let (repo, _) = base::open_repo(&id, revision.as_ref(), &bench.client, &bench.environment, &meter)?;
+        let (repo, _) = base::open_repo(&id, revision.as_ref(), &examiner.client, &examiner.environment, &meter)?;
         let mut set = FileSet { label: self.what.clone(), ..FileSet::default() };
         for file in repo.files() {
             let card = file.path == "README.md";
             let small = is_worth_reading(&file.path) || file.bytes <= limits::MAX_JSON_BYTES;
-            if !(small && (card || record::is_wanted(&file.path))) {
+            if !(small && (card || sides::is_wanted(&file.path))) {
                 continue;
             }
             set.files.insert(file.path.clone(), repo.source(file, &meter)?);
@@ -168,7 +169,7 @@ fn text(one: &Inspection, asked: &Arguments, all: bool, width: usize, out: &mut 
     let row = |module: &Module| -> Vec<String> {
         let shapes: Vec<String> = module.shapes.iter().map(|one| shape(one)).collect();
         vec![
-            crate::sweep::examine::word(&module.kind),
+            module.kind.as_str().to_owned(),
             sanitise::name(&module.module),
             module.count.to_string(),
             shapes.join("; "),
@@ -193,7 +194,7 @@ fn text(one: &Inspection, asked: &Arguments, all: bool, width: usize, out: &mut 
         for tensor in &one.tensors {
             let why =
                 tensor.unreadable.as_deref().map(|why| format!("  ({})", sanitise::sentence(why))).unwrap_or_default();
-            let kind = crate::sweep::examine::word(&tensor.kind);
+            let kind = tensor.kind.as_str().to_owned();
             writeln!(
                 out,
                 "  {}  {kind}  {}  [{}]{why}",

@@ -33,7 +33,7 @@ use clap::{Arg, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Pars
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, Severity, Status, Verdict};
 use crate::index::Index;
-use crate::report::{self as reports, Color, NO_TERMINAL, RENDERERS, Renderer, Style, sanitise, words};
+use crate::report::{self as reports, Color, NO_TERMINAL, RENDERERS, Renderer, Style, sanitise};
 use crate::signature::Catalogue;
 
 /// The index where none is named.
@@ -184,7 +184,7 @@ pub(super) fn tell_undone<'e>(status: ExitStatus, examinations: impl IntoIterato
         if let Some(why) = undone(examination) {
             let source = sanitise::name(&examination.candidate.source);
             let why = sanitise::sentence(why);
-            let _ = writeln!(stderr, "orthoscope: {source}: {}: {why}", words::verdict_name(examination.verdict));
+            let _ = writeln!(stderr, "orthoscope: {source}: {}: {why}", examination.verdict.as_str());
         }
     }
 }

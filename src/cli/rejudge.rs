@@ -8,7 +8,6 @@ use super::{ExitStatus, Global};
 use crate::error::{Error, Result};
 use crate::index::{Index, Rejudged};
 use crate::report::{json, sanitise};
-use crate::stages;
 
 /// Judge every stored examination again with the present signatures, without reading any weights
 #[derive(Args)]
@@ -27,7 +26,7 @@ impl Arguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         let catalogue = global.catalogue()?;
         let mut index = Index::open_existing(&global.index)?;
-        let judged = stages::rejudge(&mut index, &catalogue, self.all)?;
+        let judged = index.judge_again(&catalogue, self.all)?;
         if global.format() == "json" {
             json::write_value(&judged, &global.style(), out)?;
         } else {

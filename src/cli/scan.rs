@@ -12,14 +12,13 @@ use super::hubs::{self, Reading};
 use super::{ExitStatus, FailOn, Global};
 use crate::error::{ErrorKind, Result};
 use crate::examination::Examination;
+use crate::examine::Examiner;
+use crate::examine::base;
 use crate::hub::{Meter, RepoInfo};
 use crate::ids::{Location, RepoId, Revision};
 use crate::index::Index;
 use crate::index::triage::Listing;
 use crate::report::{Facts, Listed, Report};
-use crate::stages;
-use crate::sweep::base;
-use crate::sweep::examine::Bench;
 
 /// Examine uploads on a hub, or folders, each against the base it claims or the one given
 #[derive(Args)]
@@ -62,8 +61,8 @@ impl Arguments {
         let digests = hubs::digests(self.digests, renderer);
         let catalogue = Arc::new(global.catalogue()?);
         let bar = Arc::new(Bar::new(global.shows_progress(), "examining"));
-        let bench = hubs::bench(global, &catalogue, self.reading.settings(), None, bar.clone())?;
-        hubs::stop_on_signal(&bench.client)?;
+        let examiner = hubs::examiner(global, &catalogue, self.reading.settings(), None, bar.clone())?;
+        hubs::stop_on_signal(&examiner.client)?;
         let mut index = if self.no_record { None } else { Some(Index::open(&global.index)?) };
         let mut examinations = Vec::new();
         let mut facts = BTreeMap::new();
@@ -75,9 +74,9 @@ impl Arguments {
             let (examination, listing) = match name.parse::<Location>()? {
                 Location::Path(path) => {
                     let path = Path::new(&path);
-                    (stages::examine_path(&bench, &catalogue, path, base, digests, bar.as_ref()), None)
+                    (examiner.examine_path(path, base, digests, bar.as_ref()), None)
                 }
-                Location::Hub(id, revision) => on_a_hub(&bench, &id, revision.as_ref(), base)?,
+                Location::Hub(id, revision) => on_a_hub(&examiner, &id, revision.as_ref(), base)?,
             };
             let now = jiff::Timestamp::now();
             if let Some(index) = &mut index {
@@ -104,27 +103,27 @@ fn record(index: &mut Index, examination: &Examination, listing: Option<&Listing
 
 /// One repository of a hub, with what the hub said of it. A stop is an error; whatever else goes wrong is its outcome.
 fn on_a_hub(
-    bench: &Bench,
+    examiner: &Examiner,
     id: &RepoId,
     asked: Option<&Revision>,
     base: Option<&str>,
 ) -> Result<(Examination, Option<Listing>)> {
     let revision = asked.map(|revision| revision.0.as_str());
-    let facts = match base::facts(id, asked, &bench.client, &bench.environment, &Meter::unlimited()) {
+    let facts = match base::facts(id, asked, &examiner.client, &examiner.environment, &Meter::unlimited()) {
         Ok(facts) => facts,
         Err(error) if error.kind == ErrorKind::Interrupted => return Err(error),
         Err(error) => {
             let facts = RepoInfo { name: id.name.clone(), commit: revision.map(str::to_owned), ..RepoInfo::default() };
-            return Ok((bench.failed(id, &facts, base, &error), None));
+            return Ok((examiner.failed(id, &facts, base, &error), None));
         }
     };
     // Offline nothing was asked, and an empty answer would overwrite what a hub once said.
-    let listing = (!bench.client.settings().offline).then(|| stages::listing(&facts));
+    let listing = (!examiner.client.settings().offline).then(|| Listing::from(&facts));
     // A hub may know the repository by another name by now.
     let id = RepoId { name: facts.name.clone(), ..id.clone() };
-    match bench.examine_at(&id, &facts, base, revision) {
+    match examiner.examine_at(&id, &facts, base, revision) {
         Ok(outcome) => Ok((outcome.examination, listing)),
         Err(error) if error.kind == ErrorKind::Interrupted => Err(error),
-        Err(error) => Ok((bench.failed(&id, &facts, base, &error), listing)),
+        Err(error) => Ok((examiner.failed(&id, &facts, base, &error), listing)),
     }
 }

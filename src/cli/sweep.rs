@@ -15,14 +15,14 @@ use super::{ExitStatus, FailOn, Global, log};
 use crate::diff::Unobserved;
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Status, Verdict};
+use crate::examine::repository::Outcome;
 use crate::hub::HUBS;
 use crate::ids::RepoId;
 use crate::index::Index;
 use crate::index::triage::News;
 use crate::report::rates::{ExpectedFalsePositives, expected_false_positives};
 use crate::report::{json, sanitise, words};
-use crate::stages;
-use crate::sweep::examine::Outcome;
+use crate::sweep;
 use crate::sweep::plan::{Listed, Plan};
 use crate::sweep::work::{Observer, Summary, SweepSettings, last_runs};
 
@@ -87,8 +87,8 @@ impl Arguments {
         }
         let catalogue = Arc::new(global.catalogue()?);
         let settings = self.reading.settings();
-        let bench = hubs::bench(global, &catalogue, settings, self.max_night_bytes, Arc::new(Unobserved))?;
-        hubs::stop_on_signal(&bench.client)?;
+        let examiner = hubs::examiner(global, &catalogue, settings, self.max_night_bytes, Arc::new(Unobserved))?;
+        hubs::stop_on_signal(&examiner.client)?;
         let settings = SweepSettings {
             workers: usize::from(self.concurrency),
             limit: self.limit,
@@ -96,7 +96,7 @@ impl Arguments {
             ..SweepSettings::default()
         };
         let progress = Progress::new(global);
-        let swept = stages::sweep(&bench, &catalogue, &global.index, &plan, &settings, &progress);
+        let swept = sweep::sweep(&examiner, &global.index, &plan, &settings, &progress);
         progress.bar.finish_and_clear();
         let (summary, rejudged) = swept?;
         let expected = expected_false_positives(told_of(&summary));
@@ -205,7 +205,7 @@ fn told_news(news: &[News], more: bool) -> String {
 /// Repositories that a verdict was given on.
 fn told_of(summary: &Summary) -> u64 {
     let verdicts = [Verdict::Orthogonalized, Verdict::Suspect, Verdict::Clear, Verdict::Inconclusive];
-    verdicts.iter().filter_map(|verdict| summary.outcomes.get(words::verdict_name(*verdict))).sum()
+    verdicts.iter().filter_map(|verdict| summary.outcomes.get(verdict.as_str())).sum()
 }
 
 /// A path for a command line that can be copied.

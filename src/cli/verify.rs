@@ -13,13 +13,14 @@ use super::{ExitStatus, Global, hubs, log};
 use crate::checkpoint::Anomaly;
 use crate::diff::Unobserved;
 use crate::error::{Error, ErrorKind, Result};
+use crate::examine::base;
+use crate::examine::settings::ExamineSettings;
 use crate::hub::{Meter, fetch::Repo};
 use crate::ids::Location;
 use crate::limits::MAX_MANIFEST_BYTES;
 use crate::report::json::write_value;
 use crate::report::table::{Elastic, laid};
 use crate::report::{oddities, sanitise, words};
-use crate::sweep::{ExamineSettings, base};
 use crate::verify::signature::Key;
 use crate::verify::{
     self, Checked, Ending, FileReport, Oddity, Outcome, Reference, Subject, Verification, Watch, files, reference,
@@ -141,11 +142,11 @@ impl Arguments {
             return Err(Error::new(ErrorKind::Usage, what));
         };
         let catalogue = Arc::new(global.catalogue()?);
-        let bench = hubs::bench(global, &catalogue, ExamineSettings::default(), None, Arc::new(Unobserved))?;
-        hubs::stop_on_signal(&bench.client)?;
+        let examiner = hubs::examiner(global, &catalogue, ExamineSettings::default(), None, Arc::new(Unobserved))?;
+        hubs::stop_on_signal(&examiner.client)?;
         let meter = Meter::new("this repository's", None, None);
-        let (repo, _) = base::open_repo(&id, revision.as_ref(), &bench.client, &bench.environment, &meter)?;
-        let offline = bench.client.settings().offline && !repo.is_here();
+        let (repo, _) = base::open_repo(&id, revision.as_ref(), &examiner.client, &examiner.environment, &meter)?;
+        let offline = examiner.client.settings().offline && !repo.is_here();
         Ok((repo, meter, offline))
     }
 }
@@ -290,7 +291,7 @@ fn oddities(list: &[Oddity], all: bool) -> Vec<String> {
         .iter()
         .take(shown)
         .map(|one| {
-            let grave = severity(one.first).map(crate::sweep::examine::word).unwrap_or_default();
+            let grave = severity(one.first).map_or("", |severity| severity.as_str());
             format!("{} ({grave}{}): {}", one.kind(), one.tensor(), one.detail())
         })
         .collect();

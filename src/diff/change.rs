@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use super::{Measured, Sized, spectrum};
 use crate::arch::Kind;
-use crate::numbers::median;
 use crate::pair::Pairing;
 use crate::profile::names::{self, Measurement};
 use crate::profile::{GRID_KURTOSIS, Numbers, Sameness, TensorMeasurement};
+use crate::tensor::numbers::median;
 
 /// A matrix has lost rows when at least one in so many became zero.
 const ZEROED_SHARE: u64 = 32;

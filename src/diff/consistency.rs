@@ -260,7 +260,7 @@ const ITERATIONS: usize = 10;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tiny::{normal, random};
+    use crate::demo::tiny::{normal, random};
 
     fn matrix(rows: usize, columns: usize, stream: &str) -> Mat<f64> {
         let values = normal(&mut random(7, stream), rows * columns);

@@ -25,8 +25,8 @@ use super::{Measured, Measurements, summary};
 use crate::arch::{Axis, Kind};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::numbers::median;
 use crate::pair::View;
+use crate::tensor::numbers::median;
 use crate::tensor::{DType, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, Q8_1};
 
 /// Elements that share their levels: no format in use has smaller groups.
@@ -545,7 +545,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::tiny::{normal, random};
+    use crate::demo::tiny::{normal, random};
 
     /// Sixteen codes to a group, as a quantiser with a scale and a smallest value rounds them.
     fn rounded(values: &[f32]) -> Vec<f32> {

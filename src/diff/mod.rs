@@ -19,7 +19,6 @@ pub mod order;
 pub mod projection;
 pub mod rank;
 pub mod requantize;
-pub mod screen;
 pub mod spectrum;
 pub mod summary;
 
@@ -37,9 +36,9 @@ use crate::arch::{Axis, Kind};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::MAX_ADDED_BIAS_NUMBERS;
-use crate::numbers::median;
 use crate::pair::{Pair, Pairing, Unpaired};
 use crate::profile::Sameness;
+use crate::tensor::numbers::median;
 use crate::tensor::{DType, Family};
 
 /// Own directions of a writer that are kept for pooling and for its regression.

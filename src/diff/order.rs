@@ -13,7 +13,7 @@ use super::projection::Oriented;
 use super::spectrum;
 use crate::arch::Axis;
 use crate::error::Result;
-use crate::numbers::dot;
+use crate::tensor::numbers::dot;
 
 /// A column is set aside when |Δ_j|/|w_j| exceeds this over √d,
 const BEYOND_CHANCE: f64 = 6.0;
@@ -90,7 +90,7 @@ fn ratios(oriented: &Oriented<'_>, moments: &Moments) -> Vec<f64> {
 }
 
 /// |Δ_j|²/|w_j|² out of the two; infinite where the base has nothing and the candidate has.
-pub(super) fn ratio(ww: f64, dd: f64) -> f64 {
+pub fn ratio(ww: f64, dd: f64) -> f64 {
     if ww > 0.0 {
         dd / ww
     } else if dd > 0.0 {
@@ -118,7 +118,7 @@ pub fn explicable(oriented: &Oriented<'_>, moments: &Moments) -> Option<Vec<bool
 }
 
 /// The same from every coordinate's |Δ_j|²/|w_j|², in a residual stream of `width`.
-pub(super) fn within_reach(width: usize, ratios: &[f64]) -> Option<Vec<bool>> {
+pub fn within_reach(width: usize, ratios: &[f64]) -> Option<Vec<bool>> {
     let bound = bound(width, ratios);
     let kept: Vec<bool> = ratios.iter().map(|ratio| *ratio <= bound).collect();
     kept.iter().any(|kept| !kept).then_some(kept)
@@ -158,7 +158,7 @@ pub fn uniform_scale(oriented: &Oriented<'_>, moments: &Moments, kept: Option<&[
 
 impl Uniform {
     /// Out of every coordinate's ⟨Δ_j, w_j⟩/|w_j|².
-    pub(super) fn of(mut scales: Vec<f64>) -> Self {
+    pub fn of(mut scales: Vec<f64>) -> Self {
         scales.sort_by(f64::total_cmp);
         let at = |share: usize| scales.get(scales.len() * share / 4).copied().unwrap_or(0.0);
         let middle = at(2);

@@ -15,7 +15,7 @@ use super::operator::{Gauge, Moments, Operator, Product, Want};
 use super::spectrum::{self, Svd};
 use crate::arch::Axis;
 use crate::error::Result;
-use crate::numbers::{dot, median};
+use crate::tensor::numbers::{dot, median};
 
 /// Columns of the range finder: the change's own top directions that are kept in view.
 pub const SKETCH: usize = 12;
@@ -214,7 +214,7 @@ pub fn top_vectors(
 }
 
 /// Sets the rows that are not kept to zero.
-pub(super) fn mask_rows(matrix: &mut Mat<f64>, kept: &[bool]) {
+pub fn mask_rows(matrix: &mut Mat<f64>, kept: &[bool]) {
     for column in matrix.col_iter_mut() {
         column.iter_mut().zip(kept).filter(|(_, kept)| !**kept).for_each(|(value, _)| *value = 0.0);
     }

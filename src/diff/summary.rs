@@ -8,10 +8,10 @@ use super::change::{self, Spectrum};
 use super::spectrum;
 use super::{Coordinates, Measured, Measurements, Sized};
 use crate::arch::Kind;
-use crate::numbers::{cosine, median};
 use crate::pair::Pairing;
 use crate::profile::names::{self, Measurement};
 use crate::profile::{Numbers, Profile, Projection, Sameness, TensorMeasurement};
+use crate::tensor::numbers::{cosine, median};
 
 /// Least held-out consistency of a writer that fits, when others agree with its direction. Honest changes of real weights stay
 /// below 0.14 at the median, those of tiny models below 0.67; edits are above 0.95, through coarse quantisers above 0.88.

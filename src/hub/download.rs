@@ -16,7 +16,7 @@ use super::fetch::{Repo, RepoRanges, content_range};
 use super::{Ask, Bucket, Meter, RepoFile, shown, stale};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
-use crate::private;
+use crate::source::private;
 use crate::source::remote::Ranges;
 
 impl Repo {

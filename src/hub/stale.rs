@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use tempfile::NamedTempFile;
 
-use crate::{limits, private};
+use crate::limits;
+use crate::source::private;
 
 /// The file whose lock a folder's temporary files are made and thrown away under.
 const GATE: &str = ".lock";

@@ -9,6 +9,7 @@ use super::{Stored, checksum, failed, variants};
 use crate::arch::Role;
 use crate::checkpoint::Anomaly;
 use crate::error::Result;
+use crate::examination::surroundings::Surrounding;
 use crate::examination::{
     Claim, ClaimEvidence, Coverage, Examination, FileDigest, Finding, NotExamined, Orthogonalization, Side, Strength,
     Tool,
@@ -16,7 +17,6 @@ use crate::examination::{
 use crate::ids::Digest;
 use crate::limits::MAX_NOT_EXAMINED;
 use crate::profile::{Profile, Projection, TensorMeasurement};
-use crate::surroundings::Surrounding;
 
 const DOING: &str = "reading an examination from the index";
 

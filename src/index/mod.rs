@@ -35,7 +35,7 @@ pub use store::{Recorded, record};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::Examination;
 use crate::ids::Digest;
-use crate::private;
+use crate::source::private;
 
 /// Every schema change, oldest first. A new one is a file and a line here; released files are never edited.
 const STEPS: &[&str] = &[

@@ -11,6 +11,7 @@ use super::{Index, checksum, failed, load, store};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::Examination;
 use crate::ids::Digest;
+use crate::judge;
 use crate::signature::Catalogue;
 
 /// Examinations judged in one transaction.
@@ -30,6 +31,15 @@ pub struct Rejudged {
 }
 
 impl Index {
+    /// Judges what the index holds again with a catalogue, without any weights; see [`Index::rejudge`].
+    pub fn judge_again(&mut self, catalogue: &Catalogue, all: bool) -> Result<Rejudged> {
+        let judge = |mut examination: Examination| {
+            judge::judge(&mut examination, catalogue);
+            Ok(examination)
+        };
+        self.rejudge(catalogue, all, Timestamp::now(), judge, |_| true)
+    }
+
     /// Judges every examination again whose current judgement is by another catalogue, or every one that has measurements
     /// if `all`. The old judgement is kept as history where the new one says something else.
     ///

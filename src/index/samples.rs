@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::arch::{Axis, Kind, Role};
 use crate::checkpoint::Anomaly;
+use crate::examination::surroundings::{Concern, State, Surrounding};
 use crate::examination::{
     Claim, ClaimEvidence, Coverage, Depth, Examination, FileDigest, Finding, NotExamined, Orthogonalization, RELATIONS,
     SCHEMA, STATUSES, Severity, Side, Strength, Tool, VERDICTS,
@@ -14,7 +15,6 @@ use crate::ids::Digest;
 use crate::profile::names::MEASUREMENTS;
 use crate::profile::{Numbers, Profile, Projection, Sameness, TensorMeasurement};
 use crate::signature::finding_id;
-use crate::surroundings::{Concern, State, Surrounding};
 
 pub(crate) const DEPTHS: [Depth; 3] = [Depth::Hashes, Depth::Screen, Depth::Full];
 pub(crate) const SEVERITIES: [Severity; 4] = [Severity::Info, Severity::Low, Severity::Medium, Severity::High];
@@ -198,7 +198,7 @@ pub(crate) fn with_variants(seed: u64) -> Examination {
         variant.candidate.variant = Some(format!("Q{number}_0"));
         variant
     });
-    crate::combine::combine(examination(seed).candidate, variants.collect(), Default::default(), |_| ())
+    crate::judge::combine::combine(examination(seed).candidate, variants.collect(), Default::default(), |_| ())
         .unwrap_or_else(|| examination(seed))
 }
 

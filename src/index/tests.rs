@@ -114,13 +114,13 @@ fn variants_come_back_and_another_one_may_decide() {
     let mut whole = with_variants(seed);
     whole.variants.iter_mut().for_each(|variant| variant.verdict = Verdict::Clear);
     whole.variants[0].profile.as_mut().unwrap().tensors.truncate(1);
-    crate::combine::decide(&mut whole);
+    crate::judge::combine::decide(&mut whole);
     let id = index.record(&whole, at(0)).unwrap().id.hex();
     assert_eq!(index.get(&id).unwrap().unwrap().examination, whole);
     let before = sizes(&index);
     assert_eq!(before["variant"], 3);
     whole.variants[2].verdict = Verdict::Orthogonalized;
-    crate::combine::decide(&mut whole);
+    crate::judge::combine::decide(&mut whole);
     let recorded = index.record(&whole, at(1)).unwrap();
     assert_eq!((recorded.id.hex(), recorded.new, recorded.judged_anew), (id.clone(), false, true));
     assert_eq!(index.get(&id).unwrap().unwrap().examination, whole, "measurements of the one that decides now");

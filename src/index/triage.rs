@@ -9,6 +9,7 @@ use super::decision::OPEN;
 use super::prevalence::reason_class;
 use super::{Index, failed};
 use crate::error::{Error, ErrorKind, Result};
+use crate::hub::RepoInfo;
 
 /// Rows of one page at most.
 pub const PAGE_ROWS: u32 = 500;
@@ -34,6 +35,18 @@ pub struct Listing {
     pub family: Option<String>,
     /// Its tags.
     pub tags: Vec<String>,
+}
+
+impl From<&RepoInfo> for Listing {
+    /// What is kept of a hub's word on a repository.
+    fn from(facts: &RepoInfo) -> Self {
+        Self {
+            downloads: facts.downloads,
+            created: facts.created.as_deref().and_then(|text| text.parse().ok()),
+            family: facts.config.get("model_type").and_then(|word| word.as_str()).map(str::to_owned),
+            tags: facts.tags.clone(),
+        }
+    }
 }
 
 /// What the index remembers of a listing.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::content;
 use super::matching::{Side, State};
 use crate::arch::Parameter;
-use crate::numbers::cosine;
+use crate::tensor::numbers::cosine;
 
 /// Matrices that tell a block, the first one present deciding.
 const PROBES: &[&str] = &["down_proj", "o_proj", "out_proj", "up_proj", "gate_up_proj", "qkv_proj", "q_proj"];

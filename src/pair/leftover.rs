@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::content;
 use super::matching::{Side, State};
-use crate::numbers::cosine;
+use crate::tensor::numbers::cosine;
 
 /// A pair by content needs this cosine; unrelated matrices of a model stay below 0.2.
 const KIN: f64 = 0.8;

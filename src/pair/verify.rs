@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::matching::State;
 use super::{Pair, content, order};
 use crate::arch::{Kind, Parameter, Scheme};
-use crate::numbers::cosine;
+use crate::tensor::numbers::cosine;
 
 /// Pairs of one slot that are asked.
 const ASKED: usize = 3;

@@ -1,8 +1,8 @@
 //! What comes beside the weights, in words that every report shares.
 
 use crate::examination::Examination;
+use crate::examination::surroundings::{State, Surrounding};
 use crate::report::sanitise;
-use crate::surroundings::{State, Surrounding};
 
 /// The heading.
 pub const HEADING: &str = "Beside the weights";

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use crate::examination::{Depth, Examination, Orthogonalization};
 use crate::index::decision::{Decision, OPEN};
 use crate::report::table::severity_name;
-use crate::report::words::{false_positive_limit, is_reversed, relation_name, removal, status_name, verdict_name};
+use crate::report::words::{false_positive_limit, is_reversed, removal};
 use crate::report::{Report, variants};
 
 /// One cell.
@@ -97,7 +97,7 @@ pub static COLUMNS: &[Column] = &[
     column("base", Type::Text, "what it was compared with", |e| text(&e.base.source)),
     column("base_revision", Type::Text, "the base's commit", |e| Cell::Text(e.base.revision.clone())),
     column("base_digest", Type::Text, "SHA-256 over the base's files' digests", |e| Cell::Text(e.base.digest.clone())),
-    column("status", Type::Text, "complete, partial or failed", |e| text(status_name(e.status))),
+    column("status", Type::Text, "complete, partial or failed", |e| text(e.status.as_str())),
     column("reason", Type::Text, "why not complete", |e| Cell::Text(e.reason.clone())),
     column("depth", Type::Text, "hashes, screen or full", |e| {
         text(match e.depth {
@@ -106,9 +106,9 @@ pub static COLUMNS: &[Column] = &[
             Depth::Full => "full",
         })
     }),
-    column("relation", Type::Text, "what the candidate is to the base", |e| text(relation_name(e.relation))),
+    column("relation", Type::Text, "what the candidate is to the base", |e| text(e.relation.as_str())),
     column("rank", Type::Count, "rank of a low-rank edit", |e| Cell::Count(e.rank.map(u64::from))),
-    column("verdict", Type::Text, "orthogonalized, suspect, clear or inconclusive", |e| text(verdict_name(e.verdict))),
+    column("verdict", Type::Text, "orthogonalized, suspect, clear or inconclusive", |e| text(e.verdict.as_str())),
     column("p_value", Type::Number, "false-positive bound by the calibration's controls", |e| {
         measured(e, |o| o.p_value)
     }),

@@ -8,8 +8,8 @@ use serde_json::ser::{CharEscape, CompactFormatter, Formatter, PrettyFormatter};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, Verdict};
 use crate::index::decision::Decision;
+use crate::judge::verdict::{CONTROLS, CONTROLS_CALLED, CONTROLS_WERE};
 use crate::report::{Listed, Renderer, Report, Style, sanitise, words, writing};
-use crate::verdict::{CONTROLS, CONTROLS_CALLED, CONTROLS_WERE};
 
 /// One examination as one document; several as an array. One line (or several lines, see [`Style::lines`]).
 pub struct Json;

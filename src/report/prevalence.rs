@@ -4,11 +4,11 @@ use maud::{Markup, html};
 use serde_json::{Value, json};
 
 use crate::index::prevalence::{DIMENSIONS, Dimension, Group, Prevalence};
+use crate::judge::verdict::CONTROLS_WERE;
 use crate::report::chart::{self, Room, Share, fitting};
 use crate::report::rates::{Detector, Rate, corrected, exact, expected_false_positives, weighted_sums, wilson};
 use crate::report::table::{Elastic, laid};
 use crate::report::{sanitise, words};
-use crate::verdict::CONTROLS_WERE;
 
 /// Groups of a table; the values have them all.
 const ROWS: usize = 200;

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use statrs::distribution::{Beta, ContinuousCDF};
 
-use crate::verdict::{CONTROLS, CONTROLS_CALLED};
+use crate::judge::verdict::{CONTROLS, CONTROLS_CALLED};
 
 /// The 97.5 % point of the normal distribution: two-sided 95 %.
 const Z: f64 = 1.959_963_984_540_054;

@@ -6,9 +6,9 @@ use serde_json::json;
 
 use crate::arch::{Axis, Kind, Role};
 use crate::checkpoint::Anomaly;
-use crate::combine::combine;
 use crate::examination::*;
 use crate::index::decision::{Choice, Decision};
+use crate::judge::combine::combine;
 use crate::profile::{Profile, Projection, Sameness, TensorMeasurement};
 use crate::report::{Facts, Listed, Report, SignatureText};
 

@@ -246,8 +246,8 @@ impl<'a> Run<'a> {
             "properties": {
                 "candidate": words::side(&told.candidate),
                 "base": words::side(&told.base),
-                "relation": words::relation_name(told.relation),
-                "verdict": words::verdict_name(told.verdict),
+                "relation": told.relation.as_str(),
+                "verdict": told.verdict.as_str(),
                 "catalogue": sanitise::name(&told.tool.catalogue),
                 "limits": sentences.limits,
                 "decisions": decisions.iter().map(words::decided).collect::<Vec<_>>(),

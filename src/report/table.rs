@@ -102,7 +102,7 @@ fn row(examination: &Examination, style: &Style) -> Vec<String> {
     vec![
         word(examination).to_owned(),
         sanitise::name(&examination.candidate.source),
-        words::relation_name(examination.relation).to_owned(),
+        examination.relation.as_str().to_owned(),
         lambda,
         o.and_then(words::false_positive_limit).map_or_else(String::new, |limit| format!("{limit:.4}")),
         o.map_or_else(String::new, |o| o.layers.len().to_string()),
@@ -119,7 +119,7 @@ fn row(examination: &Examination, style: &Style) -> Vec<String> {
 pub fn word(examination: &Examination) -> &'static str {
     match examination.status {
         Status::Failed => "not examined",
-        Status::Complete | Status::Partial => words::verdict_name(examination.verdict),
+        Status::Complete | Status::Partial => examination.verdict.as_str(),
     }
 }
 

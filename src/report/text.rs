@@ -113,7 +113,7 @@ impl Page<'_> {
         let ink = verdict_ink(examination);
         let word = match examination.status {
             Status::Failed => "not examined",
-            Status::Complete | Status::Partial => words::verdict_name(examination.verdict),
+            Status::Complete | Status::Partial => examination.verdict.as_str(),
         };
         // The verdict's word is painted after wrapping, so that escape codes do not count as width.
         let prefix = word.to_uppercase();

@@ -48,8 +48,8 @@ fn line(variant: &Examination) -> Line {
     Line {
         name: sanitise::name(variant.candidate.variant.as_deref().unwrap_or("unnamed")),
         format: sanitise::name(variant.candidate.format.as_deref().unwrap_or("unknown format")),
-        verdict: if failed { "not examined" } else { words::verdict_name(variant.verdict) },
-        relation: words::relation_name(variant.relation).to_owned(),
+        verdict: if failed { "not examined" } else { variant.verdict.as_str() },
+        relation: variant.relation.as_str().to_owned(),
         detail,
     }
 }

@@ -12,8 +12,8 @@ use crate::hub::on_hub;
 use crate::ids::{Digest, RepoId};
 use crate::index::decision::Decision;
 use crate::index::triage::declares;
+use crate::judge::verdict::{CONTROLS, CONTROLS_CALLED, CONTROLS_WERE, REVERSED};
 use crate::report::{NO_TERMINAL, Report, beside, evidence, rates, sanitise};
-use crate::verdict::{CONTROLS, CONTROLS_CALLED, CONTROLS_WERE, REVERSED};
 
 /// Largest projection consistency of an honest derivative, the median over its writers: a fine-tune with weight decay of a model 128 wide
 /// (`tests/real/controls.py`). No two of its matrices lost one direction.
@@ -66,25 +66,6 @@ pub fn tell(examination: &Examination) -> Told {
         coverage: coverage(examination),
         not_examined: not_examined(examination),
         reproduce: reproduce(examination),
-    }
-}
-
-/// The verdict's name for people.
-pub const fn verdict_name(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Orthogonalized => "orthogonalized",
-        Verdict::Suspect => "suspect",
-        Verdict::Clear => "clear",
-        Verdict::Inconclusive => "inconclusive",
-    }
-}
-
-/// The status's word.
-pub const fn status_name(status: Status) -> &'static str {
-    match status {
-        Status::Complete => "complete",
-        Status::Partial => "partial",
-        Status::Failed => "failed",
     }
 }
 
@@ -444,23 +425,6 @@ fn limits(examination: &Examination) -> Vec<String> {
     beside::caution(examination).into_iter().chain(lines.into_iter().map(str::to_owned)).collect()
 }
 
-/// The relation's kebab-case word.
-pub const fn relation_name(relation: Relation) -> &'static str {
-    match relation {
-        Relation::Identical => "identical",
-        Relation::Repackaged => "repackaged",
-        Relation::Recast => "recast",
-        Relation::Quantized => "quantized",
-        Relation::LowRankEdit => "low-rank-edit",
-        Relation::Edited => "edited",
-        Relation::FineTuned => "fine-tuned",
-        Relation::Merged => "merged",
-        Relation::Adapter => "adapter",
-        Relation::Unrelated => "unrelated",
-        Relation::Incomparable => "incomparable",
-    }
-}
-
 fn relation(examination: &Examination) -> String {
     let explanation = match examination.relation {
         Relation::Identical => "same tensors, same bits, in the same weight files",
@@ -476,7 +440,7 @@ fn relation(examination: &Examination) -> String {
         Relation::Incomparable => "nothing to compare",
     };
     let rank = examination.rank.map(|rank| format!(", rank {rank}")).unwrap_or_default();
-    format!("{}: {explanation}{rank}", relation_name(examination.relation))
+    format!("{}: {explanation}{rank}", examination.relation.as_str())
 }
 
 /// The relation that a publisher names, in the hubs' words, as a noun with its article.

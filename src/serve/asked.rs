@@ -7,10 +7,9 @@ use serde::Deserialize;
 
 use super::layout;
 use crate::error::{Error, ErrorKind, Result};
-use crate::examination::RELATIONS;
+use crate::examination::{RELATIONS, Relation};
 use crate::index::decision::{Choice, OPEN};
 use crate::index::triage::{CLAIMS, SORTS, Sort, TriageFilter, WAITS_FROM};
-use crate::report::words::relation_name;
 
 /// The words of outcomes, most serious first.
 pub(super) const OUTCOMES: [&str; 5] = ["orthogonalized", "suspect", "inconclusive", "clear", "not-examined"];
@@ -20,7 +19,7 @@ pub(super) const SEVERITIES: [&str; 5] = ["none", "info", "low", "medium", "high
 
 /// The words of relations.
 pub(super) fn relations() -> [&'static str; 11] {
-    RELATIONS.map(relation_name)
+    RELATIONS.map(Relation::as_str)
 }
 
 /// Whether refusals are said to be taken out.
@@ -192,10 +191,10 @@ mod tests {
 
     #[test]
     fn every_relation_and_decision_has_its_word() {
-        let known = |word: &str| serde_json::from_value::<crate::examination::Relation>(word.into()).is_ok();
+        let known = |word: &str| serde_json::from_value::<Relation>(word.into()).is_ok();
         assert!(relations().into_iter().all(known));
         // The last has the number before the count of all.
-        assert_eq!(crate::examination::Relation::Incomparable as usize + 1, RELATIONS.len());
+        assert_eq!(Relation::Incomparable as usize + 1, RELATIONS.len());
         assert!(crate::index::decision::CHOICES.iter().all(|choice| DECISIONS.contains(&choice.as_str())));
     }
 

@@ -342,8 +342,8 @@ pub(super) async fn dossier(
             ul {
                 @for judgement in &past {
                     li {
-                        (when(judgement.judged_at)) ": " (words::verdict_name(judgement.verdict)) ", "
-                        (words::relation_name(judgement.relation)) ", by catalogue "
+                        (when(judgement.judged_at)) ": " (judgement.verdict.as_str()) ", "
+                        (judgement.relation.as_str()) ", by catalogue "
                         span class="mono" { (sanitise::name(&judgement.catalogue)) }
                     }
                 }

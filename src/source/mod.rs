@@ -2,6 +2,8 @@
 
 pub mod hash;
 pub mod mmap;
+pub mod parse;
+pub mod private;
 pub mod remote;
 
 use std::borrow::Cow;

@@ -3,12 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::examine::{Examiner, base};
 use crate::hub::{self, Query, RepoInfo, fetch};
 use crate::ids::Location;
+use crate::judge;
 
-use super::examine::Bench;
 use super::queue::{Planned, Queue};
-use super::{base, seconds_now};
+use super::seconds_now;
 
 /// What a sweep was asked for.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -85,20 +86,20 @@ const REST: i64 = 3600;
 
 /// Follows every listing of the plan into the queue. `poll` counts from 0 in a watch: the polls after the first read a
 /// listing that has its newest first only until a page with nothing new on it, with a thorough one in between.
-pub fn list(bench: &Bench, queue: &Queue, plan: &Plan, poll: u64) -> Result<Listed> {
+pub fn list(examiner: &Examiner, queue: &Queue, plan: &Plan, poll: u64) -> Result<Listed> {
     let thorough = poll.is_multiple_of(THOROUGH_EVERY);
     let rest = if poll == 0 { 0 } else { REST };
-    let tool = bench.stages.tool();
-    let key = |commit: &str| bench.settings.key(commit, &tool);
+    let tool = judge::tool(&examiner.catalogue);
+    let key = |commit: &str| examiner.settings.key(commit, &tool);
     let mut total = Listed::default();
     for listing in listings(plan)? {
-        let hub = hub::named(&listing.hub, &bench.environment)?;
+        let hub = hub::named(&listing.hub, &examiner.environment)?;
         let newest_first = hub.lists_newest_first();
         // Asked for at the first news, so that a night without any is one request for each listing.
         let before = !listing.base.is_empty() && queue.knows(&listing.base)?;
         let mut known = before || listing.base.is_empty();
         let (mut absent, mut seen, mut fresh) = (None, 0, false);
-        let listed = fetch::list(&bench.client, hub.as_ref(), &listing.query, &bench.night, &mut |page| {
+        let listed = fetch::list(&examiner.client, hub.as_ref(), &listing.query, &examiner.night, &mut |page| {
             let all = page.len();
             let rows: Vec<RepoInfo> = page.into_iter().filter(|row| is_since(row, plan.since.as_deref())).collect();
             let further = rows.len() == all || !newest_first;
@@ -107,7 +108,7 @@ pub fn list(bench: &Bench, queue: &Queue, plan: &Plan, poll: u64) -> Result<List
                 rows.into_iter().filter(|row| format!("{}:{}", listing.hub, row.name) != listing.base).collect();
             seen += rows.len() as u64;
             if !known && !rows.is_empty() {
-                absent = is_absent(bench, &listing.base);
+                absent = is_absent(examiner, &listing.base);
                 if absent.is_some() {
                     return Ok(false);
                 }
@@ -130,7 +131,7 @@ pub fn list(bench: &Bench, queue: &Queue, plan: &Plan, poll: u64) -> Result<List
         total.seen += seen;
         // One that was there before may be gone by now.
         if listed.is_ok() && ((!known && seen == 0) || (before && fresh)) {
-            absent = is_absent(bench, &listing.base);
+            absent = is_absent(examiner, &listing.base);
         }
         match listed {
             Ok(said) => total.incomplete.extend(said.map(|said| format!("{}: {said}", listing.hub))),
@@ -150,9 +151,9 @@ const ENDS_ALL: &[ErrorKind] =
     &[ErrorKind::Interrupted, ErrorKind::Usage, ErrorKind::Unsupported, ErrorKind::Index, ErrorKind::Budget];
 
 /// What the hub says when a base of the plan is not there. What else keeps it from being read is for examinations to tell.
-fn is_absent(bench: &Bench, name: &str) -> Option<String> {
+fn is_absent(examiner: &Examiner, name: &str) -> Option<String> {
     let Ok(Location::Hub(repo, revision)) = name.parse::<Location>() else { return None };
-    match base::facts(&repo, revision.as_ref(), &bench.client, &bench.environment, &bench.night) {
+    match base::facts(&repo, revision.as_ref(), &examiner.client, &examiner.environment, &examiner.night) {
         Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Moved) => {
             Some(format!("the base {name} cannot be found: {}", error.one_line()))
         }

@@ -10,14 +10,18 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::examination::Severity;
+use crate::examination::{Examination, Severity};
+use crate::examine::Examiner;
+use crate::examine::repository::Outcome;
+use crate::hub::RepoInfo;
 use crate::ids::RepoId;
+use crate::index::triage::{Listing, record_listing};
+use crate::index::write::Writer;
 use crate::index::{self, Index};
 
-use super::examine::{Bench, Outcome};
 use super::plan::{self, Listed, Plan};
 use super::queue::{Ending, Item, MOST_ATTEMPTS, Queue};
-use super::{Store, seconds_now};
+use super::seconds_now;
 
 /// How a sweep runs.
 #[derive(Debug, Clone)]
@@ -161,9 +165,9 @@ impl Observer for Silent {}
 
 /// Plans and works until done. With `watch`, until stopped.
 pub fn sweep(
-    bench: &Bench,
+    examiner: &Examiner,
     queue: &Queue,
-    store: &dyn Store,
+    writer: &Writer,
     plan: &Plan,
     settings: &SweepSettings,
     observer: &dyn Observer,
@@ -173,7 +177,7 @@ pub fn sweep(
     let run = queue.begin(&described, seconds_now())?;
     let mut summary = Summary::default();
     for poll in 0.. {
-        match plan::list(bench, queue, plan, poll) {
+        match plan::list(examiner, queue, plan, poll) {
             Ok(listed) => {
                 observer.planned(&listed);
                 summary.listed.seen += listed.seen;
@@ -195,19 +199,19 @@ pub fn sweep(
                 summary.listed.incomplete = said;
             }
         }
-        round(bench, queue, store, settings, observer, &mut summary)?;
+        round(examiner, queue, writer, settings, observer, &mut summary)?;
         summary.limited = settings.limit.is_some_and(|limit| summary.examined >= limit);
         let Some(pause) = settings.watch.filter(|_| !summary.limited) else { break };
-        if bench.client.stop().is_cancelled() || bench.client.pause(pause).is_err() {
+        if examiner.client.stop().is_cancelled() || examiner.client.pause(pause).is_err() {
             break;
         }
     }
-    let totals = bench.night.totals();
+    let totals = examiner.night.totals();
     (summary.requests, summary.bytes, summary.weight_bytes) = (totals.requests, totals.bytes, totals.weight_bytes);
     let counts = queue.counts()?;
     summary.left = counts.queued + counts.leased;
-    summary.stopped = bench.client.stop().is_cancelled();
-    summary.out_of_budget = bench.night.was_refused() || bench.night.is_spent();
+    summary.stopped = examiner.client.stop().is_cancelled();
+    summary.out_of_budget = examiner.night.was_refused() || examiner.night.is_spent();
     summary.seconds = started.elapsed().as_secs_f64();
     let unreported = queue.unreported(run)?;
     summary.worst = summary.worst.max(unreported.worst);
@@ -228,9 +232,9 @@ fn note(settings: &SweepSettings, before: &Summary, incomplete: &[String]) {
 
 /// Works until no row can be taken.
 fn round(
-    bench: &Bench,
+    examiner: &Examiner,
     queue: &Queue,
-    store: &dyn Store,
+    writer: &Writer,
     settings: &SweepSettings,
     observer: &dyn Observer,
     summary: &mut Summary,
@@ -241,7 +245,8 @@ fn round(
     // Counted when taken, so that several workers together do not pass it.
     let taken = AtomicU64::new(summary.examined);
     let shared = Mutex::new((summary, 0u64, None::<Error>));
-    let is_over = || halt.load(Ordering::Relaxed) || bench.client.stop().is_cancelled() || bench.night.was_refused();
+    let is_over =
+        || halt.load(Ordering::Relaxed) || examiner.client.stop().is_cancelled() || examiner.night.was_refused();
     std::thread::scope(|scope| {
         for _ in 0..settings.workers.max(1) {
             scope.spawn(|| {
@@ -251,7 +256,9 @@ fn round(
                         break;
                     }
                     let step = match queue.lease(seconds_now()) {
-                        Ok(Some(item)) => one(bench, queue, store, settings, &item).map(|ended| Some((item, ended))),
+                        Ok(Some(item)) => {
+                            one(examiner, queue, writer, settings, &item).map(|ended| Some((item, ended)))
+                        }
                         Ok(None) => Ok(None),
                         Err(error) => Err(error),
                     };
@@ -270,7 +277,7 @@ fn round(
                         Ok(None) => match queue.next_in(seconds_now()) {
                             // Rows rest: the network may come back. Others may still be leased by fellow workers.
                             Ok(Some(wait)) if wait > 0 => {
-                                let _ = bench.client.pause(Duration::from_secs(wait.clamp(1, 5) as u64));
+                                let _ = examiner.client.pause(Duration::from_secs(wait.clamp(1, 5) as u64));
                             }
                             Ok(Some(_)) => {}
                             Ok(None) => break,
@@ -295,16 +302,16 @@ fn round(
 
 /// One row to its end. `None` when it went back to the queue.
 fn one(
-    bench: &Bench,
+    examiner: &Examiner,
     queue: &Queue,
-    store: &dyn Store,
+    writer: &Writer,
     settings: &SweepSettings,
     item: &Item,
 ) -> Result<Option<Outcome>> {
     let id = RepoId { hub: item.hub.clone(), name: item.repository.clone() };
     let base = Some(item.base.as_str()).filter(|base| !base.is_empty());
     let given_up = |error: &Error, kind: ErrorKind| Outcome {
-        examination: bench.failed(&id, &item.facts, base, error),
+        examination: examiner.failed(&id, &item.facts, base, error),
         failure: Some(kind),
         spent: Default::default(),
     };
@@ -315,9 +322,9 @@ fn one(
         );
         given_up(&error, ErrorKind::Internal)
     } else {
-        match bench.examine(&id, &item.facts, base) {
+        match examiner.examine(&id, &item.facts, base) {
             Ok(outcome) => outcome,
-            Err(error) if error.kind == ErrorKind::Interrupted || bench.night.was_refused() => {
+            Err(error) if error.kind == ErrorKind::Interrupted || examiner.night.was_refused() => {
                 queue.give_back(item, seconds_now())?;
                 return Ok(None);
             }
@@ -331,14 +338,14 @@ fn one(
         }
     };
     // Recorded first, ended after: a kill between the two repeats the recording, which changes nothing.
-    let base = bench.bases.facts(&outcome.examination.base.source);
-    store.record(&outcome.examination, &item.facts, base.as_ref())?;
+    let base = examiner.bases.facts(&outcome.examination.base.source);
+    record(writer, &outcome.examination, &item.facts, base.as_ref())?;
     let commit = item.facts.commit.as_deref().unwrap_or_default();
-    let examined = bench.settings.key(commit, &outcome.examination.tool);
+    let examined = examiner.settings.key(commit, &outcome.examination.tool);
     let word = outcome.word();
     let ending = Ending {
         examined: &examined,
-        outcome: &word,
+        outcome: word,
         passing: outcome.is_passing(),
         reason: outcome.examination.reason.as_deref(),
     };
@@ -346,21 +353,37 @@ fn one(
     Ok(Some(outcome))
 }
 
+/// Records one examination of a repository, with what the hub said of it and of its base (downloads, dates), durably. Recording the same
+/// one again changes nothing.
+fn record(writer: &Writer, examination: &Examination, facts: &RepoInfo, base: Option<&RepoInfo>) -> Result<()> {
+    let (examination, now) = (examination.clone(), Timestamp::now());
+    let (listing, base) = (Listing::from(facts), base.map(Listing::from));
+    // Only when it is on disk may its row of the queue be done.
+    let recorded = writer.submit(move |connection| {
+        record_listing(connection, &examination.candidate.source, &listing, now)?;
+        if let Some(base) = &base {
+            record_listing(connection, &examination.base.source, base, now)?;
+        }
+        index::record(connection, &examination, now)
+    })?;
+    recorded.wait().map(|_| ())
+}
+
 fn count(summary: &mut Summary, outcome: &Outcome) {
     let examination = &outcome.examination;
     let add = |map: &mut BTreeMap<String, u64>, key: String| *map.entry(key).or_default() += 1;
     summary.examined += 1;
-    add(&mut summary.outcomes, outcome.word());
+    add(&mut summary.outcomes, outcome.word().to_owned());
     if outcome.failure.is_none() {
-        add(&mut summary.relations, super::examine::word(&examination.relation));
-        add(&mut summary.depths, super::examine::word(&examination.depth));
+        add(&mut summary.relations, examination.relation.as_str().to_owned());
+        add(&mut summary.depths, examination.depth.as_str().to_owned());
     } else if let Some(reason) = &examination.reason {
         // The words up to the first name: reasons are counted by kind, not by repository.
         let kind = reason.split(':').next().unwrap_or(reason).to_owned();
         add(&mut summary.reasons, kind);
     }
     for finding in &examination.findings {
-        add(&mut summary.findings, super::examine::word(&finding.severity));
+        add(&mut summary.findings, finding.severity.as_str().to_owned());
         summary.worst = summary.worst.max(Some(finding.severity));
     }
 }

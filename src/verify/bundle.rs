@@ -122,7 +122,7 @@ pub fn parse(name: &str, bytes: &[u8]) -> Result<Bundle> {
         let what = format!("reading the signature {name}: more than {MAX_MANIFEST_BYTES} bytes");
         return Err(Error::new(ErrorKind::TooLarge, what));
     }
-    let value = crate::parse::json(bytes, MAX_BUNDLE_VALUES_BYTES)
+    let value = crate::source::parse::json(bytes, MAX_BUNDLE_VALUES_BYTES)
         .map_err(|why| malformed(name, format!("it cannot be read as JSON: {why}")))?;
     let mut bundle = Bundle::default();
     let envelope = match value.get("dsseEnvelope") {
@@ -165,7 +165,7 @@ pub fn statement(name: &str, bundle: &Bundle) -> Result<Statement> {
     if bundle.payload_type != PAYLOAD_TYPE {
         return Err(malformed(name, format!("its payload is {:?}, not {PAYLOAD_TYPE}", bundle.payload_type)));
     }
-    let value = crate::parse::json(&bundle.payload, MAX_BUNDLE_VALUES_BYTES)
+    let value = crate::source::parse::json(&bundle.payload, MAX_BUNDLE_VALUES_BYTES)
         .map_err(|why| malformed(name, format!("its payload cannot be read as JSON: {why}")))?;
     if text(&value, "_type") != Some(STATEMENT_TYPE) {
         return Err(malformed(name, format!("its payload is not an in-toto statement ({STATEMENT_TYPE})")));

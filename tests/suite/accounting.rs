@@ -4,18 +4,16 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use orthoscope::account::Account;
-use orthoscope::checkpoint::folder;
 use orthoscope::cli::{ExitStatus, FailOn};
+use orthoscope::demo::tiny::edits::{self, Form};
+use orthoscope::demo::tiny::gguf::{self, Quantization};
+use orthoscope::demo::tiny::{Model, Size, direction};
 use orthoscope::diff::Unobserved;
 use orthoscope::examination::{Examination, NotExamined, Relation, Status, Verdict};
-use orthoscope::forms;
-use orthoscope::pipeline::{self, Named, Settings};
+use orthoscope::examine::{self, Settings};
+use orthoscope::judge::account::Account;
 use orthoscope::signature::Catalogue;
 use orthoscope::tensor::DType;
-use orthoscope::tiny::edits::{self, Form};
-use orthoscope::tiny::gguf::{self, Quantization};
-use orthoscope::tiny::{Model, Size, direction};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -75,12 +73,7 @@ impl Pair {
 fn compare(folder: &Path) -> Examination {
     let catalogue = Catalogue::builtin().unwrap();
     let settings = Settings { catalogue: &catalogue, digests: false, claim: None, observer: &Unobserved };
-    let (old, new) = (Named::local("base"), Named::local("candidate"));
-    let examine = || {
-        let mut base = forms::Base::open(old.clone(), folder::file_set(&folder.join("base"))?)?;
-        forms::examine(&mut base, &folder::file_set(&folder.join("candidate"))?, &new, &settings)
-    };
-    examine().unwrap_or_else(|error| pipeline::failed(&old, &new, &error, &settings))
+    examine::compare_paths(&folder.join("base"), &folder.join("candidate"), &settings)
 }
 
 /// Clear, or exit status 0 without anything found. (`suspect` is found; which status it gives is `--fail-on`'s to say.)

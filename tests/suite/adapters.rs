@@ -5,10 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use orthoscope::checkpoint::{self, Checkpoint, FileSet, Storage};
+use orthoscope::demo::tiny::{Model, Size, Weight, direction};
 use orthoscope::examination::{Examination, Status, Verdict};
 use orthoscope::overlay::settle;
 use orthoscope::source::{ByteSource, Bytes};
-use orthoscope::tiny::{Model, Size, Weight, direction};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

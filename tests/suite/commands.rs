@@ -1,10 +1,10 @@
 //! The commands around a hub as a user calls them: demo, scan, sweep, findings, export.
 
 use assert_cmd::Command;
-use orthoscope::standin::Standin;
+use orthoscope::demo::standin::Standin;
+use orthoscope::demo::tiny::direction;
+use orthoscope::demo::tiny::edits::{self, Form};
 use orthoscope::tensor::DType;
-use orthoscope::tiny::direction;
-use orthoscope::tiny::edits::{self, Form};
 use serde_json::Value;
 
 use crate::program::program;

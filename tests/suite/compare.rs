@@ -4,20 +4,21 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use orthoscope::checkpoint::folder::open_path;
+use orthoscope::demo::tiny::edits::{self, Form};
+use orthoscope::demo::tiny::{Model, Size, direction};
 use orthoscope::diff::Unobserved;
 use orthoscope::examination::{Examination, Relation, Status, Verdict};
-use orthoscope::pipeline::{self, Named, Settings};
+use orthoscope::examine::sides::Named;
+use orthoscope::examine::{self, Settings};
 use orthoscope::signature::Catalogue;
 use orthoscope::tensor::{BF16, DType, F16, F32};
-use orthoscope::tiny::edits::{self, Form};
-use orthoscope::tiny::{Model, Size, direction};
 
 /// Compares two folders without recording anything.
 pub fn compare_folders(base: &Path, candidate: &Path) -> Examination {
     let catalogue = Catalogue::builtin().unwrap();
     let settings = Settings { catalogue: &catalogue, digests: false, claim: None, observer: &Unobserved };
     let (base, candidate) = (open_path(base).unwrap(), open_path(candidate).unwrap());
-    pipeline::compare((&base, &Named::local("base")), (&candidate, &Named::local("candidate")), &settings)
+    examine::compare((&base, &Named::local("base")), (&candidate, &Named::local("candidate")), &settings)
 }
 
 /// Compares two models written to a folder of their own.
@@ -215,7 +216,7 @@ fn honest_derivatives_are_clear_and_related_as_they_are() {
     check("shards", &base, &BF16, 3, Relation::Repackaged);
     check("wider dtype", &base, &F32, 1, Relation::Recast);
 
-    let every = |edit: &dyn Fn(&mut orthoscope::tiny::Weight, &str)| {
+    let every = |edit: &dyn Fn(&mut orthoscope::demo::tiny::Weight, &str)| {
         let mut candidate = base.clone();
         for name in candidate.linear() {
             edit(candidate.tensors.get_mut(&name).unwrap(), &name);
@@ -313,10 +314,10 @@ fn gpt2_layout_is_read_with_the_residual_stream_on_the_columns() {
     let folder = tempfile::tempdir().unwrap();
     let size = Size { width: 64, inner: 64, heads: 4, layers: 4, vocabulary: 96 };
     let llama = size.llama(21);
-    let transposed = |weight: &orthoscope::tiny::Weight| {
+    let transposed = |weight: &orthoscope::demo::tiny::Weight| {
         let (rows, columns) = (weight.shape[0], weight.shape[1]);
         let values = (0..rows * columns).map(|i| weight.values[(i % rows) * columns + i / rows]).collect();
-        orthoscope::tiny::Weight { shape: vec![columns, rows], values }
+        orthoscope::demo::tiny::Weight { shape: vec![columns, rows], values }
     };
     let as_gpt2 = |model: &Model| {
         let mut gpt2 = Model {

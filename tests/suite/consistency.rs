@@ -1,10 +1,10 @@
 //! What hides a removal and what only looks like one: changes louder than the edit, columns that moved, loud channels, swapped sides,
 //! and that no removal above the printed limit ends as clear.
 
+use orthoscope::demo::tiny::edits::{self, Form};
+use orthoscope::demo::tiny::{Model, Size, direction};
 use orthoscope::examination::{Examination, Relation, Verdict};
 use orthoscope::tensor::{BF16, F32};
-use orthoscope::tiny::edits::{self, Form};
-use orthoscope::tiny::{Model, Size, direction};
 use proptest::prelude::*;
 
 use crate::compare::compare;
@@ -54,14 +54,14 @@ fn fits(examination: &Examination) -> String {
         .collect()
 }
 
-fn swap_rows(weight: &mut orthoscope::tiny::Weight, a: usize, b: usize) {
+fn swap_rows(weight: &mut orthoscope::demo::tiny::Weight, a: usize, b: usize) {
     let columns = weight.shape[1];
     for at in 0..columns {
         weight.values.swap(a * columns + at, b * columns + at);
     }
 }
 
-fn swap_columns(weight: &mut orthoscope::tiny::Weight, a: usize, b: usize) {
+fn swap_columns(weight: &mut orthoscope::demo::tiny::Weight, a: usize, b: usize) {
     for row in weight.values.chunks_exact_mut(weight.shape[1]) {
         row.swap(a, b);
     }
@@ -357,7 +357,7 @@ fn readers_whose_rows_changed_places_hide_nothing() {
 }
 
 /// The base on a quantiser's levels, three `o_proj` of it edited there and encoded again.
-fn on_one_grid(bits: u32, change: impl Fn(&mut orthoscope::tiny::Weight)) -> (Model, Model) {
+fn on_one_grid(bits: u32, change: impl Fn(&mut orthoscope::demo::tiny::Weight)) -> (Model, Model) {
     let mut base = base();
     for name in base.linear() {
         edits::quantize(base.tensors.get_mut(&name).unwrap(), bits);
@@ -403,7 +403,7 @@ fn on_a_shared_grid_no_removal_above_the_printed_limit_is_clear() {
 fn taken(base: &Model, candidate: &Model, r: &[f32]) -> f64 {
     let along = |name: &String| -> Option<f64> {
         let (before, after) = (&base.tensors[name], &candidate.tensors[name]);
-        let through = |weight: &orthoscope::tiny::Weight| -> Vec<f64> {
+        let through = |weight: &orthoscope::demo::tiny::Weight| -> Vec<f64> {
             let mut sums = vec![0.0; weight.shape[1]];
             for (row, r) in weight.values.chunks_exact(weight.shape[1]).zip(r) {
                 sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(r * value));

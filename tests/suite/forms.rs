@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use assert_cmd::Command;
-use orthoscope::standin::{Repository, Standin};
-use orthoscope::tiny::edits::Form;
-use orthoscope::tiny::gguf::{self, Quantization};
-use orthoscope::tiny::{Model, Size};
+use orthoscope::demo::standin::{Repository, Standin};
+use orthoscope::demo::tiny::edits::Form;
+use orthoscope::demo::tiny::gguf::{self, Quantization};
+use orthoscope::demo::tiny::{Model, Size};
 use serde_json::Value;
 
 use crate::program::program;
@@ -161,7 +161,7 @@ fn a_repository_of_several_forms_on_a_hub_gets_one_verdict() {
     let stored = index.export(&orthoscope::index::ExaminationFilter::default()).map(Result::unwrap);
     let both = stored.map(|stored| stored.examination).find(|one| one.variants.len() > 1).unwrap();
     let mut again = both.clone();
-    orthoscope::pipeline::judge(&mut again, &crate::support::catalogue());
+    orthoscope::judge::judge(&mut again, &crate::support::catalogue());
     let text = |examination| serde_json::to_string_pretty(examination).unwrap();
     let (again, both) = (text(&again), text(&both));
     let differing: Vec<_> = again.lines().zip(both.lines()).filter(|(new, old)| new != old).take(5).collect();

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use assert_cmd::Command;
+use orthoscope::demo::tiny::Size;
 use orthoscope::index::Index;
 use orthoscope::tensor::BF16;
-use orthoscope::tiny::Size;
 
 struct Outcome {
     code: i32,

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use orthoscope::checkpoint::files;
+use orthoscope::demo::standin::{Fault, Gate, Logged, Port, Repository, Settings, Standin, Surprise};
 use orthoscope::error::ErrorKind;
 use orthoscope::hub::fetch::{self, Repo};
 use orthoscope::hub::reach::Reach;
 use orthoscope::hub::{self, Client, ClientSettings, Environment, Hub, Meter, Query};
 use orthoscope::source::ByteSource;
-use orthoscope::standin::{Fault, Gate, Logged, Port, Repository, Settings, Standin, Surprise};
 
 const CARD: &str = "---\nbase_model: org/base\n---\n# Derivative\n";
 

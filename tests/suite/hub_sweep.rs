@@ -6,28 +6,26 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use orthoscope::demo::standin::{Port, Rates, Settings, Standin};
+use orthoscope::demo::tiny::edits::Form;
 use orthoscope::examination::{Depth, Examination, Relation, Severity, Status, Verdict};
+use orthoscope::examine::Examiner;
+use orthoscope::examine::settings::{Escalate, ExamineSettings};
 use orthoscope::hub::Meter;
-use orthoscope::stages;
-use orthoscope::standin::{Port, Rates, Settings, Standin};
-use orthoscope::sweep::examine::Bench;
+use orthoscope::sweep;
 use orthoscope::sweep::queue::Queue;
 use orthoscope::sweep::work::{self, Silent, Summary, SweepSettings};
-use orthoscope::sweep::{Escalate, ExamineSettings};
-use orthoscope::tiny::edits::Form;
 
-use crate::support::{
-    KINDS, TINY, ablated, bench, bytes, catalogue, open_settings, plan, recorded, repository, variables, world,
-};
+use crate::support::{KINDS, TINY, ablated, bench, bytes, open_settings, plan, recorded, repository, variables, world};
 
 fn sweep_with(
-    bench: &Bench,
+    bench: &Examiner,
     folder: &Path,
     settings: &SweepSettings,
     observer: &dyn work::Observer,
 ) -> (Summary, BTreeMap<String, Examination>) {
     let index = folder.join("index.db");
-    let (summary, _) = stages::sweep(bench, &catalogue(), &index, &plan(), settings, observer).unwrap();
+    let (summary, _) = sweep::sweep(bench, &index, &plan(), settings, observer).unwrap();
     (summary, recorded(&index, bench.environment.get("HF_ENDPOINT").unwrap()))
 }
 
@@ -44,7 +42,7 @@ fn expected(name: &str) -> &'static str {
 fn ending(examination: &Examination) -> String {
     match examination.status {
         Status::Failed => examination.reason.as_ref().unwrap().split(':').next().unwrap().to_owned(),
-        _ => orthoscope::sweep::examine::word(&examination.verdict),
+        _ => examination.verdict.as_str().to_owned(),
     }
 }
 
@@ -265,9 +263,15 @@ fn a_stop_gives_leases_back() {
     let standin = Standin::start(world(60), open_settings()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let bench = Arc::new(bench(standin.hub(), folder.path(), ExamineSettings::default()));
-    struct StopAfter<'a>(&'a Bench);
+    struct StopAfter<'a>(&'a Examiner);
     impl work::Observer for StopAfter<'_> {
-        fn examined(&self, _: &orthoscope::ids::RepoId, _: &orthoscope::sweep::examine::Outcome, done: u64, _: u64) {
+        fn examined(
+            &self,
+            _: &orthoscope::ids::RepoId,
+            _: &orthoscope::examine::repository::Outcome,
+            done: u64,
+            _: u64,
+        ) {
             if done == 5 {
                 self.0.client.stop().cancel();
             }
@@ -290,9 +294,15 @@ fn a_watch_finds_what_is_uploaded_meanwhile() {
     let base = TINY.llama(1);
     let mut late = repository("late/upload", &base, bytes(&ablated(&base, 88, 1.0, Form::Plain), "BF16"));
     late.created = "2026-03-01T00:00:00.000Z".to_owned();
-    struct Uploads<'a>(&'a Standin, &'a Bench, std::sync::Mutex<Option<orthoscope::standin::Repository>>);
+    struct Uploads<'a>(&'a Standin, &'a Examiner, std::sync::Mutex<Option<orthoscope::demo::standin::Repository>>);
     impl work::Observer for Uploads<'_> {
-        fn examined(&self, id: &orthoscope::ids::RepoId, _: &orthoscope::sweep::examine::Outcome, done: u64, _: u64) {
+        fn examined(
+            &self,
+            id: &orthoscope::ids::RepoId,
+            _: &orthoscope::examine::repository::Outcome,
+            done: u64,
+            _: u64,
+        ) {
             if id.name == "late/upload" {
                 self.1.client.stop().cancel();
             } else if done == 15

@@ -4,16 +4,16 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use orthoscope::checkpoint::folder::open_path;
+use orthoscope::demo::standin::Standin;
+use orthoscope::demo::tiny::edits::{self, Form};
+use orthoscope::demo::tiny::{Model, Weight, direction};
 use orthoscope::diff::{self, Unobserved};
 use orthoscope::examination::Depth;
+use orthoscope::examine::settings::{Escalate, ExamineSettings};
 use orthoscope::pair;
 use orthoscope::profile::names::MEASUREMENTS;
 use orthoscope::profile::{Numbers, Profile};
-use orthoscope::standin::Standin;
-use orthoscope::sweep::{Escalate, ExamineSettings};
 use orthoscope::tensor::DType;
-use orthoscope::tiny::edits::{self, Form};
-use orthoscope::tiny::{Model, Weight, direction};
 
 use crate::support::{TINY, ablated, bench, bytes, catalogue, open_settings, repository, tuned};
 
@@ -152,7 +152,7 @@ fn compared(base: &Model, candidate: &Model) -> Vec<orthoscope::examination::Fin
     let (base, candidate) = (written(base, "base"), written(candidate, "candidate"));
     let catalogue = catalogue();
     let settings =
-        orthoscope::pipeline::Settings { catalogue: &catalogue, digests: false, claim: None, observer: &Unobserved };
-    let named = orthoscope::pipeline::Named::local;
-    orthoscope::pipeline::compare((&base, &named("base")), (&candidate, &named("candidate")), &settings).findings
+        orthoscope::examine::Settings { catalogue: &catalogue, digests: false, claim: None, observer: &Unobserved };
+    let named = orthoscope::examine::sides::Named::local;
+    orthoscope::examine::compare((&base, &named("base")), (&candidate, &named("candidate")), &settings).findings
 }

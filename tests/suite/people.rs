@@ -7,11 +7,11 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 
 use assert_cmd::Command;
+use orthoscope::demo::standin::{Settings, Standin};
 use orthoscope::examination::Examination;
 use orthoscope::index::Index;
 use orthoscope::index::decision::Choice;
 use orthoscope::report::sanitise;
-use orthoscope::standin::{Settings, Standin};
 use serde_json::{Value, json};
 
 use crate::support::{TOKEN, variables};

@@ -2,12 +2,12 @@
 
 use orthoscope::checkpoint::folder::open_path;
 use orthoscope::checkpoint::safetensors::{NewTensor, encode_floats, write};
+use orthoscope::demo::tiny::edits::{self, Form};
+use orthoscope::demo::tiny::{Model, Size, direction};
 use orthoscope::diff::{self, Unobserved};
 use orthoscope::hub::HUBS;
 use orthoscope::pair;
 use orthoscope::tensor::BF16;
-use orthoscope::tiny::edits::{self, Form};
-use orthoscope::tiny::{Model, Size, direction};
 use proptest::prelude::*;
 
 fn profile(folder: &std::path::Path) -> orthoscope::profile::Profile {

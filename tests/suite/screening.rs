@@ -4,17 +4,18 @@ use std::path::Path;
 use std::time::Instant;
 
 use orthoscope::checkpoint::folder;
+use orthoscope::demo::standin::{Content, Repository, Standin};
+use orthoscope::demo::tiny::edits::{self, Form};
+use orthoscope::demo::tiny::{Model, Size, Weight};
 use orthoscope::diff::Unobserved;
 use orthoscope::examination::Examination;
 #[cfg(test)]
 use orthoscope::examination::Verdict;
+use orthoscope::examine;
+use orthoscope::examine::settings::{Escalate, ExamineSettings};
+use orthoscope::examine::sides::Named;
 use orthoscope::ids::RepoId;
-use orthoscope::pipeline::{self, Named};
-use orthoscope::standin::{Content, Repository, Standin};
-use orthoscope::sweep::{Escalate, ExamineSettings};
 use orthoscope::tensor::DType;
-use orthoscope::tiny::edits::{self, Form};
-use orthoscope::tiny::{Model, Size, Weight};
 
 use crate::support::{ablated, bench, catalogue, low_rank, open_settings, quantized, tuned};
 
@@ -150,10 +151,7 @@ pub fn run(size: Size, candidates: &[(&'static str, Make)], threads: usize, each
         let facts = orthoscope::hub::fetch::info(&bench.client, hub.as_ref(), &name, None, &bench.night).unwrap();
         // The base is fetched once for all, so it is no part of the time of one.
         let base_name = "hf:org/base";
-        bench
-            .bases
-            .get(base_name, None, &bench.client, &bench.environment, bench.stages.as_ref(), &bench.night)
-            .unwrap();
+        bench.bases.get(base_name, None, &bench.client, &bench.environment, &bench.night).unwrap();
         let start = Instant::now();
         let outcome = pool.install(|| bench.examine(&id, &facts, Some(base_name))).unwrap();
         let screening = start.elapsed().as_secs_f64();
@@ -178,8 +176,8 @@ pub fn run(size: Size, candidates: &[(&'static str, Make)], threads: usize, each
 fn compared(base: &Path, candidate: &Path) -> Examination {
     let (base, candidate) = (folder::open_path(base).unwrap(), folder::open_path(candidate).unwrap());
     let catalogue = catalogue();
-    let settings = pipeline::Settings { catalogue: &catalogue, digests: false, claim: None, observer: &Unobserved };
-    pipeline::compare((&base, &Named::local("base")), (&candidate, &Named::local("candidate")), &settings)
+    let settings = examine::Settings { catalogue: &catalogue, digests: false, claim: None, observer: &Unobserved };
+    examine::compare((&base, &Named::local("base")), (&candidate, &Named::local("candidate")), &settings)
 }
 
 impl Row {

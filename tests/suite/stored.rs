@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use assert_cmd::Command;
 use orthoscope::checkpoint::{Checkpoint, FileSet, Storage};
+use orthoscope::demo::tiny::edits::Form;
+use orthoscope::demo::tiny::gguf::{self, Quantization, interleaved};
+use orthoscope::demo::tiny::quantized::{self, Stored};
+use orthoscope::demo::tiny::torch::{self, NewView};
+use orthoscope::demo::tiny::{Model, Weight, normal, random};
 use orthoscope::source::{ByteSource, Bytes};
 use orthoscope::tensor::{BF16, DType, F32, U8};
-use orthoscope::tiny::edits::Form;
-use orthoscope::tiny::gguf::{self, Quantization, interleaved};
-use orthoscope::tiny::quantized::{self, Stored};
-use orthoscope::tiny::torch::{self, NewView};
-use orthoscope::tiny::{Model, Weight, normal, random};
 use serde_json::{Value, json};
 
 use crate::support::{TINY, ablated, bytes, tuned};
@@ -138,7 +138,7 @@ fn a_removal_under_a_quantiser_is_found_and_no_training_is_said() {
 fn training_and_pruning_are_still_told() {
     let (folder, base) = with_base();
     let mut both = removed(&base);
-    orthoscope::tiny::edits::fine_tune(&mut both, 0.05, 3);
+    orthoscope::demo::tiny::edits::fine_tune(&mut both, 0.05, 3);
     both.write(&folder.path().join("both"), &BF16, 1).unwrap();
     let mut dense = tuned(&base, 5);
     for name in base.linear() {
@@ -150,7 +150,7 @@ fn training_and_pruning_are_still_told() {
     dense.write(&folder.path().join("tuned"), &BF16, 1).unwrap();
     let mut pruned = base.clone();
     for name in base.linear() {
-        orthoscope::tiny::edits::prune(pruned.tensors.get_mut(&name).unwrap(), 0.3);
+        orthoscope::demo::tiny::edits::prune(pruned.tensors.get_mut(&name).unwrap(), 0.3);
     }
     pruned.write(&folder.path().join("pruned"), &BF16, 1).unwrap();
     for (side, signature) in [("both", "trained-afterwards"), ("tuned", "fine-tune"), ("pruned", "pruning")] {

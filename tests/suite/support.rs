@@ -5,19 +5,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use orthoscope::demo::standin::{Gate, Repository, Settings, Surprise};
+use orthoscope::demo::tiny::edits::{self, Form};
+use orthoscope::demo::tiny::{Model, Size, direction};
+use orthoscope::diff::Unobserved;
 use orthoscope::examination::Examination;
+use orthoscope::examine::Examiner;
+use orthoscope::examine::base::Bases;
+use orthoscope::examine::settings::ExamineSettings;
 use orthoscope::hub::{Client, ClientSettings, Environment, Meter};
 use orthoscope::index::{ExaminationFilter, Index};
 use orthoscope::signature::Catalogue;
-use orthoscope::stages::Pipeline;
-use orthoscope::standin::{Gate, Repository, Settings, Surprise};
-use orthoscope::sweep::ExamineSettings;
-use orthoscope::sweep::base::Bases;
-use orthoscope::sweep::examine::Bench;
 use orthoscope::sweep::plan::Plan;
 use orthoscope::tensor::DType;
-use orthoscope::tiny::edits::{self, Form};
-use orthoscope::tiny::{Model, Size, direction};
 
 /// The token of the tests' users; it opens nothing.
 pub const TOKEN: &str = "hf_not_a_real_token_but_a_secret";
@@ -156,7 +156,7 @@ pub fn variables(hub: &str, folder: &Path) -> Vec<(&'static str, String)> {
 }
 
 /// Everything a sweep needs, impatient.
-pub fn bench(hub: &str, folder: &Path, settings: ExamineSettings) -> Bench {
+pub fn bench(hub: &str, folder: &Path, settings: ExamineSettings) -> Examiner {
     let environment = variables(hub, folder)
         .into_iter()
         .fold(Environment::empty(), |environment, (name, value)| environment.with(name, value));
@@ -167,10 +167,11 @@ pub fn bench(hub: &str, folder: &Path, settings: ExamineSettings) -> Bench {
         ..ClientSettings::default()
     })
     .unwrap();
-    Bench {
+    Examiner {
         client,
         environment,
-        stages: Arc::new(Pipeline::new(catalogue())),
+        catalogue: catalogue(),
+        observer: Arc::new(Unobserved),
         settings,
         night: Meter::new("the run's", None, None),
         bases: Bases::default(),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use orthoscope::standin::Standin;
+use orthoscope::demo::standin::Standin;
 use orthoscope::tensor::DType;
 use serde_json::{Value, json};
 

@@ -8,8 +8,8 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use orthoscope::checkpoint::safetensors::{NewTensor, to_bytes};
+use orthoscope::demo::standin::{Content, Repository, Standin};
 use orthoscope::ids::Digest;
-use orthoscope::standin::{Content, Repository, Standin};
 use orthoscope::tensor::F32;
 use serde_json::{Value, json};
 

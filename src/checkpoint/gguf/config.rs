@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value as Json, json};
 
-use super::gguf_header::Value;
+use super::header::Value;
 
 /// GGUF keys (after the architecture's prefix) and the `config.json` keys that other parts read.
 const KEYS: &[(&str, &str)] = &[

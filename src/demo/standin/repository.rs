@@ -11,8 +11,9 @@ use crate::claim::files::split_card;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::is_plain_path;
 use crate::ids::Digest;
+use crate::limits;
+use crate::source::parse;
 use crate::source::{ByteSource, Bytes, mmap::Mmap};
-use crate::{limits, parse};
 
 /// Who may read the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -13,11 +13,11 @@ use crate::checkpoint::folder;
 use crate::diff::{Observer, Unobserved};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, RELATIONS, Relation, Status, Verdict};
+use crate::examine::sides::Named;
+use crate::examine::{self, Settings};
 use crate::limits::MAX_JSON_BYTES;
-use crate::pipeline::{self, Named, Settings};
 use crate::profile::names::{self, Measurement};
 use crate::report::rates::exact;
-use crate::report::words::relation_name;
 use crate::signature::Catalogue;
 
 /// One labelled pair. Keys that are not listed here are left alone: label files carry notes of their own.
@@ -50,7 +50,7 @@ impl Label {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Orthogonalized => "orthogonalized",
-            Self::Honest(relation) => relation_name(relation),
+            Self::Honest(relation) => relation.as_str(),
         }
     }
 
@@ -224,8 +224,8 @@ fn case(folder: &Path, labelled: &Labelled, form: String, catalogue: &Catalogue)
     let (base_name, name) = (named(&labelled.base), named(&labelled.path));
     let opened = folder::open_path(&base_path).and_then(|base| Ok((base, folder::open_path(&path)?)));
     let examination = match opened {
-        Ok((base, candidate)) => pipeline::compare((&base, &base_name), (&candidate, &name), &settings),
-        Err(error) => pipeline::failed(&base_name, &name, &error, &settings),
+        Ok((base, candidate)) => examine::compare((&base, &base_name), (&candidate, &name), &settings),
+        Err(error) => examine::folder::failed(&base_name, &name, &error, &settings),
     };
     Case {
         case: labelled.case.clone(),
@@ -313,7 +313,7 @@ fn summarize(cases: Vec<Case>) -> Evaluation {
             ]
         });
         if !case.is_positive() {
-            *relations.entry(case.label).or_default().entry(relation_name(case.relation)).or_default() += 1;
+            *relations.entry(case.label).or_default().entry(case.relation.as_str()).or_default() += 1;
         }
     }
     let honest = count(&|case| !case.is_positive());

@@ -1,15 +1,18 @@
 //! The record of one examination: the JSON of `docs/examination.md`, and what the index stores.
 
+pub mod surroundings;
+
 use std::io;
 
 use serde::{Deserialize, Serialize};
 use serde_json::ser::Formatter;
 
+use self::surroundings::Surrounding;
 use crate::checkpoint::Anomaly;
+use crate::error::Error;
 use crate::ids::Digest;
-use crate::numbers::median;
 use crate::profile::Profile;
-use crate::surroundings::Surrounding;
+use crate::tensor::numbers::median;
 
 /// The schema's name and version; a change that breaks a reader raises the number.
 pub const SCHEMA: &str = "orthoscope/examination/1";
@@ -268,6 +271,34 @@ pub struct Finding {
     pub evidence: serde_json::Value,
 }
 
+/// The words that JSON, the index, options and reports have for each value, once.
+macro_rules! words {
+    ($($name:ident { $($variant:ident = $word:literal,)* })*) => {
+        $(impl $name {
+            /// The word, the same in JSON, in the index and on the command line.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word,)*
+                }
+            }
+        })*
+
+        #[cfg(test)]
+        #[test]
+        fn every_word_is_that_of_json() {
+            $($(assert_eq!(serde_json::json!($name::$variant), $word);)*)*
+        }
+    };
+}
+
+words! {
+    Status { Complete = "complete", Partial = "partial", Failed = "failed", }
+    Depth { Hashes = "hashes", Screen = "screen", Full = "full", }
+    Relation { Identical = "identical", Repackaged = "repackaged", Recast = "recast", Quantized = "quantized", LowRankEdit = "low-rank-edit", Edited = "edited", FineTuned = "fine-tuned", Merged = "merged", Adapter = "adapter", Unrelated = "unrelated", Incomparable = "incomparable", }
+    Verdict { Orthogonalized = "orthogonalized", Suspect = "suspect", Clear = "clear", Inconclusive = "inconclusive", }
+    Severity { Info = "info", Low = "low", Medium = "medium", High = "high", }
+}
+
 /// What the publisher says the candidate derives from.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Claim {
@@ -334,10 +365,47 @@ pub struct Examination {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<Profile>,
     /// Where a repository holds several checkpoints (formats, quantisations, adapters): the examination of each, in the
-    /// order they were looked at. Everything above is then of the one that decides, beside what [`crate::combine`] says
+    /// order they were looked at. Everything above is then of the one that decides, beside what [`crate::judge::combine`] says
     /// of all. Empty for a single checkpoint.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub variants: Vec<Examination>,
+}
+
+impl Examination {
+    /// An examination with nothing in it yet: what is known before any weight is read. The judge puts the catalogue in.
+    pub fn blank(base: Side, candidate: Side) -> Self {
+        Self {
+            schema: SCHEMA.to_owned(),
+            tool: Tool { version: env!("CARGO_PKG_VERSION").to_owned(), catalogue: String::new() },
+            base,
+            candidate,
+            status: Status::Complete,
+            reason: None,
+            depth: Depth::Hashes,
+            coverage: Coverage::default(),
+            relation: Relation::Incomparable,
+            rank: None,
+            verdict: Verdict::Inconclusive,
+            because: String::new(),
+            orthogonalization: None,
+            findings: Vec::new(),
+            anomalies: Vec::new(),
+            claim: None,
+            profile: None,
+            surroundings: Vec::new(),
+            variants: Vec::new(),
+        }
+    }
+
+    /// An examination that could not be made, with its reason: an outcome like any other, and never "clear".
+    pub fn failed(base: Side, candidate: Side, error: &Error) -> Self {
+        Self {
+            status: Status::Failed,
+            reason: Some(format!("{}: {}", error.kind.as_str(), error.one_line())),
+            because: "the weights could not be examined, so nothing is said about them".to_owned(),
+            ..Self::blank(base, candidate)
+        }
+    }
 }
 
 /// What an examination's id is made of: what was looked at and measured, and nothing that was judged from it or that

@@ -8,12 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::checkpoint::{Checkpoint, TensorEntry};
 use crate::diff::change::{LOW_RANK, is_uniform, low_ranks};
-use crate::diff::screen::{BlockMeasurement, Decision, Sampled, Screened};
 use crate::examination::{Examination, Relation, Status};
 use crate::ids::Digest;
-use crate::numbers::median;
 use crate::pair::Pairing;
 use crate::profile::{GRID_KURTOSIS, Profile, Sameness, TensorMeasurement, names};
+use crate::screen::{BlockMeasurement, Decision, Sampled, Screened};
+use crate::tensor::numbers::median;
 
 /// Median cosine of matrices below this: no kinship. Independent matrices of n elements have |cosine| about 1/√n, trained
 /// ones of one architecture share a little more; derivatives by training stay above 0.9.
@@ -259,9 +259,8 @@ mod tests {
     use crate::examination::{Claim, Side};
 
     fn claiming(relation: Relation, status: Status, base: &str) -> Examination {
-        let tool = crate::examination::Tool { version: "1".to_owned(), catalogue: "c".to_owned() };
         let side = |source: &str| Side { source: source.to_owned(), ..Side::default() };
-        let mut examination = crate::sweep::record::blank(tool, side(base), side("hf:a/candidate"));
+        let mut examination = Examination::blank(side(base), side("hf:a/candidate"));
         (examination.relation, examination.status) = (relation, status);
         examination.claim = Some(Claim { base: Some("org/base".to_owned()), ..Claim::default() });
         examination

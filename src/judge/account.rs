@@ -109,11 +109,7 @@ mod tests {
     use super::*;
 
     fn blank() -> Examination {
-        crate::sweep::record::blank(
-            crate::examination::Tool { version: "1".to_owned(), catalogue: "c".to_owned() },
-            Default::default(),
-            Default::default(),
-        )
+        Examination::blank(Default::default(), Default::default())
     }
 
     #[test]

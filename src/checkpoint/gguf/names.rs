@@ -1,25 +1,25 @@
 //! What names of GGUF files say: parts of split files, and which quantisation a file is.
 
-use super::files::Written;
+use crate::checkpoint::files::Written;
 use crate::limits::MAX_FILES;
 
 /// Whether a name ends like a GGUF file's.
-pub(super) fn is_gguf(name: &str) -> bool {
+pub(crate) fn is_gguf(name: &str) -> bool {
     Written::promised(name) == Some(Written::Gguf)
 }
 
 /// Whether a GGUF file goes with a model instead of being one.
-pub(super) fn is_companion(name: &str) -> bool {
+pub(crate) fn is_companion(name: &str) -> bool {
     let file = base_name(name).to_ascii_lowercase();
     ["mmproj", "imatrix", "control-vector", "controlvector", "control_vector"].iter().any(|word| file.contains(word))
 }
 
-pub(super) fn base_name(name: &str) -> &str {
+pub(crate) fn base_name(name: &str) -> &str {
     name.rsplit('/').next().unwrap_or(name)
 }
 
 /// The stem, part number (from 1) and number of parts of a name like `model-00001-of-00003.gguf`.
-pub(super) fn split_part(name: &str) -> Option<(&str, u32, u32)> {
+pub(crate) fn split_part(name: &str) -> Option<(&str, u32, u32)> {
     let (rest, _) = name.rsplit_once('.').filter(|_| is_gguf(name))?;
     let (rest, parts) = rest.rsplit_once("-of-")?;
     let (stem, part) = rest.rsplit_once('-')?;
@@ -32,7 +32,7 @@ pub(super) fn split_part(name: &str) -> Option<(&str, u32, u32)> {
 }
 
 /// The name of the given part of a split file, spelt as its siblings are.
-pub(super) fn part_name(stem: &str, part: u32, parts: u32) -> String {
+pub(crate) fn part_name(stem: &str, part: u32, parts: u32) -> String {
     format!("{stem}-{part:05}-of-{parts:05}.gguf")
 }
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::checkpoint::{Checkpoint, FileSet};
 use crate::limits::{MAX_CONFIG_BYTES, MAX_CONFIG_VALUES_BYTES, MAX_METADATA_TEXT_BYTES};
-use crate::parse;
+use crate::source::parse;
 use crate::source::{ByteSource, is_same};
 
 /// Differences told of one thing; further ones are counted.

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::checkpoint::files::is_worth_reading;
-use crate::checkpoint::{Checkpoint, FileSet, folder, turn};
-use crate::diff::screen::Factor;
+use crate::checkpoint::{self, Checkpoint, FileSet, folder, turn};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::Side;
 use crate::hub::fetch::{self, Repo};
@@ -14,9 +13,10 @@ use crate::hub::{self, Client, Environment, Meter, RepoFile, stale};
 use crate::ids::{Digest, Location, RepoId, Revision};
 use crate::limits;
 use crate::pair::View;
+use crate::screen::Factor;
 use crate::source::{Bytes, mmap::Mmap};
 
-use super::{Stages, record};
+use super::sides::{self, Named};
 
 /// Bytes of factors kept in memory; beyond them they are read back from the cache.
 const FACTORS_IN_MEMORY: usize = 256 << 20;
@@ -120,7 +120,6 @@ impl Bases {
         most: Option<u64>,
         client: &Arc<Client>,
         environment: &Environment,
-        stages: &dyn Stages,
         meter: &Arc<Meter>,
     ) -> Result<Arc<Base>> {
         let slot = {
@@ -136,7 +135,7 @@ impl Bases {
             Some(Err((kind, doing))) => return Err(Error::new(*kind, doing.clone())),
             None => {}
         }
-        match open(name, most, client, environment, stages, meter) {
+        match open(name, most, client, environment, meter) {
             Ok(base) => {
                 let base = Arc::new(base);
                 *held = Some(Ok(base.clone()));
@@ -159,7 +158,6 @@ fn open(
     most: Option<u64>,
     client: &Arc<Client>,
     environment: &Environment,
-    stages: &dyn Stages,
     meter: &Arc<Meter>,
 ) -> Result<Base> {
     // Bases are opened beside the examinations of others.
@@ -169,9 +167,9 @@ fn open(
         Location::Hub(repo, revision) => (repo, revision),
         Location::Path(path) => {
             let files = folder::file_set(&path)?;
-            let checkpoint = stages.open(&files).map_err(opening)?;
+            let checkpoint = checkpoint::open(&files).map_err(opening)?;
             let weights = checkpoint.files.iter().map(|file| (file.name.clone(), file.source.len(), file.sha256));
-            let side = record::side_of_path(name, &checkpoint);
+            let side = sides::of_checkpoint(&checkpoint, &Named::local(name), false)?;
             return Ok(Base {
                 side,
                 facts: None,
@@ -189,7 +187,7 @@ fn open(
     let hub = hub::of(repo.id(), environment)?;
     let mut files = FileSet { label: name.to_owned(), ..FileSet::default() };
     let mut wanted: Vec<&RepoFile> = Vec::new();
-    for file in repo.files().iter().filter(|file| record::is_wanted(&file.path)) {
+    for file in repo.files().iter().filter(|file| sides::is_wanted(&file.path)) {
         if !is_worth_reading(&file.path) && file.bytes > limits::MAX_JSON_BYTES {
             continue;
         }
@@ -218,15 +216,15 @@ fn open(
             files.digests.insert(file.path.clone(), sha256);
         }
     }
-    let checkpoint = stages.open(&files).map_err(opening)?;
+    let checkpoint = checkpoint::open(&files).map_err(opening)?;
     let weights = repo
         .files()
         .iter()
         .filter(|file| is_worth_reading(&file.path))
         .map(|file| (file.path.clone(), file.bytes, file.sha256))
         .collect();
-    let side = record::side_of_repo(&repo, Some(checkpoint.format));
-    let listed = record::contents_of(&repo);
+    let side = sides::of_repository(&repo, Some(checkpoint.format));
+    let listed = sides::contents_of(&repo);
     let cache = client.cache().to_owned();
     Ok(Base { side, facts, checkpoint, weights, around: files, listed, cache, factors: Mutex::default() })
 }

@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use super::assembly::Assembly;
 use super::collect::{Anomalies, shown};
-use super::gguf_names::is_gguf;
+use super::gguf::names::is_gguf;
 use super::shards::{Selection, split_folder};
 use super::{Checkpoint, FileSet, Format, Storage, TensorEntry, pickle, safetensors};
 use crate::error::{Error, ErrorKind, Result};

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::gguf::Gguf;
-use super::{Checkpoint, FileSet, Format, Storage};
+use super::Gguf;
+use crate::checkpoint::{Checkpoint, FileSet, Format, Storage};
 use crate::error::{ErrorKind, Result};
 use crate::limits::{MAX_METADATA_TEXT_BYTES, MAX_METADATA_TEXTS_BYTES, MAX_NAMES_BYTES, MAX_TENSOR_NAME_BYTES};
 use crate::source::{ByteSource, Bytes};

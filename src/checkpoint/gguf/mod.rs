@@ -13,16 +13,25 @@
 //! [`Storage::Unreadable`]. So is every missing part of a split file, under the part's own file name, since a part's
 //! tensors cannot be named without it: what was not read must not look as if it were not there.
 
+mod config;
+mod header;
+pub mod names;
+mod scale;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::collect::Anomalies;
-use super::files::Written;
-use super::gguf_header::{self, Header, Listed};
-use super::gguf_names::{base_name, is_gguf, part_name, split_part};
-use super::{Anomaly, Checkpoint, CheckpointFile, FileSet, Format, Storage, TensorEntry, unknown_dtype, variants};
+use self::header::{Header, Listed};
+use self::names::{base_name, is_gguf, part_name, split_part};
+use crate::checkpoint::collect::Anomalies;
+use crate::checkpoint::files::Written;
+use crate::checkpoint::{
+    Anomaly, Checkpoint, CheckpointFile, FileSet, Format, Storage, TensorEntry, unknown_dtype, variants,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::ByteSource;
 use crate::tensor::ggml_type;
@@ -116,7 +125,7 @@ impl Oddities {
 struct Assembly {
     files: Vec<CheckpointFile>,
     tensors: BTreeMap<String, TensorEntry>,
-    values: BTreeMap<String, gguf_header::Value>,
+    values: BTreeMap<String, header::Value>,
     anomalies: Vec<Anomaly>,
     /// Entries in the headers read, duplicates included.
     listed: u64,
@@ -135,7 +144,7 @@ impl Assembly {
                     oddities.add("missing-shard", None, detail.clone());
                     self.absent.push((name.clone(), detail));
                 }
-                Some(source) => match gguf_header::read(source.as_ref(), &mut oddities) {
+                Some(source) => match header::read(source.as_ref(), &mut oddities) {
                     Ok(header) => self.part(files, name, source, header, (index, parts.len()), &mut oddities),
                     // A source that fails is not an odd file: it may answer next time.
                     Err(error) if parts.len() == 1 || !is_about_bytes(error.kind) => return Err(error),
@@ -217,7 +226,7 @@ impl Assembly {
 
     /// Compares what a header says of its place among parts with what its name says.
     fn check_split(&mut self, header: &Header, name: &str, (index, parts): (usize, usize), oddities: &mut Oddities) {
-        let stated = |key: &str| header.values.get(key).and_then(gguf_header::Value::count);
+        let stated = |key: &str| header.values.get(key).and_then(header::Value::count);
         let Some(count) = stated("split.count").filter(|count| *count > 1) else { return };
         let number = stated("split.no").map_or(0, |number| number.saturating_add(1));
         if parts > 1 {
@@ -233,7 +242,7 @@ impl Assembly {
     }
 
     fn finish(mut self, label: &str, parts: &[String]) -> Checkpoint {
-        let stated = self.values.get("split.tensors.count").and_then(gguf_header::Value::count);
+        let stated = self.values.get("split.tensors.count").and_then(header::Value::count);
         if let Some(stated) = stated
             && self.absent.is_empty()
             && stated != self.listed
@@ -250,9 +259,9 @@ impl Assembly {
         for (name, reason) in self.absent {
             self.tensors.entry(name.clone()).or_insert(TensorEntry::unreadable(name, reason));
         }
-        super::gguf_scale::attach(&self.files, &mut self.tensors);
+        scale::attach(&self.files, &mut self.tensors);
         self.anomalies.sort();
-        let config = super::gguf_config::config(&self.values, |name| self.tensors.contains_key(name));
+        let config = config::config(&self.values, |name| self.tensors.contains_key(name));
         Checkpoint {
             label: label.to_owned(),
             format: Gguf.name(),

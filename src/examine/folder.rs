@@ -3,18 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::account::Account;
-use crate::aside::{self, Aside};
+use super::aside::{self, Aside};
+use super::sides::{self, Named};
+use super::variants::{self as loops, Holder, Part};
+use super::{Settings, measure};
 use crate::checkpoint::files::is_weights;
 use crate::checkpoint::variants::{self, Directions, Variant};
 use crate::checkpoint::{self, Anomaly, Checkpoint, FileSet};
-use crate::combine::combine;
+use crate::claim;
 use crate::error::{Error, ErrorKind, Result};
-use crate::examination::{Examination, FileDigest, Side};
+use crate::examination::surroundings::{self, Around, Surrounding};
+use crate::examination::{Depth, Examination, FileDigest, Side};
 use crate::ids::Digest;
-use crate::pipeline::{self, Named, Settings};
+use crate::judge;
+use crate::judge::account::Account;
 use crate::source::is_same;
-use crate::surroundings::{self, Around, Surrounding};
 
 /// The base's checkpoint, and those of its other forms that a candidate's asked for.
 pub struct Base {
@@ -35,10 +38,17 @@ impl Base {
         Ok(Self { named, side: None, files, checkpoint, variants, opened: BTreeMap::new() })
     }
 
-    /// A base that is opened already, in one form, with the small files around it.
-    pub fn opened(side: Side, checkpoint: Arc<Checkpoint>, around: FileSet) -> Self {
-        let named = Named { source: side.source.clone(), revision: side.revision.clone() };
-        Self { named, side: Some(side), files: around, checkpoint, variants: Vec::new(), opened: BTreeMap::new() }
+    /// A base of a run, opened already in one form, with the small files around it.
+    pub fn opened(base: &super::base::Base) -> Self {
+        let named = Named { source: base.side.source.clone(), revision: base.side.revision.clone() };
+        Self {
+            named,
+            side: Some(base.side.clone()),
+            files: base.around.clone(),
+            checkpoint: Arc::new(base.checkpoint.clone()),
+            variants: Vec::new(),
+            opened: BTreeMap::new(),
+        }
     }
 
     /// Whether the base has this file of a candidate, under the same name and with the same bytes.
@@ -47,13 +57,12 @@ impl Base {
         both.is_some_and(|(theirs, own)| is_same(theirs.as_ref(), own.as_ref()))
     }
 
-    /// Compares one checkpoint of the candidate with this one.
-    fn compare(&self, like: &Checkpoint, opened: &Checkpoint, named: &Named, settings: &Settings<'_>) -> Examination {
-        let mut examination = pipeline::compare((like, &self.named), (opened, named), settings);
-        if let Some(side) = &self.side {
-            examination.base = side.clone();
+    /// This one as a side, as compared with in one of its forms.
+    fn side(&self, like: &Checkpoint, digests: bool) -> Result<Side> {
+        match &self.side {
+            Some(side) => Ok(side.clone()),
+            None => sides::of_checkpoint(like, &self.named, digests),
         }
-        examination
     }
 
     /// What comes beside the weights of one checkpoint, held against what comes beside this one.
@@ -94,14 +103,10 @@ impl Base {
 pub fn examine(base: &mut Base, files: &FileSet, named: &Named, settings: &Settings<'_>) -> Result<Examination> {
     let directions = Directions::read(files);
     let contents = variants::contents_of(files, &directions);
-    let judge = |examination: &mut Examination| pipeline::judge(examination, settings.catalogue);
+    let mut folder = Folder { base, files, named, settings, around: Vec::new(), sides: None };
     if contents.variants.is_empty() && contents.others.is_empty() {
         // No name tells what it is; the first bytes may.
-        let opened = checkpoint::open(files)?;
-        let mut examination = base.compare(&base.checkpoint, &opened, named, settings);
-        examination.surroundings = base.surroundings(&base.checkpoint, files, &opened);
-        judge(&mut examination);
-        return Ok(examination);
+        return folder.nameless();
     }
     let mut account = Account::default();
     let mut anomalies = checkpoint::surroundings(files);
@@ -121,11 +126,11 @@ pub fn examine(base: &mut Base, files: &FileSet, named: &Named, settings: &Setti
     }
     let mut chosen = contents.variants;
     for other in &contents.others {
-        if base.has_file(files, &other.name) {
+        if folder.base.has_file(files, &other.name) {
             account.told(&other.name, "the base's own file, byte for byte");
             continue;
         }
-        let (aside, odd) = aside::look(&base.checkpoint, files, other);
+        let (aside, odd) = aside::look(&folder.base.checkpoint, files, other);
         anomalies.extend(odd);
         match aside {
             Aside::Stranger(why) => account.told(&other.name, why),
@@ -133,43 +138,104 @@ pub fn examine(base: &mut Base, files: &FileSet, named: &Named, settings: &Setti
             Aside::Model(variant) => chosen.push(*variant),
         }
     }
-    let mut examinations = Vec::new();
-    for variant in &chosen {
-        let like = base.like(variant);
-        let mut around = Vec::new();
-        let mut examination = match variant.open(files) {
-            Ok(opened) => {
-                around = base.surroundings(&like, files, &opened);
-                base.compare(&like, &opened, named, settings)
-            }
-            // One file that cannot be read is no reason to say nothing of the others.
-            Err(error) => {
-                let mut failed = pipeline::failed(&base.named, named, &error, settings);
-                let names: Vec<&str> = variant.files.iter().map(String::as_str).collect();
-                failed.anomalies = aside::imports(files, &names);
-                failed
-            }
-        };
-        examination.surroundings = around;
-        examination.candidate.format.get_or_insert_with(|| variant.format().to_owned());
-        if chosen.len() > 1 {
-            examination.candidate.variant = Some(variant.name.clone());
-        }
-        examinations.push(examination);
-    }
-    let Some(first) = examinations.first_mut() else {
+    let parts: Vec<Part> = chosen.into_iter().map(|variant| Part { variant, further: false }).collect();
+    loops::examine(&mut folder, &parts, account, anomalies, settings.catalogue)?.ok_or_else(|| {
         let unread: Vec<&str> = contents.others.iter().map(|other| other.name.as_str()).collect();
         let what = contents.others.first().map_or("", |other| other.what);
         let doing = format!("opening {}: no weights that are read; {} is {what}", named.source, unread.join(", "));
-        return Err(Error::new(ErrorKind::Unsupported, doing));
-    };
-    // What is odd about the folder is told with the checkpoint that is looked at first.
-    first.anomalies.extend(anomalies);
-    first.anomalies.sort();
-    first.anomalies.dedup();
-    let side = whole(named, files, &examinations);
-    combine(side, examinations, account, judge)
-        .ok_or_else(|| Error::new(ErrorKind::Internal, format!("{}: no variant was examined", named.source)))
+        Error::new(ErrorKind::Unsupported, doing)
+    })
+}
+
+/// The record of a folder that could not be examined.
+pub fn failed(base: &Named, candidate: &Named, error: &Error, settings: &Settings<'_>) -> Examination {
+    let mut failed = Examination::failed(base.side(), candidate.side(), error);
+    failed.depth = Depth::Full;
+    failed.claim.clone_from(&settings.claim);
+    judge::judge(&mut failed, settings.catalogue);
+    failed
+}
+
+/// What a folder's files say of its lineage, with the metadata of the weights that are looked at first: what cannot be
+/// opened says nothing here, and is told later.
+pub(super) fn declarations(files: &FileSet) -> Result<claim::Declarations> {
+    let first = variants::of_files(files).into_iter().next();
+    let opened = first.map_or_else(|| checkpoint::open(files), |first| first.open(files)).ok();
+    claim::files::declarations(files, opened.as_ref())
+}
+
+/// A candidate's folder beside its base.
+struct Folder<'a> {
+    base: &'a mut Base,
+    files: &'a FileSet,
+    named: &'a Named,
+    settings: &'a Settings<'a>,
+    /// Of the checkpoint in hand: what comes beside its weights.
+    around: Vec<Surrounding>,
+    /// and both sides; `None` where it could not be opened.
+    sides: Option<(Side, Side)>,
+}
+
+impl Folder<'_> {
+    /// Measures an opened checkpoint, and remembers how both sides are called.
+    fn compare(&mut self, like: &Checkpoint, opened: &Checkpoint) -> Result<Examination> {
+        let digests = self.settings.digests;
+        self.around = self.base.surroundings(like, self.files, opened);
+        let examination = measure(like, opened, self.settings.observer)?;
+        self.sides = Some((self.base.side(like, digests)?, sides::of_checkpoint(opened, self.named, digests)?));
+        Ok(examination)
+    }
+
+    /// The whole folder as one checkpoint that no name tells.
+    fn nameless(&mut self) -> Result<Examination> {
+        let opened = checkpoint::open(self.files)?;
+        let mut examination = self.compare(&self.base.checkpoint.clone(), &opened)?;
+        self.sign(&mut examination);
+        judge::judge(&mut examination, self.settings.catalogue);
+        Ok(examination)
+    }
+
+    fn sign(&mut self, examination: &mut Examination) {
+        (examination.base, examination.candidate) =
+            self.sides.take().unwrap_or_else(|| (self.base.named.side(), self.named.side()));
+        examination.surroundings = std::mem::take(&mut self.around);
+        examination.claim.clone_from(&self.settings.claim);
+    }
+}
+
+impl Holder for Folder<'_> {
+    /// On this machine reading is cheap: every copy is looked at.
+    fn digests(&self, _variant: &Variant) -> Option<BTreeSet<Digest>> {
+        None
+    }
+
+    fn measure(&mut self, part: &Part) -> Result<Examination> {
+        let like = self.base.like(&part.variant);
+        let opened = part.variant.open(self.files)?;
+        self.compare(&like, &opened)
+    }
+
+    fn failed(&mut self, part: &Part, error: Error, _several: bool) -> Result<Examination> {
+        self.sides = None;
+        let mut failed = Examination::failed(Side::default(), Side::default(), &error);
+        failed.depth = Depth::Full;
+        let names: Vec<&str> = part.variant.files.iter().map(String::as_str).collect();
+        failed.anomalies = aside::imports(self.files, &names);
+        Ok(failed)
+    }
+
+    fn identify(&mut self, part: &Part, several: bool, examination: &mut Examination) -> Result<()> {
+        self.sign(examination);
+        examination.candidate.format.get_or_insert_with(|| part.variant.format().to_owned());
+        if several {
+            examination.candidate.variant = Some(part.variant.name.clone());
+        }
+        Ok(())
+    }
+
+    fn whole(&self, examinations: &[Examination]) -> Side {
+        whole(self.named, self.files, examinations)
+    }
 }
 
 /// The folder as one side: every weight file in it, with the digests that are known.

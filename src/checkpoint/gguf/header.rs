@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use super::gguf::Oddities;
-use super::turn;
+use super::Oddities;
+use crate::checkpoint::turn;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{
     MANY_TENSORS, MAX_DEPTH, MAX_DIMENSIONS, MAX_GGUF_HEADER_BYTES, MAX_METADATA_ARRAY, MAX_METADATA_ELEMENTS,

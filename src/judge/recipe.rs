@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::arch::Kind;
 use crate::examination::Strength;
-use crate::numbers::median;
 use crate::profile::{Profile, Sameness, names};
+use crate::tensor::numbers::median;
 
 /// Norms count as kept when they drift less than this, an order above what storing in bf16 moves a norm of a few hundred elements.
 const NORM_KEPT: f64 = 5e-4;

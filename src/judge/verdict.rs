@@ -7,15 +7,15 @@
 use std::collections::BTreeSet;
 
 use crate::arch::Kind;
-use crate::diff::screen::{Decision, Screened};
 use crate::diff::summary;
 use crate::examination::{Finding, Orthogonalization, Relation, Strength, Verdict};
 use crate::ids::Digest;
-use crate::numbers::median;
+use crate::judge::recipe;
+use crate::judge::relation::is_kin;
 use crate::profile::{Profile, Sameness, TensorMeasurement, names};
-use crate::recipe;
-use crate::relation::is_kin;
+use crate::screen::{Decision, Screened};
 use crate::signature::{Catalogue, Family, Held, Implies};
+use crate::tensor::numbers::median;
 
 /// Honest derivatives that the detector was held against, and how many of them were called orthogonalized. The smallest p that
 /// they allow is (called + 1)/(N + 1); the upper limit of the rate behind them is the report's to compute.
@@ -88,7 +88,7 @@ pub fn conclude(catalogue: &Catalogue, profile: &Profile, relation: Relation, ke
     Conclusion { verdict, because, orthogonalization: evidence, findings }
 }
 
-/// The verdict by hashes alone on files that are the base's, as [`crate::relation::of_same_files`] found.
+/// The verdict by hashes alone on files that are the base's, as [`crate::judge::relation::of_same_files`] found.
 pub fn of_same_files(relation: Relation) -> (Verdict, String) {
     let because = match relation {
         Relation::Identical => "every weight file is the base's, by SHA-256",

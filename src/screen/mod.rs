@@ -21,12 +21,12 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
 use serde::{Deserialize, Serialize};
 
-use super::consistency::{self, Grams};
-use super::order::{self, Uniform};
-use super::{projection, spectrum};
+use crate::diff::consistency::{self, Grams};
+use crate::diff::order::{self, Uniform};
+use crate::diff::{projection, spectrum};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
-use crate::numbers::{cosine, dot, median};
+use crate::tensor::numbers::{cosine, dot, median};
 
 /// Rows decoded at a time while a Gram matrix is built: two panels of a 28,672-column writer are 117 MB.
 const PANEL: usize = 512;
@@ -909,5 +909,4 @@ pub fn judge(mut examined: Vec<Examined>, pool: &Pool, unmeasured: usize) -> Scr
 }
 
 #[cfg(test)]
-#[path = "screen_tests.rs"]
 mod tests;

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use super::{CheckpointFile, Decode, Storage, TensorEntry, decode_plain};
+use crate::checkpoint::{CheckpointFile, Decode, Storage, TensorEntry, decode_plain};
 use crate::error::Result;
 use crate::source::ByteSource;
 use crate::tensor::{F32, NVFP4, TQ1_0, TQ2_0};

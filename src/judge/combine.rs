@@ -3,9 +3,10 @@
 //! The gravest one decides: an edit in any of the files that people may load is an edit of the upload, and a file that
 //! could not be read keeps the whole from being called clear.
 
-use crate::account::{Account, withhold};
+use super::relation;
+use crate::examination::surroundings;
 use crate::examination::{Examination, Finding, NotExamined, Side, Status, Verdict};
-use crate::{relation, surroundings};
+use crate::judge::account::{Account, withhold};
 
 /// Puts the examinations of a repository's variants, with their sides and claims, together and has them judged.
 /// `candidate` is the repository as a whole, `account` what else it holds. `None` for none at all.
