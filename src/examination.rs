@@ -11,6 +11,8 @@ use crate::ids::Digest;
 use crate::numbers::median;
 use crate::surroundings::Surrounding;
 
+pub use crate::severity::Severity;
+
 /// The schema's name and version; a change that breaks a reader raises the number.
 pub const SCHEMA: &str = "orthoscope/examination/1";
 
@@ -234,20 +236,6 @@ impl Orthogonalization {
         let changed = self.strengths();
         (!changed.is_empty()).then(|| median(changed))
     }
-}
-
-/// How serious a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Severity {
-    /// Worth knowing.
-    Info,
-    /// Worth a note.
-    Low,
-    /// Worth a look.
-    Medium,
-    /// Worth acting on.
-    High,
 }
 
 /// A signature that held.

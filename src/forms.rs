@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::account::Account;
 use crate::aside::{self, Aside};
 use crate::checkpoint::variants::{self, Directions, Variant};
-use crate::checkpoint::{self, Anomaly, Checkpoint, FileSet};
+use crate::checkpoint::{self, Anomaly, Checkpoint, FileSet, anomaly};
 use crate::combine::combine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, FileDigest, Side};
@@ -105,12 +105,7 @@ pub fn examine(base: &mut Base, files: &FileSet, named: &Named, settings: &Setti
     let mut account = Account::default();
     let mut anomalies = checkpoint::surroundings(files);
     for (name, reason) in &files.refused {
-        anomalies.push(Anomaly {
-            kind: "not-opened".to_owned(),
-            file: name.clone(),
-            tensor: None,
-            detail: reason.clone(),
-        });
+        anomalies.push(Anomaly::new(anomaly::NOT_OPENED, name, None, reason));
         if !variants::is_small(name) {
             account.gap(name, reason);
         }

@@ -28,6 +28,7 @@ pub mod recipe;
 pub mod relation;
 pub mod report;
 pub mod serve;
+pub mod severity;
 pub mod signature;
 pub mod source;
 pub mod stages;

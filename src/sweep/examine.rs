@@ -13,7 +13,7 @@ use crate::account::Account;
 use crate::arch::Kind;
 use crate::aside::{self, Aside};
 use crate::checkpoint::variants::{self, Directions, Other, Variant};
-use crate::checkpoint::{self, Anomaly, Checkpoint, FileSet, turn};
+use crate::checkpoint::{self, Anomaly, Checkpoint, FileSet, anomaly, turn};
 use crate::claim::{self, Declarations, structural};
 use crate::combine::combine;
 use crate::diff::screen::Decision;
@@ -445,12 +445,8 @@ impl Bench {
         }
         let mut examination = self.deeper(part, base, meter)?;
         for contradiction in &candidate.claim.contradictions {
-            examination.anomalies.push(Anomaly {
-                kind: "claims-differ".to_owned(),
-                file: "README.md".to_owned(),
-                tensor: None,
-                detail: contradiction.clone(),
-            });
+            let differ = Anomaly::new(anomaly::CLAIMS_DIFFER, "README.md", None, contradiction);
+            examination.anomalies.push(differ);
         }
         Ok(examination)
     }

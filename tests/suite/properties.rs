@@ -78,6 +78,7 @@ fn modules_import_only_what_comes_before_them() {
         "ids",
         "limits",
         "numbers",
+        "severity",
         "private",
         "source",
         "tensor",
