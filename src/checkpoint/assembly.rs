@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use super::collect::{Anomalies, config_json, shown};
 use super::shards::{Selection, ShardIndex};
-use super::slices;
-use super::{Checkpoint, CheckpointFile, FileSet, Storage, TensorEntry, turn};
+use super::{AnomalyKind, Checkpoint, CheckpointFile, FileSet, Storage, TensorEntry, anomaly, slices, turn};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
 use crate::limits::{MANY_TENSORS, MAX_NAMES_BYTES, MAX_TENSOR_NAME_BYTES, MAX_TENSORS};
@@ -16,7 +15,7 @@ use crate::source::ByteSource;
 const FIRST_READ: u64 = 100_000;
 
 /// Kinds of anomalies that are the answer when a file has them: such a checkpoint opens even without a tensor.
-const TELLING: &[&str] = &["code-on-load", "pickle-in-safetensors"];
+const TELLING: &[AnomalyKind] = &[anomaly::CODE_ON_LOAD, anomaly::PICKLE_IN_SAFETENSORS];
 
 /// What has been read so far.
 #[derive(Default)]
@@ -69,7 +68,7 @@ impl Assembly {
             let part = Part { name, source, sha256: files.digests.get(name).copied() };
             if let Err(error) = read_one(&mut self, &part) {
                 self.unread.insert(name.clone(), error.one_line());
-                self.anomalies.file("unreadable-file", name, error.one_line());
+                self.anomalies.file(anomaly::UNREADABLE_FILE, name, error.one_line());
                 first_error = first_error.or(Some(error));
             }
         }
@@ -86,7 +85,7 @@ impl Assembly {
         if !nothing {
             self.stand_in_for_unread();
         }
-        if nothing && !TELLING.iter().any(|kind| self.anomalies.has(kind)) {
+        if nothing && !TELLING.iter().any(|kind| self.anomalies.has(*kind)) {
             return Err(first_error.unwrap_or_else(|| {
                 let mut absent = selection.index.iter().flat_map(|index| index.absent.values());
                 let what = match (selection.files.as_slice(), absent.next().cloned()) {
@@ -137,7 +136,7 @@ impl Assembly {
             turn::take();
         }
         if tensor.len() > MAX_TENSOR_NAME_BYTES {
-            self.anomalies.tensor("odd-name", file, tensor, format!("its name has {} bytes", tensor.len()));
+            self.anomalies.tensor(anomaly::ODD_NAME, file, tensor, format!("its name has {} bytes", tensor.len()));
             entry.storage = Storage::Unreadable("its name is too long".to_owned());
         }
         let in_file = entry.file;
@@ -150,7 +149,7 @@ impl Assembly {
         let elsewhere = self.files.get(before.file).map_or(file, |file| file.name.as_str()).to_owned();
         let detail =
             format!("also in {elsewhere} at {}..{}; loaders take the later", before.range.start, before.range.end);
-        self.anomalies.tensor("duplicate-tensor", file, tensor, detail);
+        self.anomalies.tensor(anomaly::DUPLICATE_TENSOR, file, tensor, detail);
         // A few are listed by name; the anomalies speak for the rest.
         let spare = (1..=8).map(|number| format!("{} (duplicate {number})", before.name));
         if let Some(name) = spare.into_iter().find(|name| !self.tensors.contains_key(name)) {
@@ -168,7 +167,7 @@ impl Assembly {
                 let real = self.files.get(entry.file).map_or("", |file| file.name.as_str());
                 if real != file {
                     let detail = format!("{} says {}, it is in {real}", index.name, shown(file));
-                    self.anomalies.tensor("wrong-shard", real, tensor, detail);
+                    self.anomalies.tensor(anomaly::WRONG_SHARD, real, tensor, detail);
                 }
                 continue;
             }
@@ -176,7 +175,7 @@ impl Assembly {
                 Some(reason) => reason.clone(),
                 None => {
                     let detail = format!("{} says it is in this file", index.name);
-                    self.anomalies.tensor("not-in-shard", file, tensor, detail);
+                    self.anomalies.tensor(anomaly::NOT_IN_SHARD, file, tensor, detail);
                     format!("it is not in {file}, where {} says it is", index.name)
                 }
             };
@@ -188,7 +187,7 @@ impl Assembly {
             .collect();
         for (tensor, file) in unlisted {
             let file = self.files.get(file).map_or("", |file| file.name.as_str()).to_owned();
-            self.anomalies.tensor("not-in-index", &file, &tensor, format!("{} does not list it", index.name));
+            self.anomalies.tensor(anomaly::NOT_IN_INDEX, &file, &tensor, format!("{} does not list it", index.name));
         }
     }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
-use super::{Anomaly, FileSet};
+use super::{Anomaly, AnomalyKind, FileSet, anomaly};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{
     MAX_ANOMALIES, MAX_ANOMALIES_OF_A_KIND, MAX_CONFIG_BYTES, MAX_CONFIG_VALUES_BYTES, MAX_JSON_BYTES,
@@ -21,28 +21,28 @@ const SHOWN_BYTES: usize = 120;
 #[derive(Debug, Default)]
 pub(crate) struct Anomalies {
     kept: Vec<Anomaly>,
-    of_kind: BTreeMap<String, usize>,
+    of_kind: BTreeMap<&'static str, usize>,
     dropped: u64,
 }
 
 impl Anomalies {
     /// Notes an oddity of a file.
-    pub fn file(&mut self, kind: &str, file: &str, detail: impl Into<String>) {
+    pub fn file(&mut self, kind: AnomalyKind, file: &str, detail: impl Into<String>) {
         self.push(kind, file, None, detail.into());
     }
 
     /// Notes an oddity of a tensor.
-    pub fn tensor(&mut self, kind: &str, file: &str, tensor: &str, detail: impl Into<String>) {
+    pub fn tensor(&mut self, kind: AnomalyKind, file: &str, tensor: &str, detail: impl Into<String>) {
         self.push(kind, file, Some(shown(tensor)), detail.into());
     }
 
-    fn push(&mut self, kind: &str, file: &str, tensor: Option<String>, detail: String) {
+    fn push(&mut self, kind: AnomalyKind, file: &str, tensor: Option<String>, detail: String) {
         // The same oddity of the same thing is one oddity.
-        let new = Anomaly { kind: kind.to_owned(), file: shown(file), tensor, detail };
+        let new = Anomaly::new(kind, shown(file), tensor, detail);
         if self.kept.last() == Some(&new) {
             return;
         }
-        let of_kind = self.of_kind.entry(new.kind.clone()).or_default();
+        let of_kind = self.of_kind.entry(kind.word()).or_default();
         if self.kept.len() < MAX_ANOMALIES || *of_kind < MAX_ANOMALIES_OF_A_KIND {
             *of_kind += 1;
             self.kept.push(new);
@@ -52,8 +52,8 @@ impl Anomalies {
     }
 
     /// Whether an oddity of this kind was noted.
-    pub fn has(&self, kind: &str) -> bool {
-        self.of_kind.contains_key(kind)
+    pub fn has(&self, kind: AnomalyKind) -> bool {
+        self.of_kind.contains_key(kind.word())
     }
 
     /// The sorted list; a last line tells how many more there were.
@@ -61,12 +61,8 @@ impl Anomalies {
         self.kept.sort();
         self.kept.dedup();
         if self.dropped > 0 {
-            self.kept.push(Anomaly {
-                kind: "more-anomalies".to_owned(),
-                file: String::new(),
-                tensor: None,
-                detail: format!("{} more are not listed", self.dropped),
-            });
+            let detail = format!("{} more are not listed", self.dropped);
+            self.kept.push(Anomaly::new(anomaly::MORE_ANOMALIES, "", None, detail));
         }
         self.kept
     }
@@ -96,14 +92,14 @@ pub(crate) fn kept_name(name: &str) -> String {
 pub(crate) fn small_json(files: &FileSet, name: &str, anomalies: &mut Anomalies) -> Value {
     let Some(source) = files.files.get(name) else { return Value::Null };
     if source.len() > MAX_CONFIG_BYTES {
-        anomalies.file("bad-config", name, format!("{} bytes, more than {MAX_CONFIG_BYTES}", source.len()));
+        anomalies.file(anomaly::BAD_CONFIG, name, format!("{} bytes, more than {MAX_CONFIG_BYTES}", source.len()));
         return Value::Null;
     }
     let read = source.read(0..source.len()).map_err(|e| e.one_line());
     match read.and_then(|bytes| parse::json(&bytes, MAX_CONFIG_VALUES_BYTES)) {
         Ok(value) => value,
         Err(reason) => {
-            anomalies.file("bad-config", name, format!("cannot be read as JSON: {reason}"));
+            anomalies.file(anomaly::BAD_CONFIG, name, format!("cannot be read as JSON: {reason}"));
             Value::Null
         }
     }
@@ -247,7 +243,7 @@ mod tests {
     fn the_list_is_capped_and_says_so() {
         let mut anomalies = Anomalies::default();
         for number in 0..MAX_ANOMALIES + 5 {
-            anomalies.file("gap", "f", number.to_string());
+            anomalies.file(anomaly::GAP, "f", number.to_string());
         }
         let list = anomalies.finish();
         assert_eq!(list.len(), MAX_ANOMALIES + 1);
@@ -258,13 +254,13 @@ mod tests {
     fn many_oddities_of_one_kind_do_not_keep_out_another() {
         let mut anomalies = Anomalies::default();
         for number in 0..MAX_ANOMALIES + 5 {
-            anomalies.file("gap", "f", number.to_string());
+            anomalies.file(anomaly::GAP, "f", number.to_string());
         }
         for number in 0..2 * MAX_ANOMALIES_OF_A_KIND {
-            anomalies.file("code-on-load", "f", number.to_string());
+            anomalies.file(anomaly::CODE_ON_LOAD, "f", number.to_string());
         }
         let list = anomalies.finish();
-        assert_eq!(list.iter().filter(|anomaly| anomaly.kind == "code-on-load").count(), MAX_ANOMALIES_OF_A_KIND);
+        assert_eq!(list.iter().filter(|anomaly| anomaly.is(anomaly::CODE_ON_LOAD)).count(), MAX_ANOMALIES_OF_A_KIND);
         assert_eq!(list.last().unwrap().detail, format!("{} more are not listed", MAX_ANOMALIES_OF_A_KIND + 5));
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::collect::shown;
 use super::files::{Written, is_weights};
 use super::safetensors::{Disguise, disguise};
-use super::{Anomaly, Checkpoint, FORMATS, FileSet, TensorEntry};
+use super::{Anomaly, Checkpoint, FORMATS, FileSet, TensorEntry, anomaly};
 use crate::error::{Error, Result};
 use crate::source::ByteSource;
 
@@ -61,11 +61,9 @@ pub(super) fn reopen(named: &str, files: &FileSet, error: Error) -> Result<Check
     for anomaly in &mut checkpoint.anomalies {
         anomaly.file = original(&anomaly.file).unwrap_or_else(|| anomaly.file.clone());
     }
-    let told = mine.iter().map(|name| Anomaly {
-        kind: "misnamed-file".to_owned(),
-        file: shown(name),
-        tensor: None,
-        detail: format!("by its content it is {format}, whatever its name ends in"),
+    let told = mine.iter().map(|name| {
+        let detail = format!("by its content it is {format}, whatever its name ends in");
+        Anomaly::new(anomaly::MISNAMED_FILE, shown(name), None, detail)
     });
     checkpoint.anomalies.extend(told);
     checkpoint.anomalies.sort();

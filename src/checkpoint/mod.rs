@@ -4,6 +4,7 @@
 //! checkpoint is ever executed or unpickled, and no name in it leads out of its folder.
 
 pub mod adapter;
+pub mod anomaly;
 mod assembly;
 mod collect;
 pub mod files;
@@ -13,12 +14,14 @@ mod misnamed;
 pub mod pickle;
 mod quantized;
 pub mod safetensors;
+pub mod severity;
 mod shards;
 mod slices;
 pub mod turn;
 pub mod unread_kinds;
 pub mod variants;
 
+pub use anomaly::AnomalyKind;
 pub(crate) use collect::Anomalies;
 
 use std::borrow::Cow;
@@ -37,8 +40,7 @@ use crate::tensor::{self, DType, Family};
 /// An oddity of a file: reported, never judged by itself, and never a reason to stop reading.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Anomaly {
-    /// A stable kebab-case word, e.g. `duplicate-tensor`, `overlap`, `gap`, `trailing-bytes`, `wrong-size`,
-    /// `unknown-dtype`, `missing-shard`, `path-escape`, `pickle-in-safetensors`, `code-on-load`.
+    /// The word of one of [`anomaly::ANOMALIES`]; in records of other versions it may be another.
     pub kind: String,
     /// The file it is in.
     pub file: String,
@@ -46,6 +48,18 @@ pub struct Anomaly {
     pub tensor: Option<String>,
     /// One sentence with the numbers.
     pub detail: String,
+}
+
+impl Anomaly {
+    /// An oddity of a file, or of a tensor in it.
+    pub fn new(kind: AnomalyKind, file: impl Into<String>, tensor: Option<String>, detail: impl Into<String>) -> Self {
+        Self { kind: kind.word().to_owned(), file: file.into(), tensor, detail: detail.into() }
+    }
+
+    /// Whether it is of this kind.
+    pub fn is(&self, kind: AnomalyKind) -> bool {
+        self.kind == kind.word()
+    }
 }
 
 /// The files of one repository or folder that may hold a checkpoint: names relative to its top, and their bytes.
@@ -322,7 +336,7 @@ pub fn surroundings(files: &FileSet) -> Vec<Anomaly> {
             .map(|text| format!("{:?}", collect::shown(text)))
             .collect();
         let detail = format!("auto_map has loaders run {} where custom code is trusted", named.join(", "));
-        anomalies.file("remote-code", name, detail);
+        anomalies.file(anomaly::REMOTE_CODE, name, detail);
     }
     let code: Vec<&String> = files.files.keys().filter(|name| name.to_ascii_lowercase().ends_with(".py")).collect();
     if let Some(first) = code.first() {
@@ -330,7 +344,11 @@ pub fn surroundings(files: &FileSet) -> Vec<Anomaly> {
             0 => String::new(),
             others => format!("; {others} more beside it"),
         };
-        anomalies.file("code-file", first, format!("a program in the repository, which is not looked into{more}"));
+        anomalies.file(
+            anomaly::CODE_FILE,
+            first,
+            format!("a program in the repository, which is not looked into{more}"),
+        );
     }
     anomalies.finish()
 }

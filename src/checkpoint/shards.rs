@@ -10,7 +10,7 @@ use super::adapter::is_adapter_file;
 use super::collect::{Anomalies, Strings, json_bytes, kept_name, shown};
 use super::files::{Written, is_leftover};
 use super::variants::is_small;
-use super::{FileSet, turn};
+use super::{FileSet, anomaly, turn};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{MANY_INDEX_BYTES, MAX_FILES, MAX_TENSORS};
 use crate::source::ByteSource;
@@ -190,7 +190,7 @@ impl Naming {
         if let Some(first) = whole.first().filter(|_| !parallel) {
             selection.files.push((*first).clone());
             if let Some(index) = indexes.get(stem) {
-                anomalies.file("two-models", index, format!("{first} is there too and is what loaders take"));
+                anomalies.file(anomaly::TWO_MODELS, index, format!("{first} is there too and is what loaders take"));
             }
         } else if let Some(index) = indexes.get(stem) {
             match read_index(files, index, &folder, anomalies)? {
@@ -215,16 +215,16 @@ impl Naming {
         for name in groups.values().flatten().filter(|name| !selection.files.contains(name)) {
             let (kind, why) = match &selection.index {
                 Some(index) if group.contains(name) => {
-                    ("shard-not-in-index", format!("{} does not name it; loaders leave it out", index.name))
+                    (anomaly::SHARD_NOT_IN_INDEX, format!("{} does not name it; loaders leave it out", index.name))
                 }
-                _ => ("set-aside", format!("not examined: the model is taken from {stem}")),
+                _ => (anomaly::SET_ASIDE, format!("not examined: the model is taken from {stem}")),
             };
             anomalies.file(kind, name, why);
         }
         for name in files.files.keys().filter(here) {
             let base = split_folder(name).1;
             if (base.starts_with("adapter_") || is_adapter_file(base)) && self.stem(base).is_some() {
-                anomalies.file("adapter-beside-model", name, "not examined: the model beside it is");
+                anomalies.file(anomaly::ADAPTER_BESIDE_MODEL, name, "not examined: the model beside it is");
             }
         }
         Ok(Some(selection))
@@ -240,7 +240,7 @@ impl Naming {
             most = most.max(count);
         }
         let Some(first) = names.first().filter(|_| most > 1) else { return Vec::new() };
-        anomalies.file("missing-index", first, format!("one of {most} shards, and no index names them"));
+        anomalies.file(anomaly::MISSING_INDEX, first, format!("one of {most} shards, and no index names them"));
         // Counted from 1 by those who write an index, from 0 by some who do not.
         let start = u32::from(!numbers.contains(&0));
         let missing = (start..most + start).filter(|number| !numbers.contains(number));
@@ -257,7 +257,7 @@ impl Naming {
             .collect();
         if !missing.is_empty() {
             let detail = format!("{} of {most} shards are not there", missing.len());
-            anomalies.file("missing-shard", first, detail);
+            anomalies.file(anomaly::MISSING_SHARD, first, detail);
         }
         missing
     }
@@ -278,7 +278,7 @@ fn read_index(
     let pairs = match serde_json::from_slice::<Whole>(&bytes) {
         Ok(whole) => whole.weight_map.0,
         Err(e) => {
-            anomalies.file("bad-index", name, format!("not a shard index: {e}"));
+            anomalies.file(anomaly::BAD_INDEX, name, format!("not a shard index: {e}"));
             return Ok(None);
         }
     };
@@ -289,11 +289,11 @@ fn read_index(
         ));
     }
     if pairs.not_a_map {
-        anomalies.file("bad-index", name, "its weight_map is not an object");
+        anomalies.file(anomaly::BAD_INDEX, name, "its weight_map is not an object");
         return Ok(None);
     }
     for tensor in &pairs.odd {
-        anomalies.tensor("bad-index", name, tensor, "its file is not given as a string");
+        anomalies.tensor(anomaly::BAD_INDEX, name, tensor, "its file is not given as a string");
     }
     let mut index = ShardIndex { name: name.to_owned(), ..ShardIndex::default() };
     let mut present = BTreeSet::new();
@@ -301,7 +301,11 @@ fn read_index(
         let full = format!("{folder}{file}");
         if !stays_inside(&file) {
             if index.absent.insert(full.clone(), "its file's name leads out of the folder".to_owned()).is_none() {
-                anomalies.file("path-escape", name, format!("names the file {:?}; it is not opened", shown(&file)));
+                anomalies.file(
+                    anomaly::PATH_ESCAPE,
+                    name,
+                    format!("names the file {:?}; it is not opened", shown(&file)),
+                );
             }
         } else if files.files.contains_key(&full) {
             present.insert(full.clone());
@@ -311,14 +315,19 @@ fn read_index(
                 None => "is not there".to_owned(),
             };
             if index.absent.insert(full.clone(), format!("its file {} {why}", shown(&full))).is_none() {
-                anomalies.file("missing-shard", name, format!("names {}, which {why}", shown(&full)));
+                anomalies.file(anomaly::MISSING_SHARD, name, format!("names {}, which {why}", shown(&full)));
             }
         }
         if index.absent.len() > MAX_FILES {
             return Err(Error::new(ErrorKind::TooLarge, format!("reading {name}: more than {MAX_FILES} files")));
         }
         if let Some(before) = index.map.insert(kept_name(&tensor), full) {
-            anomalies.tensor("duplicate-tensor", name, &tensor, format!("listed twice, before in {}", shown(&before)));
+            anomalies.tensor(
+                anomaly::DUPLICATE_TENSOR,
+                name,
+                &tensor,
+                format!("listed twice, before in {}", shown(&before)),
+            );
         }
     }
     Ok(Some((index, present.into_iter().collect())))

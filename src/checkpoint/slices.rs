@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::assembly::Assembly;
 use super::collect::Anomalies;
 use super::shards::split_folder;
-use super::{CheckpointFile, Decode, Packing, Storage, TensorEntry, decode_plain};
+use super::{CheckpointFile, Decode, Packing, Storage, TensorEntry, anomaly, decode_plain};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::MAX_COMPARED_BYTES;
 use crate::source::ByteSource;
@@ -52,13 +52,13 @@ fn parallel(
     let count = files.len();
     let complete = numbers.iter().enumerate().all(|(at, number)| at as u32 == *number);
     if complete {
-        anomalies.file("model-parallel", first, format!("the model is cut into the slices of {count} files"));
+        anomalies.file(anomaly::MODEL_PARALLEL, first, format!("the model is cut into the slices of {count} files"));
     } else {
         let detail = format!(
             "the model is cut into slices, and of files 0 to {} some are missing",
             numbers.iter().max().unwrap_or(&0)
         );
-        anomalies.file("missing-shard", first, detail);
+        anomalies.file(anomaly::MISSING_SHARD, first, detail);
     }
     // Norms are in every file whole, so their length is the model's width.
     let width = tensors.get("norm.weight").filter(|norm| norm.shape.len() == 1).map(TensorEntry::elements);
@@ -77,7 +77,7 @@ fn parallel(
         match joined {
             Ok(joined) => *entry = joined,
             Err(reason) => {
-                anomalies.tensor("unread-slices", first, name, reason.clone());
+                anomalies.tensor(anomaly::UNREAD_SLICES, first, name, reason.clone());
                 entry.storage = Storage::Unreadable(reason);
             }
         }
@@ -175,7 +175,7 @@ fn copies(
                 "also in {elsewhere}, with other content or too large to tell; loaders do not agree on which counts"
             )
         };
-        anomalies.tensor("duplicate-tensor", file(entry), &name, detail);
+        anomalies.tensor(anomaly::DUPLICATE_TENSOR, file(entry), &name, detail);
         if !same {
             let reason = format!("it is in {elsewhere} and {}, and these are not shown to be the same", file(entry));
             entry.storage = Storage::Unreadable(reason);

@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{ExitStatus, Global, hubs, log};
 use crate::checkpoint::Anomaly;
+use crate::checkpoint::anomaly::CODE_ON_LOAD;
 use crate::diff::Unobserved;
 use crate::error::{Error, ErrorKind, Result};
 use crate::examine::base;
@@ -339,7 +340,7 @@ fn table(found: &Verification, all: bool, width: usize, out: &mut dyn Write) -> 
 
 /// Code on load is the one thing of a header that a table must show.
 fn header_cell(file: &FileReport) -> &'static str {
-    if file.oddities.iter().any(|oddity| oddity.anomaly.kind == "code-on-load") {
+    if file.oddities.iter().any(|oddity| oddity.anomaly.is(CODE_ON_LOAD)) {
         return "runs code";
     }
     file.outcome("header").words()

@@ -14,6 +14,8 @@ use crate::ids::Digest;
 use crate::profile::Profile;
 use crate::tensor::numbers::median;
 
+pub use crate::checkpoint::severity::Severity;
+
 /// The schema's name and version; a change that breaks a reader raises the number.
 pub const SCHEMA: &str = "orthoscope/examination/1";
 
@@ -237,20 +239,6 @@ impl Orthogonalization {
         let changed = self.strengths();
         (!changed.is_empty()).then(|| median(changed))
     }
-}
-
-/// How serious a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Severity {
-    /// Worth knowing.
-    Info,
-    /// Worth a note.
-    Low,
-    /// Worth a look.
-    Medium,
-    /// Worth acting on.
-    High,
 }
 
 /// A signature that held.

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::arch::{self, Key};
+use crate::checkpoint::anomaly::CODE_ON_LOAD;
 use crate::checkpoint::variants::{Other, Variant};
 use crate::checkpoint::{Anomaly, Checkpoint, FileSet, pickle};
 use crate::source::ByteSource;
@@ -52,13 +53,10 @@ pub fn look(base: &Checkpoint, files: &FileSet, other: &Other) -> (Aside, Vec<An
     let mut anomalies = opened.anomalies;
     if matches!(aside, Aside::Stranger(_)) {
         // What a trainer leaves names its own classes; loading the model does not touch it.
-        anomalies.retain(|anomaly| anomaly.kind == CODE_ON_LOAD && pickle::only_does_harm(anomaly));
+        anomalies.retain(|anomaly| anomaly.is(CODE_ON_LOAD) && pickle::only_does_harm(anomaly));
     }
     (aside, anomalies)
 }
-
-/// The anomaly of an import that is not part of rebuilding tensors.
-const CODE_ON_LOAD: &str = "code-on-load";
 
 /// What loading files that could not be opened as checkpoints would import, where they begin as pickles or archives do.
 pub fn imports(files: &FileSet, names: &[&str]) -> Vec<Anomaly> {
@@ -70,7 +68,7 @@ pub fn imports(files: &FileSet, names: &[&str]) -> Vec<Anomaly> {
         names.iter().filter_map(|name| files.files.get_key_value(*name)).filter(|(_, source)| begins(source.as_ref()));
     found
         .flat_map(|(name, source)| pickle::imports_of(source.as_ref(), name))
-        .filter(|anomaly| anomaly.kind == CODE_ON_LOAD)
+        .filter(|anomaly| anomaly.is(CODE_ON_LOAD))
         .collect()
 }
 

@@ -13,7 +13,7 @@ use super::variants::Part;
 use super::{Examiner, measure, sides};
 use crate::arch::Kind;
 use crate::checkpoint::variants::{self, Directions};
-use crate::checkpoint::{self, Anomaly, Checkpoint, FileSet, turn};
+use crate::checkpoint::{self, Anomaly, Checkpoint, FileSet, anomaly, turn};
 use crate::claim::structural;
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::surroundings::{self, Around, Surrounding};
@@ -69,12 +69,8 @@ impl Examiner {
         }
         let mut examination = self.deeper(&look)?;
         for contradiction in &candidate.claim.contradictions {
-            examination.anomalies.push(Anomaly {
-                kind: "claims-differ".to_owned(),
-                file: "README.md".to_owned(),
-                tensor: None,
-                detail: contradiction.clone(),
-            });
+            let differ = Anomaly::new(anomaly::CLAIMS_DIFFER, "README.md", None, contradiction);
+            examination.anomalies.push(differ);
         }
         Ok(examination)
     }

@@ -9,7 +9,7 @@ use super::variants::{self as loops, Holder, Part};
 use super::{Settings, measure};
 use crate::checkpoint::files::is_weights;
 use crate::checkpoint::variants::{self, Directions, Variant};
-use crate::checkpoint::{self, Anomaly, Checkpoint, FileSet};
+use crate::checkpoint::{self, Anomaly, Checkpoint, FileSet, anomaly};
 use crate::claim;
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::surroundings::{self, Around, Surrounding};
@@ -111,12 +111,7 @@ pub fn examine(base: &mut Base, files: &FileSet, named: &Named, settings: &Setti
     let mut account = Account::default();
     let mut anomalies = checkpoint::surroundings(files);
     for (name, reason) in &files.refused {
-        anomalies.push(Anomaly {
-            kind: "not-opened".to_owned(),
-            file: name.clone(),
-            tensor: None,
-            detail: reason.clone(),
-        });
+        anomalies.push(Anomaly::new(anomaly::NOT_OPENED, name, None, reason));
         if !variants::is_small(name) {
             account.gap(name, reason);
         }

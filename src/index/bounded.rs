@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use crate::checkpoint::Anomaly;
+use crate::checkpoint::{Anomaly, anomaly};
 use crate::examination::{ClaimEvidence, Examination, NotExamined};
 use crate::limits::{MAX_ANOMALIES, MAX_CLAIM_EVIDENCE, MAX_NOT_EXAMINED};
 
@@ -41,11 +41,8 @@ pub(super) fn bounded(examination: &Examination) -> Cow<'_, Examination> {
 
 fn bound(examination: &mut Examination) {
     shorten(&mut examination.coverage.not_examined, MAX_NOT_EXAMINED, |more| more_not_examined(more as u64));
-    shorten(&mut examination.anomalies, MAX_ANOMALIES, |more| Anomaly {
-        kind: "more-anomalies".to_owned(),
-        file: String::new(),
-        tensor: None,
-        detail: format!("{more} more are not listed"),
+    shorten(&mut examination.anomalies, MAX_ANOMALIES, |more| {
+        Anomaly::new(anomaly::MORE_ANOMALIES, "", None, format!("{more} more are not listed"))
     });
     if let Some(claim) = &mut examination.claim {
         shorten(&mut claim.evidence, MAX_CLAIM_EVIDENCE, |more| ClaimEvidence {

@@ -628,6 +628,22 @@ fn the_strength_of_a_variant_is_that_of_the_reports() {
 }
 
 #[test]
+fn oddities_by_the_words_of_earlier_versions_come_back_as_they_were_written() {
+    let mut old = examination(1);
+    let odd = |kind: &str| crate::checkpoint::Anomaly {
+        kind: kind.to_owned(),
+        file: "model.gguf".to_owned(),
+        tensor: None,
+        detail: "ends early".to_owned(),
+    };
+    old.anomalies =
+        ["no-word-of-any-version", "out-of-file", "unreadable-shard", "zip-in-safetensors"].map(odd).to_vec();
+    let mut index = Index::in_memory().unwrap();
+    let id = index.record(&old, at(0)).unwrap().id;
+    assert_eq!(index.get(&id.hex()).unwrap().unwrap().examination, old);
+}
+
+#[test]
 fn lists_as_long_as_a_file_likes_are_kept_in_part() {
     use crate::examination::{Claim, ClaimEvidence, NotExamined};
     use crate::limits::{MAX_ANOMALIES, MAX_CLAIM_EVIDENCE, MAX_NOT_EXAMINED};

@@ -9,12 +9,10 @@ pub mod verdict;
 
 use self::account::withhold;
 use crate::checkpoint::Anomaly;
+use crate::checkpoint::anomaly::CODE_ON_LOAD;
 use crate::examination::{Depth, Examination, Finding, Tool, Verdict};
 use crate::profile::names;
 use crate::signature::{Catalogue, Family};
-
-/// The anomaly of an import that is not part of rebuilding tensors.
-const CODE_ON_LOAD: &str = "code-on-load";
 
 /// Imports that a finding names; the anomalies have all.
 const IMPORTS_NAMED: usize = 16;
@@ -49,7 +47,7 @@ pub fn judge(examination: &mut Examination, catalogue: &Catalogue) {
 
 /// Code that would run on loading is a measurement of its own, also where nothing else could be measured.
 fn note_code(examination: &mut Examination) {
-    let imports = examination.anomalies.iter().filter(|anomaly| anomaly.kind == CODE_ON_LOAD).count();
+    let imports = examination.anomalies.iter().filter(|anomaly| anomaly.is(CODE_ON_LOAD)).count();
     if imports > 0 {
         let profile = examination.profile.get_or_insert_default();
         profile.model.put(names::CODE_ON_LOAD, imports as f64);
@@ -62,7 +60,7 @@ fn name_imports(findings: &mut [Finding], anomalies: &[Anomaly], catalogue: &Cat
         catalogue.get(&finding.signature).is_some_and(|signature| signature.front.family == Family::Code)
     };
     for finding in findings.iter_mut().filter(of_code) {
-        let code = anomalies.iter().filter(|anomaly| anomaly.kind == CODE_ON_LOAD).take(IMPORTS_NAMED);
+        let code = anomalies.iter().filter(|anomaly| anomaly.is(CODE_ON_LOAD)).take(IMPORTS_NAMED);
         let imports: Vec<String> = code.map(|anomaly| format!("{}: {}", anomaly.file, anomaly.detail)).collect();
         if let Some(evidence) = finding.evidence.as_object_mut() {
             evidence.insert("imports".to_owned(), imports.into());

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use crate::arch;
 use crate::checkpoint::adapter::{self, Adapter, Dialect, Experts, LowRank, Tokens};
-use crate::checkpoint::{Anomalies, Checkpoint, Storage, TensorEntry, unknown_dtype};
+use crate::checkpoint::{Anomalies, AnomalyKind, Checkpoint, Storage, TensorEntry, anomaly, unknown_dtype};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tensor;
 use laid::{Laid, LaidBias, LaidRows, Order};
@@ -157,7 +157,7 @@ impl<'a> Laying<'a> {
             let shape = self.adapter.tensors.get(name).map(|entry| entry.shape.clone()).unwrap_or_default();
             match target {
                 Some(target) if !target.entries.is_empty() => self.lose(&target, name, &unread.reason),
-                _ => self.note("adapter-part", name, name, &shape, &unread.reason),
+                _ => self.note(anomaly::ADAPTER_PART, name, name, &shape, &unread.reason),
             }
         }
     }
@@ -190,16 +190,16 @@ impl<'a> Laying<'a> {
     fn lose(&mut self, target: &Target<'_>, part: &str, reason: &str) {
         if target.entries.is_empty() {
             let shape = self.adapter.tensors.get(part).map(|entry| entry.shape.clone()).unwrap_or_default();
-            self.note("adapter-target", &target.wanted, &target.wanted, &shape, reason);
+            self.note(anomaly::ADAPTER_TARGET, &target.wanted, &target.wanted, &shape, reason);
             return;
         }
         for entry in &target.entries {
-            self.note("adapter-target", &target.wanted, &entry.name, &entry.shape, reason);
+            self.note(anomaly::ADAPTER_TARGET, &target.wanted, &entry.name, &entry.shape, reason);
         }
     }
 
     /// Puts an unreadable entry in the place of a tensor, and says why.
-    fn note(&mut self, kind: &str, told: &str, name: &str, shape: &[u64], reason: &str) {
+    fn note(&mut self, kind: AnomalyKind, told: &str, name: &str, shape: &[u64], reason: &str) {
         self.anomalies.tensor(kind, &self.file(), told, reason);
         self.first_reason.get_or_insert_with(|| reason.to_owned());
         self.changed.remove(name);
@@ -225,7 +225,7 @@ impl<'a> Laying<'a> {
         }
         let before = self.changed.insert(name.clone(), step);
         if before.is_some() && (before, step) != (Some(Step::Replaced), Step::Added) {
-            self.note("adapter-target", &name, &name, &entry.shape, "two parts of the adapter change it");
+            self.note(anomaly::ADAPTER_TARGET, &name, &name, &entry.shape, "two parts of the adapter change it");
             return;
         }
         self.tensors.insert(name.clone(), TensorEntry { name, ..entry });
@@ -243,7 +243,7 @@ impl<'a> Laying<'a> {
             Some(order) if order.is_same() => self.put(name, entry, Step::Replaced),
             _ => {
                 let reason = "its rows or numbers lie in another order than the base's".to_owned();
-                self.note("adapter-target", wanted, &name, &now.shape, &reason);
+                self.note(anomaly::ADAPTER_TARGET, wanted, &name, &now.shape, &reason);
             }
         }
     }
@@ -253,7 +253,7 @@ impl<'a> Laying<'a> {
         let Some(rows) = self.own(&tokens.entry) else { return };
         match LaidRows::new(Arc::clone(&self.files), &now, &rows, &tokens.rows) {
             Ok(laid) => self.put(name, packed(&now, Arc::new(laid)), Step::Rows),
-            Err(reason) => self.note("adapter-target", wanted, &name, &now.shape, &reason),
+            Err(reason) => self.note(anomaly::ADAPTER_TARGET, wanted, &name, &now.shape, &reason),
         }
     }
 
@@ -265,7 +265,7 @@ impl<'a> Laying<'a> {
         let Some((now, name)) = self.one(&change.target, &change.a) else { return };
         match self.laid(module, change, whole, &now) {
             Ok(entry) => self.put(name, entry, Step::Added),
-            Err(reason) => self.note("adapter-target", &change.target, &name, &now.shape, &reason),
+            Err(reason) => self.note(anomaly::ADAPTER_TARGET, &change.target, &name, &now.shape, &reason),
         }
         if let Some(bias) = &change.bias {
             self.add_bias(module, bias, change, &now.name);
@@ -335,7 +335,7 @@ impl<'a> Laying<'a> {
         if let [entry] = fitting.as_slice() {
             match self.laid(module, change, whole, entry) {
                 Ok(laid) => self.put(entry.name.clone(), laid, Step::Added),
-                Err(reason) => self.note("adapter-target", module, &entry.name, &entry.shape, &reason),
+                Err(reason) => self.note(anomaly::ADAPTER_TARGET, module, &entry.name, &entry.shape, &reason),
             }
             return;
         }
@@ -353,7 +353,7 @@ impl<'a> Laying<'a> {
         let now = beside.and_then(|name| self.tensors.get(&name).cloned());
         let (Some(now), Some(added)) = (now, self.own(part)) else {
             let reason = "it adds a bias to a layer that has none in the base";
-            self.note("adapter-target", &wanted, &wanted, &[change.outputs], reason);
+            self.note(anomaly::ADAPTER_TARGET, &wanted, &wanted, &[change.outputs], reason);
             return;
         };
         let same = self.orders.between(weight, &change.target).is_some_and(|order| order.is_same());
@@ -361,7 +361,7 @@ impl<'a> Laying<'a> {
             Some(laid) => self.put(now.name.clone(), packed(&now, Arc::new(laid)), Step::Added),
             None => {
                 let reason = format!("a bias of {} numbers does not fit it", change.outputs);
-                self.note("adapter-target", &wanted, &now.name, &now.shape, &reason);
+                self.note(anomaly::ADAPTER_TARGET, &wanted, &now.name, &now.shape, &reason);
             }
         }
     }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::header::{is_unreadable, oddity};
 use super::{Checked, FileReport, Oddity, Outcome, Subject};
 use crate::checkpoint::files::is_weights;
-use crate::checkpoint::{Anomaly, Checkpoint, FileSet, variants};
+use crate::checkpoint::{Anomaly, Checkpoint, FileSet, anomaly, variants};
 use crate::examination::Severity;
 use crate::limits::MAX_JSON_BYTES;
 use crate::report::words;
@@ -99,10 +99,8 @@ fn total_size(files: &FileSet, opened: &Checkpoint) -> Option<Anomaly> {
     let total = whole.metadata.total_size;
     let stated = total.as_u64().or_else(|| total.as_f64().map(|number| number as u64))?;
     let actual = opened.bytes();
-    (stated != actual).then(|| Anomaly {
-        kind: "total-size".to_owned(),
-        file: name.clone(),
-        tensor: None,
-        detail: format!("it states {stated} bytes of tensors where there are {actual}"),
+    (stated != actual).then(|| {
+        let detail = format!("it states {stated} bytes of tensors where there are {actual}");
+        Anomaly::new(anomaly::TOTAL_SIZE, name, None, detail)
     })
 }

@@ -105,64 +105,111 @@ fn hubs_are_named_in_their_own_files_alone() {
     assert!(wrong.is_empty(), "a hub asked by its name:\n{}", wrong.join("\n"));
 }
 
+/// A file's code without its comments and without what only its tests need.
+fn production(text: &str) -> String {
+    let mut code = String::new();
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        if line.trim_start().starts_with("//") {
+            continue;
+        }
+        if line.trim() != "#[cfg(test)]" {
+            code.push_str(line);
+            code.push('\n');
+            continue;
+        }
+        // The item below: to its semicolon, or to the brace that closes it.
+        let end = format!("{}}}", &line[..line.len() - line.trim_start().len()]);
+        let mut item = lines.find(|line| !line.trim_start().starts_with("#[")).unwrap_or_default();
+        while !item.ends_with(';') && item != end {
+            item = lines.next().unwrap_or(&end);
+        }
+    }
+    code
+}
+
+/// Files of `src` that only tests compile: modules under `#[cfg(test)]`.
+fn only_for_tests(source: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in
+        walkdir::WalkDir::new(source).into_iter().map(Result::unwrap).filter(|entry| entry.file_type().is_file())
+    {
+        let text = std::fs::read_to_string(entry.path()).unwrap();
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        for pair in lines.windows(2).filter(|pair| pair[0] == "#[cfg(test)]") {
+            let Some(name) = pair[1].trim_start_matches("pub ").strip_prefix("mod ") else { continue };
+            let Some(name) = name.strip_suffix(';') else { continue };
+            let folder = if entry.path().ends_with("mod.rs") { entry.path().parent().unwrap() } else { entry.path() };
+            found.push(folder.with_extension("").join(name));
+        }
+    }
+    found
+}
+
+/// The modules in the order of `lib.rs`, which is that in which data meets them.
 #[test]
-fn modules_import_only_what_comes_before_them() {
-    const ORDER: &[&str] = &[
-        "error",
-        "ids",
-        "limits",
-        "numbers",
-        "private",
-        "source",
-        "tensor",
-        "checkpoint",
-        "arch",
-        "aside",
-        "surroundings",
-        "pair",
-        "overlay",
-        "diff",
-        "examination",
-        "account",
-        "signature",
-        "relation",
-        "recipe",
-        "verdict",
-        "combine",
-        "hub",
-        "claim",
-        "index",
-        "report",
-        "sweep",
-        "pipeline",
-        "evaluate",
-        "verify",
-    ];
+fn modules_use_only_what_stands_above_them_on_the_front_page() {
     let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let front = std::fs::read_to_string(source.join("lib.rs")).unwrap();
+    let order: Vec<&str> = front.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    assert!(order.len() > 20 && !front.contains("\nmod "), "{order:?}");
+    let place = |name: &str| order.iter().position(|known| *known == name);
+    let tests = only_for_tests(&source);
+    assert!(tests.iter().any(|path| path.ends_with("arch/tests")), "{tests:?}");
     let mut wrong = Vec::new();
+    let mut seen = 0;
     for entry in walkdir::WalkDir::new(&source).sort_by_file_name() {
         let entry = entry.unwrap();
         let path = entry.path();
         let inside = path.strip_prefix(&source).unwrap();
-        let Some(module) = inside.iter().next().and_then(|part| part.to_str()).map(|part| part.trim_end_matches(".rs"))
-        else {
-            continue;
-        };
-        let Some(place) = ORDER.iter().position(|name| *name == module) else { continue };
-        let is_test = path.to_str().unwrap().contains("test") || path.ends_with("samples.rs");
-        if path.extension().is_none_or(|extension| extension != "rs") || is_test {
+        let is_test = tests.iter().any(|test| path.with_extension("").starts_with(test));
+        if !entry.file_type().is_file() || is_test || inside.ends_with("main.rs") || inside.ends_with("lib.rs") {
             continue;
         }
-        let text = std::fs::read_to_string(path).unwrap();
-        let code = text.split("#[cfg(test)]").next().unwrap();
-        for line in code.lines().filter(|line| !line.trim_start().starts_with("//")) {
-            for (at, _) in line.match_indices("crate::") {
-                let name: String = line[at + 7..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-                if ORDER.iter().position(|other| *other == name).is_some_and(|other| other > place) {
-                    wrong.push(format!("{}: {}", inside.display(), line.trim()));
+        if path.extension().is_none_or(|extension| extension != "rs") {
+            continue;
+        }
+        let first = inside.iter().next().and_then(|part| part.to_str()).unwrap().trim_end_matches(".rs");
+        let own = place(first).unwrap_or_else(|| panic!("{first} is not on the front page"));
+        let code = production(&std::fs::read_to_string(path).unwrap());
+        for (at, _) in code.match_indices("crate::") {
+            let rest = &code[at + 7..];
+            // Lists of modules and names of the front page itself (`crate::COMMIT`, `crate::{…}`).
+            let names: Vec<String> = match rest.strip_prefix('{') {
+                Some(list) => {
+                    let list = list.split('}').next().unwrap_or_default();
+                    list.split(',').map(|item| item.trim().split("::").next().unwrap_or_default().to_owned()).collect()
+                }
+                None => vec![rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()],
+            };
+            for name in names.iter().filter(|name| name.chars().next().is_some_and(char::is_lowercase)) {
+                seen += 1;
+                match place(name) {
+                    Some(other) if other > own => wrong.push(format!("{}: crate::{name}", inside.display())),
+                    Some(_) => {}
+                    None => wrong.push(format!("{}: crate::{name} is not on the front page", inside.display())),
                 }
             }
         }
     }
+    assert!(seen > 500, "{seen}");
     assert!(wrong.is_empty(), "imports against the flow of data:\n{}", wrong.join("\n"));
+}
+
+/// `docs/architecture.md` names the files from `main` to the inner loop, and each of them calls on the next.
+#[test]
+fn the_way_to_the_inner_loop_is_the_one_that_is_documented() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("docs/architecture.md")).unwrap();
+    let way = text.split("\n## ").find(|section| section.starts_with("From `main` to the inner loop")).unwrap();
+    let files: Vec<&str> = way.lines().filter_map(|line| line.split_once(". `src/")?.1.split('`').next()).collect();
+    assert!((4..=6).contains(&files.len()), "{files:?}");
+    let words = ["zero", "one", "two", "three", "four", "five", "six"];
+    assert!(way.starts_with(&format!("From `main` to the inner loop in {} files", words[files.len()])), "{way}");
+    for pair in files.windows(2) {
+        let text = std::fs::read_to_string(root.join("src").join(pair[0])).unwrap();
+        let path = pair[1].trim_end_matches(".rs").trim_end_matches("/mod");
+        let module = path.rsplit('/').next().unwrap();
+        assert!(text.contains(&format!("{module}::")), "src/{} does not call on src/{}", pair[0], pair[1]);
+    }
 }

@@ -11,10 +11,12 @@ use orthoscope::checkpoint::safetensors::{NewTensor, to_bytes};
 use orthoscope::demo::standin::{Content, Repository, Standin};
 use orthoscope::ids::Digest;
 use orthoscope::tensor::F32;
+use orthoscope::demo::tiny::gguf::{self, Quantization};
+use orthoscope::demo::tiny::torch::{self, NewView};
 use serde_json::{Value, json};
 
 use crate::program::program;
-use crate::support::open_settings;
+use crate::support::{TINY, open_settings};
 
 /// A pickle that would call something on loading.
 const CODE: &[u8] = b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.";
@@ -192,6 +194,30 @@ fn headers_that_cannot_be_read_or_contradict_themselves() {
     std::fs::write(folder.join("model.gguf"), b"GGUF\x03\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff").unwrap();
     let gguf = found(top.path(), &["m"], 2);
     assert_eq!(outcome(&gguf, "model.gguf", "header"), "failed");
+}
+
+#[test]
+fn a_file_that_was_cut_short_fails_whatever_its_format() {
+    let view = NewView { name: "a", dtype: &F32, shape: &[4], strides: &[1], offset: 0, storage: &[7; 16] };
+    let files = [
+        ("model.safetensors", weights("a"), 4),
+        ("model.bin", torch::bytes(&[view]), 4),
+        // More than the padding after the last tensor.
+        ("model.gguf", gguf::bytes(&TINY.llama(1), "tiny", Quantization::F16), 64),
+    ];
+    for (name, whole, cut) in files {
+        let top = tempfile::tempdir().unwrap();
+        std::fs::create_dir(top.path().join("m")).unwrap();
+        let path = top.path().join("m").join(name);
+        std::fs::write(&path, &whole).unwrap();
+        assert_eq!(outcome(&found(top.path(), &["m"], 0), name, "header"), "ok", "{name}");
+        std::fs::write(&path, &whole[..whole.len() - cut]).unwrap();
+        let found = found(top.path(), &["m"], 1);
+        assert_eq!(outcome(&found, name, "header"), "differs", "{name}");
+        let oddities = file(&found, name)["oddities"].as_array().unwrap();
+        let outside = oddities.iter().find(|oddity| oddity["kind"] == "outside-file");
+        assert_eq!(outside.map(|oddity| &oddity["severity"]), Some(&"high".into()), "{name}: {oddities:?}");
+    }
 }
 
 #[test]

@@ -22,7 +22,7 @@ use super::assembly::Assembly;
 use super::collect::{Anomalies, shown};
 use super::gguf::names::is_gguf;
 use super::shards::{Selection, split_folder};
-use super::{Checkpoint, FileSet, Format, Storage, TensorEntry, pickle, safetensors};
+use super::{Checkpoint, FileSet, Format, Storage, TensorEntry, anomaly, pickle, safetensors};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::MAX_FACTOR_ELEMENTS;
 pub(crate) use config::Scaling;
@@ -70,7 +70,7 @@ impl Format for Peft {
         let mut anomalies = Anomalies::default();
         let config = config::read(files, &folder, &mut anomalies);
         if !config.is_object() {
-            anomalies.file("missing-config", name, "no adapter_config.json that can be read tells its scale");
+            anomalies.file(anomaly::MISSING_CONFIG, name, "no adapter_config.json that can be read tells its scale");
         }
         let read_one = if name.ends_with(".bin") { pickle::read_file } else { safetensors::read_file };
         let selection = Selection { folder, files: vec![name.clone()], ..Selection::default() };

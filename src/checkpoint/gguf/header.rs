@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use super::Oddities;
-use crate::checkpoint::turn;
+use crate::checkpoint::{anomaly, turn};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{
     MANY_TENSORS, MAX_DEPTH, MAX_DIMENSIONS, MAX_GGUF_HEADER_BYTES, MAX_METADATA_ARRAY, MAX_METADATA_ELEMENTS,
@@ -261,7 +261,7 @@ impl Reader<'_> {
             match values.entry(key) {
                 Entry::Occupied(entry) => {
                     let detail = format!("the key {:?} is there twice; the first one counts", entry.key());
-                    oddities.add("duplicate-key", None, detail);
+                    oddities.add(anomaly::DUPLICATE_KEY, None, detail);
                 }
                 Entry::Vacant(_) if full => left_out += 1,
                 Entry::Vacant(entry) => {
@@ -270,7 +270,7 @@ impl Reader<'_> {
             }
         }
         if left_out > 0 {
-            oddities.add("too-many-keys", None, format!("{keys} keys; {left_out} of them were read over"));
+            oddities.add(anomaly::TOO_MANY_KEYS, None, format!("{keys} keys; {left_out} of them were read over"));
         }
         if tensors > MAX_TENSORS as u64 {
             return Err(self.error(ErrorKind::TooLarge, format!("{tensors} tensors; the cap is {MAX_TENSORS}")));
@@ -322,7 +322,7 @@ impl Reader<'_> {
         match version {
             1 => {
                 self.short_lengths = true;
-                oddities.add("old-version", None, "GGUF version 1, which today's tools refuse".to_owned());
+                oddities.add(anomaly::OLD_VERSION, None, "GGUF version 1, which today's tools refuse".to_owned());
             }
             2 | 3 => {}
             other => {
@@ -363,7 +363,7 @@ impl Reader<'_> {
                 if kept == length || error.error_len().is_some() {
                     let detail = format!("{what} is not valid UTF-8");
                     let text = String::from_utf8_lossy(bytes).into_owned();
-                    oddities.add("invalid-utf8", None, detail);
+                    oddities.add(anomaly::INVALID_UTF8, None, detail);
                     text
                 } else {
                     String::from_utf8_lossy(bytes.get(..error.valid_up_to()).unwrap_or_default()).into_owned()
@@ -462,7 +462,7 @@ impl Reader<'_> {
         let extents = if dimensions as usize > MAX_DIMENSIONS {
             self.skip(u64::from(dimensions) * each, &name)?;
             oddities.add(
-                "too-many-dimensions",
+                anomaly::TOO_MANY_DIMENSIONS,
                 Some(&name),
                 format!("{dimensions} dimensions; {MAX_DIMENSIONS} are the most that are read"),
             );
@@ -494,7 +494,7 @@ fn alignment(values: &BTreeMap<String, Value>, oddities: &mut Oddities) -> u64 {
         _ => {
             let text = value.text();
             oddities.add(
-                "bad-alignment",
+                anomaly::BAD_ALIGNMENT,
                 None,
                 format!("general.alignment is {text}, not a power of two; {DEFAULT_ALIGNMENT} was used"),
             );

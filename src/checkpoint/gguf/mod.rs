@@ -30,7 +30,8 @@ use self::names::{base_name, is_gguf, part_name, split_part};
 use crate::checkpoint::collect::Anomalies;
 use crate::checkpoint::files::Written;
 use crate::checkpoint::{
-    Anomaly, Checkpoint, CheckpointFile, FileSet, Format, Storage, TensorEntry, unknown_dtype, variants,
+    Anomaly, AnomalyKind, Checkpoint, CheckpointFile, FileSet, Format, Storage, TensorEntry, anomaly, unknown_dtype,
+    variants,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::ByteSource;
@@ -108,7 +109,7 @@ impl Oddities {
         Self { file: file.to_owned(), list: Anomalies::default() }
     }
 
-    pub fn add(&mut self, kind: &str, tensor: Option<&str>, detail: String) {
+    pub fn add(&mut self, kind: AnomalyKind, tensor: Option<&str>, detail: String) {
         match tensor {
             Some(tensor) => self.list.tensor(kind, &self.file, tensor, detail),
             None => self.list.file(kind, &self.file, detail),
@@ -141,7 +142,7 @@ impl Assembly {
             match files.files.get(name) {
                 None => {
                     let detail = format!("part {} of {} is missing", index + 1, parts.len());
-                    oddities.add("missing-shard", None, detail.clone());
+                    oddities.add(anomaly::MISSING_SHARD, None, detail.clone());
                     self.absent.push((name.clone(), detail));
                 }
                 Some(source) => match header::read(source.as_ref(), &mut oddities) {
@@ -150,7 +151,7 @@ impl Assembly {
                     Err(error) if parts.len() == 1 || !is_about_bytes(error.kind) => return Err(error),
                     Err(error) => {
                         let detail = error.one_line();
-                        oddities.add("unreadable-shard", None, detail.clone());
+                        oddities.add(anomaly::UNREADABLE_FILE, None, detail.clone());
                         self.absent.push((name.clone(), detail));
                         failure.get_or_insert(error);
                     }
@@ -180,7 +181,7 @@ impl Assembly {
     ) {
         if header.big_endian {
             oddities.add(
-                "big-endian",
+                anomaly::BIG_ENDIAN,
                 None,
                 "numbers are stored highest byte first; tensors are not decoded".to_owned(),
             );
@@ -204,7 +205,7 @@ impl Assembly {
                         first.range.end,
                         self.files.get(first.file).map_or(name, |file| &file.name),
                     );
-                    oddities.add("duplicate-tensor", Some(&entry.name), detail);
+                    oddities.add(anomaly::DUPLICATE_TENSOR, Some(&entry.name), detail);
                     // Some loaders refuse such a file, some take the later: what the later holds was not looked at.
                     let name = format!("{} (duplicate)", entry.name);
                     let reason = "another tensor of the same name counts, and loaders do not agree which".to_owned();
@@ -232,11 +233,11 @@ impl Assembly {
         if parts > 1 {
             if count != parts as u64 || number != index as u64 + 1 {
                 let detail = format!("named part {} of {parts}, but says it is part {number} of {count}", index + 1);
-                oddities.add("split-mismatch", None, detail);
+                oddities.add(anomaly::SPLIT_MISMATCH, None, detail);
             }
         } else {
             let detail = format!("says it is part {number} of {count}, and no name tells where the others are");
-            oddities.add("missing-shard", None, detail.clone());
+            oddities.add(anomaly::MISSING_SHARD, None, detail.clone());
             self.absent.push((format!("{name} (other parts)"), detail));
         }
     }
@@ -250,7 +251,7 @@ impl Assembly {
             let first = parts.first().map_or(label, String::as_str);
             let mut oddities = Oddities::new(first);
             let detail = format!("split.tensors.count is {stated}, but the parts list {}", self.listed);
-            oddities.add("missing-tensors", None, detail.clone());
+            oddities.add(anomaly::MISSING_TENSORS, None, detail.clone());
             self.anomalies.append(&mut oddities.into_list());
             if stated > self.listed {
                 self.absent.push((format!("{first} (other tensors)"), detail));
@@ -295,7 +296,7 @@ fn entries(
         let start = header.data_start.checked_add(listed.offset);
         if !listed.offset.is_multiple_of(header.alignment) {
             oddities.add(
-                "misaligned",
+                anomaly::MISALIGNED,
                 Some(&listed.name),
                 format!("its offset {} is not a multiple of {}", listed.offset, header.alignment),
             );
@@ -331,7 +332,7 @@ fn entries(
 /// Why a tensor cannot be read: an anomaly's kind unless one was recorded already, a sentence, and whether its elements
 /// can be counted.
 struct Refusal {
-    kind: Option<&'static str>,
+    kind: Option<AnomalyKind>,
     reason: String,
     counted: bool,
 }
@@ -344,24 +345,28 @@ fn extent(listed: &Listed, shape: &[u64], start: Option<u64>, length: u64) -> Re
     }
     // In the order in which `TensorEntry::elements` multiplies, so that a product that passes here passes there.
     let Some(elements) = shape.iter().try_fold(1u64, |product, &extent| product.checked_mul(extent)) else {
-        return Err(refuse("wrong-size", false, format!("shape {shape:?} has more elements than can be counted")));
+        return Err(refuse(
+            anomaly::WRONG_SIZE,
+            false,
+            format!("shape {shape:?} has more elements than can be counted"),
+        ));
     };
     let Some(dtype) = ggml_type(listed.kind) else {
-        return Err(refuse("unknown-dtype", true, format!("ggml type {} is not known", listed.kind)));
+        return Err(refuse(anomaly::UNKNOWN_DTYPE, true, format!("ggml type {} is not known", listed.kind)));
     };
     let row = shape.last().copied().unwrap_or(1);
     if !row.is_multiple_of(dtype.block as u64) {
         let reason = format!("rows of {row} elements do not fill {} blocks of {}", dtype.name, dtype.block);
-        return Err(refuse("wrong-size", true, reason));
+        return Err(refuse(anomaly::WRONG_SIZE, true, reason));
     }
     let Some(bytes) = dtype.bytes_of(elements) else {
-        return Err(refuse("wrong-size", true, format!("{elements} elements of {} are too many", dtype.name)));
+        return Err(refuse(anomaly::WRONG_SIZE, true, format!("{elements} elements of {} are too many", dtype.name)));
     };
     match start.and_then(|start| Some(start..start.checked_add(bytes)?)) {
         Some(range) if range.end <= length => Ok(range),
         _ => {
             let reason = format!("{bytes} bytes at offset {} end after the file's {length}", listed.offset);
-            Err(refuse("out-of-file", true, reason))
+            Err(refuse(anomaly::OUTSIDE_FILE, true, reason))
         }
     }
 }
@@ -376,16 +381,20 @@ fn check_layout(header: &Header, entries: &[TensorEntry], length: u64, oddities:
         let Range { start, end: stop } = entry.range;
         if let Some(last) = last.filter(|_| start < end) {
             let detail = format!("bytes {start}..{stop} overlap those of {}, which end at {end}", last.name);
-            oddities.add("overlap", Some(&entry.name), detail);
+            oddities.add(anomaly::OVERLAP, Some(&entry.name), detail);
         } else if start > aligned(end) {
             let detail = format!("{} bytes before it, from {end}, belong to no tensor", start - end);
-            oddities.add("gap", Some(&entry.name), detail);
+            oddities.add(anomaly::GAP, Some(&entry.name), detail);
         }
         if stop > end {
             (end, last) = (stop, Some(entry));
         }
     }
     if length > aligned(end) {
-        oddities.add("trailing-bytes", None, format!("{} bytes after the last tensor, from {end}", length - end));
+        oddities.add(
+            anomaly::TRAILING_BYTES,
+            None,
+            format!("{} bytes after the last tensor, from {end}", length - end),
+        );
     }
 }

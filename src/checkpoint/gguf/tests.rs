@@ -293,8 +293,8 @@ fn a_tensor_that_cannot_be_read_costs_only_itself() {
     let cases: [(Vec<u8>, u32, &[&str], &str); 8] = [
         (tensor("bad", &[8], 4, 32), 16, &["unknown-dtype"], "ggml type 4 is not known"),
         (tensor("bad", &[8], u32::MAX, 32), 16, &["unknown-dtype"], "ggml type 4294967295 is not known"),
-        (tensor("bad", &[9], F32, 32), 16, &["out-of-file"], "36 bytes at offset 32 end after the file's"),
-        (tensor("bad", &[8], F32, u64::MAX - 31), 8, &["out-of-file"], "32 bytes at offset 18446744073709551584"),
+        (tensor("bad", &[9], F32, 32), 16, &["outside-file"], "36 bytes at offset 32 end after the file's"),
+        (tensor("bad", &[8], F32, u64::MAX - 31), 8, &["outside-file"], "32 bytes at offset 18446744073709551584"),
         (tensor("bad", &[33], Q8_0, 32), 8, &["wrong-size"], "rows of 33 elements do not fill Q8_0 blocks of 32"),
         (tensor("bad", &[0, 1 << 40, 1 << 40], F32, 32), 8, &["wrong-size"], "more elements than can be counted"),
         (tensor("bad", &[1 << 62, 2], F32, 32), 8, &["wrong-size"], "are too many"),
@@ -413,7 +413,7 @@ fn a_missing_or_broken_part_stays_visible() {
     assert_eq!(unreadable(&missing, "m-00001-of-00002.gguf"), "part 1 of 2 is missing");
     let broken =
         Gguf.open(&set(&[("m-00001-of-00002.gguf", b"PK\x03\x04"), ("m-00002-of-00002.gguf", &two)])).expect("opens");
-    assert_eq!(broken.anomalies[0].kind, "unreadable-shard");
+    assert_eq!(broken.anomalies[0].kind, "unreadable-file");
     assert!(unreadable(&broken, "m-00001-of-00002.gguf").contains("too few"));
     assert!(broken.tensors.contains_key("w"));
     let swapped = Gguf.open(&set(&[("m-00001-of-00002.gguf", &two), ("m-00002-of-00002.gguf", &one)])).expect("opens");

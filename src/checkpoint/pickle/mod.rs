@@ -21,7 +21,7 @@ use super::collect::{Anomalies, shown};
 use super::files::Written;
 use super::misnamed::by_content;
 use super::shards::Naming;
-use super::{Anomaly, Checkpoint, FileSet, Format, safetensors, turn};
+use super::{Anomaly, AnomalyKind, Checkpoint, FileSet, Format, anomaly, safetensors, turn};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{MANY_TENSORS, MAX_PICKLE_BYTES};
 use crate::source::ByteSource;
@@ -62,10 +62,11 @@ pub(crate) fn read_file(assembly: &mut Assembly, part: &Part<'_>) -> Result<()> 
     let first = part.source.read(0..part.source.len().min(64))?;
     if by_content(part.source.as_ref()) == Some(Written::Safetensors) {
         let what = "its first bytes are those of a safetensors file, and it is read as one";
-        assembly.anomalies.file("safetensors-in-pytorch", part.name, what);
+        assembly.anomalies.file(anomaly::SAFETENSORS_IN_PYTORCH, part.name, what);
         // Loaders that go by its name would unpickle it all the same.
-        for code in imports_of(part.source.as_ref(), part.name).into_iter().filter(|one| one.kind == "code-on-load") {
-            assembly.anomalies.file(&code.kind, part.name, code.detail);
+        for code in imports_of(part.source.as_ref(), part.name).into_iter().filter(|one| one.is(anomaly::CODE_ON_LOAD))
+        {
+            assembly.anomalies.file(anomaly::CODE_ON_LOAD, part.name, code.detail);
         }
         return safetensors::read_file(assembly, part);
     }
@@ -75,7 +76,7 @@ pub(crate) fn read_file(assembly: &mut Assembly, part: &Part<'_>) -> Result<()> 
     } else if begins_pickle(&first) {
         read_legacy(assembly, part)
     } else if first.starts_with(b"GGUF") || first.starts_with(b"lmgg") || first.starts_with(b"tjgg") {
-        assembly.anomalies.file("gguf-in-pytorch", part.name, "its first bytes are those of a ggml file");
+        assembly.anomalies.file(anomaly::GGUF_IN_PYTORCH, part.name, "its first bytes are those of a ggml file");
         Err(Error::new(ErrorKind::Malformed, format!("reading {}: it is a ggml file, not a pickle", part.name)))
     } else {
         let what = match safetensors::disguise(&first) {
@@ -102,13 +103,14 @@ fn begins_pickle(first: &[u8]) -> bool {
 /// not be walked to its end; `too-many-pickles` where some were not walked; `not-a-pickle` where the file is none and no
 /// archive of any, so that unpickling it would fail before anything is imported.
 pub fn imports_of(source: &dyn ByteSource, name: &str) -> Vec<Anomaly> {
-    const TOLD: &[&str] = &["code-on-load", "not-a-pickle", "too-many-pickles", "unreadable-pickle"];
+    const TOLD: &[AnomalyKind] =
+        &[anomaly::CODE_ON_LOAD, anomaly::NOT_A_PICKLE, anomaly::TOO_MANY_PICKLES, anomaly::UNREADABLE_PICKLE];
     let mut anomalies = Anomalies::default();
     if let Err(error) = walk(&mut anomalies, source, name) {
-        anomalies.file("unreadable-pickle", name, error.one_line());
+        anomalies.file(anomaly::UNREADABLE_PICKLE, name, error.one_line());
     }
     let mut found = anomalies.finish();
-    found.retain(|anomaly| TOLD.contains(&anomaly.kind.as_str()));
+    found.retain(|anomaly| TOLD.iter().any(|kind| anomaly.is(*kind)));
     for anomaly in &mut found {
         anomaly.file = name.to_owned();
     }
@@ -130,9 +132,11 @@ fn walk(anomalies: &mut Anomalies, source: &dyn ByteSource, name: &str) -> Resul
     } else {
         match walk_plain(anomalies, source, name) {
             Err(error)
-                if error.kind == ErrorKind::Malformed && !begins_pickle(&first) && !anomalies.has("code-on-load") =>
+                if error.kind == ErrorKind::Malformed
+                    && !begins_pickle(&first)
+                    && !anomalies.has(anomaly::CODE_ON_LOAD) =>
             {
-                anomalies.file("not-a-pickle", name, error.one_line());
+                anomalies.file(anomaly::NOT_A_PICKLE, name, error.one_line());
                 Ok(())
             }
             other => other.map(|_| ()),
@@ -166,7 +170,7 @@ fn note_imports(anomalies: &mut Anomalies, file: &str, pickle: &Pickle, place: &
             let at = offset + *position as u64;
             let again = if *times > 1 { format!(", and {} more", times - 1) } else { String::new() };
             let detail = format!("loading it would import {named:?} (opcode at byte {at} of {place}{again})");
-            anomalies.file("code-on-load", file, detail);
+            anomalies.file(anomaly::CODE_ON_LOAD, file, detail);
         }
     }
 }
@@ -191,7 +195,7 @@ fn walk_archive(
     let pickles: Vec<_> = entries.iter().filter(|entry| is_pickle(&entry.name)).collect();
     if pickles.len() > MAX_PICKLES {
         let what = format!("it holds {} pickles, of which {MAX_PICKLES} are read", pickles.len());
-        anomalies.file("too-many-pickles", file, what);
+        anomalies.file(anomaly::TOO_MANY_PICKLES, file, what);
     }
     for entry in pickles.into_iter().take(MAX_PICKLES) {
         let read = entry.small_bytes(source).and_then(|bytes| {
@@ -200,7 +204,7 @@ fn walk_archive(
             each(anomalies, entry, pickle)
         });
         if let Err(error) = read {
-            anomalies.file("unreadable-pickle", file, error.one_line());
+            anomalies.file(anomaly::UNREADABLE_PICKLE, file, error.one_line());
         }
     }
     Ok(())
@@ -216,7 +220,7 @@ fn read_archive(assembly: &mut Assembly, part: &Part<'_>) -> Result<()> {
             (Some(top), None) => main = Some((top.to_owned(), pickle)),
             (other, _) => {
                 if other.is_some() {
-                    anomalies.file("two-pickles", part.name, format!("{} is another one", shown(&entry.name)));
+                    anomalies.file(anomaly::TWO_PICKLES, part.name, format!("{} is another one", shown(&entry.name)));
                 }
                 if pickle.broken.is_some() {
                     return Err(broken(part.name, &pickle));
@@ -227,7 +231,7 @@ fn read_archive(assembly: &mut Assembly, part: &Part<'_>) -> Result<()> {
     })?;
     if entries.iter().any(|entry| entry.name.ends_with("/constants.pkl") || entry.name.contains("/code/")) {
         let detail = "it is a TorchScript archive, which holds a program of its own beside the weights";
-        assembly.anomalies.file("torchscript", part.name, detail);
+        assembly.anomalies.file(anomaly::TORCHSCRIPT, part.name, detail);
     }
     let (top, pickle) = main.ok_or_else(|| {
         Error::new(ErrorKind::Malformed, format!("reading {}: the zip archive holds no data.pkl", part.name))
@@ -317,7 +321,7 @@ fn read_legacy(assembly: &mut Assembly, part: &Part<'_>) -> Result<()> {
             Storages { unreadable: Some("its storages are not in the file".to_owned()), ..Default::default() };
         if at < size {
             let detail = format!("{} bytes after the pickle's end", size - at);
-            assembly.anomalies.file("trailing-bytes", part.name, detail);
+            assembly.anomalies.file(anomaly::TRAILING_BYTES, part.name, detail);
         }
         return tensors::add(assembly, part, pickle, &storages);
     }
@@ -334,7 +338,7 @@ fn read_legacy(assembly: &mut Assembly, part: &Part<'_>) -> Result<()> {
         let key = *key;
         let Some(width) = element_bytes.get(key).copied() else {
             let what = format!("storage {} has no known element size; what follows it cannot be found", shown(key));
-            assembly.anomalies.file("unknown-storage", part.name, what);
+            assembly.anomalies.file(anomaly::UNKNOWN_STORAGE, part.name, what);
             break;
         };
         match legacy_storage(part, at, width) {
@@ -344,13 +348,17 @@ fn read_legacy(assembly: &mut Assembly, part: &Part<'_>) -> Result<()> {
             }
             None => {
                 let what = format!("storage {} and what follows it lie outside the file", shown(key));
-                assembly.anomalies.file("outside-file", part.name, what);
+                assembly.anomalies.file(anomaly::OUTSIDE_FILE, part.name, what);
                 break;
             }
         }
     }
     if at < size && storages.by_key.len() == keys.len() {
-        assembly.anomalies.file("trailing-bytes", part.name, format!("{} bytes after the last storage", size - at));
+        assembly.anomalies.file(
+            anomaly::TRAILING_BYTES,
+            part.name,
+            format!("{} bytes after the last storage", size - at),
+        );
     }
     tensors::add(assembly, part, object, &storages)
 }

@@ -8,7 +8,7 @@ use super::machine::{Id, Node, Pickle};
 use super::strided::Strided;
 use crate::checkpoint::assembly::{Assembly, Part};
 use crate::checkpoint::collect::{kept_name, shown};
-use crate::checkpoint::{Storage, TensorEntry, unknown_dtype};
+use crate::checkpoint::{AnomalyKind, Storage, TensorEntry, anomaly, unknown_dtype};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{MAX_DEPTH, MAX_DIMENSIONS, MAX_NAMES_BYTES, MAX_PICKLE_NODES};
 use crate::tensor::{self, DType};
@@ -262,7 +262,7 @@ impl Walk<'_, '_> {
         let circle = !self.open.insert(id);
         if circle || depth >= MAX_DEPTH {
             let what = "containers nested too deep or in a circle";
-            self.assembly.anomalies.tensor("deep-nesting", self.part.name, name, what);
+            self.assembly.anomalies.tensor(anomaly::DEEP_NESTING, self.part.name, name, what);
             if circle {
                 return Ok(());
             }
@@ -353,14 +353,14 @@ impl Walk<'_, '_> {
         &self,
         (function, arguments): &(String, Vec<Id>),
         entry: &mut TensorEntry,
-    ) -> Result<(), (&'static str, String)> {
-        const BAD: &str = "bad-description";
+    ) -> Result<(), (AnomalyKind, String)> {
+        const BAD: AnomalyKind = anomaly::BAD_DESCRIPTION;
         if !matches!(function.as_str(), "_rebuild_tensor" | "_rebuild_tensor_v2" | "_rebuild_tensor_v3") {
-            return Err(("unknown-layout", format!("it is made by {}, which is not read", shown(function))));
+            return Err((anomaly::UNKNOWN_LAYOUT, format!("it is made by {}, which is not read", shown(function))));
         }
         let argument = |at: usize| arguments.get(at).copied();
         let missing = |what: &str| (BAD, format!("its {what} is missing or no number"));
-        let numbers = |at: usize, what: &str| -> Result<Vec<u64>, (&'static str, String)> {
+        let numbers = |at: usize, what: &str| -> Result<Vec<u64>, (AnomalyKind, String)> {
             let items = argument(at).and_then(|id| self.pickle.tuple(id)).ok_or_else(|| missing(what))?;
             if items.len() > MAX_DIMENSIONS {
                 return Err((BAD, format!("it has {} dimensions", items.len())));
@@ -371,7 +371,7 @@ impl Walk<'_, '_> {
         let (shape, strides) = (numbers(2, "shape")?, numbers(3, "strides")?);
         let elements = shape.iter().filter(|size| **size > 0).try_fold(1u64, |p, size| p.checked_mul(*size));
         if elements.is_none() || strides.len() != shape.len() {
-            return Err(("shape-overflow", format!("its shape {shape:?} and strides {strides:?} cannot be")));
+            return Err((anomaly::SHAPE_OVERFLOW, format!("its shape {shape:?} and strides {strides:?} cannot be")));
         }
         entry.shape = shape;
         let found = argument(0).and_then(|id| reference(self.pickle, id)).ok_or_else(|| missing("storage"))?;
@@ -381,17 +381,20 @@ impl Walk<'_, '_> {
         } else {
             found.dtype
         };
-        let dtype = dtype.ok_or_else(|| ("unknown-dtype", format!("its storage is {}", shown(found.type_name))))?;
+        let dtype =
+            dtype.ok_or_else(|| (anomaly::UNKNOWN_DTYPE, format!("its storage is {}", shown(found.type_name))))?;
         entry.dtype = dtype;
         let offset = argument(1).and_then(|id| self.pickle.number(id)).and_then(|offset| u64::try_from(offset).ok());
         let offset = offset.ok_or_else(|| missing("offset"))?.checked_add(found.view_offset);
         if let Some(reason) = &self.storages.unreadable {
-            return Err(("unreadable-storage", reason.clone()));
+            return Err((anomaly::UNREADABLE_STORAGE, reason.clone()));
         }
         let storage = match self.storages.by_key.get(found.key) {
             Some(Ok(range)) => range.clone(),
-            Some(Err(reason)) => return Err(("unreadable-storage", reason.clone())),
-            None => return Err(("missing-storage", format!("its storage {} is not in the file", shown(found.key)))),
+            Some(Err(reason)) => return Err((anomaly::UNREADABLE_STORAGE, reason.clone())),
+            None => {
+                return Err((anomaly::MISSING_STORAGE, format!("its storage {} is not in the file", shown(found.key))));
+            }
         };
         if entry.shape.contains(&0) {
             entry.range = storage.start..storage.start;
@@ -401,7 +404,7 @@ impl Walk<'_, '_> {
             let (offset, shape) = (offset.unwrap_or(u64::MAX), &entry.shape);
             let what =
                 format!("shape {shape:?} and strides {strides:?} from element {offset} on pass the end of its storage");
-            ("outside-storage", what)
+            (anomaly::OUTSIDE_STORAGE, what)
         };
         // The last element's place, counted from the first one's.
         let span = entry
@@ -424,7 +427,7 @@ impl Walk<'_, '_> {
             let stored = (storage.end - storage.start) / bytes;
             if elements.is_some_and(|elements| elements > stored.saturating_mul(MAX_REPEATS)) {
                 return Err((
-                    "repeated-storage",
+                    anomaly::REPEATED_STORAGE,
                     format!("it repeats {stored} stored numbers to shape {:?}", entry.shape),
                 ));
             }

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::ops::Range;
 
+use crate::checkpoint::anomaly;
 use crate::checkpoint::collect::{Anomalies, shown};
 use crate::checkpoint::shards::stays_inside;
 use crate::error::{Error, ErrorKind, Result};
@@ -107,10 +108,10 @@ fn directory(source: &dyn ByteSource, anomalies: &mut Anomalies) -> Result<(Vec<
     let comment = field(at + 20, 2)?;
     let after = (tail.len() - at - 22) as u64;
     if comment != after {
-        anomalies.file("trailing-bytes", name, format!("{after} bytes after the zip directory's end record"));
+        anomalies.file(anomaly::TRAILING_BYTES, name, format!("{after} bytes after the zip directory's end record"));
     }
     if ends.len() > 1 {
-        anomalies.file("odd-zip", name, "it has more than one end record: readers may take different ones");
+        anomalies.file(anomaly::ODD_ZIP, name, "it has more than one end record: readers may take different ones");
     }
     let (mut count, mut length, mut start) = (field(at + 10, 2)?, field(at + 12, 4)?, field(at + 16, 4)?);
     let mut directory_end = tail_start + at as u64;
@@ -133,7 +134,7 @@ fn directory(source: &dyn ByteSource, anomalies: &mut Anomalies) -> Result<(Vec<
     }
     let end = start.checked_add(length).filter(|end| *end <= size).ok_or_else(|| bad("it lies outside the file"))?;
     if end != directory_end {
-        anomalies.file("odd-zip", name, "the directory does not end where its end record begins");
+        anomalies.file(anomaly::ODD_ZIP, name, "the directory does not end where its end record begins");
     }
     let directory = source.read(start..end)?;
     let mut entries = Vec::new();
@@ -144,7 +145,7 @@ fn directory(source: &dyn ByteSource, anomalies: &mut Anomalies) -> Result<(Vec<
         at = next;
     }
     if at != directory.len() {
-        anomalies.file("odd-zip", name, format!("{} bytes of the directory are no entry", directory.len() - at));
+        anomalies.file(anomaly::ODD_ZIP, name, format!("{} bytes of the directory are no entry", directory.len() - at));
     }
     Ok((entries, start))
 }
@@ -207,7 +208,7 @@ fn locate(source: &dyn ByteSource, entries: &mut [Entry], anomalies: &mut Anomal
         let end =
             start.checked_add(packed).filter(|end| *end <= size).ok_or_else(|| bad("it lies outside the file"))?;
         if name_length != entry.name.len() as u64 || little(&bytes, 8, 2) != Some(u64::from(entry.method)) {
-            anomalies.file("odd-zip", file, format!("{} differs from its local header", shown(&entry.name)));
+            anomalies.file(anomaly::ODD_ZIP, file, format!("{} differs from its local header", shown(&entry.name)));
         }
         entry.range = start..end;
     }
@@ -220,19 +221,19 @@ fn check(file: &str, entries: &[Entry], directory_start: u64, anomalies: &mut An
     for entry in entries {
         let name = shown(&entry.name);
         if !names.insert(&entry.name) {
-            anomalies.file("duplicate-entry", file, format!("{name} comes twice"));
+            anomalies.file(anomaly::DUPLICATE_ENTRY, file, format!("{name} comes twice"));
         }
         if !stays_inside(entry.name.trim_end_matches('/')) {
-            anomalies.file("path-escape", file, format!("an entry is named {name:?}; nothing is extracted"));
+            anomalies.file(anomaly::PATH_ESCAPE, file, format!("an entry is named {name:?}; nothing is extracted"));
         }
         let packed = entry.range.end - entry.range.start;
         if entry.encrypted {
-            anomalies.file("encrypted-entry", file, format!("{name} is encrypted"));
+            anomalies.file(anomaly::ENCRYPTED_ENTRY, file, format!("{name} is encrypted"));
         } else if entry.method != 0 {
             let what = format!("{name} is compressed, {packed} bytes for {}: PyTorch writes none such", entry.size);
-            anomalies.file("compressed-entry", file, what);
+            anomalies.file(anomaly::COMPRESSED_ENTRY, file, what);
         } else if packed != entry.size {
-            anomalies.file("wrong-size", file, format!("{name} has {packed} bytes and claims {}", entry.size));
+            anomalies.file(anomaly::WRONG_SIZE, file, format!("{name} has {packed} bytes and claims {}", entry.size));
         }
     }
     let mut order: Vec<&Entry> = entries.iter().collect();
@@ -240,7 +241,7 @@ fn check(file: &str, entries: &[Entry], directory_start: u64, anomalies: &mut An
     let mut end = 0;
     for entry in order {
         if entry.header < end || entry.range.end > directory_start {
-            anomalies.file("overlap", file, format!("the zip entry {} shares bytes", shown(&entry.name)));
+            anomalies.file(anomaly::OVERLAP, file, format!("the zip entry {} shares bytes", shown(&entry.name)));
         }
         end = end.max(entry.range.end);
     }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::collect::Anomalies;
-use super::{Checkpoint, Decode, Storage, TensorEntry};
+use super::{Checkpoint, Decode, Storage, TensorEntry, anomaly};
 use crate::tensor::DType;
 
 /// One way of storing quantised weights.
@@ -83,12 +83,12 @@ pub(crate) fn resolve(checkpoint: &mut Checkpoint) {
                 entry.storage = Storage::Packed(group.decoder);
             }
             Err(reason) => {
-                anomalies.tensor("quantized-group", file, &logical, reason.clone());
+                anomalies.tensor(anomaly::QUANTIZED_GROUP, file, &logical, reason.clone());
                 entry.storage = Storage::Unreadable(reason);
             }
         }
         if checkpoint.tensors.contains_key(&logical) {
-            anomalies.tensor("duplicate-tensor", file, &logical, format!("also as {stored}, in quantised form"));
+            anomalies.tensor(anomaly::DUPLICATE_TENSOR, file, &logical, format!("also as {stored}, in quantised form"));
             entry.name = stored;
             entry.storage = Storage::Unreadable(format!("{logical} is there in plain form too"));
         }
@@ -97,7 +97,7 @@ pub(crate) fn resolve(checkpoint: &mut Checkpoint) {
     let unread = unread::resolve(checkpoint, &mut anomalies);
     if let (Some(method), true, true) = (stated(&checkpoint.config), none, unread.is_empty()) {
         let detail = format!("config.json says the weights are quantised by {method}, and no such tensors are there");
-        anomalies.file("quantization-not-found", "config.json", detail);
+        anomalies.file(anomaly::QUANTIZATION_NOT_FOUND, "config.json", detail);
     }
     partly(checkpoint, &mut anomalies);
     checkpoint.anomalies.extend(anomalies.finish());
@@ -129,7 +129,7 @@ fn partly(checkpoint: &Checkpoint, anomalies: &mut Anomalies) {
     }
     for (module, [plain, in_codes]) in modules.into_iter().filter(|(_, counts)| counts.iter().all(|count| *count > 0)) {
         let detail = format!("{module}: {plain} in plain form, {in_codes} quantised");
-        anomalies.file("partly-quantized", "", detail);
+        anomalies.file(anomaly::PARTLY_QUANTIZED, "", detail);
     }
 }
 

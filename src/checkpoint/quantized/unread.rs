@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::checkpoint::collect::Anomalies;
-use crate::checkpoint::{Checkpoint, Storage, TensorEntry};
+use crate::checkpoint::{Checkpoint, Storage, TensorEntry, anomaly};
 use crate::tensor::{DType, Family};
 
 /// A way of storing weights that is known by its names and not read.
@@ -262,7 +262,7 @@ pub(super) fn resolve(checkpoint: &mut Checkpoint, anomalies: &mut Anomalies) ->
             );
         }
         let detail = format!("{weights} weights are stored as {way}, which is not read");
-        anomalies.file("unread-quantization", &first_file, detail);
+        anomalies.file(anomaly::UNREAD_QUANTIZATION, &first_file, detail);
     }
     whole_numbers(checkpoint, anomalies);
     found.into_keys().collect()
@@ -304,7 +304,7 @@ fn put(
     let (mut name, mut reason) = (logical.to_owned(), reason);
     if checkpoint.tensors.contains_key(logical) {
         let file = checkpoint.files.get(codes.file).map_or("", |file| file.name.as_str());
-        anomalies.tensor("duplicate-tensor", file, logical, format!("also as {stored}, in quantised form"));
+        anomalies.tensor(anomaly::DUPLICATE_TENSOR, file, logical, format!("also as {stored}, in quantised form"));
         stored.clone_into(&mut name);
         reason = format!("{reason}; {logical} is there in plain form too");
     }
@@ -351,7 +351,7 @@ fn whole_numbers(checkpoint: &mut Checkpoint, anomalies: &mut Anomalies) {
         let companions: Vec<String> = companions;
         companions.iter().for_each(|name| drop(checkpoint.tensors.remove(name)));
         let file = checkpoint.files.get(codes.file).map_or("", |file| file.name.as_str());
-        anomalies.tensor("unread-numbers", file, &stored, reason.clone());
+        anomalies.tensor(anomaly::UNREAD_NUMBERS, file, &stored, reason.clone());
         put(checkpoint, &stored, &logical, codes, reason, anomalies);
     }
 }

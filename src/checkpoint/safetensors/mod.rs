@@ -12,7 +12,7 @@ use super::assembly::{Assembly, Part};
 use super::collect::{Anomalies, kept_name, shown};
 use super::files::Written;
 use super::shards::Naming;
-use super::{Checkpoint, FileSet, Format, Storage, TensorEntry, pickle, unknown_dtype};
+use super::{AnomalyKind, Checkpoint, FileSet, Format, Storage, TensorEntry, anomaly, pickle, unknown_dtype};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tensor::{DType, Family};
 use header::{Described, Header};
@@ -76,7 +76,7 @@ pub(crate) fn read_file(assembly: &mut Assembly, part: &Part<'_>) -> Result<()> 
     let metadata = string_metadata(&mut assembly.anomalies, name, &header);
     assembly.push_file(part, metadata);
     if header.padded_front {
-        assembly.anomalies.file("odd-header", name, "something stands before the header's opening brace");
+        assembly.anomalies.file(anomaly::ODD_HEADER, name, "something stands before the header's opening brace");
     }
     layout(&mut assembly.anomalies, name, &header, source.len());
     for (tensor, described) in header.tensors {
@@ -91,21 +91,21 @@ pub(crate) fn read_file(assembly: &mut Assembly, part: &Part<'_>) -> Result<()> 
 fn string_metadata(anomalies: &mut Anomalies, name: &str, header: &Header) -> BTreeMap<String, String> {
     let mut metadata = BTreeMap::new();
     if header.metadata.len() > 1 {
-        anomalies.file("odd-metadata", name, "__metadata__ comes more than once");
+        anomalies.file(anomaly::ODD_METADATA, name, "__metadata__ comes more than once");
     }
     for pairs in &header.metadata {
         if pairs.not_a_map {
-            anomalies.file("odd-metadata", name, "__metadata__ is not an object");
+            anomalies.file(anomaly::ODD_METADATA, name, "__metadata__ is not an object");
         }
         for key in &pairs.odd {
-            anomalies.file("odd-metadata", name, format!("the value of {:?} is not a string", shown(key)));
+            anomalies.file(anomaly::ODD_METADATA, name, format!("the value of {:?} is not a string", shown(key)));
         }
         if pairs.left_out > 0 {
-            anomalies.file("odd-metadata", name, format!("{} more entries are not kept", pairs.left_out));
+            anomalies.file(anomaly::ODD_METADATA, name, format!("{} more entries are not kept", pairs.left_out));
         }
         for (key, value) in &pairs.pairs {
             if metadata.insert(key.clone(), value.clone()).is_some() {
-                anomalies.file("odd-metadata", name, format!("{:?} comes twice", shown(key)));
+                anomalies.file(anomaly::ODD_METADATA, name, format!("{:?} comes twice", shown(key)));
             }
         }
     }
@@ -122,33 +122,43 @@ fn checked_entry(
     file_bytes: u64,
 ) -> TensorEntry {
     let mut wrong: Option<String> = None;
-    let mut note = |anomalies: &mut Anomalies, kind: &str, what: String| {
+    let mut note = |anomalies: &mut Anomalies, kind: AnomalyKind, what: String| {
         anomalies.tensor(kind, file, tensor, what.clone());
         wrong.get_or_insert(what);
     };
     if tensor.is_empty() || tensor.chars().any(char::is_control) {
-        anomalies.tensor("odd-name", file, &format!("{:?}", shown(tensor)), "an empty name, or control characters");
+        anomalies.tensor(
+            anomaly::ODD_NAME,
+            file,
+            &format!("{:?}", shown(tensor)),
+            "an empty name, or control characters",
+        );
     }
     if !described.is_object {
-        note(anomalies, "bad-description", "its description is not an object".to_owned());
+        note(anomalies, anomaly::BAD_DESCRIPTION, "its description is not an object".to_owned());
     }
     if described.extra_fields > 0 {
-        anomalies.tensor("extra-field", file, tensor, format!("{} unknown fields", described.extra_fields));
+        anomalies.tensor(anomaly::EXTRA_FIELD, file, tensor, format!("{} unknown fields", described.extra_fields));
     }
     if described.double_fields > 0 {
-        anomalies.tensor("duplicate-field", file, tensor, "dtype, shape or data_offsets come twice; the last counts");
+        anomalies.tensor(
+            anomaly::DUPLICATE_FIELD,
+            file,
+            tensor,
+            "dtype, shape or data_offsets come twice; the last counts",
+        );
     }
     let dtype = match &described.dtype {
         Some(text) => match DType::named(text).filter(|d| matches!(d.family, Family::Float | Family::Integer)) {
             Some(dtype) => dtype,
             None => {
-                note(anomalies, "unknown-dtype", format!("its dtype is {:?}", shown(text)));
+                note(anomalies, anomaly::UNKNOWN_DTYPE, format!("its dtype is {:?}", shown(text)));
                 unknown_dtype()
             }
         },
         None => {
             if described.is_object {
-                note(anomalies, "unknown-dtype", "it has no dtype".to_owned());
+                note(anomalies, anomaly::UNKNOWN_DTYPE, "it has no dtype".to_owned());
             }
             unknown_dtype()
         }
@@ -157,7 +167,7 @@ fn checked_entry(
     let shape = match described.shape {
         Ok(shape) => shape.into_vec(),
         Err(what) => {
-            note(anomalies, "bad-shape", format!("shape: {what}"));
+            note(anomalies, anomaly::BAD_SHAPE, format!("shape: {what}"));
             vec![0]
         }
     };
@@ -165,18 +175,18 @@ fn checked_entry(
     // Zeros must not hide an overflow: readers that multiply in another order would meet it.
     let overflow = shape.iter().filter(|size| **size > 0).try_fold(1u64, |p, size| p.checked_mul(*size)).is_none();
     if overflow {
-        note(anomalies, "shape-overflow", format!("its shape {shape:?} has more than 2^64 elements"));
+        note(anomalies, anomaly::SHAPE_OVERFLOW, format!("its shape {shape:?} has more than 2^64 elements"));
     }
     let shape = if overflow { vec![0] } else { shape };
     match described.offsets {
-        Ok(other) if offsets.is_none() => note(anomalies, "bad-offsets", format!("data_offsets are {other:?}")),
+        Ok(other) if offsets.is_none() => note(anomalies, anomaly::BAD_OFFSETS, format!("data_offsets are {other:?}")),
         Ok(_) => {}
-        Err(what) => note(anomalies, "bad-offsets", format!("data_offsets: {what}")),
+        Err(what) => note(anomalies, anomaly::BAD_OFFSETS, format!("data_offsets: {what}")),
     }
     let absolute = offsets.and_then(|stated| placed(stated, data_start, file_bytes));
     if let (Some((start, end)), None) = (offsets, &absolute) {
         let there = file_bytes - data_start;
-        note(anomalies, "outside-file", format!("its bytes are {start}..{end} of the data, which has {there}"));
+        note(anomalies, anomaly::OUTSIDE_FILE, format!("its bytes are {start}..{end} of the data, which has {there}"));
     }
     if let (Some((start, end)), Some(elements)) = (offsets, elements)
         && dtype != unknown_dtype()
@@ -187,7 +197,7 @@ fn checked_entry(
             Some(bytes) => format!("{} bytes for {elements} {}, which take {bytes}", end - start, dtype.name),
             None => format!("{elements} {} do not fill whole blocks of {}", dtype.name, dtype.block),
         };
-        note(anomalies, "wrong-size", what);
+        note(anomalies, anomaly::WRONG_SIZE, what);
     }
     TensorEntry {
         name: kept_name(tensor),
@@ -220,10 +230,10 @@ fn layout(anomalies: &mut Anomalies, file: &str, header: &Header, file_bytes: u6
     for (start, stop, tensor) in ranges {
         if start < end {
             let shared = stop.min(end) - start;
-            anomalies.tensor("overlap", file, tensor, format!("shares {shared} bytes with {}", shown(last)));
+            anomalies.tensor(anomaly::OVERLAP, file, tensor, format!("shares {shared} bytes with {}", shown(last)));
         } else if start > end {
             let gap = start - end;
-            anomalies.tensor("gap", file, tensor, format!("{gap} bytes before it belong to no tensor"));
+            anomalies.tensor(anomaly::GAP, file, tensor, format!("{gap} bytes before it belong to no tensor"));
         }
         if stop > end {
             end = stop;
@@ -233,18 +243,18 @@ fn layout(anomalies: &mut Anomalies, file: &str, header: &Header, file_bytes: u6
     // A file that was cut short ends inside a tensor: those bytes are that tensor's, not strangers.
     if end < file_bytes && !cut_short {
         let detail = format!("{} bytes after the last tensor", file_bytes - end);
-        anomalies.file("trailing-bytes", file, detail);
+        anomalies.file(anomaly::TRAILING_BYTES, file, detail);
     }
 }
 
 /// The anomaly's kind, and what the file is.
-pub(crate) fn describe(disguise: Disguise) -> (&'static str, &'static str) {
+pub(crate) fn describe(disguise: Disguise) -> (AnomalyKind, &'static str) {
     match disguise {
-        Disguise::Zip => ("pickle-in-safetensors", "a zip archive, as PyTorch writes"),
-        Disguise::Pickle => ("pickle-in-safetensors", "a pickle"),
-        Disguise::Gguf => ("gguf-in-safetensors", "a GGUF file"),
-        Disguise::LfsPointer => ("lfs-pointer", "a git-lfs pointer: the file itself was not fetched"),
-        Disguise::Html => ("html-in-safetensors", "a web page"),
+        Disguise::Zip => (anomaly::PICKLE_IN_SAFETENSORS, "a zip archive, as PyTorch writes"),
+        Disguise::Pickle => (anomaly::PICKLE_IN_SAFETENSORS, "a pickle"),
+        Disguise::Gguf => (anomaly::GGUF_IN_SAFETENSORS, "a GGUF file"),
+        Disguise::LfsPointer => (anomaly::LFS_POINTER, "a git-lfs pointer: the file itself was not fetched"),
+        Disguise::Html => (anomaly::HTML_IN_SAFETENSORS, "a web page"),
     }
 }
 
