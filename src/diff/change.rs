@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{Measured, Sized, spectrum};
+use super::measured::{Change, PairMeasurement};
+use super::spectrum;
 use crate::arch::Kind;
 use crate::pair::Pairing;
 use crate::profile::names::{self, Measurement};
@@ -13,7 +14,7 @@ use crate::tensor::numbers::median;
 const ZEROED_SHARE: u64 = 32;
 
 /// Relative rounding noise that storing the candidate in its own dtype explains: a uniform error of one last place.
-pub(super) fn rounding(sized: &Sized) -> f64 {
+pub(super) fn rounding(sized: &Change) -> f64 {
     if sized.precision == 0 || sized.total.ww <= 0.0 {
         return 0.0;
     }
@@ -22,7 +23,7 @@ pub(super) fn rounding(sized: &Sized) -> f64 {
 }
 
 /// Singular values of the change above the noise edge, as far as they are known.
-pub fn above_noise(sized: &Sized) -> u32 {
+pub fn above_noise(sized: &Change) -> u32 {
     Spectrum::of(sized).above
 }
 
@@ -46,7 +47,7 @@ pub(super) struct Spectrum {
 }
 
 impl Spectrum {
-    pub(super) fn of(sized: &Sized) -> Self {
+    pub(super) fn of(sized: &Change) -> Self {
         let [rows, columns] = sized.shape;
         let squares: Vec<f64> = sized.values.iter().map(|value| value * value).collect();
         let total = sized.energy.max(squares.iter().sum());
@@ -134,7 +135,7 @@ pub(super) fn footprint(model: &mut Numbers, pairing: &Pairing, tensors: &[Tenso
 }
 
 /// Size, rank and noise of the changes.
-pub(super) fn change(model: &mut Numbers, tensors: &[TensorMeasurement], pairs: &[Measured<'_>]) {
+pub(super) fn change(model: &mut Numbers, tensors: &[TensorMeasurement], pairs: &[PairMeasurement<'_>]) {
     let matrices: Vec<&TensorMeasurement> =
         tensors.iter().filter(|tensor| tensor.shape[0] > 1 && tensor.role.kind != Kind::Norm).collect();
     let mut put = |measurement: Measurement, value: f64| model.put(measurement, value);
@@ -249,7 +250,7 @@ pub fn low_ranks(changed: &[&TensorMeasurement]) -> Option<(Vec<f64>, f64)> {
     (!known.is_empty()).then_some((ranks, share))
 }
 
-fn sparse_rows(put: &mut dyn FnMut(Measurement, f64), pairs: &[Measured<'_>]) {
+fn sparse_rows(put: &mut dyn FnMut(Measurement, f64), pairs: &[PairMeasurement<'_>]) {
     let sets: Vec<&Vec<bool>> = pairs
         .iter()
         .filter(|pair| pair.pair.role.kind == Kind::Writer)

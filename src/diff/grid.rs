@@ -21,7 +21,8 @@ use rayon::prelude::*;
 use super::consistency::{self, Grams};
 use super::operator::{Gauge, Operator, Want};
 use super::projection::Oriented;
-use super::{Measured, Measurements, summary};
+use super::consensus;
+use super::measured::{Measurements, PairMeasurement};
 use crate::arch::{Axis, Kind};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
@@ -82,15 +83,15 @@ pub struct Strength {
 /// Looks at every changed writer whose candidate stands on levels, along the direction that the other layers lost.
 pub fn refine(base: &Checkpoint, candidate: &Checkpoint, measured: &mut Measurements<'_>) -> Result<()> {
     // Where nothing measures as a removal there is no strength to know better.
-    let hinted = |pair: &Measured<'_>| {
+    let hinted = |pair: &PairMeasurement<'_>| {
         let sides = pair.projected.iter().flat_map(|projected| projected.sides.iter().flatten());
         pair.pair.role.kind == Kind::Writer
-            && sides.map(|side| side.fit.consistency).fold(0.0, f64::max) >= summary::CONSISTENCY_HINT
+            && sides.map(|side| side.fit.consistency).fold(0.0, f64::max) >= super::fits::CONSISTENCY_HINT
     };
     if !measured.pairs.iter().any(hinted) {
         return Ok(());
     }
-    let directions = summary::directions(measured);
+    let directions = consensus::directions(measured);
     let found: Vec<Option<Strength>> = measured
         .pairs
         .par_iter()
@@ -107,7 +108,7 @@ pub fn refine(base: &Checkpoint, candidate: &Checkpoint, measured: &mut Measurem
 }
 
 fn strength(
-    measured: &Measured<'_>,
+    measured: &PairMeasurement<'_>,
     base: &Checkpoint,
     candidate: &Checkpoint,
     direction: &[f64],
@@ -362,88 +363,19 @@ fn even(levels: &[f64]) -> Option<Levels> {
 /// candidate stands on, would be chosen among the directions of `basis` (d × m) with a held-out c of at least `enough`, and stand out of what the
 /// rounding leaves: tried in a sample of the other coordinates. `None` where the two sides do not both stand on a grid.
 pub fn planted_limit(oriented: &Oriented<'_>, r: &[f64], basis: &Mat<f64>, enough: f64) -> Result<Option<f64>> {
-    let operator = &oriented.operator;
-    let (pair, base, candidate) = operator.sides();
-    let plain =
-        operator.columns as u64 == pair.base.columns && operator.gauge == Gauge::None && operator.order.is_none();
-    if !plain || operator.columns < GROUP || r.len() != oriented.width() || basis.nrows() != r.len() {
+    if r.len() != oriented.width() || basis.nrows() != r.len() {
         return Ok(None);
     }
-    if levels(&pair.base, base)? < LEVELS || levels(&pair.candidate, candidate)? < LEVELS {
-        return Ok(None);
-    }
-    // What a type stores is known. Elsewhere levels are those seen; of a fine grid (8 bits in short runs) few are, and rounding to those would be
-    // coarser than the grid is.
-    let dtype = candidate.tensors.get(&pair.candidate.tensor).map(|entry| entry.dtype.name);
-    let stored = EVEN_TYPES.iter().find(|(known, run, _)| {
-        Some(known.name) == dtype && !pair.candidate.transposed && operator.columns.is_multiple_of(*run)
-    });
-    let grid = match stored {
-        Some((_, run, _)) => Grid { run: *run, mirrored: false },
-        None => Grid::of(&pair.candidate, candidate)?,
-    };
-    let is_dense = grid.distinct(&sample(&pair.candidate, candidate)?) <= DENSE;
-    let levels_of = |run: &[f32]| match stored {
-        Some((.., spread)) => spread.levels(run),
-        None => grid.all_levels(run, is_dense),
-    };
-    // W and the candidate in the sample: rows of the file, of which runs share their levels.
-    let by_columns = oriented.residual == Axis::Rows;
-    let chosen: Vec<usize> = if by_columns {
-        let runs = operator.columns / grid.run;
-        let wanted = (PLANTED / grid.run).clamp(1, runs.max(1));
-        let starts = (0..wanted).map(|at| at * runs / wanted * grid.run);
-        starts.flat_map(|start| start..(start + grid.run).min(operator.columns)).collect()
-    } else {
-        let wanted = PLANTED.min(operator.rows);
-        (0..wanted).map(|at| at * operator.rows / wanted).collect()
-    };
-    let rows: Vec<usize> = if by_columns { (0..operator.rows).collect() } else { chosen.clone() };
-    let (mut w, mut x) = (vec![0f32; operator.columns], vec![0f32; operator.columns]);
-    let (mut before, mut after): (Vec<Vec<f32>>, Vec<Vec<f32>>) = (Vec::new(), Vec::new());
-    let pick = |line: &[f32]| -> Vec<f32> {
-        if by_columns { chosen.iter().filter_map(|at| line.get(*at)).copied().collect() } else { line.to_vec() }
-    };
-    for row in rows {
-        operator.decode(row, &mut w, &mut x)?;
-        before.push(pick(&w));
-        after.push(pick(&x));
-    }
-    let (height, width) = (before.len(), before.first().map_or(0, Vec::len));
-    // n × d, whichever way it is stored.
-    let oriented_matrix = |lines: &[Vec<f32>]| -> Mat<f64> {
-        if by_columns {
-            Mat::from_fn(width, height, |i, j| f64::from(lines[j][i]))
-        } else {
-            Mat::from_fn(height, width, |i, j| f64::from(lines[i][j]))
-        }
-    };
-    let base_matrix = oriented_matrix(&before);
+    let Some(sample) = Sample::of(oriented)? else { return Ok(None) };
+    let base = sample.matrix(&sample.before);
     let direction = Mat::from_fn(r.len(), 1, |i, _| r[i]);
-    let through = &base_matrix * &direction;
-    let p = &base_matrix * basis;
-    let (n, d) = (base_matrix.nrows(), base_matrix.ncols());
+    let through = &base * &direction;
+    let p = &base * basis;
+    let (n, d) = (base.nrows(), base.ncols());
     let half = n / 2;
-    let run_levels: Vec<Vec<Levels>> =
-        after.par_iter().map(|line| line.chunks(grid.run).map(levels_of).collect()).collect();
     for step in 0..STEPS {
         let lambda = WEAKEST * STEP.powi(step as i32);
-        let planted: Vec<Vec<f32>> = before
-            .iter()
-            .zip(&run_levels)
-            .enumerate()
-            .map(|(row, (line, levels))| {
-                line.iter()
-                    .enumerate()
-                    .map(|(column, value)| {
-                        let g = if by_columns { r[row] * through[(column, 0)] } else { r[column] * through[(row, 0)] };
-                        let moved = f64::from(*value) - lambda * g;
-                        levels.get(column / grid.run).map_or(moved, |levels| levels.nearest(moved)) as f32
-                    })
-                    .collect()
-            })
-            .collect();
-        let change = oriented_matrix(&planted) - &base_matrix;
+        let change = sample.matrix(&sample.planted(r, &through, lambda)) - &base;
         let seen = &change * basis;
         let mut halves = [Grams::zeros(basis.ncols()), Grams::zeros(basis.ncols())];
         halves[0].add(p.subrows(0, half), seen.subrows(0, half));
@@ -458,6 +390,102 @@ pub fn planted_limit(oriented: &Oriented<'_>, r: &[f64], basis: &Mat<f64>, enoug
         }
     }
     Ok(Some(f64::INFINITY))
+}
+
+/// Lines of a matrix, of which runs share their levels, with the base's numbers and the levels that the candidate stands on.
+struct Sample {
+    /// Whether the lines are rows of the residual stream, cut to the columns that were chosen; else whole other rows.
+    by_columns: bool,
+    run: usize,
+    before: Vec<Vec<f32>>,
+    levels: Vec<Vec<Levels>>,
+}
+
+impl Sample {
+    /// `None` where the two sides do not both stand on a grid, or the matrix is not read as it is stored.
+    fn of(oriented: &Oriented<'_>) -> Result<Option<Self>> {
+        let operator = &oriented.operator;
+        let (pair, base, candidate) = operator.sides();
+        let plain =
+            operator.columns as u64 == pair.base.columns && operator.gauge == Gauge::None && operator.order.is_none();
+        if !plain || operator.columns < GROUP {
+            return Ok(None);
+        }
+        if levels(&pair.base, base)? < LEVELS || levels(&pair.candidate, candidate)? < LEVELS {
+            return Ok(None);
+        }
+        // What a type stores is known. Elsewhere levels are those seen; of a fine grid (8 bits in short runs) few are, and rounding to those
+        // would be coarser than the grid is.
+        let dtype = candidate.tensors.get(&pair.candidate.tensor).map(|entry| entry.dtype.name);
+        let stored = EVEN_TYPES.iter().find(|(known, run, _)| {
+            Some(known.name) == dtype && !pair.candidate.transposed && operator.columns.is_multiple_of(*run)
+        });
+        let grid = match stored {
+            Some((_, run, _)) => Grid { run: *run, mirrored: false },
+            None => Grid::of(&pair.candidate, candidate)?,
+        };
+        let is_dense = grid.distinct(&sample(&pair.candidate, candidate)?) <= DENSE;
+        let levels_of = |run: &[f32]| match stored {
+            Some((.., spread)) => spread.levels(run),
+            None => grid.all_levels(run, is_dense),
+        };
+        let by_columns = oriented.residual == Axis::Rows;
+        let (before, after) = lines(oriented, by_columns, grid.run)?;
+        let levels = after.par_iter().map(|line| line.chunks(grid.run).map(levels_of).collect()).collect();
+        Ok(Some(Self { by_columns, run: grid.run, before, levels }))
+    }
+
+    /// Lines as a matrix, n × d, whichever way they are stored.
+    fn matrix(&self, lines: &[Vec<f32>]) -> Mat<f64> {
+        let (height, width) = (lines.len(), lines.first().map_or(0, Vec::len));
+        if self.by_columns {
+            Mat::from_fn(width, height, |i, j| f64::from(lines[j][i]))
+        } else {
+            Mat::from_fn(height, width, |i, j| f64::from(lines[i][j]))
+        }
+    }
+
+    /// The base's lines with λ of r taken out, rounded to the levels. `through` is W p, n × 1.
+    fn planted(&self, r: &[f64], through: &Mat<f64>, lambda: f64) -> Vec<Vec<f32>> {
+        let one = |row: usize, line: &[f32], levels: &[Levels]| -> Vec<f32> {
+            let numbers = line.iter().enumerate().map(|(column, value)| {
+                let g = if self.by_columns { r[row] * through[(column, 0)] } else { r[column] * through[(row, 0)] };
+                let moved = f64::from(*value) - lambda * g;
+                levels.get(column / self.run).map_or(moved, |levels| levels.nearest(moved)) as f32
+            });
+            numbers.collect()
+        };
+        self.before.iter().zip(&self.levels).enumerate().map(|(row, (line, levels))| one(row, line, levels)).collect()
+    }
+}
+
+/// Lines of base and candidate, a sample of them evenly over the matrix.
+type Lines = Vec<Vec<f32>>;
+
+/// W and the candidate in the sample: all rows cut to some runs of columns, or some rows whole.
+fn lines(oriented: &Oriented<'_>, by_columns: bool, run: usize) -> Result<(Lines, Lines)> {
+    let operator = &oriented.operator;
+    let chosen: Vec<usize> = if by_columns {
+        let runs = operator.columns / run;
+        let wanted = (PLANTED / run).clamp(1, runs.max(1));
+        let starts = (0..wanted).map(|at| at * runs / wanted * run);
+        starts.flat_map(|start| start..(start + run).min(operator.columns)).collect()
+    } else {
+        let wanted = PLANTED.min(operator.rows);
+        (0..wanted).map(|at| at * operator.rows / wanted).collect()
+    };
+    let rows: Vec<usize> = if by_columns { (0..operator.rows).collect() } else { chosen.clone() };
+    let pick = |line: &[f32]| -> Vec<f32> {
+        if by_columns { chosen.iter().filter_map(|at| line.get(*at)).copied().collect() } else { line.to_vec() }
+    };
+    let (mut w, mut x) = (vec![0f32; operator.columns], vec![0f32; operator.columns]);
+    let (mut before, mut after) = (Lines::new(), Lines::new());
+    for row in rows {
+        operator.decode(row, &mut w, &mut x)?;
+        before.push(pick(&w));
+        after.push(pick(&x));
+    }
+    Ok((before, after))
 }
 
 /// One element: its number in the base, what a removal of strength 1 takes from it, and the bounds that it was between.

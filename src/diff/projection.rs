@@ -138,14 +138,7 @@ pub fn top_vectors(
     power_steps: usize,
 ) -> Result<TopVectors> {
     let inverse: Option<Vec<f64>> = norms.map(|norms| norms.iter().map(|norm| 1.0 / norm).collect());
-    let start = spectrum::widen(start);
-    let mut sketch = match oriented.residual {
-        Axis::Rows => start,
-        Axis::Columns => {
-            let basis = spectrum::orthonormal(start.as_ref());
-            spectrum::widen(&oriented.to_residual(basis.as_ref(), Want::Change)?.change)
-        }
-    };
+    let mut sketch = facing_residual(oriented, start)?;
     let mut normalised_sketch = inverse.as_ref().map(|inverse| {
         let mut copy = sketch.clone();
         spectrum::scale_rows(&mut copy, inverse);
@@ -201,16 +194,22 @@ pub fn top_vectors(
         }
         result = Some(vectors);
     }
-    let mut result = result.unwrap_or_else(|| TopVectors {
-        raw: spectrum::svd_of_product(
-            Mat::zeros(oriented.width(), 0).as_ref(),
-            Mat::zeros(oriented.other(), 0).as_ref(),
-        ),
-        normalised: None,
-        kept: None,
-    });
+    let nothing = || spectrum::svd_of_product(Mat::zeros(oriented.width(), 0).as_ref(), Mat::zeros(oriented.other(), 0).as_ref());
+    let mut result = result.unwrap_or_else(|| TopVectors { raw: nothing(), normalised: None, kept: None });
     result.kept = without;
     Ok(result)
+}
+
+/// The first sketch as a span in the residual stream, whichever axis that lies on.
+fn facing_residual(oriented: &Oriented<'_>, start: &Mat<f32>) -> Result<Mat<f64>> {
+    let start = spectrum::widen(start);
+    match oriented.residual {
+        Axis::Rows => Ok(start),
+        Axis::Columns => {
+            let basis = spectrum::orthonormal(start.as_ref());
+            Ok(spectrum::widen(&oriented.to_residual(basis.as_ref(), Want::Change)?.change))
+        }
+    }
 }
 
 /// Sets the rows that are not kept to zero.
@@ -280,7 +279,7 @@ pub struct Chosen {
 }
 
 impl Regression {
-    /// Regresses change on base in the span of `basis`; `product` holds Wᵀ·basis and Δᵀ·basis. Coordinates that are not
+    /// Regresses change on base in the span of `basis`; `product` holds Wᵀ·basis and Δᵀ·basis. Fitted that are not
     /// `kept` count for nothing. `alpha` is a uniform scale that is no part of the change.
     pub fn new(basis: Mat<f64>, mut p: Mat<f64>, mut r: Mat<f64>, kept: Option<&[bool]>, alpha: f64) -> Self {
         if let Some(kept) = kept {
@@ -460,7 +459,6 @@ pub fn fit(
     norms: Option<&[f64]>,
     kept: Option<Kept>,
 ) -> (Fit, Option<Vec<f64>>) {
-    let d = r.len() as f64;
     let along = Along { pp: dot(p, p), qq: dot(q, q), pq: dot(p, q) };
     if along.pp <= 0.0 || along.qq <= 0.0 {
         return (Fit::default(), None);
@@ -470,127 +468,191 @@ pub fn fit(
     let restore = |change: &[f64], base: &[f64]| -> Vec<f64> {
         change.iter().zip(base).zip(factors).map(|((d, w), factor)| (d + w) / f64::from(*factor) - w).collect()
     };
-    let (mut restored_q, mut restored_dp) = (None, None);
-    match gauged_residual {
-        Some(true) => restored_dp = Some(restore(dp, wp)),
-        Some(false) => restored_q = Some(restore(q, p)),
-        None => {}
+    let restored_dp = (gauged_residual == Some(true)).then(|| restore(dp, wp));
+    let restored_q = (gauged_residual == Some(false)).then(|| restore(q, p));
+    let (q, dp) = (restored_q.as_deref().unwrap_or(q), restored_dp.as_deref().unwrap_or(dp));
+    let rows = rows_of(oriented, moments, (wp, dp), norms);
+    let line = Line { r, p, q, pp: along.pp, pq: dot(p, q), consistency: along.consistency(), rows: &rows };
+    if let Some(kept) = kept {
+        return (line.beside_what_is_set_aside(kept), None);
     }
-    let q = restored_q.as_deref().unwrap_or(q);
-    let dp = restored_dp.as_deref().unwrap_or(dp);
-    let (pp, pq) = (along.pp, dot(p, q));
-    // Rows in the coordinates of the fit: (Σw², ΣΔw, ΣΔ², w·p, Δ·p).
-    let residual = oriented.side(moments, true);
-    let rows: Vec<[f64; 5]> = residual
-        .ww()
-        .zip(residual.dw())
-        .zip(residual.dd())
-        .zip(wp.iter().zip(dp))
-        .enumerate()
-        .map(|(i, (((ww, dw), dd), (wp, dp)))| {
-            let s = norms.map_or(1.0, |norms| 1.0 / norms[i]);
-            [ww * s * s, dw * s * s, dd * s * s, wp * s, dp * s]
-        })
-        .collect();
-    let total = |column: usize| rows.iter().map(|row| row[column]).sum::<f64>();
-    let (ww, dw, dd) = (total(0), total(1), total(2));
+    let simple = line.one_factor();
+    // Where a scale per row or column is known to be there, one factor for the matrix is no rival.
+    let start = if gauged_residual.is_some() { f64::MAX } else { simple.left };
+    let mut best = Model { left: start, ..simple };
+    // Where one factor leaves nothing there is nothing to explain better (a row set to zero is a scale of it too).
+    let unexplained = gauged_residual.is_some() || simple.left > EXPLAINED * line.total(2);
+    let mut unscaled = None;
+    if unexplained {
+        let (by_rows, scaled) = line.factor_per_row();
+        if let Some(model) = by_rows.filter(|model| model.left < SCALE_GAIN * best.left) {
+            best = model;
+            let length = dot(&scaled, &scaled).sqrt();
+            unscaled = (length > 0.0 && length.is_finite())
+                .then(|| scaled.iter().map(|value| value / length).collect::<Vec<f64>>());
+        }
+        // In raw coordinates only: no tool normalises both.
+        let by_columns = norms.is_none().then(|| line.factor_per_column(oriented, moments)).flatten();
+        if let Some(model) = by_columns.filter(|model| model.left < SCALE_GAIN * best.left) {
+            best = model;
+            unscaled = None;
+        }
+    }
+    // What is left along r: of the simple model, whose residual along r is q - αp + λp.
+    let (along_left, weighted) = line.along(simple.alpha, simple.strength);
+    let fit = Fit {
+        strength: best.strength,
+        stderr: weighted.sqrt() / line.pp,
+        consistency: line.consistency,
+        explained: if best.scale_left > 0.0 { (1.0 - best.left / best.scale_left).clamp(0.0, 1.0) } else { 0.0 },
+        quietness: along_left / (simple.left / r.len() as f64).max(f64::MIN_POSITIVE),
+        row_spread: if gauged_residual.is_none() { row_spread(r, &rows, line.pp, p.len()) } else { 0.0 },
+        own_component: own_component(r, &rows),
+        scale: best.scale,
+    };
+    (fit, unscaled)
+}
 
-    if let Some(Kept { left, alpha }) = kept {
-        let lambda = alpha - pq / pp;
-        let residual = |p: f64, q: f64| q - alpha * p + lambda * p;
-        let along_left: f64 = p.iter().zip(q).map(|(p, q)| residual(*p, *q).powi(2)).sum();
-        let weighted: f64 = p.iter().zip(q).map(|(p, q)| (p * residual(*p, *q)).powi(2)).sum();
-        let caught = lambda * lambda * pp;
-        let fit = Fit {
+/// Rows in the coordinates of the fit: (Σw², ΣΔw, ΣΔ², w·p, Δ·p) of each.
+fn rows_of(
+    oriented: &Oriented<'_>,
+    moments: &Moments,
+    (wp, dp): (&[f64], &[f64]),
+    norms: Option<&[f64]>,
+) -> Vec<[f64; 5]> {
+    let residual = oriented.side(moments, true);
+    let sums = residual.ww().zip(residual.dw()).zip(residual.dd()).zip(wp.iter().zip(dp)).enumerate();
+    sums.map(|(i, (((ww, dw), dd), (wp, dp)))| {
+        let s = norms.map_or(1.0, |norms| 1.0 / norms[i]);
+        [ww * s * s, dw * s * s, dd * s * s, wp * s, dp * s]
+    })
+    .collect()
+}
+
+/// Sums below this share of what they are differences of are rounding.
+const NOTHING: f64 = 1e-9;
+
+/// One direction in one matrix, with all that the models of scale and removal need.
+struct Line<'l> {
+    /// The direction, d numbers.
+    r: &'l [f64],
+    /// Wᵀr and Δᵀr, n numbers each.
+    p: &'l [f64],
+    q: &'l [f64],
+    pp: f64,
+    pq: f64,
+    consistency: f64,
+    /// See [`rows_of`].
+    rows: &'l [[f64; 5]],
+}
+
+/// A removal beside a scale of some kind.
+#[derive(Clone, Copy)]
+struct Model {
+    scale: ScaleModel,
+    /// The factor of the matrix; 0 where there is one per row or column.
+    alpha: f64,
+    /// λ.
+    strength: f64,
+    /// ‖Δ‖² that it leaves, and that the scale alone would leave.
+    left: f64,
+    scale_left: f64,
+}
+
+impl Line<'_> {
+    /// A column of the rows' sums, summed.
+    fn total(&self, column: usize) -> f64 {
+        self.rows.iter().map(|row| row[column]).sum()
+    }
+
+    /// Σ of the squared residual along r with a factor α and a strength λ, and of the same weighted by p, for the standard error.
+    fn along(&self, alpha: f64, lambda: f64) -> (f64, f64) {
+        let residuals = || self.p.iter().zip(self.q).map(|(p, q)| (p, q - alpha * p + lambda * p));
+        (residuals().map(|(_, left)| left.powi(2)).sum(), residuals().map(|(p, left)| (p * left).powi(2)).sum())
+    }
+
+    /// Where columns are set aside: the scale is the uniform one, known beforehand.
+    fn beside_what_is_set_aside(&self, Kept { left, alpha }: Kept) -> Fit {
+        let lambda = alpha - self.pq / self.pp;
+        let (along_left, weighted) = self.along(alpha, lambda);
+        let caught = lambda * lambda * self.pp;
+        let d = self.r.len() as f64;
+        Fit {
             strength: lambda,
-            stderr: weighted.sqrt() / pp,
-            consistency: along.consistency(),
+            stderr: weighted.sqrt() / self.pp,
+            consistency: self.consistency,
             explained: if left > 0.0 { (caught / left).clamp(0.0, 1.0) } else { 0.0 },
             quietness: along_left / ((left - caught).max(0.0) / d).max(f64::MIN_POSITIVE),
             row_spread: 0.0,
-            own_component: own_component(r, &rows),
+            own_component: own_component(self.r, self.rows),
             scale: ScaleModel::Matrix,
-        };
-        return (fit, None);
-    }
-
-    // One factor α for the matrix: minimise ‖Δ - αW + λ r pᵀ‖².
-    let alpha = if ww - pp > 1e-9 * ww { (dw - pq) / (ww - pp) } else { 0.0 };
-    let lambda = alpha - pq / pp;
-    let left = |alpha: f64, lambda: f64| {
-        dd + alpha * alpha * ww + lambda * lambda * pp - 2.0 * alpha * dw + 2.0 * lambda * pq
-            - 2.0 * alpha * lambda * pp
-    };
-    let matrix_left = left(alpha, lambda).max(0.0);
-    // Where a scale per row or column is known to be there, one factor for the matrix is no rival.
-    let start = if gauged_residual.is_some() { f64::MAX } else { matrix_left };
-    let mut best = (ScaleModel::Matrix, lambda, start, (dd - dw * dw / ww.max(f64::MIN_POSITIVE)).max(0.0));
-
-    // One factor per row: x ≈ s w - t p for each row, then λ from t = s λ r.
-    let (mut row_left, mut row_scale_left, mut top, mut bottom) = (0.0, 0.0, 0.0, 0.0);
-    let mut scaled = r.to_vec();
-    for (at, ([ww, dw, dd, wp, dp], r)) in rows.iter().zip(r).enumerate() {
-        let determinant = ww * pp - wp * wp;
-        row_scale_left += if *ww > 0.0 { dd - dw * dw / ww } else { *dd };
-        if determinant <= 1e-9 * ww * pp || *ww <= 0.0 {
-            row_left += if *ww > 0.0 { dd - dw * dw / ww } else { *dd };
-            continue;
         }
-        let s = (dw * pp - dp * wp) / determinant;
-        let t = (dp * ww - dw * wp) / determinant;
-        row_left += dd - s * dw - t * dp;
-        let weight = 1.0 + s;
-        scaled[at] = weight * r;
-        top -= t * weight * r;
-        bottom += weight * weight * r * r;
-    }
-    // Where one factor leaves nothing there is nothing to explain better (a row set to zero is a scale of it too).
-    let unexplained = gauged_residual.is_some() || matrix_left > EXPLAINED * dd;
-    if unexplained && row_left.max(0.0) < SCALE_GAIN * best.2 && bottom > 0.0 {
-        best = (ScaleModel::Rows, top / bottom, row_left.max(0.0), row_scale_left.max(0.0));
     }
 
-    // One factor per column, in raw coordinates (no tool normalises both): x ≈ κ w - μ r for each column.
-    if unexplained && norms.is_none() {
+    /// One factor α for the matrix: minimise ‖Δ - αW + λ r pᵀ‖².
+    fn one_factor(&self) -> Model {
+        let (ww, dw, dd) = (self.total(0), self.total(1), self.total(2));
+        let (pp, pq) = (self.pp, self.pq);
+        let alpha = if ww - pp > NOTHING * ww { (dw - pq) / (ww - pp) } else { 0.0 };
+        let lambda = alpha - pq / pp;
+        let left = dd + alpha * alpha * ww + lambda * lambda * pp - 2.0 * alpha * dw + 2.0 * lambda * pq
+            - 2.0 * alpha * lambda * pp;
+        let scale_left = (dd - dw * dw / ww.max(f64::MIN_POSITIVE)).max(0.0);
+        Model { scale: ScaleModel::Matrix, alpha, strength: lambda, left: left.max(0.0), scale_left }
+    }
+
+    /// One factor per row: x ≈ s w - t p for each row, then λ from t = s λ r. Beside it r with every row scaled as the candidate's is.
+    fn factor_per_row(&self) -> (Option<Model>, Vec<f64>) {
+        let pp = self.pp;
+        let (mut left, mut scale_left, mut top, mut bottom) = (0.0, 0.0, 0.0, 0.0);
+        let mut scaled = self.r.to_vec();
+        for (at, ([ww, dw, dd, wp, dp], r)) in self.rows.iter().zip(self.r).enumerate() {
+            let determinant = ww * pp - wp * wp;
+            scale_left += if *ww > 0.0 { dd - dw * dw / ww } else { *dd };
+            if determinant <= NOTHING * ww * pp || *ww <= 0.0 {
+                left += if *ww > 0.0 { dd - dw * dw / ww } else { *dd };
+                continue;
+            }
+            let s = (dw * pp - dp * wp) / determinant;
+            let t = (dp * ww - dw * wp) / determinant;
+            left += dd - s * dw - t * dp;
+            let weight = 1.0 + s;
+            scaled[at] = weight * r;
+            top -= t * weight * r;
+            bottom += weight * weight * r * r;
+        }
+        (Model::of(ScaleModel::Rows, (top, bottom), left, scale_left), scaled)
+    }
+
+    /// One factor per column: x ≈ κ w - μ r for each column.
+    fn factor_per_column(&self, oriented: &Oriented<'_>, moments: &Moments) -> Option<Model> {
         let other = oriented.side(moments, false);
-        let (mut column_left, mut column_scale_left, mut top, mut bottom) = (0.0, 0.0, 0.0, 0.0);
-        for (((ww, dw), dd), (p, q)) in other.ww().zip(other.dw()).zip(other.dd()).zip(p.iter().zip(q)) {
+        let (mut left, mut scale_left, mut top, mut bottom) = (0.0, 0.0, 0.0, 0.0);
+        let sums = other.ww().zip(other.dw()).zip(other.dd()).zip(self.p.iter().zip(self.q));
+        for (((ww, dw), dd), (p, q)) in sums {
             let determinant = ww - p * p;
-            column_scale_left += if ww > 0.0 { dd - dw * dw / ww } else { dd };
-            if determinant <= 1e-9 * ww || ww <= 0.0 {
-                column_left += if ww > 0.0 { dd - dw * dw / ww } else { dd };
+            scale_left += if ww > 0.0 { dd - dw * dw / ww } else { dd };
+            if determinant <= NOTHING * ww || ww <= 0.0 {
+                left += if ww > 0.0 { dd - dw * dw / ww } else { dd };
                 continue;
             }
             let kappa = (dw - q * p) / determinant;
             let mu = (q * ww - dw * p) / determinant;
-            column_left += dd - kappa * dw - mu * q;
+            left += dd - kappa * dw - mu * q;
             let weight = (1.0 + kappa) * p;
             top -= mu * weight;
             bottom += weight * weight;
         }
-        if column_left.max(0.0) < SCALE_GAIN * best.2 && bottom > 0.0 {
-            best = (ScaleModel::Columns, top / bottom, column_left.max(0.0), column_scale_left.max(0.0));
-        }
+        Model::of(ScaleModel::Columns, (top, bottom), left, scale_left)
     }
+}
 
-    let (scale, strength, left, scale_left) = best;
-    let length = dot(&scaled, &scaled).sqrt();
-    let unscaled = (scale == ScaleModel::Rows && length > 0.0 && length.is_finite())
-        .then(|| scaled.iter().map(|value| value / length).collect());
-    // What is left along r: of the simple model, whose residual along r is q - αp + λp.
-    let along_left: f64 = p.iter().zip(q).map(|(p, q)| (q - alpha * p + lambda * p).powi(2)).sum();
-    let weighted: f64 = p.iter().zip(q).map(|(p, q)| (p * (q - alpha * p + lambda * p)).powi(2)).sum();
-    let fit = Fit {
-        strength,
-        stderr: weighted.sqrt() / pp,
-        consistency: along.consistency(),
-        explained: if scale_left > 0.0 { (1.0 - left / scale_left).clamp(0.0, 1.0) } else { 0.0 },
-        quietness: along_left / (matrix_left / d).max(f64::MIN_POSITIVE),
-        row_spread: if gauged_residual.is_none() { row_spread(r, &rows, pp, p.len()) } else { 0.0 },
-        own_component: own_component(r, &rows),
-        scale,
-    };
-    (fit, unscaled)
+impl Model {
+    /// λ as a quotient of sums; `None` where nothing was summed.
+    fn of(scale: ScaleModel, (top, bottom): (f64, f64), left: f64, scale_left: f64) -> Option<Self> {
+        let (left, scale_left) = (left.max(0.0), scale_left.max(0.0));
+        (bottom > 0.0).then(|| Self { scale, alpha: 0.0, strength: top / bottom, left, scale_left })
+    }
 }
 
 /// Standard deviation of the rows' factors s in Δ_i = s w_i - t p + other, about their median, less the part that chance leaves where the

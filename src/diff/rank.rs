@@ -3,7 +3,8 @@
 
 use super::operator::{Operator, Want};
 use super::projection::{Oriented, SKETCH, top_vectors};
-use super::{Measured, spectrum};
+use super::measured::PairMeasurement;
+use super::spectrum;
 use crate::arch::Axis;
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
@@ -16,7 +17,7 @@ const ROOM: usize = 384;
 const SAMPLE: usize = 6;
 
 /// Replaces the singular values of up to [`SAMPLE`] matrices, the smallest that ran out, by longer lists.
-pub fn widen(base: &Checkpoint, candidate: &Checkpoint, pairs: &mut [Measured<'_>]) -> Result<()> {
+pub fn widen(base: &Checkpoint, candidate: &Checkpoint, pairs: &mut [PairMeasurement<'_>]) -> Result<()> {
     let mut short: Vec<(std::cmp::Reverse<usize>, usize, usize)> = pairs
         .iter()
         .enumerate()

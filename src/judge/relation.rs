@@ -240,7 +240,7 @@ fn from_weights_themselves(changed: &[&TensorMeasurement]) -> bool {
         || most(&|tensor| tensor.zeroed_fraction > 0.0 && tensor.zeroed_fraction >= 0.99 * tensor.changed_fraction)
         || most(&|tensor| {
             tensor.projection.as_ref().is_some_and(|projection| {
-                projection.own_component >= crate::diff::summary::OWN_COMPONENT
+                projection.own_component >= crate::diff::OWN_COMPONENT
                     && projection.consistency > 0.9
                     && !projection.fits
             })

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use crate::arch::Kind;
-use crate::diff::summary;
+use crate::diff;
 use crate::examination::{Finding, Orthogonalization, Relation, Strength, Verdict};
 use crate::ids::Digest;
 use crate::judge::recipe;
@@ -245,7 +245,7 @@ fn strength_of(tensor: &TensorMeasurement, global: bool) -> (f64, f64) {
         (Some(projection), _) if projection.fits || projection.alone => (projection.strength, projection.stderr),
         (Some(projection), _) => {
             let shared = projection.shared_strength.filter(|_| global);
-            (shared.unwrap_or(0.0), projection.stderr.max(summary::detection_limit(tensor) / 3.0))
+            (shared.unwrap_or(0.0), projection.stderr.max(diff::detection_limit(tensor) / 3.0))
         }
     }
 }

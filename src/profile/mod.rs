@@ -128,6 +128,41 @@ pub struct TensorMeasurement {
     pub projection: Option<Projection>,
 }
 
+impl TensorMeasurement {
+    /// The row of a pair in which nothing changed, or nothing that has a size; shape and dtypes are still to be told.
+    pub fn same(name: String, role: Role, sameness: Sameness) -> Self {
+        Self {
+            name,
+            role,
+            shape: [0; 2],
+            base_dtype: String::new(),
+            candidate_dtype: String::new(),
+            sameness,
+            changed_fraction: 0.0,
+            zeroed_fraction: 0.0,
+            not_finite: [0; 2],
+            relative_norm: 0.0,
+            max_abs: 0.0,
+            cosine: 1.0,
+            scale: 0.0,
+            scale_explained: [0.0; 3],
+            norm_drift: [0.0; 2],
+            changed_rows: 0.0,
+            rounding: 0.0,
+            kurtosis: 0.0,
+            spectrum: Vec::new(),
+            effective_rank: 0.0,
+            above_noise: 0,
+            values_known: 0,
+            low_rank_share: 0.0,
+            cliff: 0.0,
+            last_share: 0.0,
+            noise: 0.0,
+            projection: None,
+        }
+    }
+}
+
 /// Everything measured of one pair of checkpoints.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Profile {

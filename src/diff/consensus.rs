@@ -1,0 +1,134 @@
+//! What the layers agree on, in one system of coordinates.
+
+use std::collections::BTreeMap;
+
+use faer::Mat;
+
+use super::measured::{Fitted, Measurements, PairMeasurement};
+use super::spectrum;
+use super::fits::{AGREEMENT, CONSISTENCY_SURE};
+use crate::arch::Kind;
+use crate::tensor::numbers::cosine;
+
+/// What the layers agree on: the edit as an operator on the shared directions, averaged over layers.
+pub(super) struct Consensus {
+    /// Sum over writers of A in the shared basis, per layer, and the number of writers.
+    pub(super) layers: BTreeMap<u32, (Mat<f64>, f64)>,
+    pub(super) shared: Mat<f64>,
+}
+
+impl Consensus {
+    pub(super) fn new(pairs: &[PairMeasurement<'_>], coordinates: usize, shared: &Mat<f64>) -> Self {
+        let mut layers: BTreeMap<u32, (Mat<f64>, f64)> = BTreeMap::new();
+        let width = shared.ncols();
+        for pair in pairs {
+            let (Kind::Writer, Some(layer), Some(side)) =
+                (pair.pair.role.kind, pair.pair.role.layer, fitted(pair, coordinates))
+            else {
+                continue;
+            };
+            if side.shared.ncols() != width || width == 0 {
+                continue;
+            }
+            let inside = side.shared.transpose() * &side.regression.operator * &side.shared;
+            let entry = layers.entry(layer).or_insert_with(|| (Mat::zeros(width, width), 0.0));
+            entry.0 += inside;
+            entry.1 += 1.0;
+        }
+        Self { layers, shared: shared.clone() }
+    }
+
+    /// Eigenvalues and vectors of the average over all layers but one.
+    pub(super) fn without(&self, layer: Option<u32>) -> (Vec<f64>, Mat<f64>) {
+        let width = self.shared.ncols();
+        let (mut total, mut count) = (Mat::<f64>::zeros(width, width), 0.0);
+        for (other, (operator, weight)) in &self.layers {
+            if Some(*other) != layer {
+                total += operator;
+                count += weight;
+            }
+        }
+        if count > 0.0 {
+            total *= faer::Scale(1.0 / count);
+        }
+        spectrum::symmetric_eigen(total.as_ref())
+    }
+
+    /// The direction (in the shared basis) that the other layers lost most of; `None` when no other layer changed.
+    pub(super) fn direction_without(&self, layer: Option<u32>) -> Option<Vec<f64>> {
+        let has_others = self.layers.keys().any(|other| Some(*other) != layer);
+        let (values, vectors) = self.without(layer);
+        (has_others && values.first().is_some_and(|value| *value < 0.0))
+            .then(|| vectors.col(0).iter().copied().collect())
+    }
+
+    /// How much of a direction lies in what the other layers lost: the length of its projection on the directions whose
+    /// eigenvalue is at least half the lowest one. `None` when no other layer changed.
+    pub(super) fn agreement_without(&self, layer: Option<u32>, direction: &[f64]) -> Option<f64> {
+        if !self.layers.keys().any(|other| Some(*other) != layer) || self.shared.nrows() != direction.len() {
+            return None;
+        }
+        let (values, vectors) = self.without(layer);
+        let lowest = values.first().copied().filter(|lowest| *lowest < 0.0)?;
+        let mut inside = 0.0;
+        for (index, _) in values.iter().enumerate().take_while(|(_, value)| **value <= 0.5 * lowest) {
+            let e: Vec<f64> = vectors.col(index).iter().copied().collect();
+            inside += cosine(direction, &self.lift(&e)).powi(2);
+        }
+        Some(inside.sqrt().min(1.0))
+    }
+
+    /// A direction of the shared basis in the residual stream.
+    pub(super) fn lift(&self, e: &[f64]) -> Vec<f64> {
+        let mut out = vec![0.0; self.shared.nrows()];
+        for (column, weight) in self.shared.col_iter().zip(e) {
+            out.iter_mut().zip(column.iter()).for_each(|(out, value)| *out += weight * value);
+        }
+        out
+    }
+}
+
+/// Along which direction the strength of each writer is asked for.
+pub struct Directions {
+    /// For each pair: unit, d numbers; `None` where none was removed.
+    pub along: Vec<Option<Vec<f64>>>,
+    /// Whether they are directions of rows divided by their norms.
+    pub row_normalised: bool,
+}
+
+/// The direction that the other layers lost, or a writer's own where it lost one of its own.
+pub fn directions(measured: &Measurements<'_>) -> Directions {
+    let coordinates = choose_coordinates(&measured.pairs);
+    let consensus = Consensus::new(&measured.pairs, coordinates, &measured.shared[coordinates]);
+    let along = measured.pairs.iter().map(|measured| {
+        let side = fitted(measured, coordinates).filter(|_| measured.pair.role.kind == Kind::Writer)?;
+        let shared = consensus.direction_without(measured.pair.role.layer).map(|e| consensus.lift(&e));
+        let own = side.fit.consistency.abs() >= CONSISTENCY_SURE;
+        shared.filter(|shared| !own || cosine(shared, &side.direction).abs() >= AGREEMENT).or_else(|| {
+            // Without others to ask, only its own is left.
+            Some(side.direction.clone())
+        })
+    });
+    Directions { along: along.collect(), row_normalised: coordinates == 1 }
+}
+
+/// The fit that counts for a pair: writers in the coordinates that won, everything else as it is.
+pub(super) fn fitted<'m>(pair: &'m PairMeasurement<'_>, coordinates: usize) -> Option<&'m Fitted> {
+    let projected = pair.projected.as_ref()?;
+    let index = if pair.pair.role.kind == Kind::Writer { coordinates } else { 0 };
+    projected.sides[index].as_ref()
+}
+
+/// 0 for raw rows, 1 for normalised rows: whichever explains more of the writers' changes. Raw wins ties, since rows of
+/// equal norm fit both.
+pub(super) fn choose_coordinates(pairs: &[PairMeasurement<'_>]) -> usize {
+    let score = |index: usize| -> f64 {
+        pairs
+            .iter()
+            .filter(|pair| pair.pair.role.kind == Kind::Writer)
+            .filter_map(|pair| pair.projected.as_ref()?.sides[index].as_ref())
+            .map(|side| side.fit.consistency.abs().powi(8) * side.fit.explained)
+            .sum()
+    };
+    usize::from(score(1) > 1.02 * score(0))
+}
