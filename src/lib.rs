@@ -53,10 +53,10 @@ pub mod examination;
 pub mod signature;
 /// From measurements to words, once: relation, verdict, recipe, findings, and what keeps a verdict from being clear.
 pub mod judge;
-/// What publishers say of a model's origin, and whether the weights bear it out.
-pub mod claim;
 /// Protocols of model hubs, and a client that is polite to them.
 pub mod hub;
+/// What publishers say of a model's origin, and whether the weights bear it out.
+pub mod claim;
 /// The SQLite index of all examinations.
 pub mod index;
 /// The map: the way of one candidate, from a folder or a hub alike.

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use faer::Mat;
 
-use super::measured::{Fitted, Measurements, PairMeasurement};
+use super::measured::{Fitted, PairMeasurement};
 use super::spectrum;
-use super::fits::{AGREEMENT, CONSISTENCY_SURE};
 use crate::arch::Kind;
 use crate::tensor::numbers::cosine;
 
@@ -86,30 +85,6 @@ impl Consensus {
         }
         out
     }
-}
-
-/// Along which direction the strength of each writer is asked for.
-pub struct Directions {
-    /// For each pair: unit, d numbers; `None` where none was removed.
-    pub along: Vec<Option<Vec<f64>>>,
-    /// Whether they are directions of rows divided by their norms.
-    pub row_normalised: bool,
-}
-
-/// The direction that the other layers lost, or a writer's own where it lost one of its own.
-pub fn directions(measured: &Measurements<'_>) -> Directions {
-    let coordinates = choose_coordinates(&measured.pairs);
-    let consensus = Consensus::new(&measured.pairs, coordinates, &measured.shared[coordinates]);
-    let along = measured.pairs.iter().map(|measured| {
-        let side = fitted(measured, coordinates).filter(|_| measured.pair.role.kind == Kind::Writer)?;
-        let shared = consensus.direction_without(measured.pair.role.layer).map(|e| consensus.lift(&e));
-        let own = side.fit.consistency.abs() >= CONSISTENCY_SURE;
-        shared.filter(|shared| !own || cosine(shared, &side.direction).abs() >= AGREEMENT).or_else(|| {
-            // Without others to ask, only its own is left.
-            Some(side.direction.clone())
-        })
-    });
-    Directions { along: along.collect(), row_normalised: coordinates == 1 }
 }
 
 /// The fit that counts for a pair: writers in the coordinates that won, everything else as it is.

@@ -8,8 +8,36 @@
 use faer::linalg::solvers::SolveCore as _;
 use faer::{Mat, MatRef, Side};
 
-use super::projection::Along;
 use super::spectrum;
+
+/// Base and change along one direction r: |p|², |q|², ⟨p,q⟩ with p = Wᵀr and q = Δᵀr.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Along {
+    /// |Wᵀr|².
+    pub pp: f64,
+    /// |Δᵀr|².
+    pub qq: f64,
+    /// ⟨Wᵀr, Δᵀr⟩.
+    pub pq: f64,
+}
+
+impl Along {
+    /// Projection consistency c: 1 for a removal, -1 for an amplification, about 0 for an arbitrary change.
+    pub fn consistency(&self) -> f64 {
+        let scale = (self.pp * self.qq).sqrt();
+        if scale > 0.0 { (-self.pq / scale).clamp(-1.0, 1.0) } else { 0.0 }
+    }
+
+    /// λ̂ without any scale beside it.
+    pub fn strength(&self) -> f64 {
+        if self.pp > 0.0 { -self.pq / self.pp } else { 0.0 }
+    }
+
+    /// The part of ‖Δ‖² that -λ̂ r pᵀ accounts for.
+    pub fn caught(&self) -> f64 {
+        if self.pp > 0.0 { self.pq * self.pq / self.pp } else { 0.0 }
+    }
+}
 
 /// Strengths tried, a factor of 3 apart; the best one is then refined.
 const STRENGTHS: [f64; 9] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 9.0];

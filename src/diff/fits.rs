@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::change::{self, Spectrum};
-use super::consensus::Consensus;
+use super::consensus::{Consensus, choose_coordinates, fitted};
 use super::measured::{Change, Fitted, Measurements, PairMeasurement};
-use super::projection::Along;
+use super::consistency::Along;
 use crate::arch::Kind;
 use crate::profile::{Projection, Sameness, TensorMeasurement};
 use crate::tensor::numbers::{cosine, median};
@@ -300,4 +300,28 @@ pub(super) fn spread(tensors: &mut [TensorMeasurement]) {
 
 pub(super) fn layers_of<'m>(tensors: impl Iterator<Item = &'m TensorMeasurement>) -> f64 {
     tensors.filter_map(|tensor| tensor.role.layer).collect::<BTreeSet<u32>>().len() as f64
+}
+
+/// Along which direction the strength of each writer is asked for.
+pub struct Directions {
+    /// For each pair: unit, d numbers; `None` where none was removed.
+    pub along: Vec<Option<Vec<f64>>>,
+    /// Whether they are directions of rows divided by their norms.
+    pub row_normalised: bool,
+}
+
+/// The direction that the other layers lost, or a writer's own where it lost one of its own.
+pub fn directions(measured: &Measurements<'_>) -> Directions {
+    let coordinates = choose_coordinates(&measured.pairs);
+    let consensus = Consensus::new(&measured.pairs, coordinates, &measured.shared[coordinates]);
+    let along = measured.pairs.iter().map(|measured| {
+        let side = fitted(measured, coordinates).filter(|_| measured.pair.role.kind == Kind::Writer)?;
+        let shared = consensus.direction_without(measured.pair.role.layer).map(|e| consensus.lift(&e));
+        let own = side.fit.consistency.abs() >= CONSISTENCY_SURE;
+        shared.filter(|shared| !own || cosine(shared, &side.direction).abs() >= AGREEMENT).or_else(|| {
+            // Without others to ask, only its own is left.
+            Some(side.direction.clone())
+        })
+    });
+    Directions { along: along.collect(), row_normalised: coordinates == 1 }
 }

@@ -20,9 +20,9 @@ use rayon::prelude::*;
 
 use super::consistency::{self, Grams};
 use super::operator::{Gauge, Operator, Want};
-use super::projection::Oriented;
-use super::consensus;
-use super::measured::{Measurements, PairMeasurement};
+use super::oriented::Oriented;
+use super::fits;
+use super::measured::{Measurements, PairMeasurement, StrengthByBounds};
 use crate::arch::{Axis, Kind};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
@@ -71,28 +71,19 @@ const OUTSIDE: f64 = 0.025;
 const MOVED: usize = 6;
 const MOVED_FACTOR: f64 = 5.0;
 
-/// λ by bounds.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Strength {
-    /// λ̂; `None` where the untouched base lies between the bounds as well, so that they do not say which it is.
-    pub lambda: Option<f64>,
-    /// Half of the range over which the squared distance stays within twice its least: no λ̂ is surer than that.
-    pub stderr: f64,
-}
-
 /// Looks at every changed writer whose candidate stands on levels, along the direction that the other layers lost.
 pub fn refine(base: &Checkpoint, candidate: &Checkpoint, measured: &mut Measurements<'_>) -> Result<()> {
     // Where nothing measures as a removal there is no strength to know better.
     let hinted = |pair: &PairMeasurement<'_>| {
         let sides = pair.projected.iter().flat_map(|projected| projected.sides.iter().flatten());
         pair.pair.role.kind == Kind::Writer
-            && sides.map(|side| side.fit.consistency).fold(0.0, f64::max) >= super::fits::CONSISTENCY_HINT
+            && sides.map(|side| side.fit.consistency).fold(0.0, f64::max) >= fits::CONSISTENCY_HINT
     };
     if !measured.pairs.iter().any(hinted) {
         return Ok(());
     }
-    let directions = consensus::directions(measured);
-    let found: Vec<Option<Strength>> = measured
+    let directions = fits::directions(measured);
+    let found: Vec<Option<StrengthByBounds>> = measured
         .pairs
         .par_iter()
         .zip(&directions.along)
@@ -113,7 +104,7 @@ fn strength(
     candidate: &Checkpoint,
     direction: &[f64],
     row_normalised: bool,
-) -> Result<Option<Strength>> {
+) -> Result<Option<StrengthByBounds>> {
     let pair = measured.pair;
     let Some(residual) = pair.role.residual.filter(|_| pair.role.kind == Kind::Writer) else { return Ok(None) };
     let operator = Operator::new(pair, base, candidate)?;
@@ -529,7 +520,7 @@ fn misfit(cells: &[Cell], lambda: f64) -> Misfit {
 }
 
 /// The strength with the least misfit, if it explains what the untouched base does not; `None` where bounds tell nothing.
-fn solve(cells: &[Cell]) -> Option<Strength> {
+fn solve(cells: &[Cell]) -> Option<StrengthByBounds> {
     let [mut low, mut high] = RANGE;
     for _ in 0..22 {
         let middle = 0.5 * (low + high);
@@ -565,7 +556,7 @@ fn solve(cells: &[Cell]) -> Option<Strength> {
         }
         beyond
     };
-    Some(Strength { lambda: explains.then_some(lambda), stderr: 0.25 * (reach(1.0) + reach(-1.0)) })
+    Some(StrengthByBounds { lambda: explains.then_some(lambda), stderr: 0.25 * (reach(1.0) + reach(-1.0)) })
 }
 
 #[cfg(test)]

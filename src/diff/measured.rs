@@ -2,9 +2,9 @@
 
 use faer::Mat;
 
-use super::grid;
 use super::kernel;
-use super::projection::{Along, Fit, Regression};
+use super::consistency::Along;
+use super::projection::{Fit, Regression};
 use crate::pair::{Pair, Unpaired};
 use crate::profile::Sameness;
 
@@ -68,7 +68,7 @@ pub struct PairMeasurement<'a> {
     /// The projection; `None` when nothing changed or the pair does not face the residual stream.
     pub projected: Option<Projected>,
     /// λ by the bounds of a quantiser's levels, for writers where they tell more than regression does.
-    pub through_grid: Option<grid::Strength>,
+    pub through_grid: Option<StrengthByBounds>,
 }
 
 /// The numbers of one changed pair that do not depend on other pairs.
@@ -119,4 +119,13 @@ pub struct Measurements<'a> {
     pub added_biases: Vec<Vec<f64>>,
     /// Bytes of weights looked at, both sides.
     pub bytes_read: u64,
+}
+
+/// λ by bounds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StrengthByBounds {
+    /// λ̂; `None` where the untouched base lies between the bounds as well, so that they do not say which it is.
+    pub lambda: Option<f64>,
+    /// Half of the range over which the squared distance stays within twice its least: no λ̂ is surer than that.
+    pub stderr: f64,
 }

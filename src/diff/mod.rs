@@ -21,6 +21,7 @@ mod limit;
 pub mod measured;
 pub mod operator;
 pub mod order;
+pub mod oriented;
 mod pool;
 mod project;
 pub mod projection;

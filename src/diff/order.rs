@@ -9,7 +9,7 @@
 
 use super::kernel::Sums;
 use super::operator::{Moments, Operator, Want};
-use super::projection::Oriented;
+use super::oriented::Oriented;
 use super::spectrum;
 use crate::arch::Axis;
 use crate::error::Result;

@@ -10,7 +10,8 @@
 
 use faer::{Mat, MatRef};
 
-use super::consistency::{self, Grams};
+use super::consistency::{self, Along, Grams};
+use super::oriented::Oriented;
 use super::operator::{Gauge, Moments, Operator, Product, Want};
 use super::spectrum::{self, Svd};
 use crate::arch::Axis;
@@ -21,98 +22,6 @@ use crate::tensor::numbers::{dot, median};
 pub const SKETCH: usize = 12;
 /// The same for a writer: as many loud directions as anyone is expected to lay over a removal, and room beside them.
 pub const SKETCH_WRITER: usize = 24;
-
-/// A pair seen from the residual stream: d × n with the residual stream first, whatever the stored orientation.
-pub struct Oriented<'a> {
-    /// The pair as stored.
-    pub operator: Operator<'a>,
-    /// Which stored axis is the residual stream.
-    pub residual: Axis,
-}
-
-impl Oriented<'_> {
-    /// Width of the residual stream.
-    pub fn width(&self) -> usize {
-        match self.residual {
-            Axis::Rows => self.operator.rows,
-            Axis::Columns => self.operator.columns,
-        }
-    }
-
-    /// The other width.
-    pub fn other(&self) -> usize {
-        match self.residual {
-            Axis::Rows => self.operator.columns,
-            Axis::Columns => self.operator.rows,
-        }
-    }
-
-    /// Mᵀ Q for directions Q (d × k): n × k.
-    pub fn to_other(&self, directions: MatRef<'_, f64>, want: Want) -> Result<Product> {
-        let directions = spectrum::narrow(directions);
-        match self.residual {
-            Axis::Rows => self.operator.transposed_times(&directions, want),
-            Axis::Columns => self.operator.times(&directions, want),
-        }
-    }
-
-    /// M V for V (n × k): d × k.
-    pub fn to_residual(&self, vectors: MatRef<'_, f64>, want: Want) -> Result<Product> {
-        let vectors = spectrum::narrow(vectors);
-        match self.residual {
-            Axis::Rows => self.operator.times(&vectors, want),
-            Axis::Columns => self.operator.transposed_times(&vectors, want),
-        }
-    }
-
-    /// Whether a scale was divided out along the residual stream (true) or the other side (false), and its factors.
-    fn gauge_factors(&self) -> (Option<bool>, &[f32]) {
-        match &self.operator.gauge {
-            Gauge::None => (None, &[]),
-            Gauge::Rows(factors) => (Some(self.residual == Axis::Rows), factors),
-            Gauge::Columns(factors) => (Some(self.residual == Axis::Columns), factors),
-        }
-    }
-
-    /// Per residual coordinate (first) or per other coordinate (second): Σw², Σ Δw, ΣΔ².
-    fn side<'m>(&self, moments: &'m Moments, residual: bool) -> Side<'m> {
-        if (self.residual == Axis::Rows) == residual { Side::Rows(moments) } else { Side::Columns(moments) }
-    }
-
-    /// Norms of W's rows, residual stream first; a zero row counts as norm 1, so that dividing by it changes nothing.
-    pub fn row_norms(&self, moments: &Moments) -> Vec<f64> {
-        self.side(moments, true).ww().map(|ww| if ww > 0.0 { ww.sqrt() } else { 1.0 }).collect()
-    }
-}
-
-/// Sums along one axis of a pair.
-enum Side<'m> {
-    Rows(&'m Moments),
-    Columns(&'m Moments),
-}
-
-impl Side<'_> {
-    fn ww(&self) -> Box<dyn Iterator<Item = f64> + '_> {
-        match self {
-            Self::Rows(moments) => Box::new(moments.rows.iter().map(|sums| sums.ww)),
-            Self::Columns(moments) => Box::new(moments.columns.ww.iter().copied()),
-        }
-    }
-
-    fn dd(&self) -> Box<dyn Iterator<Item = f64> + '_> {
-        match self {
-            Self::Rows(moments) => Box::new(moments.rows.iter().map(|sums| sums.dd)),
-            Self::Columns(moments) => Box::new(moments.columns.dd.iter().copied()),
-        }
-    }
-
-    fn dw(&self) -> Box<dyn Iterator<Item = f64> + '_> {
-        match self {
-            Self::Rows(moments) => Box::new(moments.rows.iter().map(|sums| sums.dw)),
-            Self::Columns(moments) => Box::new(moments.columns.dw.iter().copied()),
-        }
-    }
-}
 
 /// The change's own top directions.
 pub struct TopVectors {
@@ -216,35 +125,6 @@ fn facing_residual(oriented: &Oriented<'_>, start: &Mat<f32>) -> Result<Mat<f64>
 pub fn mask_rows(matrix: &mut Mat<f64>, kept: &[bool]) {
     for column in matrix.col_iter_mut() {
         column.iter_mut().zip(kept).filter(|(_, kept)| !**kept).for_each(|(value, _)| *value = 0.0);
-    }
-}
-
-/// Base and change along one direction r: |p|², |q|², ⟨p,q⟩ with p = Wᵀr and q = Δᵀr.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Along {
-    /// |Wᵀr|².
-    pub pp: f64,
-    /// |Δᵀr|².
-    pub qq: f64,
-    /// ⟨Wᵀr, Δᵀr⟩.
-    pub pq: f64,
-}
-
-impl Along {
-    /// Projection consistency c: 1 for a removal, -1 for an amplification, about 0 for an arbitrary change.
-    pub fn consistency(&self) -> f64 {
-        let scale = (self.pp * self.qq).sqrt();
-        if scale > 0.0 { (-self.pq / scale).clamp(-1.0, 1.0) } else { 0.0 }
-    }
-
-    /// λ̂ without any scale beside it.
-    pub fn strength(&self) -> f64 {
-        if self.pp > 0.0 { -self.pq / self.pp } else { 0.0 }
-    }
-
-    /// The part of ‖Δ‖² that -λ̂ r pᵀ accounts for.
-    pub fn caught(&self) -> f64 {
-        if self.pp > 0.0 { self.pq * self.pq / self.pp } else { 0.0 }
     }
 }
 

@@ -2,7 +2,8 @@
 //! matrices. A merged LoRA has the same rank in every matrix it touches, so a few tell.
 
 use super::operator::{Operator, Want};
-use super::projection::{Oriented, SKETCH, top_vectors};
+use super::oriented::Oriented;
+use super::projection::{SKETCH, top_vectors};
 use super::measured::PairMeasurement;
 use super::spectrum;
 use crate::arch::Axis;

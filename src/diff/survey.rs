@@ -4,7 +4,8 @@ use faer::Mat;
 
 use super::operator::{Gauge, Moments, Operator, Want};
 use super::order::{self, Aside};
-use super::projection::{self, Oriented, SKETCH, SKETCH_WRITER, TopVectors};
+use super::oriented::Oriented;
+use super::projection::{self, SKETCH, SKETCH_WRITER, TopVectors};
 use super::requantize::Scheme;
 use super::spectrum;
 use crate::arch::{Axis, Kind};

@@ -8,6 +8,12 @@ use super::{BlockMeasurement, Decision, Evidence, Screened};
 use crate::diff::spectrum;
 use crate::tensor::numbers::{cosine, median};
 
+/// Share of c, along a singular component of W itself, from which the change is as well explained by dropping that.
+pub(super) const OWN_COMPONENT: f64 = 0.985;
+
+/// Right vectors of one block that are removals by themselves, from which its rank was reduced rather than directions removed.
+pub(super) const REDUCED: usize = 6;
+
 /// Held-out c, and |cosine| with the second nearest other writer's direction, from which a writer fits a removed direction.
 pub(super) const FITS: Evidence = Evidence { consistency: 0.55, agreement: 0.7, own: 0.8 };
 
@@ -38,9 +44,6 @@ pub(super) const PLANTED: i32 = 23;
 
 /// A limit above this is none.
 pub(super) const UNTESTABLE: f64 = 9.0;
-
-/// Rows from which columns are judged by what they show: the length of a column over fewer says little.
-pub(super) const ENOUGH_ROWS: usize = 16;
 
 /// |cosine| of each direction with the second nearest other one; 0 where there are not as many.
 pub(super) fn agreements(directions: &[&[f64]]) -> Vec<f64> {

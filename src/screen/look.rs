@@ -3,13 +3,15 @@
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
 
-use super::judge::ENOUGH_ROWS;
 use super::{Block, BlockMeasurement, Evidence, ReadRows};
 use crate::diff::order::{self, Uniform};
 use crate::diff::spectrum;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 use crate::tensor::numbers::dot;
+
+/// Rows from which columns are judged by what they show: the length of a column over fewer says little.
+pub(super) const ENOUGH_ROWS: usize = 16;
 
 /// Elements decoded at a time in a pass over a writer: 4 MB.
 pub(super) const STRIP: usize = 16 * limits::TILE_ELEMENTS;
@@ -18,14 +20,8 @@ pub(super) const STRIP: usize = 16 * limits::TILE_ELEMENTS;
 /// in no pool, and a merged LoRA of rank 8 may be louder.
 pub(super) const OWN: usize = 12;
 
-/// Right vectors of one block that are removals by themselves, from which its rank was reduced rather than directions removed.
-pub(super) const REDUCED: usize = 6;
-
 /// Share of a right vector inside the row space of W from which it may come from a removal: it is 1 for one, d/n by chance.
 pub(super) const ROW_SPACE: f64 = 0.6;
-
-/// Share of c, along a singular component of W itself, from which the change is as well explained by dropping that.
-pub(super) const OWN_COMPONENT: f64 = 0.985;
 
 /// Steps of the power iteration from a direction to the component that it leans on.
 pub(super) const OWN_STEPS: usize = 4;

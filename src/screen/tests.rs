@@ -1,5 +1,6 @@
 //! The screen on generated writers: every kind of removal is seen, nothing honest is.
 
+use super::judge::*;
 use super::*;
 
 /// A writer with a falling spectrum and a few loud channels, as trained ones have.
