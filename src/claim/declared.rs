@@ -161,3 +161,22 @@ fn heading(readme: &str) -> Option<String> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_every_hubs_pages_are_names() {
+        for (entry, pages) in with_pages() {
+            let hosts = pages.hosts.iter().map(|host| format!("https://{host}/{}org/base/", pages.above));
+            for text in hosts.chain([format!("{}:org/base", entry.prefix)]) {
+                assert_eq!(model_name(&text).as_deref(), Some("org/base"), "{text}");
+            }
+        }
+        for text in ["https://example.com/org/base", "../org/base", "https://huggingface.co/datasets/org/base", "base"]
+        {
+            assert_eq!(model_name(text), None, "{text}");
+        }
+    }
+}

@@ -376,7 +376,8 @@ mod tests {
         let environment = Environment::empty();
         for entry in HUBS {
             assert_eq!((entry.open)(&environment).unwrap().prefix(), entry.prefix);
-            assert_eq!((entry.token_from)(&environment), None, "{}", entry.prefix);
+            let without = environment.clone().with("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1");
+            assert_eq!((entry.token_from)(&without), None, "{}", entry.prefix);
         }
         assert_eq!(named("nowhere", &environment).err().unwrap().kind, ErrorKind::Usage);
     }

@@ -497,7 +497,7 @@ fn addresses_of_a_hubs_pages_stand_for_its_repositories() {
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(status == 0 && text.contains("by the rate of the controls"), "{text}");
     let (status, _, errors) = run(&["scan", "https://example.com/someone/edited"]);
-    assert!(status == 64 && errors.contains("hf:org/name"), "{errors}");
+    assert!(status == 64 && errors.contains("hf:owner/name"), "{errors}");
 }
 
 #[test]
