@@ -152,9 +152,9 @@ mod tests {
     /// The files of what reports, in `src`.
     const READERS: &[(&str, &[&str])] = &[
         ("adapter", &["checkpoint/adapter", "overlay"]),
-        ("folder", &["checkpoint/mod.rs", "checkpoint/collect.rs", "checkpoint/misnamed.rs", "forms.rs"]),
+        ("folder", &["checkpoint/mod.rs", "checkpoint/collect.rs", "checkpoint/misnamed.rs", "examine/folder.rs"]),
         ("gguf", &["checkpoint/gguf"]),
-        ("hub", &["sweep/examine.rs"]),
+        ("hub", &["examine/depths.rs"]),
         ("index", &["index/bounded.rs"]),
         ("pytorch", &["checkpoint/pickle"]),
         ("quantized", &["checkpoint/quantized"]),

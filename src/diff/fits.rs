@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::change::{self, Spectrum};
 use super::consensus::{Consensus, choose_coordinates, fitted};
-use super::measured::{Change, Fitted, Measurements, PairMeasurement};
 use super::consistency::Along;
+use super::measured::{Change, Fitted, Measurements, PairMeasurement};
 use crate::arch::Kind;
 use crate::profile::{Projection, Sameness, TensorMeasurement};
 use crate::tensor::numbers::{cosine, median};

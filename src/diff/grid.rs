@@ -19,10 +19,10 @@ use faer::Mat;
 use rayon::prelude::*;
 
 use super::consistency::{self, Grams};
-use super::operator::{Gauge, Operator, Want};
-use super::oriented::Oriented;
 use super::fits;
 use super::measured::{Measurements, PairMeasurement, StrengthByBounds};
+use super::operator::{Gauge, Operator, Want};
+use super::oriented::Oriented;
 use crate::arch::{Axis, Kind};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;

@@ -2,7 +2,6 @@
 
 use super::fits::CONSISTENCY;
 use super::spectrum;
-use crate::arch::Axis;
 use crate::profile::{Sameness, TensorMeasurement};
 
 /// A limit above this is no limit.

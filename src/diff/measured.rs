@@ -2,8 +2,8 @@
 
 use faer::Mat;
 
-use super::kernel;
 use super::consistency::Along;
+use super::kernel;
 use super::projection::{Fit, Regression};
 use crate::pair::{Pair, Unpaired};
 use crate::profile::Sameness;

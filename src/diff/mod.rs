@@ -10,7 +10,7 @@
 //! strength ([`grid`]). [`summary`] then says which pairs fit a removed direction, given what the other layers show, and names the numbers
 //! that signatures speak of.
 
-mod change;
+pub mod change;
 mod channel;
 pub mod consensus;
 pub mod consistency;
@@ -35,8 +35,8 @@ use std::sync::Once;
 
 use rayon::prelude::*;
 
-pub use self::limit::detection_limit;
 pub use self::fits::{AGREEMENT, CONSISTENCY, CONSISTENCY_ALONE, CONSISTENCY_HINT, OWN_COMPONENT, SIGMAS};
+pub use self::limit::detection_limit;
 use self::measured::{Measurements, PairMeasurement};
 use self::survey::Surveyed;
 use crate::checkpoint::Checkpoint;
@@ -77,7 +77,8 @@ pub fn measure<'a>(
         .pairs
         .par_iter()
         .map(|pair| {
-            let found = survey::survey(pair, base, candidate).unwrap_or_else(|error| Surveyed::NotExamined(error.one_line()));
+            let found =
+                survey::survey(pair, base, candidate).unwrap_or_else(|error| Surveyed::NotExamined(error.one_line()));
             let changed = matches!(found, Surveyed::Changed(_));
             advance(pair.base.elements() * if changed { 1 } else { 2 });
             found

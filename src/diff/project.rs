@@ -2,16 +2,16 @@
 
 use faer::Mat;
 
+use super::consistency::Along;
 use super::fits::{CONSISTENCY, OWN_COMPONENT};
 use super::measured::{Change, Fitted, PairMeasurement, Projected};
-use super::operator::{Gauge, Want};
-use super::pool::Shared;
-use super::consistency::Along;
+use super::operator::Want;
 use super::oriented::Oriented;
+use super::pool::Shared;
 use super::projection::{self, Fit, Regression};
 use super::survey::{Changed, Surveyed, Tops, side_of};
 use super::{grid, order, spectrum};
-use crate::arch::{Axis, Kind};
+use crate::arch::Kind;
 use crate::checkpoint::{Checkpoint, TensorEntry};
 use crate::error::Result;
 use crate::pair::{Pair, View};
@@ -78,15 +78,21 @@ pub(super) fn finish<'a>(
     let mut sized = change_of(&changed, pair, precision).map_err(|error| error.one_line())?;
     if pair.base.rows > 1 {
         // Where the base stands on a grid itself nothing was rounded to one.
-        let codes =
-            candidate.tensors.get(&pair.candidate.tensor).is_some_and(TensorEntry::is_quantized);
+        let codes = candidate.tensors.get(&pair.candidate.tensor).is_some_and(TensorEntry::is_quantized);
         let on = |view, checkpoint| -> Result<bool, String> {
             Ok(grid::levels(view, checkpoint).map_err(|error| error.one_line())? >= grid::LEVELS)
         };
         sized.quantized =
             if codes { dtypes[0] != dtypes[1] } else { on(&pair.candidate, candidate)? && !on(&pair.base, base)? };
     }
-    Ok(PairMeasurement { pair, dtypes, sameness: Sameness::Changed, moments: Some(sized), projected, through_grid: None })
+    Ok(PairMeasurement {
+        pair,
+        dtypes,
+        sameness: Sameness::Changed,
+        moments: Some(sized),
+        projected,
+        through_grid: None,
+    })
 }
 
 /// A direction chosen in one system of coordinates (0 raw, 1 rows divided by their norms), and the regression it was chosen from.
@@ -364,12 +370,7 @@ fn along_direction(oriented: &Oriented<'_>, r: &[f64], norms: Option<&[f64]>) ->
 
 /// For each direction r with p = Wᵀr: base and change along what of W p is not along r. W maps the span of its own components to
 /// itself, so where those were dropped W p is as lost as r; a removed direction takes r away and leaves the rest.
-fn lost_beside(
-    changed: &Changed<'_>,
-    regressions: &[Choice],
-    through: &[Vec<f64>],
-    alpha: f64,
-) -> Result<Vec<Along>> {
+fn lost_beside(changed: &Changed<'_>, regressions: &[Choice], through: &[Vec<f64>], alpha: f64) -> Result<Vec<Along>> {
     let norms = |index: usize| changed.norms.as_deref().filter(|_| index == 1);
     let scale = |norms: Option<&[f64]>, at: usize| norms.and_then(|norms| norms.get(at)).copied().unwrap_or(1.0);
     let probes: Vec<Vec<f64>> = regressions

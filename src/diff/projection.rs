@@ -11,8 +11,8 @@
 use faer::{Mat, MatRef};
 
 use super::consistency::{self, Along, Grams};
+use super::operator::{Moments, Want};
 use super::oriented::Oriented;
-use super::operator::{Gauge, Moments, Operator, Product, Want};
 use super::spectrum::{self, Svd};
 use crate::arch::Axis;
 use crate::error::Result;
@@ -103,7 +103,8 @@ pub fn top_vectors(
         }
         result = Some(vectors);
     }
-    let nothing = || spectrum::svd_of_product(Mat::zeros(oriented.width(), 0).as_ref(), Mat::zeros(oriented.other(), 0).as_ref());
+    let nothing =
+        || spectrum::svd_of_product(Mat::zeros(oriented.width(), 0).as_ref(), Mat::zeros(oriented.other(), 0).as_ref());
     let mut result = result.unwrap_or_else(|| TopVectors { raw: nothing(), normalised: None, kept: None });
     result.kept = without;
     Ok(result)

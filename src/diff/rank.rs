@@ -1,10 +1,10 @@
 //! How many directions a change has, where the short range finder of the survey ran out of them: a wide one on a few
 //! matrices. A merged LoRA has the same rank in every matrix it touches, so a few tell.
 
+use super::measured::PairMeasurement;
 use super::operator::{Operator, Want};
 use super::oriented::Oriented;
 use super::projection::{SKETCH, top_vectors};
-use super::measured::PairMeasurement;
 use super::spectrum;
 use crate::arch::Axis;
 use crate::checkpoint::Checkpoint;

@@ -252,12 +252,7 @@ fn readers(model: &mut Numbers, readers: &Fits<'_>) {
 }
 
 /// Whether the direction is one channel of the residual stream, and gone as pruning leaves it.
-fn channels(
-    model: &mut Numbers,
-    tensors: &[TensorMeasurement],
-    directions: &[Option<&Fitted>],
-    direction: &[f64],
-) {
+fn channels(model: &mut Numbers, tensors: &[TensorMeasurement], directions: &[Option<&Fitted>], direction: &[f64]) {
     let channel = is_channel(tensors, directions);
     let pruned = |kind: Kind| {
         let of: Vec<&TensorMeasurement> = tensors.iter().filter(|tensor| tensor.role.kind == kind).collect();

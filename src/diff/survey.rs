@@ -253,6 +253,17 @@ fn same<'a>(
     Ok(None)
 }
 
+/// Whether both sides hold floats of one dtype, no wider than binary32, and no codes: equal numbers are equal bits then,
+/// however the bytes lie.
+fn same_format(pair: &Pair, base: &Checkpoint, candidate: &Checkpoint) -> bool {
+    let format = |view: &View, checkpoint: &Checkpoint| {
+        let entry = checkpoint.tensors.get(&view.tensor).filter(|entry| !entry.is_quantized())?;
+        (entry.dtype.family == Family::Float && (1..=24).contains(&entry.dtype.precision)).then_some(entry.dtype)
+    };
+    let [base, candidate] = [format(&pair.base, base), format(&pair.candidate, candidate)];
+    base.is_some() && base == candidate && pair.base.shift == pair.candidate.shift
+}
+
 /// Whether most of a change is one direction, by its product with a sign matrix: the product's columns are then nearly
 /// parallel.
 fn is_low_rank(product: &Mat<f32>) -> bool {

@@ -2,20 +2,16 @@
 
 use faer::Mat;
 
-use super::pool::{Examined, Pool, Side};
-use super::look::Sight;
-use super::{BlockMeasurement, Decision, Evidence, Screened};
-use crate::diff::spectrum;
-use crate::tensor::numbers::{cosine, median};
+use super::look::{Change, Sight};
+use super::pool::{Examined, POOLED_SHARE, Pool, Side, chosen, shared};
+use super::{BlockMeasurement, Decision, Evidence, FITS, Screened, probe, through};
+use crate::tensor::numbers::{cosine, dot, median};
 
 /// Share of c, along a singular component of W itself, from which the change is as well explained by dropping that.
 pub(super) const OWN_COMPONENT: f64 = 0.985;
 
 /// Right vectors of one block that are removals by themselves, from which its rank was reduced rather than directions removed.
 pub(super) const REDUCED: usize = 6;
-
-/// Held-out c, and |cosine| with the second nearest other writer's direction, from which a writer fits a removed direction.
-pub(super) const FITS: Evidence = Evidence { consistency: 0.55, agreement: 0.7, own: 0.8 };
 
 /// Below these a writer is quiet. Between the two the rows do not decide.
 pub(super) const QUIET: Evidence = Evidence { consistency: 0.4, agreement: 0.6, own: 0.6 };

@@ -3,12 +3,12 @@
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
 
-use super::{Block, BlockMeasurement, Evidence, ReadRows};
+use super::{Block, BlockMeasurement, Evidence, FITS, Factor, ReadRows, column, probe, through};
 use crate::diff::order::{self, Uniform};
 use crate::diff::spectrum;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
-use crate::tensor::numbers::dot;
+use crate::tensor::numbers::{cosine, dot};
 
 /// Rows from which columns are judged by what they show: the length of a column over fewer says little.
 pub(super) const ENOUGH_ROWS: usize = 16;
@@ -25,16 +25,6 @@ pub(super) const ROW_SPACE: f64 = 0.6;
 
 /// Steps of the power iteration from a direction to the component that it leans on.
 pub(super) const OWN_STEPS: usize = 4;
-
-pub(super) fn column(matrix: &Mat<f64>, at: usize) -> Vec<f64> {
-    matrix.col(at).iter().copied().collect()
-}
-
-/// A direction that nobody chose, to plant a removal along.
-pub(super) fn probe(width: usize) -> Vec<f64> {
-    let signs = spectrum::widen(&spectrum::signs(width, 1, 5));
-    signs.col(0).iter().map(|sign| sign / (width as f64).sqrt()).collect()
-}
 
 /// One block after the first look.
 pub struct Sight {
@@ -234,8 +224,7 @@ fn set_aside(block: &Block<'_>, base: &[f64], delta: &mut [f64]) -> Option<Vec<b
         }
     }
     let ratios = || sums.iter().map(|(ww, _, dd)| order::ratio(*ww, *dd)).collect::<Vec<_>>();
-    let kept =
-        (m >= ENOUGH_ROWS).then(|| order::within_reach(block.factor.rows(), &ratios())).flatten();
+    let kept = (m >= ENOUGH_ROWS).then(|| order::within_reach(block.factor.rows(), &ratios())).flatten();
     let is_kept = |at: usize| kept.as_ref().is_none_or(|kept| kept[at]);
     let scales = sums.iter().enumerate().filter(|(at, (ww, ..))| *ww > 0.0 && is_kept(*at));
     let alpha = Uniform::of(scales.map(|(_, (ww, dw, _))| dw / ww).collect()).alpha;

@@ -20,12 +20,14 @@ mod judge;
 mod look;
 mod pool;
 
+use faer::Mat;
 use serde::{Deserialize, Serialize};
 
 pub use self::factor::Factor;
 pub use self::judge::judge;
 pub use self::look::{Sight, look};
 pub use self::pool::{Examined, Pool, examine, pool};
+use crate::diff::spectrum;
 use crate::error::Result;
 
 /// Decodes rows of the base's writer, from the row given: as many as the slice holds.
@@ -154,6 +156,23 @@ pub struct Screened {
     pub own_component: f64,
     /// Every block, in the order given.
     pub blocks: Vec<BlockMeasurement>,
+}
+
+/// Held-out c, and |cosine| with the second nearest other writer's direction, from which a writer fits a removed direction.
+const FITS: Evidence = Evidence { consistency: 0.55, agreement: 0.7, own: 0.8 };
+
+fn through(matrix: &Mat<f64>, vector: &[f64]) -> Vec<f64> {
+    (0..matrix.nrows()).map(|i| (0..matrix.ncols()).map(|j| matrix[(i, j)] * vector[j]).sum()).collect()
+}
+
+fn column(matrix: &Mat<f64>, at: usize) -> Vec<f64> {
+    matrix.col(at).iter().copied().collect()
+}
+
+/// A direction that nobody chose, to plant a removal along.
+fn probe(width: usize) -> Vec<f64> {
+    let signs = spectrum::widen(&spectrum::signs(width, 1, 5));
+    signs.col(0).iter().map(|sign| sign / (width as f64).sqrt()).collect()
 }
 
 #[cfg(test)]

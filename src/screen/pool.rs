@@ -1,13 +1,14 @@
 //! What the blocks share, and the direction of largest consistency in it, block by block.
 
-use faer::Mat;
+use faer::linalg::matmul::matmul;
+use faer::{Accum, Mat, MatRef, Par};
 
-use super::look::{Change, Sight, Solved};
-use super::{Factor, ReadRows};
+use super::look::{Change, Sight, Solved, strips};
+use super::{Factor, ReadRows, probe, through};
 use crate::diff::consistency::{self, Grams};
 use crate::diff::{projection, spectrum};
-use crate::error::Result;
-use crate::tensor::numbers::median;
+use crate::error::{Error, ErrorKind, Result};
+use crate::tensor::numbers::dot;
 
 /// Directions of all writers together in which each is examined.
 pub(super) const POOLED: usize = 16;
@@ -69,10 +70,6 @@ pub(super) fn chosen(halves: &[Grams; 2]) -> Option<(f64, Vec<f64>)> {
     let [first, second] = consistency::held_out(halves);
     let e = halves[0].plus(&halves[1]).most_consistent()?;
     Some((0.5 * (first + second), e))
-}
-
-pub(super) fn through(matrix: &Mat<f64>, vector: &[f64]) -> Vec<f64> {
-    (0..matrix.nrows()).map(|i| (0..matrix.ncols()).map(|j| matrix[(i, j)] * vector[j]).sum()).collect()
 }
 
 /// Examines one block in the pool: one pass over the base's writer.
