@@ -9,10 +9,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use orthoscope::checkpoint::safetensors::{NewTensor, to_bytes};
 use orthoscope::demo::standin::{Content, Repository, Standin};
-use orthoscope::ids::Digest;
-use orthoscope::tensor::F32;
 use orthoscope::demo::tiny::gguf::{self, Quantization};
 use orthoscope::demo::tiny::torch::{self, NewView};
+use orthoscope::ids::Digest;
+use orthoscope::tensor::F32;
 use serde_json::{Value, json};
 
 use crate::program::program;
