@@ -445,9 +445,6 @@ impl Flow<'_> {
     }
 }
 
-/// Refusals with a stated wait that one request takes, whatever they state: a wait of nothing can be stated for ever.
-const MOST_TOLD: u32 = 32;
-
 /// The attempts of one request.
 pub(super) struct Attempt<'a> {
     client: &'a Client,
@@ -506,7 +503,7 @@ impl<'a> Attempt<'a> {
     /// The server asked for a wait, which the pace will keep: no attempt is lost, but patience ends.
     pub(super) fn told(&mut self, wait: Duration, trouble: Error) -> Result<()> {
         self.told += 1;
-        if self.waited.saturating_add(wait) > self.client.settings.patience || self.told > MOST_TOLD {
+        if self.waited.saturating_add(wait) > self.client.settings.patience || self.told > limits::MAX_STATED_WAITS {
             return Err(self.impatient(wait, trouble));
         }
         Ok(())

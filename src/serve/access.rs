@@ -20,14 +20,12 @@ use subtle::ConstantTimeEq as _;
 
 use super::{App, Failure, Settings, layout, lock};
 use crate::error::{Error, ErrorKind, Result};
+use crate::limits::MAX_SESSIONS;
 
 /// A token shorter than this can be guessed.
 pub const MIN_TOKEN_CHARACTERS: usize = 16;
 
 const COOKIE: &str = "orthoscope_session";
-
-/// Sessions kept; the oldest makes room. One person has one.
-const MAX_SESSIONS: usize = 1_000;
 
 /// How long a session lasts: a working day, so that a browser left open at night is logged out in the morning.
 const SESSION: Duration = Duration::from_secs(12 * 3600);

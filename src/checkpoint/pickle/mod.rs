@@ -23,7 +23,7 @@ use super::misnamed::by_content;
 use super::shards::Naming;
 use super::{Anomaly, AnomalyKind, Checkpoint, FileSet, Format, anomaly, safetensors, turn};
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::{MANY_TENSORS, MAX_PICKLE_BYTES};
+use crate::limits::{MANY_TENSORS, MAX_PICKLE_BYTES, MAX_PICKLES};
 use crate::source::ByteSource;
 use machine::{Import, Pickle};
 use tensors::Storages;
@@ -174,9 +174,6 @@ fn note_imports(anomalies: &mut Anomalies, file: &str, pickle: &Pickle, place: &
         }
     }
 }
-
-/// Pickles of one archive that are read. PyTorch writes one, TorchScript two or three.
-const MAX_PICKLES: usize = 16;
 
 /// Whether an entry of an archive is a pickle, by its name.
 fn is_pickle(entry: &str) -> bool {

@@ -10,7 +10,9 @@ use crate::checkpoint::assembly::{Assembly, Part};
 use crate::checkpoint::collect::{kept_name, shown};
 use crate::checkpoint::{AnomalyKind, Storage, TensorEntry, anomaly, unknown_dtype};
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::{MAX_DEPTH, MAX_DIMENSIONS, MAX_NAMES_BYTES, MAX_PICKLE_NODES};
+use crate::limits::{
+    MAX_DEPTH, MAX_DIMENSIONS, MAX_NAMES_BYTES, MAX_PICKLE_NODES, MAX_STORAGE_KEY_BYTES, MAX_STORAGE_REPEATS,
+};
 use crate::tensor::{self, DType};
 
 /// Where the storages of one file lie.
@@ -139,10 +141,6 @@ pub(crate) fn texts(pickle: &Pickle) -> Vec<&str> {
     }
 }
 
-/// Bytes of a storage's key. PyTorch writes numbers, other writers short names; a longer one would be compared and copied
-/// for every tensor that refers to it.
-const MAX_KEY_BYTES: usize = 256;
-
 /// A storage as a pickle refers to it: `('storage', type, key, location, count, …)`.
 struct Reference<'a> {
     key: &'a str,
@@ -160,7 +158,7 @@ fn reference(pickle: &Pickle, id: Id) -> Option<Reference<'_>> {
         return None;
     }
     let import = pickle.import(*items.get(1)?)?;
-    let key = pickle.text(*items.get(2)?).filter(|key| key.len() <= MAX_KEY_BYTES)?;
+    let key = pickle.text(*items.get(2)?).filter(|key| key.len() <= MAX_STORAGE_KEY_BYTES)?;
     let count = u64::try_from(pickle.number(*items.get(4)?)?).ok()?;
     let view = items.get(5).and_then(|view| pickle.tuple(*view)).and_then(|view| view.get(1).copied());
     let view_offset = view.and_then(|view| pickle.number(view)).and_then(|offset| u64::try_from(offset).ok());
@@ -190,9 +188,6 @@ pub(crate) fn storage_element_bytes(pickle: &Pickle) -> BTreeMap<&str, u64> {
         })
         .collect()
 }
-
-/// How often a view may repeat its storage: tied or expanded biases do a few times.
-const MAX_REPEATS: u64 = 1024;
 
 /// Dictionaries that hold the weights of a training checkpoint, beside the optimizer's state and the like.
 const INNER: &[&str] = &["state_dict", "model_state_dict", "model", "module", "weights", "params"];
@@ -383,7 +378,7 @@ impl Walk<'_, '_> {
         }
         // A view that repeats its storage (stride 0) may claim any size.
         let stored = (storage.end - storage.start) / bytes;
-        if elements.is_some_and(|elements| elements > stored.saturating_mul(MAX_REPEATS)) {
+        if elements.is_some_and(|elements| elements > stored.saturating_mul(MAX_STORAGE_REPEATS)) {
             let what = format!("it repeats {stored} stored numbers to shape {:?}", entry.shape);
             return Err((anomaly::REPEATED_STORAGE, what));
         }
