@@ -1,4 +1,5 @@
-//! `orthoscope demo`: the whole job on one machine, without the internet: tiny derivatives, a stand-in hub, a sweep, an index.
+//! `orthoscope demo`: the whole job on one machine, without the internet: tiny derivatives, a stand-in hub, a sweep, an
+//! index.
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -189,9 +189,9 @@ impl Client {
         reach
     }
 
-    /// Sends one request, waits and retries as needed, and reads the answer of any status below 400 with `read`, of a body
-    /// of at most `cap` bytes. The hub's refusal is an error of the right kind. An answer that `read` finds malformed (a
-    /// proxy's page, a body cut by a broken intermediary) is asked for again.
+    /// Sends one request, waits and retries as needed, and reads the answer of any status below 400 with `read`, of a
+    /// body of at most `cap` bytes. The hub's refusal is an error of the right kind. An answer that `read` finds
+    /// malformed (a proxy's page, a body cut by a broken intermediary) is asked for again.
     pub fn ask<T>(
         &self,
         hub: &dyn Hub,
@@ -256,8 +256,8 @@ impl Client {
         }
     }
 
-    /// One attempt of one request: counted, its body read up to `cap` bytes. The second value is the wait the server asked
-    /// for when it refused.
+    /// One attempt of one request: counted, its body read up to `cap` bytes. The second value is the wait the server
+    /// asked for when it refused.
     async fn send(
         &self,
         hub: &dyn Hub,
@@ -379,7 +379,8 @@ impl Client {
         }
     }
 
-    /// Waits for something for `time` at most (`None` when that is over), and no longer than the meter allows (`Budget`).
+    /// Waits for something for `time` at most (`None` when that is over), and no longer than the meter allows
+    /// (`Budget`).
     async fn within<T>(
         &self,
         meter: &Meter,

@@ -33,7 +33,8 @@ impl Repo {
         }
     }
 
-    /// The whole file on this machine, if it is already there: in the Hugging Face cache, in our own, or on a local hub.
+    /// The whole file on this machine, if it is already there: in the Hugging Face cache, in our own, or on a local
+    /// hub.
     pub fn on_disk(&self, file: &RepoFile) -> Option<PathBuf> {
         if let Ok(ask) = self.hub().file(&self.id().name, self.revision(), &file.path)
             && ask.url.scheme() == "file"
@@ -256,8 +257,8 @@ impl RepoRanges {
         }
     }
 
-    /// Writes an answer's bytes behind what is there, as long as they come and are no more than are missing; how many they
-    /// were, and why they ended where that was not their end.
+    /// Writes an answer's bytes behind what is there, as long as they come and are no more than are missing; how many
+    /// they were, and why they ended where that was not their end.
     async fn append(
         &self,
         response: reqwest::Response,

@@ -285,9 +285,9 @@ impl Repo {
         Err(Error::new(ErrorKind::Network, format!("reading {path} of {}: redirected in a circle", self.id)))
     }
 
-    /// What it is when answers keep contradicting the file list in length. What a commit holds cannot change, so the answers
-    /// are at fault, and another night may bring right ones; the client of the largest hub says the same of short files
-    /// ("usually due to network issues"). A branch may have moved.
+    /// What it is when answers keep contradicting the file list in length. What a commit holds cannot change, so the
+    /// answers are at fault, and another night may bring right ones; the client of the largest hub says the same of
+    /// short files ("usually due to network issues"). A branch may have moved.
     pub(super) fn contradicted(&self) -> ErrorKind {
         if is_commit(&self.revision) { ErrorKind::Network } else { ErrorKind::Moved }
     }

@@ -42,9 +42,9 @@ pub(super) fn execute(connection: &Connection, sql: &str, params: impl Params) -
 /// Records an examination through a connection that has a transaction open (a [`rusqlite::Transaction`] derefs to one),
 /// so that a caller may write its own rows in the same transaction.
 ///
-/// An examination with the same id gets its count and time of last sight raised; if it is judged differently now, the old
-/// judgement becomes history. Of lists that a hostile file can make as long as it likes, the first entries are kept and the
-/// number of the rest.
+/// An examination with the same id gets its count and time of last sight raised; if it is judged differently now, the
+/// old judgement becomes history. Of lists that a hostile file can make as long as it likes, the first entries are kept
+/// and the number of the rest.
 pub fn record(connection: &Connection, examination: &Examination, now: Timestamp) -> Result<Recorded> {
     let id = examination.id();
     let known: Option<i64> = connection
@@ -325,8 +325,8 @@ fn profile(connection: &Connection, key: i64, profile: &Profile) -> Result<()> {
 /// A column and the value that it gets.
 type Column<'a> = (&'static str, &'a dyn ToSql);
 
-/// One row of measurements. The statement is made of the columns beside their values, so the two cannot get out of step;
-/// that reading knows the same columns, a record that is read back shows.
+/// One row of measurements. The statement is made of the columns beside their values, so the two cannot get out of
+/// step; that reading knows the same columns, a record that is read back shows.
 fn tensor(connection: &Connection, key: i64, ordinal: i64, tensor: &TensorMeasurement) -> Result<()> {
     static INSERT: OnceLock<String> = OnceLock::new();
     let shared = |text: &str| {

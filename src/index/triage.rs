@@ -1,4 +1,5 @@
-//! Lists of examinations for people: filtered, sorted, paged by key, fast at any size; and what hubs say of repositories.
+//! Lists of examinations for people: filtered, sorted, paged by key, fast at any size; and what hubs say of
+//! repositories.
 
 use jiff::Timestamp;
 use rusqlite::types::Value;
@@ -20,8 +21,8 @@ const NOT_EXAMINED: u32 = 10_000;
 /// Words that are told to somebody who asked for another one.
 const WORDS_TOLD: u32 = 20;
 
-/// Names found by a text search up to which the search leads; beyond that the sorted list is walked and each name looked
-/// at, since a search that finds nearly everything helps nothing.
+/// Names found by a text search up to which the search leads; beyond that the sorted list is walked and each name
+/// looked at, since a search that finds nearly everything helps nothing.
 const FEW_NAMES: i64 = 2_000;
 
 /// What a hub's listing says of a repository.
@@ -365,8 +366,8 @@ impl Index {
         Ok(u64::try_from(count).unwrap_or(0))
     }
 
-    /// What is to be decided after the examination with that id, in the order of [`Sort::Severity`]; after the last one the
-    /// first. `None` where nothing else waits.
+    /// What is to be decided after the examination with that id, in the order of [`Sort::Severity`]; after the last one
+    /// the first. `None` where nothing else waits.
     pub fn next_waiting(&self, id: &str) -> Result<Option<TriageRow>> {
         let doing = "looking for what waits next";
         let place: Option<String> = self
@@ -392,8 +393,8 @@ impl Index {
         self.select_rows("t.decision = 'open' AND t.severity >= ?1 ORDER BY t.examination LIMIT ?2", (WAITS_FROM, rows))
     }
 
-    /// Examinations first made in a span of time (the end included) that need a look, each with another outcome than the
-    /// one of the same repository before that; most severe first.
+    /// Examinations first made in a span of time (the end included) that need a look, each with another outcome than
+    /// the one of the same repository before that; most severe first.
     pub fn news(&self, from: Timestamp, to: Timestamp, rows: u32) -> Result<Vec<News>> {
         let doing = "listing what is new";
         let earlier = "SELECT p.outcome FROM triage p JOIN examination q ON q.key = p.examination
@@ -514,8 +515,8 @@ impl Index {
         Ok(Some(conditions))
     }
 
-    /// The condition for names with a piece of text in them, by the way that is fast for as many as there are; none where no
-    /// name has it.
+    /// The condition for names with a piece of text in them, by the way that is fast for as many as there are; none
+    /// where no name has it.
     fn named_like(&self, text: &str) -> Result<Option<(&'static str, String)>> {
         // The search ends a phrase at a zero character; no name that was stored whole has one.
         if text.contains('\0') {

@@ -8,8 +8,8 @@ use crate::limits::MAX_ORDERED_ROWS;
 pub type Order = Arc<[u32]>;
 
 /// Rotary pairs against halves. The common layout has in each head of `head` rows the first half (real parts), then the
-/// second; stored are pairs (real, imaginary), as llama.cpp's and Meta's rotary embedding wants them: llama.cpp converts
-/// with `reshape(heads, 2, head / 2, …).swapaxes(1, 2)`.
+/// second; stored are pairs (real, imaginary), as llama.cpp's and Meta's rotary embedding wants them: llama.cpp
+/// converts with `reshape(heads, 2, head / 2, …).swapaxes(1, 2)`.
 pub fn rotary_pairs(rows: u64, head: u64) -> Option<Order> {
     if head == 0 || !head.is_multiple_of(2) || rows == 0 || !rows.is_multiple_of(head) || rows > MAX_ORDERED_ROWS {
         return None;
@@ -48,8 +48,8 @@ pub fn alternating(rows: u64) -> Option<Order> {
     Some((0..rows).map(|row| (if row < rows / 2 { 2 * row } else { 2 * (row - rows / 2) + 1 }) as u32).collect())
 }
 
-/// Value heads of linear attention: the common layout lists them key head by key head, llama.cpp stores tiles (the first
-/// value head of every key head, then the second). The first `before` rows are left alone.
+/// Value heads of linear attention: the common layout lists them key head by key head, llama.cpp stores tiles (the
+/// first value head of every key head, then the second). The first `before` rows are left alone.
 pub fn tiled(rows: u64, before: u64, key_heads: u64, value_heads: u64, width: u64) -> Option<Order> {
     if key_heads == 0 || rows > MAX_ORDERED_ROWS || !value_heads.is_multiple_of(key_heads) || value_heads == key_heads {
         return None;

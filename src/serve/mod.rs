@@ -1,7 +1,7 @@
 //! The index in a browser: server-rendered pages that need no script, and the same as JSON.
 //!
-//! Whoever asks needs a token, made anew at the start where none is given; only loopback can be served without. Everything that came from a repository is escaped; no page may
-//! load anything but this server's own stylesheet.
+//! Whoever asks needs a token, made anew at the start where none is given; only loopback can be served without.
+//! Everything that came from a repository is escaped; no page may load anything but this server's own stylesheet.
 
 mod access;
 mod api;

@@ -103,12 +103,14 @@ fn text<'v>(value: &'v Value, key: &str) -> Option<&'v str> {
     value.get(key).and_then(Value::as_str)
 }
 
-/// Whether a file of this name is meant to be a model signature whatever is in it: it cannot be taken away by being broken.
+/// Whether a file of this name is meant to be a model signature whatever is in it: it cannot be taken away by being
+/// broken.
 pub fn is_named_so(name: &str) -> bool {
     name == "model.sig" || name.contains(".sigstore")
 }
 
-/// Whether a file may be a bundle by its first bytes and an ending that detached signatures of other tools have as well.
+/// Whether a file may be a bundle by its first bytes and an ending that detached signatures of other tools have as
+/// well.
 pub fn looks_like_one(name: &str, bytes: &[u8]) -> bool {
     name.ends_with(".sig") && bytes.trim_ascii_start().starts_with(b"{")
 }

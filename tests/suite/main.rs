@@ -9,6 +9,8 @@ mod compare;
 mod consistency;
 mod forms;
 mod hostile;
+/// Rules of the house that a reader can count.
+mod house;
 mod hub_client;
 mod hub_sweep;
 mod measurements;

@@ -286,8 +286,8 @@ impl Walk<'_, '_> {
         Ok(())
     }
 
-    /// Visits what a container holds under a key. Names are made one at a time and counted: one text can be the key of any
-    /// number of values.
+    /// Visits what a container holds under a key. Names are made one at a time and counted: one text can be the key of
+    /// any number of values.
     fn child(&mut self, id: Id, above: &str, key: &str, depth: usize) -> Result<()> {
         self.name_bytes = self.name_bytes.saturating_add(above.len()).saturating_add(key.len());
         if self.name_bytes > MAX_NAMES_BYTES {

@@ -14,7 +14,8 @@ use crate::report::{chart, plot, sanitise};
 /// Rows of a long table shown; the JSON has them all.
 pub(super) const ROWS: usize = 400;
 
-/// A table that scrolls by itself where it is wider than the page; by keyboard too, so it can be focused and has a name.
+/// A table that scrolls by itself where it is wider than the page; by keyboard too, so it can be focused and has a
+/// name.
 pub fn scroll(label: &str, table: Markup) -> Markup {
     html! { div class="scroll" tabindex="0" role="region" aria-label=(label) { (table) } }
 }
