@@ -93,9 +93,7 @@ impl Location {
         let on = |host: &&str| text.strip_prefix(*host).is_some_and(|rest| rest.starts_with('/'));
         let address = match text.starts_with("https://") || text.starts_with("http://") {
             true => text.to_owned(),
-            false if with_pages().any(|(_, pages)| pages.hosts.iter().any(|host| on(host))) => {
-                format!("https://{text}")
-            }
+            false if with_pages().any(|(_, pages)| pages.hosts.iter().any(on)) => format!("https://{text}"),
             false => return None,
         };
         Some(Self::shown_by(&address))
