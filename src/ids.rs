@@ -87,7 +87,8 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-/// The name git gives a file's content: SHA-1 over `blob LENGTH`, a zero byte and the content. Hubs list it for small files.
+/// The name git gives a file's content: SHA-1 over `blob LENGTH`, a zero byte and the content. Hubs list it for small
+/// files.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct GitName(pub [u8; 20]);
 
@@ -108,8 +109,8 @@ impl GitName {
     }
 }
 
-/// Where a checkpoint is: on a hub (at a revision, if one was named) or in a folder or file. Read from text by `hub::location`, which
-/// knows how hubs are written.
+/// Where a checkpoint is: on a hub (at a revision, if one was named) or in a folder or file. Read from text by
+/// `hub::location`, which knows how hubs are written.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Location {
     /// A repository on a hub.

@@ -2,7 +2,8 @@
 //! orthogonalization ("abliteration"): a direction removed from the matrices that write to the residual stream.
 //!
 //! What comes in is somebody's upload, as a folder or as a repository on a hub; what goes out is an
-//! [`Examination`](examination::Examination), which is JSON, a row of the index and a page of the browser at once. Data flows one way:
+//! [`Examination`](examination::Examination), which is JSON, a row of the index and a page of the browser at once. Data
+//! flows one way:
 //!
 //! ```text
 //!   hub ── list ──▶ sweep ─┐
@@ -18,8 +19,8 @@
 //!                          └──▶ report
 //! ```
 //!
-//! The modules stand below in the order in which data meets them, and each uses only those above it; a test holds them to that.
-//! `docs/architecture.md` tells why things are as they are, and CONTRIBUTING.md how to add to them.
+//! The modules stand below in the order in which data meets them, and each uses only those above it; a test holds them
+//! to that. `docs/architecture.md` tells why things are as they are, and CONTRIBUTING.md how to add to them.
 
 /// One error type, and the policy of when which kind is made.
 pub mod error;

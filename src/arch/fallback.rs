@@ -54,7 +54,8 @@ const READER_WORDS: &[&str] = &[
 ///
 /// The last segment with a usual word decides between writer and reader; the axis is the one that has the residual
 /// width. A square matrix keeps the orientation of a PyTorch `Linear`. Without a usual word, a matrix with the width on
-/// one axis only is a writer (width first) or a reader (width second) if it stands in a block; all else is [`Kind::Other`].
+/// one axis only is a writer (width first) or a reader (width second) if it stands in a block; all else is
+/// [`Kind::Other`].
 pub fn part(path: &str, in_block: bool, shape: &[u64], width: Option<u64>) -> (Kind, String, Option<Axis>) {
     let last = path.rsplit('.').next().unwrap_or(path);
     let module = canonical(path);

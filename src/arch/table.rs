@@ -1,6 +1,7 @@
 //! The table of architectures: one row per family, each a handful of choices on top of `PLAIN`.
 //!
-//! To add a family: one row and one line in [`ARCHITECTURES`]; names that no group of `rules.rs` has go into a new group.
+//! To add a family: one row and one line in [`ARCHITECTURES`]; names that no group of `rules.rs` has go into a new
+//! group.
 
 use super::rules::{
     ATTENTION, BERT, CLASSIC, EXPERTS, FALCON_NORMS, GEMMA_EXTRAS, GGUF_FUSED_UP, GGUF_GEMMA4, GGUF_LINEAR,

@@ -1,7 +1,7 @@
 //! Every kind of oddity that a reader reports: its word, how grave it is, what it means, who reports it.
 //!
-//! A kind can be made here only, so that no reader has a word of its own for what another one calls otherwise, and one oddity has
-//! one severity in every format. `docs/verification.md` has the same table, held to this one by a test.
+//! A kind can be made here only, so that no reader has a word of its own for what another one calls otherwise, and one
+//! oddity has one severity in every format. `docs/verification.md` has the same table, held to this one by a test.
 
 use crate::checkpoint::severity::Severity;
 
@@ -20,8 +20,8 @@ impl AnomalyKind {
         self.word
     }
 
-    /// How grave it is for a file that claims to be a model. `high`: two readers may see different weights, or code may run.
-    /// `medium`: room for bytes that no reader looks at, or tensors that cannot be read. `low`: untidy.
+    /// How grave it is for a file that claims to be a model. `high`: two readers may see different weights, or code may
+    /// run. `medium`: room for bytes that no reader looks at, or tensors that cannot be read. `low`: untidy.
     pub const fn severity(self) -> Severity {
         self.severity
     }
@@ -31,8 +31,8 @@ impl AnomalyKind {
         self.meaning
     }
 
-    /// What reports it: a format, `shards` (several files of one checkpoint), `quantized` (weights in codes), `adapter`, `folder` (a set
-    /// of files), `hub`, `verify`, `index`.
+    /// What reports it: a format, `shards` (several files of one checkpoint), `quantized` (weights in codes),
+    /// `adapter`, `folder` (a set of files), `hub`, `verify`, `index`.
     pub const fn readers(self) -> &'static [&'static str] {
         self.readers
     }

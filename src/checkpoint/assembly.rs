@@ -121,8 +121,8 @@ impl Assembly {
         self.files.push(CheckpointFile { name: part.name.to_owned(), source, sha256: part.sha256, metadata });
     }
 
-    /// Puts a tensor on the list. Of two with one name in one file the later is what loaders take; the earlier stays listed.
-    /// Of two in different files [`slices`] says what they are, once all are read.
+    /// Puts a tensor on the list. Of two with one name in one file the later is what loaders take; the earlier stays
+    /// listed. Of two in different files [`slices`] says what they are, once all are read.
     pub fn insert(&mut self, file: &str, tensor: &str, mut entry: TensorEntry) -> Result<()> {
         if self.tensors.len() + self.repeats >= MAX_TENSORS {
             return Err(Error::new(ErrorKind::TooLarge, format!("reading {file}: more than {MAX_TENSORS} tensors")));

@@ -16,8 +16,8 @@ use crate::source::parse;
 /// The longest piece of a hostile name that a message repeats.
 const SHOWN_BYTES: usize = 120;
 
-/// Anomalies: at most [`MAX_ANOMALIES`] of them, and beyond those a few of every kind ([`MAX_ANOMALIES_OF_A_KIND`]), so that
-/// a thousand harmless oddities cannot keep out the one that counts.
+/// Anomalies: at most [`MAX_ANOMALIES`] of them, and beyond those a few of every kind ([`MAX_ANOMALIES_OF_A_KIND`]), so
+/// that a thousand harmless oddities cannot keep out the one that counts.
 #[derive(Debug, Default)]
 pub(crate) struct Anomalies {
     kept: Vec<Anomaly>,

@@ -1,5 +1,5 @@
-//! Weight files by their names: the one list of the endings that weights bear, and the one list of what bears such an ending
-//! and is no model.
+//! Weight files by their names: the one list of the endings that weights bear, and the one list of what bears such an
+//! ending and is no model.
 
 /// What writes weights into files, as far as their names tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,8 +98,9 @@ pub fn is_leftover(name: &str) -> bool {
     NOT_A_MODEL.iter().any(|one| base_of(name).starts_with(one.beginning))
 }
 
-/// Whether a file holds weights worth reading, by its name: one that is called exactly as trainers call what they save beside
-/// a model is not, as the states of optimizers are twice as large as models. Names that merely begin so are anyone's to give.
+/// Whether a file holds weights worth reading, by its name: one that is called exactly as trainers call what they save
+/// beside a model is not, as the states of optimizers are twice as large as models. Names that merely begin so are
+/// anyone's to give.
 pub fn is_worth_reading(name: &str) -> bool {
     let base = base_of(name);
     is_weights(name) && !NOT_A_MODEL.iter().any(|one| one.names.contains(&base))

@@ -22,13 +22,13 @@ pub fn open_path(path: &Path) -> Result<Checkpoint> {
     super::open(&file_set(path)?)
 }
 
-/// The files of a folder (or of one file and the small files beside it) as memory maps: whatever holds weights by its name,
-/// hidden or deep, whatever an index or configuration names, and the small files that tell what they are.
+/// The files of a folder (or of one file and the small files beside it) as memory maps: whatever holds weights by its
+/// name, hidden or deep, whatever an index or configuration names, and the small files that tell what they are.
 ///
 /// A folder of a hub's cache (`models--owner--name`) stands for the snapshot that `refs/main` names, or its only one.
 /// Files there are links into `blobs`, whose names are SHA-256 digests; they are taken over into
-/// [`FileSet::digests`]. Any other link that leads out of the folder is refused, as is what is no regular file: both stand
-/// in [`FileSet::refused`].
+/// [`FileSet::digests`]. Any other link that leads out of the folder is refused, as is what is no regular file: both
+/// stand in [`FileSet::refused`].
 pub fn file_set(path: &Path) -> Result<FileSet> {
     let doing = || format!("opening {}", path.display());
     let metadata = std::fs::metadata(path).map_err(|e| Error::io(doing(), e))?;
@@ -186,8 +186,8 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// The name of a file that was named, and what goes with it: the other parts if it is one of several, the shards if it is
-/// an index, and the small files beside it.
+/// The name of a file that was named, and what goes with it: the other parts if it is one of several, the shards if it
+/// is an index, and the small files beside it.
 fn beside(path: &Path) -> Result<(String, BTreeMap<String, PathBuf>)> {
     let folder = folder_of(path);
     let named = shown_name(Path::new(path.file_name().unwrap_or_default()));

@@ -25,8 +25,8 @@ pub(crate) fn by_content(source: &dyn ByteSource) -> Option<Written> {
     }
 }
 
-/// Opens a set that could not be opened by its files' names once more by their content; the first error where that does not
-/// help. Asked only then, so that files with honest names cost no request.
+/// Opens a set that could not be opened by its files' names once more by their content; the first error where that does
+/// not help. Asked only then, so that files with honest names cost no request.
 pub(super) fn reopen(named: &str, files: &FileSet, error: Error) -> Result<Checkpoint> {
     let mut misnamed: BTreeMap<&'static str, Vec<&String>> = BTreeMap::new();
     let weights = files.files.iter().filter(|(name, _)| is_weights(name));

@@ -72,8 +72,8 @@ pub struct FileSet {
     pub files: BTreeMap<String, Arc<dyn ByteSource>>,
     /// SHA-256 of files where it is known without reading them (hub metadata, cache layout).
     pub digests: BTreeMap<String, Digest>,
-    /// Files that are there and were not opened, with the reason: links that lead out of the folder, pipes, what may not
-    /// be read.
+    /// Files that are there and were not opened, with the reason: links that lead out of the folder, pipes, what may
+    /// not be read.
     pub refused: BTreeMap<String, String>,
 }
 
@@ -285,8 +285,8 @@ pub trait Format: Sync {
 /// Every format, tried in this order.
 pub static FORMATS: &[&dyn Format] = &[&adapter::Peft, &safetensors::Safetensors, &gguf::Gguf, &pickle::PyTorch];
 
-/// Opens the checkpoint of a set of files that loaders would take first; of GGUF files alone the most exact one. A set in
-/// which no name tells is opened in the first format that recognises its bytes.
+/// Opens the checkpoint of a set of files that loaders would take first; of GGUF files alone the most exact one. A set
+/// in which no name tells is opened in the first format that recognises its bytes.
 pub fn open(files: &FileSet) -> Result<Checkpoint> {
     let by_name = variants::of_files(files).into_iter().next().filter(|first| first.format() != gguf::Gguf.name());
     if let Some(first) = by_name.filter(|_| !adapter::Peft.recognizes(files)) {
@@ -316,8 +316,8 @@ fn open_as(format: &dyn Format, files: &FileSet) -> Result<Checkpoint> {
 const CONFIGURATIONS: &[&str] =
     &["config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json", "model_index.json"];
 
-/// What is odd about a set of files whatever checkpoint of it is looked at: code of its own that loaders run when they are
-/// told to trust it. The model is then what that code makes of the weights.
+/// What is odd about a set of files whatever checkpoint of it is looked at: code of its own that loaders run when they
+/// are told to trust it. The model is then what that code makes of the weights.
 pub fn surroundings(files: &FileSet) -> Vec<Anomaly> {
     let mut anomalies = Anomalies::default();
     for name in CONFIGURATIONS {

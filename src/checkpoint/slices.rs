@@ -1,10 +1,10 @@
 //! One tensor name in several files of a checkpoint: copies, slices of one matrix, or a contradiction.
 //!
 //! Meta publishes Llama as `consolidated.00.pth`, `consolidated.01.pth`, …: every file has every name, and most tensors
-//! are slices, cut as `fairscale`'s parallel layers cut them. `ColumnParallelLinear` (wq, wk, wv, w1, w3, output) cuts rows,
-//! `RowParallelLinear` (wo, w2) cuts columns, embeddings are cut along columns in Llama 1 and 2 and along rows in Llama 3,
-//! and norms are in every file whole. Those are joined. Anything else that stands in two files with different content
-//! cannot be read: loaders do not agree on which of the two counts.
+//! are slices, cut as `fairscale`'s parallel layers cut them. `ColumnParallelLinear` (wq, wk, wv, w1, w3, output) cuts
+//! rows, `RowParallelLinear` (wo, w2) cuts columns, embeddings are cut along columns in Llama 1 and 2 and along rows in
+//! Llama 3, and norms are in every file whole. Those are joined. Anything else that stands in two files with different
+//! content cannot be read: loaders do not agree on which of the two counts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,9 +1,9 @@
 //! One at a time: checkpoints of many tensors, in a sweep that examines several repositories at once.
 //!
-//! A header of a few megabytes describes hundreds of thousands of tensors, and each takes a few hundred bytes for as long
-//! as its checkpoint is open. Whoever opens checkpoints beside others declares a [`Scope`] on its thread; the reader that
-//! meets more than [`MANY_TENSORS`](crate::limits::MANY_TENSORS) tensors takes the turn, waiting while another thread has
-//! it, and the scope's end gives it back. Small checkpoints never wait.
+//! A header of a few megabytes describes hundreds of thousands of tensors, and each takes a few hundred bytes for as
+//! long as its checkpoint is open. Whoever opens checkpoints beside others declares a [`Scope`] on its thread; the
+//! reader that meets more than [`MANY_TENSORS`](crate::limits::MANY_TENSORS) tensors takes the turn, waiting while
+//! another thread has it, and the scope's end gives it back. Small checkpoints never wait.
 
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;

@@ -69,8 +69,8 @@ impl Variant {
         }
     }
 
-    /// Opens it in the format that its names promise: another format's reader might take some of its files for a model of
-    /// their own.
+    /// Opens it in the format that its names promise: another format's reader might take some of its files for a model
+    /// of their own.
     pub fn open(&self, files: &FileSet) -> Result<Checkpoint> {
         let narrow = self.narrow(files);
         let named = FORMATS.iter().find(|format| format.name() == self.format());
@@ -141,8 +141,8 @@ pub struct Directions {
     indexes: BTreeMap<String, BTreeSet<String>>,
     /// Weight files (or indexes) that a configuration says are to be loaded.
     explicit: BTreeSet<String>,
-    /// Indexes and configurations that cannot be read, and why. Loaders read JSON less strictly (`NaN`, lone surrogates), and
-    /// what such a file names is not known.
+    /// Indexes and configurations that cannot be read, and why. Loaders read JSON less strictly (`NaN`, lone
+    /// surrogates), and what such a file names is not known.
     unread: BTreeMap<String, String>,
 }
 

@@ -6,9 +6,7 @@ use super::files::split_card;
 use super::{Declarations, Found};
 use crate::hub::HubEntry;
 use crate::hub::location::{Pages, with_pages};
-
-/// Bases kept per source: the largest honest merges name a few dozen.
-const MOST: usize = 32;
+use crate::limits::MAX_NAMED_BASES;
 
 /// Relations the hubs know.
 const RELATIONS: &[&str] = &["finetune", "quantized", "adapter", "merge"];
@@ -43,7 +41,7 @@ fn texts(value: &Value) -> Vec<&str> {
         Value::String(text) => vec![text],
         Value::Array(items) => items
             .iter()
-            .take(MOST)
+            .take(MAX_NAMED_BASES)
             .filter_map(|item| item.as_str().or_else(|| item.get("id").and_then(Value::as_str)))
             .collect(),
         _ => Vec::new(),
@@ -81,7 +79,7 @@ pub(super) fn read(declared: &Declarations) -> Vec<Found> {
     }
     // 4. The hub's reading of the card: the tag with a relation is its inference.
     let tagged = declared.tags.iter().filter_map(|tag| tag.strip_prefix("base_model:"));
-    for text in tagged.take(2 * MOST) {
+    for text in tagged.take(2 * MAX_NAMED_BASES) {
         match text.split_once(':') {
             Some((relation, base)) => add("tags", 40, base, relation_of(Some(relation))),
             None => add("tags", 41, text, None),
@@ -120,7 +118,7 @@ fn hub_bases(value: &Value) -> Vec<(Option<&str>, &str)> {
         Value::Object(_) => group(value),
         Value::Array(items) => items
             .iter()
-            .take(MOST)
+            .take(MAX_NAMED_BASES)
             .flat_map(|item| item.as_str().map_or_else(|| group(item), |t| vec![(None, t)]))
             .collect(),
         _ => Vec::new(),

@@ -53,8 +53,8 @@ pub(crate) struct Found {
     rank: u8,
 }
 
-/// Reads every declaration and ranks what it says. `given` is the user's own `--base`, which comes before all claims but
-/// does not remove them from the evidence.
+/// Reads every declaration and ranks what it says. `given` is the user's own `--base`, which comes before all claims
+/// but does not remove them from the evidence.
 pub fn resolve(declared: &Declarations, own: &str, given: Option<&str>) -> Resolved {
     let mut found: Vec<Found> = declared::read(declared);
     // A repository is not its own base: tools leave their own output's name in configs.

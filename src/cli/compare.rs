@@ -19,7 +19,8 @@ use crate::report::{Facts, Report, sanitise};
 /// Columns of a name in a progress line, so that a bar is left beside it in a narrow terminal.
 const ABOUT: usize = 32;
 
-/// Compare two local checkpoints: what the candidate is to the base, and whether a direction was orthogonalized out of it
+/// Compare two local checkpoints: what the candidate is to the base, and whether a direction was orthogonalized out of
+/// it
 #[derive(Args)]
 #[command(after_help = "Examples:
   orthoscope compare ./Llama-3.2-1B ./suspicious-upload

@@ -1,4 +1,5 @@
-//! `orthoscope demo`: the whole job on one machine, without the internet: tiny derivatives, a stand-in hub, a sweep, an index.
+//! `orthoscope demo`: the whole job on one machine, without the internet: tiny derivatives, a stand-in hub, a sweep, an
+//! index.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -89,37 +90,14 @@ impl Arguments {
         let hub = folder.path().join("hub");
         world(&hub)?;
         let standin = Standin::start(Repository::from_folder(&hub)?, Settings::default())?;
-        let catalogue = Arc::new(global.catalogue()?);
-        let client = Client::new(ClientSettings { cache: folder.path().join("cache"), ..ClientSettings::default() })?;
-        let examiner = Examiner {
-            client,
-            environment: Environment::empty()
-                .with("HF_ENDPOINT", standin.hub())
-                .with("HF_HOME", folder.path().join("home").display().to_string()),
-            catalogue: catalogue.clone(),
-            observer: Arc::new(Unobserved),
-            settings: ExamineSettings::default(),
-            night: Meter::new("the run's", None, None),
-            bases: Bases::default(),
-        };
+        let examiner = examiner(global, folder.path(), &standin)?;
         super::hubs::stop_on_signal(&examiner.client)?;
-        let plan = Plan {
-            bases: vec![format!("hf:{BASE}")],
-            authors: DERIVATIVES
-                .iter()
-                .filter(|derivative| derivative.condition == Condition::WithoutClaim)
-                .map(|derivative| format!("hf:{}", owner(derivative)))
-                .collect(),
-            ..Plan::default()
-        };
         // What is found stands in the table below.
         let progress = Progress { quiet: true, ..Progress::new(global) };
-        let swept = sweep::sweep(&examiner, &index_path, &plan, &SweepSettings::default(), &progress);
+        let swept = sweep::sweep(&examiner, &index_path, &plan(), &SweepSettings::default(), &progress);
         progress.bar.finish_and_clear();
         let (summary, _) = swept?;
         let lines = lines(&index_path)?;
-        let right = lines.iter().filter(|line| line.right).count();
-        let whole: u64 = folder_bytes(&hub);
         if text {
             let requests = standin.log().iter().filter(|entry| entry.port == Port::Hub).count();
             writeln!(
@@ -128,30 +106,64 @@ impl Arguments {
                 summary.seconds,
                 requests,
                 words::bytes(summary.weight_bytes),
-                words::bytes(whole),
+                words::bytes(folder_bytes(&hub)),
             )
             .map_err(written)?;
-            let style = global.style();
-            writeln!(out, "{}", table(&lines, &style)).map_err(written)?;
-            if lines.iter().any(|line| line.depth.as_deref() == Some("screen")) {
-                writeln!(out, "(From a few rows, a merged LoRA of higher rank and a quantiser's round trip cannot be told from training.)")
-                    .map_err(written)?;
-            }
-            writeln!(
-                out,
-                "\n{right} of {} found to be what they were made, in {:.1} s.",
-                lines.len(),
-                started.elapsed().as_secs_f64()
-            )
-            .map_err(written)?;
+            found(&lines, started, &global.style(), out).map_err(written)?;
             next(&index_path, &lines, out).map_err(written)?;
         } else {
             crate::report::json::write_value(&lines, &global.style(), out)?;
             writeln!(out).map_err(written)?;
         }
         standin.stop()?;
-        Ok(if right == lines.len() { ExitStatus::Success } else { ExitStatus::Incomplete })
+        Ok(if lines.iter().all(|line| line.right) { ExitStatus::Success } else { ExitStatus::Incomplete })
     }
+}
+
+/// Who examines in the demo: the real client, which knows no other hub than the stand-in.
+fn examiner(global: &Global, folder: &Path, standin: &Standin) -> Result<Examiner> {
+    Ok(Examiner {
+        catalogue: Arc::new(global.catalogue()?),
+        client: Client::new(ClientSettings { cache: folder.join("cache"), ..ClientSettings::default() })?,
+        environment: Environment::empty()
+            .with("HF_ENDPOINT", standin.hub())
+            .with("HF_HOME", folder.join("home").display().to_string()),
+        observer: Arc::new(Unobserved),
+        settings: ExamineSettings::default(),
+        night: Meter::new("the run's", None, None),
+        bases: Bases::default(),
+    })
+}
+
+/// What the demo's sweep looks for: derivatives of the base, and whatever is uploaded by owners who name no base.
+fn plan() -> Plan {
+    Plan {
+        bases: vec![format!("hf:{BASE}")],
+        authors: DERIVATIVES
+            .iter()
+            .filter(|derivative| derivative.condition == Condition::WithoutClaim)
+            .map(|derivative| format!("hf:{}", owner(derivative)))
+            .collect(),
+        ..Plan::default()
+    }
+}
+
+/// What was found of each derivative, and how many were found to be what they were made.
+fn found(lines: &[Line], started: Instant, style: &Style, out: &mut dyn Write) -> std::io::Result<()> {
+    writeln!(out, "{}", table(lines, style))?;
+    if lines.iter().any(|line| line.depth.as_deref() == Some("screen")) {
+        writeln!(
+            out,
+            "(From a few rows, a merged LoRA of higher rank and a quantiser's round trip cannot be told from training.)"
+        )?;
+    }
+    writeln!(
+        out,
+        "\n{} of {} found to be what they were made, in {:.1} s.",
+        lines.iter().filter(|line| line.right).count(),
+        lines.len(),
+        started.elapsed().as_secs_f64()
+    )
 }
 
 /// The demo's subcommand with an index of its own: what it records is no examination of anybody's model.

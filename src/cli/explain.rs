@@ -1,4 +1,5 @@
-//! `orthoscope explain FINDING`: each number of a finding, its threshold, where that comes from, and what else it could be.
+//! `orthoscope explain FINDING`: each number of a finding, its threshold, where that comes from, and what else it could
+//! be.
 
 use std::fmt::Write as _;
 use std::io::Write;

@@ -45,7 +45,8 @@ enum What {
   orthoscope findings show hf:someone/model
   orthoscope findings show 3f2a9c1b04de --format markdown")]
     Show {
-        /// The finding's id, or the examination's, or the beginning of one; or a candidate as it is spelled in the index
+        /// The finding's id, or the examination's, or the beginning of one; or a candidate as it is spelled in the
+        /// index
         #[arg(value_name = "WHAT")]
         what: String,
     },
@@ -121,8 +122,8 @@ fn words<T: Copy + Send + Sync + 'static>(
 }
 
 impl Filter {
-    /// As the index is asked. A name that is nowhere in it can match nothing and is refused: an empty answer would be read as an
-    /// all-clear.
+    /// As the index is asked. A name that is nowhere in it can match nothing and is refused: an empty answer would be
+    /// read as an all-clear.
     pub fn examinations(&self, index: &Index, catalogue: &Catalogue) -> Result<ExaminationFilter> {
         if let Some(signature) = &self.signature {
             let mut known = index.signatures_found()?;

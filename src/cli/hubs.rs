@@ -111,8 +111,8 @@ pub fn examiner(
     })
 }
 
-/// Stops the client on SIGINT or SIGTERM: what is under way ends in order, and is taken up again the next time. A second
-/// signal ends the process at once, which loses nothing that was recorded.
+/// Stops the client on SIGINT or SIGTERM: what is under way ends in order, and is taken up again the next time. A
+/// second signal ends the process at once, which loses nothing that was recorded.
 pub fn stop_on_signal(client: &Arc<Client>) -> Result<()> {
     let stop = client.stop().clone();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -192,8 +192,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs(number.saturating_mul(factor).max(1)))
 }
 
-/// A repository as it was given: the address of a hub's page, which is what people have at hand, becomes the name of the
-/// repository that it shows.
+/// A repository as it was given: the address of a hub's page, which is what people have at hand, becomes the name of
+/// the repository that it shows.
 pub fn spelled(text: &str) -> Result<String, String> {
     match Location::of_page(text) {
         Some(shown) => shown.map(|location| location.to_string()).map_err(|error| error.one_line()),
@@ -225,7 +225,8 @@ pub fn check_location(text: &str) -> Result<()> {
     Err(Error::new(ErrorKind::Usage, format!("looking for {text}: no such file or folder{hint}")))
 }
 
-/// A path that has to be on this machine. A mistyped one is no upload that could not be examined, and is not recorded as one.
+/// A path that has to be on this machine. A mistyped one is no upload that could not be examined, and is not recorded
+/// as one.
 pub fn check_here(path: &Path) -> Result<()> {
     if path.exists() {
         return Ok(());
@@ -238,8 +239,8 @@ pub fn check_here(path: &Path) -> Result<()> {
     Err(Error::new(ErrorKind::Usage, format!("looking for {text}: no such file or folder{hint}")))
 }
 
-/// Whether digests are computed: where asked for, and where the report names files by them, which is said before hours of work
-/// rather than after.
+/// Whether digests are computed: where asked for, and where the report names files by them, which is said before hours
+/// of work rather than after.
 pub fn digests(asked: bool, renderer: &dyn Renderer) -> bool {
     let needed = renderer.needs_digests() && !asked;
     if needed {

@@ -118,9 +118,23 @@ fn dtypes(module: &Module) -> String {
     told.collect::<Vec<_>>().join(", ")
 }
 
+/// Everything of one checkpoint for a person: its head, its modules, and what is odd about it.
 fn text(one: &Inspection, asked: &Arguments, all: bool, width: usize, out: &mut dyn Write) -> std::io::Result<()> {
     let variant = one.variant.as_deref().map(|variant| format!(", {}", sanitise::name(variant))).unwrap_or_default();
     writeln!(out, "{} ({}{variant})\n", sanitise::name(&one.source), one.format)?;
+    sizes(one, out)?;
+    claim(one, out)?;
+    beside(one, asked, out)?;
+    modules(one, width, out)?;
+    unread(one, out)?;
+    if asked.tensors {
+        tensors(one, out)?;
+    }
+    anomalies(one, all, out)
+}
+
+/// Architecture, residual stream, and how much there is.
+fn sizes(one: &Inspection, out: &mut dyn Write) -> std::io::Result<()> {
     let residual = one.width.map_or("unknown".to_owned(), |width| width.to_string());
     let bytes: u64 = one.files.values().fold(0, |sum, bytes| sum.saturating_add(*bytes));
     writeln!(out, "  architecture  {} (tensor names: {})", sanitise::name(&one.architecture), one.names)?;
@@ -135,22 +149,22 @@ fn text(one: &Inspection, asked: &Arguments, all: bool, width: usize, out: &mut 
         one.tensors.len(),
         words::bytes(bytes),
         words::count(one.files.len() as u64, "file", "files")
-    )?;
-    match &one.claim.base {
-        Some(base) => {
-            let relation = one.claim.relation.as_deref().map(|said| format!(" ({})", sanitise::name(said)));
-            writeln!(out, "  claims        {}{}", sanitise::name(base), relation.unwrap_or_default())?;
-            for evidence in &one.claim.evidence {
-                writeln!(
-                    out,
-                    "                {}: {}",
-                    sanitise::name(&evidence.from),
-                    sanitise::name(&evidence.says)
-                )?;
-            }
-        }
-        None => writeln!(out, "  claims        no base")?,
+    )
+}
+
+/// The base that it claims, and where it says so.
+fn claim(one: &Inspection, out: &mut dyn Write) -> std::io::Result<()> {
+    let Some(base) = &one.claim.base else { return writeln!(out, "  claims        no base") };
+    let relation = one.claim.relation.as_deref().map(|said| format!(" ({})", sanitise::name(said)));
+    writeln!(out, "  claims        {}{}", sanitise::name(base), relation.unwrap_or_default())?;
+    for evidence in &one.claim.evidence {
+        writeln!(out, "                {}: {}", sanitise::name(&evidence.from), sanitise::name(&evidence.says))?;
     }
+    Ok(())
+}
+
+/// The other checkpoints that lie beside it, and what it adapts if it is an adapter.
+fn beside(one: &Inspection, asked: &Arguments, out: &mut dyn Write) -> std::io::Result<()> {
     if !one.others.is_empty() {
         let others: Vec<String> = one.others.iter().map(|other| sanitise::name(other)).collect();
         let hint = if asked.all_variants { "" } else { " (--all-variants shows each)" };
@@ -166,6 +180,11 @@ fn text(one: &Inspection, asked: &Arguments, all: bool, width: usize, out: &mut 
             ranks.join(", ")
         )?;
     }
+    Ok(())
+}
+
+/// The table of modules, one a row.
+fn modules(one: &Inspection, width: usize, out: &mut dyn Write) -> std::io::Result<()> {
     let row = |module: &Module| -> Vec<String> {
         let shapes: Vec<String> = module.shapes.iter().map(|one| shape(one)).collect();
         vec![
@@ -181,7 +200,11 @@ fn text(one: &Inspection, asked: &Arguments, all: bool, width: usize, out: &mut 
     let header = ["kind", "module", "count", "shape", "stored as", "bytes"];
     writeln!(out)?;
     let elastic = Elastic { columns: &[1, 3, 4], right: &[2, 5] };
-    laid(&header, &rows, width.saturating_sub(2), &elastic).iter().try_for_each(|line| writeln!(out, "  {line}"))?;
+    laid(&header, &rows, width.saturating_sub(2), &elastic).iter().try_for_each(|line| writeln!(out, "  {line}"))
+}
+
+/// What keeps it from being examined: tensors that cannot be read, or no writer.
+fn unread(one: &Inspection, out: &mut dyn Write) -> std::io::Result<()> {
     let unreadable = one.tensors.iter().filter(|tensor| tensor.unreadable.is_some()).count() as u64;
     if unreadable > 0 {
         writeln!(out, "\n{} cannot be read.", words::count(unreadable, "tensor", "tensors"))?;
@@ -189,31 +212,40 @@ fn text(one: &Inspection, asked: &Arguments, all: bool, width: usize, out: &mut 
     if !one.modules.iter().any(|module| module.kind == Kind::Writer) && one.adapted.is_empty() {
         writeln!(out, "\nNo tensor here is known to write to the residual stream.")?;
     }
-    if asked.tensors {
-        writeln!(out)?;
-        for tensor in &one.tensors {
-            let why =
-                tensor.unreadable.as_deref().map(|why| format!("  ({})", sanitise::sentence(why))).unwrap_or_default();
-            let kind = tensor.kind.as_str().to_owned();
-            writeln!(
-                out,
-                "  {}  {kind}  {}  [{}]{why}",
-                sanitise::name(&tensor.name),
-                sanitise::name(&tensor.dtype),
-                shape(&tensor.shape)
-            )?;
-        }
+    Ok(())
+}
+
+/// Every tensor, one a line.
+fn tensors(one: &Inspection, out: &mut dyn Write) -> std::io::Result<()> {
+    writeln!(out)?;
+    for tensor in &one.tensors {
+        let why =
+            tensor.unreadable.as_deref().map(|why| format!("  ({})", sanitise::sentence(why))).unwrap_or_default();
+        let kind = tensor.kind.as_str().to_owned();
+        writeln!(
+            out,
+            "  {}  {kind}  {}  [{}]{why}",
+            sanitise::name(&tensor.name),
+            sanitise::name(&tensor.dtype),
+            shape(&tensor.shape)
+        )?;
     }
-    if !one.anomalies.is_empty() {
-        writeln!(out, "\nOddities of the files ({})", one.anomalies.len())?;
-        let told = if all { oddities::single(&one.anomalies) } else { oddities::grouped(&one.anomalies) };
-        let shown = if all { told.len() } else { ANOMALIES_SHOWN };
-        for oddity in told.iter().take(shown) {
-            writeln!(out, "  - {}: {}{}: {}", oddity.kind(), oddity.file(), oddity.tensor(), oddity.detail())?;
-        }
-        if told.len() > shown {
-            writeln!(out, "  - and {} more (--verbose shows all)", told.len() - shown)?;
-        }
+    Ok(())
+}
+
+/// Oddities of the files: each by itself, or the first kinds of them.
+fn anomalies(one: &Inspection, all: bool, out: &mut dyn Write) -> std::io::Result<()> {
+    if one.anomalies.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\nOddities of the files ({})", one.anomalies.len())?;
+    let told = if all { oddities::single(&one.anomalies) } else { oddities::grouped(&one.anomalies) };
+    let shown = if all { told.len() } else { ANOMALIES_SHOWN };
+    for oddity in told.iter().take(shown) {
+        writeln!(out, "  - {}: {}{}: {}", oddity.kind(), oddity.file(), oddity.tensor(), oddity.detail())?;
+    }
+    if told.len() > shown {
+        writeln!(out, "  - and {} more (--verbose shows all)", told.len() - shown)?;
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! What the library has to say while it works: `tracing` events as lines on standard error, never on standard output.
 //!
-//! A line reads like every other that the program writes there (`orthoscope: warning: …`). Events hold names that uploaders
-//! chose, so each is made harmless before it is shown. Only the library's own events are shown: what its dependencies trace
-//! is about themselves.
+//! A line reads like every other that the program writes there (`orthoscope: warning: …`). Events hold names that
+//! uploaders chose, so each is made harmless before it is shown. Only the library's own events are shown: what its
+//! dependencies trace is about themselves.
 
 use std::fmt;
 use std::io::{IsTerminal as _, Write};

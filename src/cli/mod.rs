@@ -87,7 +87,8 @@ pub struct Global {
     #[arg(long, global = true, value_name = "PATH", default_value = DEFAULT_INDEX, env = "ORTHOSCOPE_INDEX")]
     pub index: PathBuf,
     /// Output format
-    // Each subcommand has its own list and default, which `with_formats` gives it; this one lets it stand before the subcommand.
+    // Each subcommand has its own list and default, which `with_formats` gives it; this one lets it stand before the
+    // subcommand.
     #[arg(long, global = true, hide = true, value_name = "FORMAT")]
     format: Option<String>,
     /// Say nothing on standard error but errors
@@ -173,8 +174,8 @@ fn undone(examination: &Examination) -> Option<&str> {
     }
 }
 
-/// Says on standard error why the exit status is 2, a line an examination: those who read only that, and pipes that read
-/// standard output, must not take it for a clean end.
+/// Says on standard error why the exit status is 2, a line an examination: those who read only that, and pipes that
+/// read standard output, must not take it for a clean end.
 pub(super) fn tell_undone<'e>(status: ExitStatus, examinations: impl IntoIterator<Item = &'e Examination>) {
     if status != ExitStatus::Incomplete {
         return;
@@ -285,8 +286,8 @@ impl Global {
         self.format.as_deref().unwrap_or_default()
     }
 
-    /// How the report that was asked for is written, to a file or to standard output: refused before any work where a terminal
-    /// could not show it.
+    /// How the report that was asked for is written, to a file or to standard output: refused before any work where a
+    /// terminal could not show it.
     pub fn renderer(&self, format: &str, into_file: bool) -> Result<&'static dyn Renderer> {
         let known = || RENDERERS.iter().map(|renderer| renderer.name()).collect::<Vec<_>>().join(", ");
         let renderer = reports::renderer(format).ok_or_else(|| {

@@ -30,7 +30,8 @@ enum Action {
     /// One line for each signature.
     #[command(after_help = "Examples:\n  orthoscope signatures list --format json")]
     List,
-    /// One signature: what it means and its numbers (`--format source` for the file itself, to start one of your own from).
+    /// One signature: what it means and its numbers (`--format source` for the file itself, to start one of your own
+    /// from).
     #[command(after_help = "Examples:\n  orthoscope signatures show out-rank1-global --format source > mine.md")]
     Show {
         /// The signature's id.

@@ -1,8 +1,9 @@
 //! Detection and false-positive rates on labelled pairs, with exact intervals.
 //!
 //! A label file is a JSON list of `{case, path, base, label}` with paths relative to the file; `label` is
-//! `orthogonalized` (then optionally `lambda`: module to true λ per layer) or an honest relation, and no other word: a misspelt
-//! one would count a detection as a false positive. Cases that cannot be examined are counted apart and enter no rate.
+//! `orthogonalized` (then optionally `lambda`: module to true λ per layer) or an honest relation, and no other word: a
+//! misspelt one would count a detection as a false positive. Cases that cannot be examined are counted apart and enter
+//! no rate.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -89,8 +89,8 @@ pub enum Depth {
     Hashes,
     /// Headers and a few rows.
     Screen,
-    /// Every tensor; or, where they decide, every matrix that writes to the residual stream: the others then stand under
-    /// `not_examined`.
+    /// Every tensor; or, where they decide, every matrix that writes to the residual stream: the others then stand
+    /// under `not_examined`.
     Full,
 }
 
@@ -220,13 +220,15 @@ pub struct Orthogonalization {
     pub strength: Vec<Strength>,
     /// Smallest λ that would have been seen.
     pub detection_limit: f64,
-    /// The recovered recipe in words, one fact a line (shape over depth, norms kept, side, families consistent with it).
+    /// The recovered recipe in words, one fact a line (shape over depth, norms kept, side, families consistent with
+    /// it).
     #[serde(default)]
     pub recipe: Vec<String>,
 }
 
 impl Orthogonalization {
-    /// λ̂ of the writers that changed, lowest first: those that are the base's own stand in the list with 0 and have no strength.
+    /// λ̂ of the writers that changed, lowest first: those that are the base's own stand in the list with 0 and have no
+    /// strength.
     pub fn strengths(&self) -> Vec<f64> {
         let all = self.strength.iter().map(|one| one.lambda);
         let mut changed: Vec<f64> = all.filter(|lambda| lambda.is_finite() && *lambda != 0.0).collect();
@@ -353,8 +355,8 @@ pub struct Examination {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<Profile>,
     /// Where a repository holds several checkpoints (formats, quantisations, adapters): the examination of each, in the
-    /// order they were looked at. Everything above is then of the one that decides, beside what [`crate::judge::combine`] says
-    /// of all. Empty for a single checkpoint.
+    /// order they were looked at. Everything above is then of the one that decides, beside what
+    /// [`crate::judge::combine`] says of all. Empty for a single checkpoint.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub variants: Vec<Examination>,
 }
@@ -437,10 +439,10 @@ pub(crate) fn canonical_json(value: &impl Serialize) -> Vec<u8> {
 }
 
 impl Examination {
-    /// The examination's id: SHA-256 over the JSON of what was examined and measured. The same files measured again have
-    /// the same id, and judging again does not change it: bytes read, the catalogue, the relation, the verdict, the
-    /// findings and whether the claim holds are left out. Of several variants it is made of theirs, as judging may change
-    /// which of them decides.
+    /// The examination's id: SHA-256 over the JSON of what was examined and measured. The same files measured again
+    /// have the same id, and judging again does not change it: bytes read, the catalogue, the relation, the verdict,
+    /// the findings and whether the claim holds are left out. Of several variants it is made of theirs, as judging may
+    /// change which of them decides.
     pub fn id(&self) -> Digest {
         if !self.variants.is_empty() {
             let ids: Vec<String> = self.variants.iter().map(|variant| variant.id().hex()).collect();

@@ -1,5 +1,6 @@
 //! What a loader takes beside the weights, and what of it differs from the base's: chat template, generation settings,
-//! tokenizer, configuration, programs. A model can be made to answer otherwise by any of them, with every weight untouched.
+//! tokenizer, configuration, programs. A model can be made to answer otherwise by any of them, with every weight
+//! untouched.
 //!
 //! Where files lie is transformers' convention: `chat_template.jinja` before `chat_template.json` before the entry of
 //! `tokenizer_config.json`, `generation_config.json`, `config.json`; of GGUF the key `tokenizer.chat_template`.
@@ -85,7 +86,8 @@ pub struct Around<'a> {
     pub config: &'a Value,
     /// Keys and values of a GGUF header.
     pub metadata: &'a BTreeMap<String, String>,
-    /// Whether the configuration is a file's, and whole: that of a GGUF header has fewer fields, as has a hub's extract.
+    /// Whether the configuration is a file's, and whole: that of a GGUF header has fewer fields, as has a hub's
+    /// extract.
     pub has_whole_config: bool,
     /// Files of a repository and what their content is called (a SHA-256 or a git name), without reading them.
     pub listed: &'a BTreeMap<String, String>,

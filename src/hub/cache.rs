@@ -1,8 +1,8 @@
 //! An existing Hugging Face cache, read and never written.
 //!
 //! Layout (the client's `constants.py` and its `trees/` files): `models--ORG--NAME/snapshots/COMMIT/PATH` is a link to
-//! `../../blobs/HASH`, which may itself be a link into the store that all repositories share; `refs/main` holds a commit;
-//! `trees/COMMIT.json` lists sizes and SHA-256.
+//! `../../blobs/HASH`, which may itself be a link into the store that all repositories share; `refs/main` holds a
+//! commit; `trees/COMMIT.json` lists sizes and SHA-256.
 
 use std::path::{Path, PathBuf};
 

@@ -189,9 +189,9 @@ impl Client {
         reach
     }
 
-    /// Sends one request, waits and retries as needed, and reads the answer of any status below 400 with `read`, of a body
-    /// of at most `cap` bytes. The hub's refusal is an error of the right kind. An answer that `read` finds malformed (a
-    /// proxy's page, a body cut by a broken intermediary) is asked for again.
+    /// Sends one request, waits and retries as needed, and reads the answer of any status below 400 with `read`, of a
+    /// body of at most `cap` bytes. The hub's refusal is an error of the right kind. An answer that `read` finds
+    /// malformed (a proxy's page, a body cut by a broken intermediary) is asked for again.
     pub fn ask<T>(
         &self,
         hub: &dyn Hub,
@@ -256,8 +256,8 @@ impl Client {
         }
     }
 
-    /// One attempt of one request: counted, its body read up to `cap` bytes. The second value is the wait the server asked
-    /// for when it refused.
+    /// One attempt of one request: counted, its body read up to `cap` bytes. The second value is the wait the server
+    /// asked for when it refused.
     async fn send(
         &self,
         hub: &dyn Hub,
@@ -379,7 +379,8 @@ impl Client {
         }
     }
 
-    /// Waits for something for `time` at most (`None` when that is over), and no longer than the meter allows (`Budget`).
+    /// Waits for something for `time` at most (`None` when that is over), and no longer than the meter allows
+    /// (`Budget`).
     async fn within<T>(
         &self,
         meter: &Meter,
@@ -445,9 +446,6 @@ impl Flow<'_> {
     }
 }
 
-/// Refusals with a stated wait that one request takes, whatever they state: a wait of nothing can be stated for ever.
-const MOST_TOLD: u32 = 32;
-
 /// The attempts of one request.
 pub(super) struct Attempt<'a> {
     client: &'a Client,
@@ -506,7 +504,7 @@ impl<'a> Attempt<'a> {
     /// The server asked for a wait, which the pace will keep: no attempt is lost, but patience ends.
     pub(super) fn told(&mut self, wait: Duration, trouble: Error) -> Result<()> {
         self.told += 1;
-        if self.waited.saturating_add(wait) > self.client.settings.patience || self.told > MOST_TOLD {
+        if self.waited.saturating_add(wait) > self.client.settings.patience || self.told > limits::MAX_STATED_WAITS {
             return Err(self.impatient(wait, trouble));
         }
         Ok(())

@@ -9,9 +9,6 @@ use super::{Answer, shown};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 
-/// Folders below a repository or a tree of them.
-const MAX_FOLDERS: usize = 8;
-
 /// Answers for one address; status 404 for what is not there.
 pub(super) fn answer(url: &Url) -> Result<Answer> {
     let reply = |status: u16, body: Vec<u8>| {
@@ -33,7 +30,9 @@ pub(super) fn answer(url: &Url) -> Result<Answer> {
     }
     let mut rows = Vec::new();
     // Links to files are followed (hub caches are made of them), links to folders are not, so a loop ends.
-    for entry in walkdir::WalkDir::new(&path).max_depth(MAX_FOLDERS).sort_by_file_name().into_iter().flatten() {
+    for entry in
+        walkdir::WalkDir::new(&path).max_depth(limits::MAX_HUB_FOLDERS_DEEP).sort_by_file_name().into_iter().flatten()
+    {
         if rows.len() >= limits::MAX_FILES {
             break;
         }

@@ -33,7 +33,8 @@ impl Repo {
         }
     }
 
-    /// The whole file on this machine, if it is already there: in the Hugging Face cache, in our own, or on a local hub.
+    /// The whole file on this machine, if it is already there: in the Hugging Face cache, in our own, or on a local
+    /// hub.
     pub fn on_disk(&self, file: &RepoFile) -> Option<PathBuf> {
         if let Ok(ask) = self.hub().file(&self.id().name, self.revision(), &file.path)
             && ask.url.scheme() == "file"
@@ -245,27 +246,39 @@ impl RepoRanges {
                     continue;
                 }
             }
-            let mut grown = 0u64;
-            let mut flow = client.flow(response, true, self.meter());
-            let trouble = loop {
-                match flow.next().await? {
-                    Step::Bytes(chunk) => {
-                        grown += chunk.len() as u64;
-                        if have + grown > total {
-                            break Some("has more bytes than asked for");
-                        }
-                        growing.write_all(&chunk).map_err(|error| Error::io(doing, error))?;
-                    }
-                    Step::End => break None,
-                    Step::Broken(why) => break Some(why),
-                }
-            };
+            let (grown, trouble) = self.append(response, growing, total - have, doing).await?;
             if grown >= PROGRESS && trouble.is_some() {
                 // A long file over a bad line may break off any number of times.
                 attempt = Attempt::new(client);
             }
             if have + grown != total {
                 attempt.again(broken(format!("the answer {}", trouble.unwrap_or("was too short")))).await?;
+            }
+        }
+    }
+
+    /// Writes an answer's bytes behind what is there, as long as they come and are no more than are missing; how many
+    /// they were, and why they ended where that was not their end.
+    async fn append(
+        &self,
+        response: reqwest::Response,
+        growing: &mut File,
+        missing: u64,
+        doing: &str,
+    ) -> Result<(u64, Option<&'static str>)> {
+        let mut grown = 0u64;
+        let mut flow = self.client().flow(response, true, self.meter());
+        loop {
+            match flow.next().await? {
+                Step::Bytes(chunk) => {
+                    grown += chunk.len() as u64;
+                    if grown > missing {
+                        return Ok((grown, Some("has more bytes than asked for")));
+                    }
+                    growing.write_all(&chunk).map_err(|error| Error::io(doing, error))?;
+                }
+                Step::End => return Ok((grown, None)),
+                Step::Broken(why) => return Ok((grown, Some(why))),
             }
         }
     }

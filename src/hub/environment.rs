@@ -127,8 +127,8 @@ impl Environment {
     }
 }
 
-/// What was written as an address, without what may be a user, a password or a token. It need not be an address: whatever
-/// stands before the last `@` goes, and whatever follows a `?` or `#`.
+/// What was written as an address, without what may be a user, a password or a token. It need not be an address:
+/// whatever stands before the last `@` goes, and whatever follows a `?` or `#`.
 pub fn masked(text: &str) -> String {
     let (scheme, rest) = match text.split_once("://") {
         Some((scheme, rest)) if scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c)) => {

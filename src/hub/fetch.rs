@@ -285,9 +285,9 @@ impl Repo {
         Err(Error::new(ErrorKind::Network, format!("reading {path} of {}: redirected in a circle", self.id)))
     }
 
-    /// What it is when answers keep contradicting the file list in length. What a commit holds cannot change, so the answers
-    /// are at fault, and another night may bring right ones; the client of the largest hub says the same of short files
-    /// ("usually due to network issues"). A branch may have moved.
+    /// What it is when answers keep contradicting the file list in length. What a commit holds cannot change, so the
+    /// answers are at fault, and another night may bring right ones; the client of the largest hub says the same of
+    /// short files ("usually due to network issues"). A branch may have moved.
     pub(super) fn contradicted(&self) -> ErrorKind {
         if is_commit(&self.revision) { ErrorKind::Network } else { ErrorKind::Moved }
     }
@@ -428,11 +428,11 @@ impl RepoRanges {
         }
     }
 
+    /// The bytes of one range, over as many attempts as it takes.
     async fn range(&self, range: Range<u64>) -> Result<Bytes> {
         let doing =
             || format!("reading bytes {}..{} of {} of {}", range.start, range.end, self.file.path, self.repo.id);
-        let length = range.end - range.start;
-        if length == 0 {
+        if range.is_empty() {
             return Ok(Bytes::new());
         }
         let wish = HeaderValue::from_str(&format!("bytes={}-{}", range.start, range.end - 1))
@@ -453,47 +453,20 @@ impl RepoRanges {
                 }
                 Err(error) => return Err(error),
             };
-            let status = response.status().as_u16();
-            let trouble = match status {
-                206 => {
-                    let wanted = Some((range.start, range.end - 1, Some(self.file.bytes)));
-                    let plain = response
-                        .headers()
-                        .get(header::CONTENT_ENCODING)
-                        .is_none_or(|encoding| encoding.as_bytes() == b"identity");
-                    if !plain {
-                        "the range is compressed, which makes it unusable".to_owned()
-                    } else if let Some((_, _, Some(total))) = content_range(response.headers())
-                        && total != self.file.bytes
-                    {
-                        let trouble = format!("the server's file has {total} bytes, listed are {}", self.file.bytes);
-                        self.forget_place().await;
-                        attempt.again(Error::new(self.repo.contradicted(), format!("{}: {trouble}", doing()))).await?;
-                        continue;
-                    } else if content_range(response.headers()) != wanted {
-                        "another range than asked for".to_owned()
-                    } else {
-                        match self.client().body(response, &ask, length, &self.meter).await {
-                            Ok(reply) if reply.cut.is_none() && reply.body.len() as u64 == length => {
-                                return Ok(reply.body);
-                            }
-                            Ok(reply) => {
-                                format!("{} after {} bytes", reply.cut.unwrap_or("ended"), reply.body.len())
-                            }
-                            Err(error) if error.kind == ErrorKind::TooLarge => "more bytes than asked for".to_owned(),
-                            Err(error) => return Err(error),
-                        }
+            match self.answered(response, &ask, &range).await? {
+                Answered::Whole(bytes) => return Ok(bytes),
+                Answered::Trouble(trouble) => {
+                    let trouble = Error::new(ErrorKind::Network, format!("{}: {trouble}", doing()));
+                    match told {
+                        Some(wait) => attempt.told(wait, trouble)?,
+                        None => attempt.again(trouble).await?,
                     }
                 }
-                // The whole file in place of a range: never read, it may be a hundred gigabytes.
-                200 => "the server ignores ranges".to_owned(),
-                416 => {
+                Answered::Contradicted(trouble) => {
                     self.forget_place().await;
-                    let trouble = format!("{}: the server's file is shorter than listed", doing());
-                    attempt.again(Error::new(self.repo.contradicted(), trouble)).await?;
-                    continue;
+                    attempt.again(Error::new(self.repo.contradicted(), format!("{}: {trouble}", doing()))).await?;
                 }
-                400 | 401 | 403 | 404 | 410 => {
+                Answered::Refused(status) => {
                     renewals += 1;
                     if renewals > 3 {
                         return Err(Error::new(
@@ -502,17 +475,65 @@ impl RepoRanges {
                         ));
                     }
                     self.forget_place().await;
-                    continue;
                 }
-                _ => format!("status {status}"),
-            };
-            let trouble = Error::new(ErrorKind::Network, format!("{}: {trouble}", doing()));
-            match told {
-                Some(wait) => attempt.told(wait, trouble)?,
-                None => attempt.again(trouble).await?,
             }
         }
     }
+
+    /// What an answer to a wish for a range is, by its status.
+    async fn answered(&self, response: reqwest::Response, ask: &Ask, range: &Range<u64>) -> Result<Answered> {
+        Ok(match response.status().as_u16() {
+            206 => return self.part(response, ask, range).await,
+            // The whole file in place of a range: never read, it may be a hundred gigabytes.
+            200 => Answered::Trouble("the server ignores ranges".to_owned()),
+            416 => Answered::Contradicted("the server's file is shorter than listed".to_owned()),
+            status @ (400 | 401 | 403 | 404 | 410) => Answered::Refused(status),
+            status => Answered::Trouble(format!("status {status}")),
+        })
+    }
+
+    /// The bytes of an answer that says it is a range, if it is the one that was asked for.
+    async fn part(&self, response: reqwest::Response, ask: &Ask, range: &Range<u64>) -> Result<Answered> {
+        let length = range.end - range.start;
+        let given = content_range(response.headers());
+        let plain =
+            response.headers().get(header::CONTENT_ENCODING).is_none_or(|encoding| encoding.as_bytes() == b"identity");
+        if !plain {
+            return Ok(Answered::Trouble("the range is compressed, which makes it unusable".to_owned()));
+        }
+        if let Some((_, _, Some(total))) = given
+            && total != self.file.bytes
+        {
+            let trouble = format!("the server's file has {total} bytes, listed are {}", self.file.bytes);
+            return Ok(Answered::Contradicted(trouble));
+        }
+        if given != Some((range.start, range.end - 1, Some(self.file.bytes))) {
+            return Ok(Answered::Trouble("another range than asked for".to_owned()));
+        }
+        match self.client().body(response, ask, length, &self.meter).await {
+            Ok(reply) if reply.cut.is_none() && reply.body.len() as u64 == length => Ok(Answered::Whole(reply.body)),
+            Ok(reply) => {
+                let trouble = format!("{} after {} bytes", reply.cut.unwrap_or("ended"), reply.body.len());
+                Ok(Answered::Trouble(trouble))
+            }
+            Err(error) if error.kind == ErrorKind::TooLarge => {
+                Ok(Answered::Trouble("more bytes than asked for".to_owned()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What a server answers to a wish for a range.
+enum Answered {
+    /// All of its bytes.
+    Whole(Bytes),
+    /// None that can be used, and why; another attempt may bring them.
+    Trouble(String),
+    /// That its file is another one than the list says.
+    Contradicted(String),
+    /// A status that a signed address has which ran out.
+    Refused(u16),
 }
 
 impl Ranges for RepoRanges {

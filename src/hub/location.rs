@@ -64,8 +64,8 @@ pub fn spellings() -> String {
 }
 
 impl RepoId {
-    /// The address of its page on its hub, at a revision where one is named. None for a hub without pages, and for names that no
-    /// hub gives, so that nothing else can be smuggled into a link.
+    /// The address of its page on its hub, at a revision where one is named. None for a hub without pages, and for
+    /// names that no hub gives, so that nothing else can be smuggled into a link.
     pub fn page(&self, revision: Option<&str>) -> Option<String> {
         // Hubs give names of about a hundred characters at most.
         let plain = |text: &str| {
@@ -87,8 +87,8 @@ impl RepoId {
 }
 
 impl Location {
-    /// The repository that an address of a hub's page shows (`https://huggingface.co/ORG/NAME/tree/REV`); `None` for text that is
-    /// no such address. An address of another host is an error: it is no file of this machine either.
+    /// The repository that an address of a hub's page shows (`https://huggingface.co/ORG/NAME/tree/REV`); `None` for
+    /// text that is no such address. An address of another host is an error: it is no file of this machine either.
     pub fn of_page(text: &str) -> Option<Result<Self, Error>> {
         let on = |host: &&str| text.strip_prefix(*host).is_some_and(|rest| rest.starts_with('/'));
         let address = match text.starts_with("https://") || text.starts_with("http://") {

@@ -1,10 +1,10 @@
 //! ModelScope's protocol.
 //!
 //! Source: the public Python client `modelscope_hub` 0.5. What is odd about it, and how it is met: a listing reaches no
-//! deeper than 3,000 repositories; a file tree is cut at 3,000 entries without a sign, so a tree of that length is asked
-//! for again folder by folder; a refusal may come inside status 200; there is no commit per repository, so the time of
-//! the last change stands in for one and every file is held to its SHA-256; there is no lineage filter, so a base is
-//! searched for by name and the claim is read from the card.
+//! deeper than 3,000 repositories; a file tree is cut at 3,000 entries without a sign, so a tree of that length is
+//! asked for again folder by folder; a refusal may come inside status 200; there is no commit per repository, so the
+//! time of the last change stands in for one and every file is held to its SHA-256; there is no lineage filter, so a
+//! base is searched for by name and the claim is read from the card.
 
 use std::sync::Arc;
 

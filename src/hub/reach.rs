@@ -76,8 +76,8 @@ impl Reach {
             Self::of_v4(Ipv4Addr::new(a, b, c, d))
         };
         match parts {
-            // Mapped (::ffff:a.b.c.d), translated (::ffff:0:a.b.c.d), compatible (::a.b.c.d), NAT64 (64:ff9b::a.b.c.d and
-            // its local prefix) and 6to4 addresses lead to the IPv4 address in them.
+            // Mapped (::ffff:a.b.c.d), translated (::ffff:0:a.b.c.d), compatible (::a.b.c.d), NAT64 (64:ff9b::a.b.c.d
+            // and its local prefix) and 6to4 addresses lead to the IPv4 address in them.
             [0, 0, 0, 0, 0, 0xffff, high, low]
             | [0, 0, 0, 0, 0xffff, 0, high, low]
             | [0, 0, 0, 0, 0, 0, high, low]

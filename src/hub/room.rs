@@ -19,8 +19,8 @@ pub fn free(_: &Path) -> Option<u64> {
 }
 
 impl Client {
-    /// Whether `further` bytes fit into the cache with the reserve left over; an `Io` error where they do not, as when the
-    /// disk were full.
+    /// Whether `further` bytes fit into the cache with the reserve left over; an `Io` error where they do not, as when
+    /// the disk were full.
     pub fn make_sure_of_room(&self, further: u64, doing: &str) -> Result<()> {
         let reserve = self.settings().reserve;
         // A cache that is not there yet will be where the nearest folder is.

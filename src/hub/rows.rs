@@ -36,8 +36,8 @@ pub(super) struct Rows {
 }
 
 impl Shape {
-    /// Reads a list of rows. `what` names it in errors (`the listing`). Fails as `Malformed` where there is none, and as
-    /// `TooLarge` where its rows take more than [`limits::MAX_PAGE_BYTES`].
+    /// Reads a list of rows. `what` names it in errors (`the listing`). Fails as `Malformed` where there is none, and
+    /// as `TooLarge` where its rows take more than [`limits::MAX_PAGE_BYTES`].
     pub(super) fn list(&self, answer: &Answer, what: &str) -> Result<Rows> {
         let doing = || format!("reading {what} {}", shown(&answer.url));
         let mut rows = Rows::default();

@@ -1,8 +1,9 @@
-//! What a killed process leaves in the cache: temporary files that nobody holds, and downloads that nobody goes on with.
+//! What a killed process leaves in the cache: temporary files that nobody holds, and downloads that nobody goes on
+//! with.
 //!
-//! Whoever writes holds an operating-system lock on the file, which goes with the process. So what can be locked belongs to
-//! nobody. Temporary files are made and locked under a shared lock of their folder, and thrown away under its exclusive
-//! lock: none is taken for abandoned between the two.
+//! Whoever writes holds an operating-system lock on the file, which goes with the process. So what can be locked
+//! belongs to nobody. Temporary files are made and locked under a shared lock of their folder, and thrown away under
+//! its exclusive lock: none is taken for abandoned between the two.
 
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -34,8 +35,8 @@ pub fn temporary(folder: &Path) -> std::io::Result<NamedTempFile> {
     Ok(file)
 }
 
-/// Opens a file that grows over several runs, and locks it: `None` when `done` says that it is not needed any more, once
-/// the lock is had. The file may have been finished or thrown away by whoever held the lock before.
+/// Opens a file that grows over several runs, and locks it: `None` when `done` says that it is not needed any more,
+/// once the lock is had. The file may have been finished or thrown away by whoever held the lock before.
 pub(super) fn growing(path: &Path, done: impl Fn() -> bool) -> std::io::Result<Option<File>> {
     loop {
         let file = private::options().read(true).append(true).create(true).open(path)?;

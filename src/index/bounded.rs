@@ -1,5 +1,5 @@
-//! Bounds on what one examination may take in the index: a hostile header can name millions of tensors, and what is stored is
-//! read again by every report and every page.
+//! Bounds on what one examination may take in the index: a hostile header can name millions of tensors, and what is
+//! stored is read again by every report and every page.
 
 use std::borrow::Cow;
 
@@ -12,8 +12,8 @@ pub(super) fn more_not_examined(more: u64) -> NotExamined {
     NotExamined { tensor: "*".to_owned(), reason: format!("{more} more are not listed") }
 }
 
-/// Keeps the first entries; a last one says how many more there were. A list with such a line already is one too long and
-/// stays as it is.
+/// Keeps the first entries; a last one says how many more there were. A list with such a line already is one too long
+/// and stays as it is.
 fn shorten<T>(list: &mut Vec<T>, most: usize, more: impl FnOnce(usize) -> T) {
     if list.len() > most + 1 {
         let left = list.len() - most;

@@ -1,9 +1,9 @@
 //! A hash over all rows of an examination, so that bytes that changed inside them are noticed when they are read.
 //!
-//! SQLite's own check sees damaged pages and broken trees, not another number in a row. The hash is over the rows as SQL
-//! gives them, with names in the place of keys that are shared, and not over the examination as this version spells it: a
-//! field that a later version adds changes no hash, as NULL columns are left out. It is no signature: whoever can write
-//! the file can write the hash as well.
+//! SQLite's own check sees damaged pages and broken trees, not another number in a row. The hash is over the rows as
+//! SQL gives them, with names in the place of keys that are shared, and not over the examination as this version spells
+//! it: a field that a later version adds changes no hash, as NULL columns are left out. It is no signature: whoever can
+//! write the file can write the hash as well.
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension};
@@ -101,7 +101,8 @@ pub(super) fn broken(connection: &Connection, key: i64) -> Error {
 }
 
 impl Index {
-    /// The examinations whose rows cannot be read or are not what was written, each with its error. Reads all of the index.
+    /// The examinations whose rows cannot be read or are not what was written, each with its error. Reads all of the
+    /// index.
     pub fn broken_examinations(&self) -> Result<Vec<Error>> {
         let doing = "checking the index's rows";
         let keys: Vec<i64> = self

@@ -1,7 +1,7 @@
 //! JSON out of the index with its numbers exact.
 //!
-//! `serde_json` reads a fraction to within one unit in its last place unless it is built otherwise; what was stored has to
-//! come back equal, so the fractions are read once more, exactly, from the text.
+//! `serde_json` reads a fraction to within one unit in its last place unless it is built otherwise; what was stored has
+//! to come back equal, so the fractions are read once more, exactly, from the text.
 
 use serde_json::{Number, Value};
 

@@ -190,7 +190,8 @@ pub(super) fn finding_row(row: &Row<'_>) -> rusqlite::Result<Finding> {
     })
 }
 
-/// The tensors that were not examined. Versions that kept any number of them left indexes with millions of one examination.
+/// The tensors that were not examined. Versions that kept any number of them left indexes with millions of one
+/// examination.
 fn not_examined(connection: &Connection, key: i64) -> Result<Vec<NotExamined>> {
     let most = MAX_NOT_EXAMINED as i64;
     let in_all: i64 = connection

@@ -1,8 +1,9 @@
 //! The SQLite index: every examination with all its measurements, what was judged from them, and queries over both.
 //!
 //! One file, one writer at a time, any number of readers beside it (write-ahead log). The schema is documented in
-//! `src/index/migrations/` and, for those who query it themselves, in `docs/index.md`. A later migration may add tables; a
-//! released one is never edited, and a database of each released schema is kept in `tests/index/` and opened by the tests.
+//! `src/index/migrations/` and, for those who query it themselves, in `docs/index.md`. A later migration may add
+//! tables; a released one is never edited, and a database of each released schema is kept in `tests/index/` and opened
+//! by the tests.
 
 mod bounded;
 mod checksum;
@@ -123,8 +124,8 @@ impl Index {
 
     /// An existing index, whatever its schema, with the version of that.
     ///
-    /// A file in write-ahead-log mode needs a second one beside it even to be read. Where none can be made (read-only media),
-    /// it is read as one that nobody changes, which holds as long as nobody can.
+    /// A file in write-ahead-log mode needs a second one beside it even to be read. Where none can be made (read-only
+    /// media), it is read as one that nobody changes, which holds as long as nobody can.
     fn open_as_it_is(path: &Path) -> Result<(Self, i64)> {
         must_exist(path)?;
         let name = path.display().to_string();
@@ -341,8 +342,8 @@ fn must_exist(path: &Path) -> Result<()> {
     ))
 }
 
-/// SQLite takes a file of fewer bytes than a page for a new database. Here it is one that lost its contents, or no database;
-/// `shortest` is the length from which on that is an error.
+/// SQLite takes a file of fewer bytes than a page for a new database. Here it is one that lost its contents, or no
+/// database; `shortest` is the length from which on that is an error.
 fn not_cut(path: &Path, shortest: u64) -> Result<()> {
     match path.metadata() {
         Ok(file) if file.is_file() && (shortest..SHORTEST).contains(&file.len()) => {
@@ -355,8 +356,8 @@ fn not_cut(path: &Path, shortest: u64) -> Result<()> {
     }
 }
 
-/// Makes an empty file that only its user can read, where there is none: SQLite takes it for a new database, and gives the
-/// files beside it the same rights.
+/// Makes an empty file that only its user can read, where there is none: SQLite takes it for a new database, and gives
+/// the files beside it the same rights.
 fn create(path: &Path) -> Result<()> {
     match private::options().write(true).create_new(true).open(path) {
         Ok(_) => Ok(()),
@@ -384,8 +385,8 @@ fn is_unwritable(error: &Error) -> bool {
 
 /// Puts the file into write-ahead-log mode, in which it stays; a database in memory keeps its own.
 ///
-/// Of several connections that do so to a new file SQLite turns all but one away at once, without the wait that it was told
-/// to make, as each might hold what another waits for. They ask again.
+/// Of several connections that do so to a new file SQLite turns all but one away at once, without the wait that it was
+/// told to make, as each might hold what another waits for. They ask again.
 fn write_ahead(connection: &Connection) -> rusqlite::Result<()> {
     let began = Instant::now();
     loop {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::OptionalExtension;
+use rusqlite::{OptionalExtension, Row};
 use serde::Serialize;
 
 use super::{Index, failed};
@@ -215,51 +215,60 @@ impl Words {
     }
 }
 
+/// Repositories by their keys, and the words that theirs are the numbers of.
+#[derive(Default)]
+struct Units {
+    units: BTreeMap<i64, Unit>,
+    forms: Words,
+    families: Words,
+}
+
+impl Units {
+    /// Takes in one examination, if it stands for its repository before the one that is there.
+    fn add(&mut self, row: &Row<'_>) -> rusqlite::Result<()> {
+        let word =
+            |column: usize| -> rusqlite::Result<_> { Ok(row.get_ref(column)?.as_str().unwrap_or_default().to_owned()) };
+        let unit = Unit {
+            examination: row.get(0)?,
+            base: row.get(2)?,
+            outcome: match row.get_ref(3)?.as_str().unwrap_or_default() {
+                "orthogonalized" => Outcome::Orthogonalized,
+                "suspect" => Outcome::Suspect,
+                "clear" => Outcome::Clear,
+                "inconclusive" => Outcome::Inconclusive,
+                _ => Outcome::NotExamined,
+            },
+            seen: row.get(4)?,
+            form: self.forms.number(&word(5)?),
+            size: Size::of(row.get(6)?),
+            family: self.families.number(&word(7)?),
+            downloads: row.get(8)?,
+            created: row.get(9)?,
+            declared: row.get(10)?,
+        };
+        let stands = |unit: &Unit| (unit.outcome != Outcome::NotExamined, unit.seen, unit.examination);
+        let candidate: i64 = row.get(1)?;
+        match self.units.get(&candidate) {
+            Some(other) if stands(other) >= stands(&unit) => {}
+            _ => drop(self.units.insert(candidate, unit)),
+        }
+        Ok(())
+    }
+}
+
+/// The groups of a dimension with their labels: most repositories first, months and sizes in their own order.
+fn sorted(dimension: Dimension, by_key: BTreeMap<Key<'_>, Group>) -> Vec<Group> {
+    let mut list: Vec<Group> = by_key.into_iter().map(|(key, group)| Group { label: key.label(), ..group }).collect();
+    if !matches!(dimension, Dimension::Month | Dimension::Size) {
+        list.sort_by(|a, b| b.listed.cmp(&a.listed).then_with(|| a.label.cmp(&b.label)));
+    }
+    list
+}
+
 impl Index {
     /// Counts everything.
     pub fn prevalence(&self) -> Result<Prevalence> {
-        let sql = |error| failed("counting derivatives", error);
-        let connection = self.connection();
-        let mut forms = Words::default();
-        let mut families = Words::default();
-        let mut units: BTreeMap<i64, Unit> = BTreeMap::new();
-        let mut statement = connection
-            .prepare_cached(
-                "SELECT examination, candidate, base, outcome, seen, form, weights, family, downloads, created, declared
-                 FROM triage WHERE candidate <> base",
-            )
-            .map_err(sql)?;
-        let mut rows = statement.query([]).map_err(sql)?;
-        while let Some(row) = rows.next().map_err(sql)? {
-            let word = |column: usize| -> rusqlite::Result<_> {
-                Ok(row.get_ref(column)?.as_str().unwrap_or_default().to_owned())
-            };
-            let unit = Unit {
-                examination: row.get(0).map_err(sql)?,
-                base: row.get(2).map_err(sql)?,
-                outcome: match row.get_ref(3).map_err(sql)?.as_str().unwrap_or_default() {
-                    "orthogonalized" => Outcome::Orthogonalized,
-                    "suspect" => Outcome::Suspect,
-                    "clear" => Outcome::Clear,
-                    "inconclusive" => Outcome::Inconclusive,
-                    _ => Outcome::NotExamined,
-                },
-                seen: row.get(4).map_err(sql)?,
-                form: forms.number(&word(5).map_err(sql)?),
-                size: Size::of(row.get(6).map_err(sql)?),
-                family: families.number(&word(7).map_err(sql)?),
-                downloads: row.get(8).map_err(sql)?,
-                created: row.get(9).map_err(sql)?,
-                declared: row.get(10).map_err(sql)?,
-            };
-            let stands = |unit: &Unit| (unit.outcome != Outcome::NotExamined, unit.seen, unit.examination);
-            let candidate: i64 = row.get(1).map_err(sql)?;
-            match units.get(&candidate) {
-                Some(other) if stands(other) >= stands(&unit) => {}
-                _ => drop(units.insert(candidate, unit)),
-            }
-        }
-        drop(rows);
+        let Units { units, forms, families } = self.units()?;
         let sources = self.sources()?;
         let mut counts =
             Prevalence { overall: Group { label: "all".to_owned(), ..Group::default() }, ..Prevalence::default() };
@@ -287,24 +296,40 @@ impl Index {
                 first.entry(unit.base).and_modify(|earliest| *earliest = created.min(*earliest)).or_insert(created);
             }
         }
-        for (dimension, by_key) in groups {
-            let mut list: Vec<Group> =
-                by_key.into_iter().map(|(key, group)| Group { label: key.label(), ..group }).collect();
-            if !matches!(dimension, Dimension::Month | Dimension::Size) {
-                list.sort_by(|a, b| b.listed.cmp(&a.listed).then_with(|| a.label.cmp(&b.label)));
-            }
-            counts.groups.insert(dimension, list);
-        }
+        counts.groups = groups.into_iter().map(|(dimension, by_key)| (dimension, sorted(dimension, by_key))).collect();
         counts.reasons = counts.overall.reasons.iter().map(|(word, count)| ((*word).to_owned(), *count)).collect();
         counts.reasons.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         counts.delays = self.delays(&first, &sources)?;
-        counts.waiting = connection
-            .query_row("SELECT count(*) FROM listing WHERE source NOT IN (SELECT source FROM repository)", [], |row| {
-                row.get::<_, i64>(0)
-            })
-            .map(|count| u64::try_from(count).unwrap_or(0))
-            .map_err(sql)?;
+        counts.waiting = self.listed_and_not_examined()?;
         Ok(counts)
+    }
+
+    /// Every derivative with the examination that stands for it.
+    fn units(&self) -> Result<Units> {
+        let sql = |error| failed("counting derivatives", error);
+        let mut found = Units::default();
+        let mut statement = self
+            .connection()
+            .prepare_cached(
+                "SELECT examination, candidate, base, outcome, seen, form, weights, family, downloads, created, declared
+                 FROM triage WHERE candidate <> base",
+            )
+            .map_err(sql)?;
+        let mut rows = statement.query([]).map_err(sql)?;
+        while let Some(row) = rows.next().map_err(sql)? {
+            found.add(row).map_err(sql)?;
+        }
+        Ok(found)
+    }
+
+    /// How many repositories a hub listed that nobody has looked at yet.
+    fn listed_and_not_examined(&self) -> Result<u64> {
+        let sql = "SELECT count(*) FROM listing WHERE source NOT IN (SELECT source FROM repository)";
+        let count: i64 = self
+            .connection()
+            .query_row(sql, [], |row| row.get(0))
+            .map_err(|error| failed("counting derivatives", error))?;
+        Ok(u64::try_from(count).unwrap_or(0))
     }
 
     /// Source and owner of every repository.

@@ -1,7 +1,8 @@
-//! Queries: filtered, ordered and paged lists of examinations and findings, histories, names, and everything for export.
+//! Queries: filtered, ordered and paged lists of examinations and findings, histories, names, and everything for
+//! export.
 //!
-//! Pages are by key, not by number: a [`Cursor`] says where the last page ended, so that the thousandth page costs what the
-//! first does and nothing is skipped or shown twice when examinations are added meanwhile.
+//! Pages are by key, not by number: a [`Cursor`] says where the last page ended, so that the thousandth page costs what
+//! the first does and nothing is skipped or shown twice when examinations are added meanwhile.
 
 use std::fmt;
 use std::str::FromStr;
@@ -191,9 +192,9 @@ impl Where {
         self.parameters.extend(parameters);
     }
 
-    /// The column is one of these words; no words, no condition. One word can be looked up in an index that has the order
-    /// of the list too; with several, an index by the word would force a sort, so a plus keeps SQLite from using it and the
-    /// list is read in order and filtered.
+    /// The column is one of these words; no words, no condition. One word can be looked up in an index that has the
+    /// order of the list too; with several, an index by the word would force a sort, so a plus keeps SQLite from using
+    /// it and the list is read in order and filtered.
     fn one_of<T: Serialize>(&mut self, column: &str, words: &[T]) -> Result<()> {
         if words.is_empty() {
             return Ok(());
@@ -355,8 +356,8 @@ impl Index {
         Ok(paged(rows, page.limit))
     }
 
-    /// A page of findings: those of the most severe examinations first, then of the last made; within an examination in its
-    /// own order.
+    /// A page of findings: those of the most severe examinations first, then of the last made; within an examination in
+    /// its own order.
     pub fn findings(&self, filter: &FindingFilter, page: Page) -> Result<Paged<FindingRow>> {
         let doing = "listing findings";
         let mut conditions = conditions(&filter.examinations, true)?;
@@ -366,8 +367,8 @@ impl Index {
                 [severity.into(), last_seen.into(), key.into(), (-ordinal).into()],
             );
         }
-        // CROSS JOIN keeps SQLite from starting at the findings, where the order would have to be made by sorting; with a
-        // signature given, starting there is right, since few findings have it.
+        // CROSS JOIN keeps SQLite from starting at the findings, where the order would have to be made by sorting; with
+        // a signature given, starting there is right, since few findings have it.
         let join = if filter.examinations.signature.is_some() { "JOIN" } else { "CROSS JOIN" };
         let sql = format!(
             "SELECT {ROW}, f.ordinal, f.id AS finding_id, f.signature, f.signature_hash, f.severity, f.status AS life, \
@@ -386,8 +387,8 @@ impl Index {
         Ok(paged(rows, page.limit))
     }
 
-    /// The findings whose id starts with these hex digits, newest first, at most 100 of them. Ids are short: more than one
-    /// examination may have a finding with the same id, though that is rare.
+    /// The findings whose id starts with these hex digits, newest first, at most 100 of them. Ids are short: more than
+    /// one examination may have a finding with the same id, though that is rare.
     pub fn finding(&self, prefix: &str) -> Result<Vec<FindingRow>> {
         let doing = format!("looking for finding {prefix:?}");
         let Some(end) = hex_range_end(prefix) else { return Ok(Vec::new()) };
@@ -500,8 +501,8 @@ impl Index {
         )
     }
 
-    /// The same sorted by candidate, revision, base and id: an index of the same examinations gives them in the same order,
-    /// whatever the order of recording was.
+    /// The same sorted by candidate, revision, base and id: an index of the same examinations gives them in the same
+    /// order, whatever the order of recording was.
     pub fn export_sorted(&self, filter: &ExaminationFilter) -> Exported<'_> {
         Exported::of(
             self,
@@ -552,7 +553,8 @@ fn finding_row(row: &Row<'_>) -> rusqlite::Result<(Cursor, FindingRow)> {
     Ok((Cursor { ordinal: row.get("ordinal")?, ..cursor }, FindingRow { finding, examination }))
 }
 
-/// Examinations out of the index, read as they are asked for. One that cannot be read is an error, and the next one follows.
+/// Examinations out of the index, read as they are asked for. One that cannot be read is an error, and the next one
+/// follows.
 pub struct Exported<'a> {
     index: &'a Index,
     keys: std::vec::IntoIter<i64>,

@@ -40,12 +40,12 @@ impl Index {
         self.rejudge(catalogue, all, Timestamp::now(), judge, |_| true)
     }
 
-    /// Judges every examination again whose current judgement is by another catalogue, or every one that has measurements
-    /// if `all`. The old judgement is kept as history where the new one says something else.
+    /// Judges every examination again whose current judgement is by another catalogue, or every one that has
+    /// measurements if `all`. The old judgement is kept as history where the new one says something else.
     ///
-    /// `judge` is given the examination with its measurements and gives it back judged; only what is judged is stored, so
-    /// it cannot change what was measured. A panic in it is that examination's failure. `seen` is told after each batch
-    /// how many were judged so far; when it gives `false`, the work stops, and goes on there the next time.
+    /// `judge` is given the examination with its measurements and gives it back judged; only what is judged is stored,
+    /// so it cannot change what was measured. A panic in it is that examination's failure. `seen` is told after each
+    /// batch how many were judged so far; when it gives `false`, the work stops, and goes on there the next time.
     pub fn rejudge(
         &mut self,
         catalogue: &Catalogue,

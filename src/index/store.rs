@@ -1,7 +1,10 @@
 //! Writing: one examination into its tables, once, however often it is made.
 
+use std::sync::OnceLock;
+
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, Params, params};
+use rusqlite::types::{ToSql, Value};
+use rusqlite::{Connection, OptionalExtension, Params, params, params_from_iter};
 
 use super::judgement::Judgement;
 use super::sql::{Count, Word};
@@ -39,9 +42,9 @@ pub(super) fn execute(connection: &Connection, sql: &str, params: impl Params) -
 /// Records an examination through a connection that has a transaction open (a [`rusqlite::Transaction`] derefs to one),
 /// so that a caller may write its own rows in the same transaction.
 ///
-/// An examination with the same id gets its count and time of last sight raised; if it is judged differently now, the old
-/// judgement becomes history. Of lists that a hostile file can make as long as it likes, the first entries are kept and the
-/// number of the rest.
+/// An examination with the same id gets its count and time of last sight raised; if it is judged differently now, the
+/// old judgement becomes history. Of lists that a hostile file can make as long as it likes, the first entries are kept
+/// and the number of the rest.
 pub fn record(connection: &Connection, examination: &Examination, now: Timestamp) -> Result<Recorded> {
     let id = examination.id();
     let known: Option<i64> = connection
@@ -319,86 +322,96 @@ fn profile(connection: &Connection, key: i64, profile: &Profile) -> Result<()> {
     Ok(())
 }
 
+/// A column and the value that it gets.
+type Column<'a> = (&'static str, &'a dyn ToSql);
+
+/// One row of measurements. The statement is made of the columns beside their values, so the two cannot get out of
+/// step; that reading knows the same columns, a record that is read back shows.
 fn tensor(connection: &Connection, key: i64, ordinal: i64, tensor: &TensorMeasurement) -> Result<()> {
+    static INSERT: OnceLock<String> = OnceLock::new();
     let shared = |text: &str| {
         interned(connection, text, "SELECT key FROM word WHERE text = ?1", "INSERT INTO word (text) VALUES (?1)")
     };
     let role = &tensor.role;
     let spectrum = serde_json::to_string(&tensor.spectrum)
         .map_err(|error| Error::because(ErrorKind::Internal, "storing a spectrum", error))?;
-    let fit: Option<&Projection> = tensor.projection.as_ref();
     let [rows, columns] = tensor.shape;
     let [base_not_finite, candidate_not_finite] = tensor.not_finite;
     let [scale_explained, row_scale_explained, column_scale_explained] = tensor.scale_explained;
     let [row_norm_drift, column_norm_drift] = tensor.norm_drift;
-    execute(
-        connection,
-        "INSERT INTO tensor_measurement (examination, ordinal, name, kind, module, layer, expert, residual, rows, columns,
-         base_dtype, candidate_dtype, sameness, changed_fraction, zeroed_fraction, base_not_finite, candidate_not_finite,
-         relative_norm, max_abs, cosine, scale, scale_explained, row_scale_explained, column_scale_explained, row_norm_drift,
-         column_norm_drift, changed_rows, rounding, kurtosis, spectrum, effective_rank, above_noise, values_known, low_rank_share, cliff, last_share,
-         noise, fits, strength,
-         stderr, consistency, cross_fit, explained, quietness, balance, own_component, agreement, sibling_agreement, directions,
-         shared_strength, shared_consistency, alone)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24,
-         ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33, ?34, ?35, ?36, ?37, ?38, ?39, ?40, ?41, ?42, ?43, ?44, ?45,
-         ?46, ?47, ?48, ?49, ?50, ?51, ?52)",
-        params![
-            key,
-            ordinal,
-            shared(&tensor.name)?,
-            Word(role.kind),
-            shared(&role.module)?,
-            role.layer,
-            role.expert,
-            role.residual.map(Word),
-            Count(rows),
-            Count(columns),
-            shared(&tensor.base_dtype)?,
-            shared(&tensor.candidate_dtype)?,
-            Word(tensor.sameness),
-            tensor.changed_fraction,
-            tensor.zeroed_fraction,
-            Count(base_not_finite),
-            Count(candidate_not_finite),
-            tensor.relative_norm,
-            tensor.max_abs,
-            tensor.cosine,
-            tensor.scale,
-            scale_explained,
-            row_scale_explained,
-            column_scale_explained,
-            row_norm_drift,
-            column_norm_drift,
-            tensor.changed_rows,
-            tensor.rounding,
-            tensor.kurtosis,
-            spectrum,
-            tensor.effective_rank,
-            tensor.above_noise,
-            tensor.values_known,
-            tensor.low_rank_share,
-            tensor.cliff,
-            tensor.last_share,
-            tensor.noise,
-            fit.map(|fit| fit.fits),
-            fit.map(|fit| fit.strength),
-            fit.map(|fit| fit.stderr),
-            fit.map(|fit| fit.consistency),
-            fit.map(|fit| fit.cross_fit),
-            fit.map(|fit| fit.explained),
-            fit.map(|fit| fit.quietness),
-            fit.map(|fit| fit.balance),
-            fit.map(|fit| fit.own_component),
-            fit.map(|fit| fit.agreement),
-            fit.and_then(|fit| fit.sibling_agreement),
-            fit.map(|fit| fit.directions),
-            fit.and_then(|fit| fit.shared_strength),
-            fit.and_then(|fit| fit.shared_consistency),
-            fit.map(|fit| fit.alone),
-        ],
-    )?;
+    let compared: [Column<'_>; 37] = [
+        ("examination", &key),
+        ("ordinal", &ordinal),
+        ("name", &shared(&tensor.name)?),
+        ("kind", &Word(role.kind)),
+        ("module", &shared(&role.module)?),
+        ("layer", &role.layer),
+        ("expert", &role.expert),
+        ("residual", &role.residual.map(Word)),
+        ("rows", &Count(rows)),
+        ("columns", &Count(columns)),
+        ("base_dtype", &shared(&tensor.base_dtype)?),
+        ("candidate_dtype", &shared(&tensor.candidate_dtype)?),
+        ("sameness", &Word(tensor.sameness)),
+        ("changed_fraction", &tensor.changed_fraction),
+        ("zeroed_fraction", &tensor.zeroed_fraction),
+        ("base_not_finite", &Count(base_not_finite)),
+        ("candidate_not_finite", &Count(candidate_not_finite)),
+        ("relative_norm", &tensor.relative_norm),
+        ("max_abs", &tensor.max_abs),
+        ("cosine", &tensor.cosine),
+        ("scale", &tensor.scale),
+        ("scale_explained", &scale_explained),
+        ("row_scale_explained", &row_scale_explained),
+        ("column_scale_explained", &column_scale_explained),
+        ("row_norm_drift", &row_norm_drift),
+        ("column_norm_drift", &column_norm_drift),
+        ("changed_rows", &tensor.changed_rows),
+        ("rounding", &tensor.rounding),
+        ("kurtosis", &tensor.kurtosis),
+        ("spectrum", &spectrum),
+        ("effective_rank", &tensor.effective_rank),
+        ("above_noise", &tensor.above_noise),
+        ("values_known", &tensor.values_known),
+        ("low_rank_share", &tensor.low_rank_share),
+        ("cliff", &tensor.cliff),
+        ("last_share", &tensor.last_share),
+        ("noise", &tensor.noise),
+    ];
+    let fitted = fitted(tensor.projection.as_ref());
+    let fitted = fitted.iter().map(|(column, value)| -> Column<'_> { (column, value) });
+    let row: Vec<Column<'_>> = compared.into_iter().chain(fitted).collect();
+    let insert = INSERT.get_or_init(|| insert_into("tensor_measurement", &row));
+    execute(connection, insert, params_from_iter(row.iter().map(|(_, value)| value)))?;
     Ok(())
+}
+
+/// The columns of a removed direction, NULL where none was tried.
+fn fitted(fit: Option<&Projection>) -> [(&'static str, Value); 15] {
+    [
+        ("fits", fit.map(|fit| fit.fits).into()),
+        ("strength", fit.map(|fit| fit.strength).into()),
+        ("stderr", fit.map(|fit| fit.stderr).into()),
+        ("consistency", fit.map(|fit| fit.consistency).into()),
+        ("cross_fit", fit.map(|fit| fit.cross_fit).into()),
+        ("explained", fit.map(|fit| fit.explained).into()),
+        ("quietness", fit.map(|fit| fit.quietness).into()),
+        ("balance", fit.map(|fit| fit.balance).into()),
+        ("own_component", fit.map(|fit| fit.own_component).into()),
+        ("agreement", fit.map(|fit| fit.agreement).into()),
+        ("sibling_agreement", fit.and_then(|fit| fit.sibling_agreement).into()),
+        ("directions", fit.map(|fit| fit.directions).into()),
+        ("shared_strength", fit.and_then(|fit| fit.shared_strength).into()),
+        ("shared_consistency", fit.and_then(|fit| fit.shared_consistency).into()),
+        ("alone", fit.map(|fit| fit.alone).into()),
+    ]
+}
+
+/// The statement that inserts these columns' values in their order.
+fn insert_into(table: &str, row: &[Column<'_>]) -> String {
+    let columns: Vec<&str> = row.iter().map(|(column, _)| *column).collect();
+    let marks = vec!["?"; row.len()].join(", ");
+    format!("INSERT INTO {table} ({}) VALUES ({marks})", columns.join(", "))
 }
 
 /// The key of a state of a place and of the place, both added if they are new.

@@ -476,8 +476,8 @@ fn an_index_is_its_users_alone() {
     }
 }
 
-/// A link in the place of the file that SQLite must be able to make, which it follows nowhere: to it that is what read-only
-/// media are, for root too.
+/// A link in the place of the file that SQLite must be able to make, which it follows nowhere: to it that is what
+/// read-only media are, for root too.
 #[cfg(unix)]
 #[test]
 fn an_index_is_read_where_nothing_can_be_written() {
@@ -720,8 +720,8 @@ fn fixture_examinations() -> Vec<Examination> {
     (0..8).map(examination).chain((8..10).map(with_variants)).collect()
 }
 
-/// A database of each released schema opens, comes up to date and still holds what it held. With the environment variable
-/// `ORTHOSCOPE_WRITE_FIXTURE` set, the one of the current schema is written anew (before its release).
+/// A database of each released schema opens, comes up to date and still holds what it held. With the environment
+/// variable `ORTHOSCOPE_WRITE_FIXTURE` set, the one of the current schema is written anew (before its release).
 #[test]
 fn a_database_of_every_released_schema_opens() {
     let current = fixtures().join(format!("{SCHEMA_VERSION:04}.db"));

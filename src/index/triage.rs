@@ -1,4 +1,5 @@
-//! Lists of examinations for people: filtered, sorted, paged by key, fast at any size; and what hubs say of repositories.
+//! Lists of examinations for people: filtered, sorted, paged by key, fast at any size; and what hubs say of
+//! repositories.
 
 use jiff::Timestamp;
 use rusqlite::types::Value;
@@ -20,8 +21,8 @@ const NOT_EXAMINED: u32 = 10_000;
 /// Words that are told to somebody who asked for another one.
 const WORDS_TOLD: u32 = 20;
 
-/// Names found by a text search up to which the search leads; beyond that the sorted list is walked and each name looked
-/// at, since a search that finds nearly everything helps nothing.
+/// Names found by a text search up to which the search leads; beyond that the sorted list is walked and each name
+/// looked at, since a search that finds nearly everything helps nothing.
 const FEW_NAMES: i64 = 2_000;
 
 /// What a hub's listing says of a repository.
@@ -321,25 +322,23 @@ impl Index {
         let doing = "listing examinations";
         let rows = rows.clamp(1, PAGE_ROWS);
         let columns = sort.columns();
-        let mut wheres: Vec<String> = Vec::new();
-        let mut values: Vec<Value> = Vec::new();
-        if !self.add_filter(filter, &mut wheres, &mut values)? {
+        let Some(mut conditions) = self.conditions(filter)? else {
             return Ok(TriagePage { items: Vec::new(), next: None });
-        }
+        };
         if let Some(after) = after {
             let keys = cursor(after, columns.len()).ok_or_else(|| {
                 Error::new(ErrorKind::Usage, format!("{doing}: {after:?} is not a place in this list"))
             })?;
             let marks = vec!["?"; columns.len()].join(", ");
-            wheres.push(format!("({}) < ({marks})", columns.join(", ")));
-            values.extend(keys.into_iter().map(Value::Integer));
+            conditions.wheres.push(format!("({}) < ({marks})", columns.join(", ")));
+            conditions.values.extend(keys.into_iter().map(Value::Integer));
         }
-        let filter = if wheres.is_empty() { String::new() } else { format!(" WHERE {}", wheres.join(" AND ")) };
+        let filter = conditions.sql();
         let order = columns.iter().map(|column| format!("{column} DESC")).collect::<Vec<_>>().join(", ");
         let sql = format!("{SELECT}{filter} ORDER BY {order} LIMIT {}", rows + 1);
         let mut statement = self.connection().prepare_cached(&sql).map_err(|error| failed(doing, error))?;
         let found = statement
-            .query_map(params_from_iter(values), |row| Ok((row_of(row)?, keys_of(row, sort)?)))
+            .query_map(params_from_iter(conditions.values), |row| Ok((row_of(row)?, keys_of(row, sort)?)))
             .map_err(|error| failed(doing, error))?;
         let mut found: Vec<(TriageRow, Vec<i64>)> =
             found.collect::<rusqlite::Result<_>>().map_err(|error| failed(doing, error))?;
@@ -353,12 +352,8 @@ impl Index {
     /// How many examinations a filter lets through; counting ends at `most`.
     pub fn matching(&self, filter: &TriageFilter, most: u32) -> Result<u64> {
         let doing = "counting examinations";
-        let mut wheres: Vec<String> = Vec::new();
-        let mut values: Vec<Value> = Vec::new();
-        if !self.add_filter(filter, &mut wheres, &mut values)? {
-            return Ok(0);
-        }
-        let filter = if wheres.is_empty() { String::new() } else { format!(" WHERE {}", wheres.join(" AND ")) };
+        let Some(conditions) = self.conditions(filter)? else { return Ok(0) };
+        let filter = conditions.sql();
         // Joined from the left, it is left out where the filter does not ask for a name.
         let sql = format!(
             "SELECT count(*) FROM (SELECT 1 FROM triage t LEFT JOIN repository c ON c.key = t.candidate{filter} LIMIT {most})"
@@ -366,13 +361,13 @@ impl Index {
         let count: i64 = self
             .connection()
             .prepare_cached(&sql)
-            .and_then(|mut statement| statement.query_row(params_from_iter(values), |row| row.get(0)))
+            .and_then(|mut statement| statement.query_row(params_from_iter(conditions.values), |row| row.get(0)))
             .map_err(|error| failed(doing, error))?;
         Ok(u64::try_from(count).unwrap_or(0))
     }
 
-    /// What is to be decided after the examination with that id, in the order of [`Sort::Severity`]; after the last one the
-    /// first. `None` where nothing else waits.
+    /// What is to be decided after the examination with that id, in the order of [`Sort::Severity`]; after the last one
+    /// the first. `None` where nothing else waits.
     pub fn next_waiting(&self, id: &str) -> Result<Option<TriageRow>> {
         let doing = "looking for what waits next";
         let place: Option<String> = self
@@ -398,8 +393,8 @@ impl Index {
         self.select_rows("t.decision = 'open' AND t.severity >= ?1 ORDER BY t.examination LIMIT ?2", (WAITS_FROM, rows))
     }
 
-    /// Examinations first made in a span of time (the end included) that need a look, each with another outcome than the
-    /// one of the same repository before that; most severe first.
+    /// Examinations first made in a span of time (the end included) that need a look, each with another outcome than
+    /// the one of the same repository before that; most severe first.
     pub fn news(&self, from: Timestamp, to: Timestamp, rows: u32) -> Result<Vec<News>> {
         let doing = "listing what is new";
         let earlier = "SELECT p.outcome FROM triage p JOIN examination q ON q.key = p.examination
@@ -482,12 +477,11 @@ impl Index {
         Err(Error::new(ErrorKind::Usage, format!("reading {field} {word:?}: no examination has it; {told}")))
     }
 
-    /// Adds the filter's conditions; false when nothing can match.
+    /// The filter's conditions; none when nothing can match.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for a word that no examination has, with those there are.
-    fn add_filter(&self, filter: &TriageFilter, wheres: &mut Vec<String>, values: &mut Vec<Value>) -> Result<bool> {
-        let doing = "listing examinations";
+    fn conditions(&self, filter: &TriageFilter) -> Result<Option<Conditions>> {
         for (field, word) in [
             ("base", &filter.base),
             ("uploader", &filter.uploader),
@@ -499,55 +493,34 @@ impl Index {
                 self.must_be_known(field, word)?;
             }
         }
-        let mut add = |condition: &str, value: Value| {
-            wheres.push(condition.to_owned());
-            values.push(value);
-        };
-        for (column, word) in [
-            ("t.outcome", &filter.outcome),
-            ("t.family", &filter.family),
-            ("t.form", &filter.form),
-            ("t.decision", &filter.decision),
-            ("t.uploader", &filter.uploader),
-            ("t.relation", &filter.relation),
-            ("t.claim", &filter.claim),
-        ] {
-            if let Some(word) = word {
-                add(&format!("{column} = ?"), Value::Text(word.clone()));
-            }
-        }
+        let mut conditions = Conditions::default();
+        conditions.words(filter);
         if let Some(base) = &filter.base {
-            let Some(key) = self.repository_key(base)? else { return Ok(false) };
-            add("t.base = ?", Value::Integer(key));
+            let Some(key) = self.repository_key(base)? else { return Ok(None) };
+            conditions.add("t.base = ?", Value::Integer(key));
         }
         if let Some(signature) = &filter.signature {
-            add(
+            conditions.add(
                 "t.examination IN (SELECT examination FROM finding WHERE signature = ?)",
                 Value::Text(signature.clone()),
             );
         }
-        if let Some(declared) = filter.declared {
-            add("t.declared = ?", Value::Integer(declared.into()));
-        }
-        if let Some(severity) = filter.severity {
-            add("t.severity >= ?", Value::Integer(severity));
-        }
-        if let Some(downloads) = filter.downloads {
-            add("t.downloads >= ?", Value::Integer(i64::try_from(downloads).unwrap_or(i64::MAX)));
-        }
-        if let Some(since) = filter.since {
-            add("t.seen >= ?", Value::Integer(since.as_second()));
-        }
-        if let Some(until) = filter.until {
-            add("t.seen < ?", Value::Integer(until.as_second()));
-        }
+        conditions.bounds(filter);
         let text = filter.text.as_deref().unwrap_or_default().trim();
         if text.is_empty() {
-            return Ok(true);
+            return Ok(Some(conditions));
         }
+        let Some((condition, value)) = self.named_like(text)? else { return Ok(None) };
+        conditions.add(condition, Value::Text(value));
+        Ok(Some(conditions))
+    }
+
+    /// The condition for names with a piece of text in them, by the way that is fast for as many as there are; none
+    /// where no name has it.
+    fn named_like(&self, text: &str) -> Result<Option<(&'static str, String)>> {
         // The search ends a phrase at a zero character; no name that was stored whole has one.
         if text.contains('\0') {
-            return Ok(false);
+            return Ok(None);
         }
         let phrase = format!("\"{}\"", text.replace('"', "\"\""));
         // The search works on three letters and more; a shorter piece is looked for name by name.
@@ -559,21 +532,17 @@ impl Index {
                     "SELECT count(*) FROM (SELECT 1 FROM repository_search WHERE repository_search MATCH ?1 LIMIT ?2)",
                 )
                 .and_then(|mut statement| statement.query_row((&phrase, FEW_NAMES + 1), |row| row.get(0)))
-                .map_err(|error| failed(doing, error))?
+                .map_err(|error| failed("listing examinations", error))?
         };
         if found == 0 {
-            return Ok(false);
+            return Ok(None);
         }
         if found <= FEW_NAMES {
-            add(
-                "t.candidate IN (SELECT rowid FROM repository_search WHERE repository_search MATCH ?)",
-                Value::Text(phrase),
-            );
-        } else {
-            let pattern = text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
-            add("c.source LIKE ? ESCAPE '\\'", Value::Text(format!("%{pattern}%")));
+            let search = "t.candidate IN (SELECT rowid FROM repository_search WHERE repository_search MATCH ?)";
+            return Ok(Some((search, phrase)));
         }
-        Ok(true)
+        let pattern = text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
+        Ok(Some(("c.source LIKE ? ESCAPE '\\'", format!("%{pattern}%"))))
     }
 
     /// The key of a repository.
@@ -651,6 +620,57 @@ impl Index {
         rows.map(|row| row.map(|(word, count)| (word, u64::try_from(count).unwrap_or(0))))
             .collect::<rusqlite::Result<_>>()
             .map_err(|error| failed(doing, error))
+    }
+}
+
+/// Conditions that must all hold, and their values in the same order.
+#[derive(Default)]
+struct Conditions {
+    wheres: Vec<String>,
+    values: Vec<Value>,
+}
+
+impl Conditions {
+    fn add(&mut self, condition: &str, value: Value) {
+        self.wheres.push(condition.to_owned());
+        self.values.push(value);
+    }
+
+    /// The conditions that a column has a word.
+    fn words(&mut self, filter: &TriageFilter) {
+        for (column, word) in [
+            ("t.outcome", &filter.outcome),
+            ("t.family", &filter.family),
+            ("t.form", &filter.form),
+            ("t.decision", &filter.decision),
+            ("t.uploader", &filter.uploader),
+            ("t.relation", &filter.relation),
+            ("t.claim", &filter.claim),
+        ] {
+            if let Some(word) = word {
+                self.add(&format!("{column} = ?"), Value::Text(word.clone()));
+            }
+        }
+    }
+
+    /// The conditions on columns of numbers.
+    fn bounds(&mut self, filter: &TriageFilter) {
+        for (condition, number) in [
+            ("t.declared = ?", filter.declared.map(i64::from)),
+            ("t.severity >= ?", filter.severity),
+            ("t.downloads >= ?", filter.downloads.map(|downloads| i64::try_from(downloads).unwrap_or(i64::MAX))),
+            ("t.seen >= ?", filter.since.map(Timestamp::as_second)),
+            ("t.seen < ?", filter.until.map(Timestamp::as_second)),
+        ] {
+            if let Some(number) = number {
+                self.add(condition, Value::Integer(number));
+            }
+        }
+    }
+
+    /// The part of a statement that has them, with a space before it.
+    fn sql(&self) -> String {
+        if self.wheres.is_empty() { String::new() } else { format!(" WHERE {}", self.wheres.join(" AND ")) }
     }
 }
 

@@ -1,8 +1,8 @@
 //! The one writer of a running program: jobs from any thread, many to a transaction.
 //!
 //! A transaction that reaches the disk costs milliseconds whatever is in it, so jobs are gathered until there are
-//! [`BATCH`] of them or [`LINGER`] has passed. A job counts as done when its [`Ticket`] says so, after its transaction is on
-//! disk: a program killed before that has lost nothing that it was told is recorded.
+//! [`BATCH`] of them or [`LINGER`] has passed. A job counts as done when its [`Ticket`] says so, after its transaction
+//! is on disk: a program killed before that has lost nothing that it was told is recorded.
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -25,8 +25,8 @@ pub const LINGER: Duration = Duration::from_secs(1);
 /// Jobs that may wait before those who send them have to.
 const QUEUE: usize = 1024;
 
-/// A job: it writes through the connection, which has a transaction open, and gives back what to do once that is on disk
-/// (or has failed).
+/// A job: it writes through the connection, which has a transaction open, and gives back what to do once that is on
+/// disk (or has failed).
 type Job = Box<dyn FnOnce(&Connection) -> Settle + Send>;
 type Settle = Box<dyn FnOnce(Result<(), String>) + Send>;
 

@@ -52,9 +52,9 @@ struct Factors {
 }
 
 impl Laid {
-    /// The weight (of stored rows × columns, or experts × rows × columns) with the product of the factors A and B added;
-    /// `flipped`: it is stored inputs × outputs. The shapes of weight and factors were compared before. Errors where the
-    /// parts do not go together.
+    /// The weight (of stored rows × columns, or experts × rows × columns) with the product of the factors A and B
+    /// added; `flipped`: it is stored inputs × outputs. The shapes of weight and factors were compared before. Errors
+    /// where the parts do not go together.
     pub fn new(
         files: Arc<Checkpoint>,
         weight: &TensorEntry,

@@ -23,8 +23,9 @@ use crate::tensor;
 use laid::{Laid, LaidBias, LaidRows, Order};
 use targets::{Orders, Target, Targets};
 
-/// What is to be compared with a base in the place of a candidate that is no whole model by itself: an adapter laid over
-/// the base, or a model with the unmerged parts of an adapter beside its weights, applied to them. `None` for any other.
+/// What is to be compared with a base in the place of a candidate that is no whole model by itself: an adapter laid
+/// over the base, or a model with the unmerged parts of an adapter beside its weights, applied to them. `None` for any
+/// other.
 ///
 /// Parts that the base has too, in the same shape, are tensors of the architecture like any other.
 ///
@@ -61,9 +62,9 @@ fn unmerged(base: &Checkpoint, candidate: &Checkpoint) -> BTreeSet<String> {
 
 /// The base with the adapter laid over it. Everything that the adapter does not change is the base's own entry.
 ///
-/// A target that the base lacks, and a part that is not understood or does not fit, becomes an anomaly and an unreadable
-/// entry: of the base's tensor where that is known, else under its own name. Errors when the checkpoint is no adapter,
-/// one of a kind that is not handled, or one of which no part could be used.
+/// A target that the base lacks, and a part that is not understood or does not fit, becomes an anomaly and an
+/// unreadable entry: of the base's tensor where that is known, else under its own name. Errors when the checkpoint is
+/// no adapter, one of a kind that is not handled, or one of which no part could be used.
 pub fn overlay(base: &Checkpoint, adapter: &Checkpoint) -> Result<Checkpoint> {
     let change = Adapter::of(adapter)?.ok_or_else(|| {
         Error::new(ErrorKind::Usage, format!("laying {} over {}: it is no adapter", adapter.label, base.label))
@@ -217,8 +218,9 @@ impl<'a> Laying<'a> {
         self.tensors.insert(name.to_owned(), TensorEntry { storage, ..before });
     }
 
-    /// Puts a changed entry in its place. A second change of the same tensor makes it unreadable: which of them a loader
-    /// takes, or whether both, is not known. A product over what stands for the whole tensor is not a second one.
+    /// Puts a changed entry in its place. A second change of the same tensor makes it unreadable: which of them a
+    /// loader takes, or whether both, is not known. A product over what stands for the whole tensor is not a second
+    /// one.
     fn put(&mut self, name: String, entry: TensorEntry, step: Step) {
         if self.lost.contains(&name) {
             return;

@@ -19,8 +19,9 @@ fn numbers(checkpoint: &Checkpoint, name: &str) -> Vec<f32> {
     out
 }
 
-/// Each folder of `ORTHOSCOPE_ORACLES` holds a checkpoint (an adapter with its `base`), and in `expected` every tensor of it as `F32`. The
-/// metadata of that file may allow a `relative` or `absolute` difference, and say with `exactly` that there is no other tensor.
+/// Each folder of `ORTHOSCOPE_ORACLES` holds a checkpoint (an adapter with its `base`), and in `expected` every tensor
+/// of it as `F32`. The metadata of that file may allow a `relative` or `absolute` difference, and say with `exactly`
+/// that there is no other tensor.
 #[test]
 #[ignore = "needs the folders that tests/oracles/checkpoints.py writes"]
 fn other_tools_read_the_same_numbers() {

@@ -2,6 +2,7 @@
 
 use super::View;
 use crate::checkpoint::Checkpoint;
+use crate::limits::MAX_SAMPLED_ROW;
 
 /// Rows of a sample. Four rows of a few hundred columns tell two unrelated matrices apart beyond doubt: the cosine of
 /// independent samples of n numbers is about 1/√n.
@@ -10,12 +11,9 @@ const ROWS: u64 = 4;
 /// Numbers of a sample that are kept.
 const NUMBERS: usize = 2048;
 
-/// The longest row that is read for a sample.
-const LONGEST_ROW: u64 = 1 << 18;
-
 /// Evenly spaced rows of a view, or `None` when they cannot be read or are all zero.
 pub fn sample(checkpoint: &Checkpoint, view: &View) -> Option<Vec<f32>> {
-    if view.columns == 0 || view.columns > LONGEST_ROW || view.rows == 0 {
+    if view.columns == 0 || view.columns > MAX_SAMPLED_ROW || view.rows == 0 {
         return None;
     }
     let count = if view.columns == 1 { 64 } else { ROWS }.min(view.rows);

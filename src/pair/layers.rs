@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::content;
 use super::matching::{Side, State};
 use crate::arch::Parameter;
+use crate::limits::MAX_ALIGNED_LAYERS;
 use crate::tensor::numbers::cosine;
 
 /// Matrices that tell a block, the first one present deciding.
@@ -13,9 +14,6 @@ const PROBES: &[&str] = &["down_proj", "o_proj", "out_proj", "up_proj", "gate_up
 /// Below this cosine two blocks are strangers. Edited and 4-bit quantised blocks stay above 0.95, fine-tuned ones too.
 const KIN: f64 = 0.5;
 
-/// More blocks than this are not aligned by content; the deepest published models have fewer than 200.
-const MOST_LAYERS: usize = 1024;
-
 /// Renumbers the candidate's blocks as the base's where their counts differ.
 pub fn align(state: &mut State<'_>) {
     let (base, candidate) = (layers(&state.base), layers(&state.candidate));
@@ -23,7 +21,7 @@ pub fn align(state: &mut State<'_>) {
         return;
     }
     let counts = format!("the candidate has {} blocks, the base {}", candidate.len(), base.len());
-    if base.len().max(candidate.len()) > MOST_LAYERS {
+    if base.len().max(candidate.len()) > MAX_ALIGNED_LAYERS {
         state.notes.push(format!("{counts}: paired by number, too many to compare by content"));
         return;
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::content;
 use super::matching::{Side, State};
+use crate::limits::MAX_COMPARED_PIECES;
 use crate::tensor::numbers::cosine;
 
 /// A pair by content needs this cosine; unrelated matrices of a model stay below 0.2.
@@ -11,9 +12,6 @@ const KIN: f64 = 0.8;
 
 /// Vectors of one model (norm gains) all resemble each other: only near-equality tells them.
 const NEAR: f64 = 0.05;
-
-/// Pieces of one shape that are compared all with all.
-const MOST: usize = 1024;
 
 /// Fewer numbers than this have no content to go by.
 const LEAST: u64 = 32;
@@ -40,7 +38,11 @@ pub fn by_content(state: &mut State<'_>) {
     for (shape, base) in bases {
         let Some(candidate) = candidates.remove(&shape) else { continue };
         let cost = shape.0.max(shape.1).saturating_mul(4).saturating_mul((base.len() + candidate.len()) as u64);
-        if cost > budget || shape.0.saturating_mul(shape.1) < LEAST || base.len() > MOST || candidate.len() > MOST {
+        if cost > budget
+            || shape.0.saturating_mul(shape.1) < LEAST
+            || base.len() > MAX_COMPARED_PIECES
+            || candidate.len() > MAX_COMPARED_PIECES
+        {
             continue;
         }
         budget -= cost;

@@ -59,8 +59,8 @@ impl<'a> Side<'a> {
         }
         let part_of_model = piece.role.layer.is_some()
             || matches!(piece.role.kind, Kind::Writer | Kind::Reader | Kind::Embedding | Kind::Norm);
-        // What the base has outside of its text decoder, or the candidate adds to it, stands beside the model compared: a
-        // vision tower, a head for classes. A piece that does not fit its counterpart is another matter.
+        // What the base has outside of its text decoder, or the candidate adds to it, stands beside the model compared:
+        // a vision tower, a head for classes. A piece that does not fit its counterpart is another matter.
         let beside = !piece.known && !part_of_model && !self.reasons.contains_key(&at);
         if other == "base" { !beside && (part_of_model || self.reasons.contains_key(&at)) } else { !beside }
     }

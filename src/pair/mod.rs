@@ -139,8 +139,9 @@ pub struct Unpaired {
     pub tensor: String,
     /// One clause: `not in the candidate`, `tied to embed_tokens`, `shape 3 × 4 against 5 × 4`, …
     pub reason: String,
-    /// Whether a loader would load it as part of the model, so that the comparison is not whole without it. It would not
-    /// where the tensor is computed (rotary tables, masks), tied to another one, or lies outside of the text decoder.
+    /// Whether a loader would load it as part of the model, so that the comparison is not whole without it. It would
+    /// not where the tensor is computed (rotary tables, masks), tied to another one, or lies outside of the text
+    /// decoder.
     pub loaded: bool,
 }
 
@@ -167,10 +168,10 @@ pub struct Pairing {
 
 /// Pairs the tensors of a candidate with those of its base.
 ///
-/// By key first (see [`crate::arch::Key`]): names without wrapper prefixes, and the parts that other naming schemes give
-/// other names; stacked experts one by one; fused projections in pieces where the other side is split. Then what is left
-/// by sampled content, then by shape and order. Every tensor ends in a pair or in one of the two lists of unpaired ones.
-/// The base's row of the architecture table is used for both sides.
+/// By key first (see [`crate::arch::Key`]): names without wrapper prefixes, and the parts that other naming schemes
+/// give other names; stacked experts one by one; fused projections in pieces where the other side is split. Then what
+/// is left by sampled content, then by shape and order. Every tensor ends in a pair or in one of the two lists of
+/// unpaired ones. The base's row of the architecture table is used for both sides.
 pub fn pair(base: &Checkpoint, candidate: &Checkpoint) -> Pairing {
     matching::pair(base, candidate)
 }

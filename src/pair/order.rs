@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
-/// The longest order that is built; no published matrix of attention heads or fused projections has more rows.
-const LONGEST: u64 = 1 << 22;
+use crate::limits::MAX_ORDERED_ROWS;
 
 /// Row orders are shared between the tensors of many layers.
 pub type Order = Arc<[u32]>;
 
 /// Rotary pairs against halves. The common layout has in each head of `head` rows the first half (real parts), then the
-/// second; stored are pairs (real, imaginary), as llama.cpp's and Meta's rotary embedding wants them: llama.cpp converts
-/// with `reshape(heads, 2, head / 2, …).swapaxes(1, 2)`.
+/// second; stored are pairs (real, imaginary), as llama.cpp's and Meta's rotary embedding wants them: llama.cpp
+/// converts with `reshape(heads, 2, head / 2, …).swapaxes(1, 2)`.
 pub fn rotary_pairs(rows: u64, head: u64) -> Option<Order> {
-    if head == 0 || !head.is_multiple_of(2) || rows == 0 || !rows.is_multiple_of(head) || rows > LONGEST {
+    if head == 0 || !head.is_multiple_of(2) || rows == 0 || !rows.is_multiple_of(head) || rows > MAX_ORDERED_ROWS {
         return None;
     }
     let half = head / 2;
@@ -27,7 +26,7 @@ pub fn rotary_pairs(rows: u64, head: u64) -> Option<Order> {
 /// second and so on; the common layout has all of the first part, then all of the second.
 pub fn grouped(rows: u64, groups: u64, widths: &[u64]) -> Option<Order> {
     let group: u64 = widths.iter().try_fold(0u64, |sum, width| sum.checked_add(*width))?;
-    if groups == 0 || group == 0 || group.checked_mul(groups)? != rows || rows > LONGEST {
+    if groups == 0 || group == 0 || group.checked_mul(groups)? != rows || rows > MAX_ORDERED_ROWS {
         return None;
     }
     let mut order = Vec::with_capacity(rows as usize);
@@ -43,16 +42,16 @@ pub fn grouped(rows: u64, groups: u64, widths: &[u64]) -> Option<Order> {
 
 /// Gate and up rows that alternate; the common layout has all of the gate first.
 pub fn alternating(rows: u64) -> Option<Order> {
-    if !rows.is_multiple_of(2) || rows > LONGEST {
+    if !rows.is_multiple_of(2) || rows > MAX_ORDERED_ROWS {
         return None;
     }
     Some((0..rows).map(|row| (if row < rows / 2 { 2 * row } else { 2 * (row - rows / 2) + 1 }) as u32).collect())
 }
 
-/// Value heads of linear attention: the common layout lists them key head by key head, llama.cpp stores tiles (the first
-/// value head of every key head, then the second). The first `before` rows are left alone.
+/// Value heads of linear attention: the common layout lists them key head by key head, llama.cpp stores tiles (the
+/// first value head of every key head, then the second). The first `before` rows are left alone.
 pub fn tiled(rows: u64, before: u64, key_heads: u64, value_heads: u64, width: u64) -> Option<Order> {
-    if key_heads == 0 || rows > LONGEST || !value_heads.is_multiple_of(key_heads) || value_heads == key_heads {
+    if key_heads == 0 || rows > MAX_ORDERED_ROWS || !value_heads.is_multiple_of(key_heads) || value_heads == key_heads {
         return None;
     }
     if before.checked_add(value_heads.checked_mul(width)?)? != rows {

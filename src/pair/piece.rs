@@ -7,12 +7,7 @@ use super::order::{self, Order, Relative};
 use super::{Pair, Unpaired, View};
 use crate::arch::{Axis, FusedGate, FusedQkv, Key, Kind, Parameter, Resolved, Role, Scheme};
 use crate::checkpoint::Checkpoint;
-
-/// Experts in one stack that are taken apart. The largest published mixtures have 512.
-const MOST_EXPERTS: u32 = 4096;
-
-/// Pieces that taking stacks apart may add: ten times the largest published mixture.
-const MOST_SLICES: usize = 500_000;
+use crate::limits::{MAX_STACK_PIECES, MAX_STACKED_EXPERTS};
 
 /// A matrix in common orientation (output × input) and common row order, and where it lies in a stored tensor.
 #[derive(Debug, Clone)]
@@ -206,8 +201,8 @@ pub fn pieces(checkpoint: &Checkpoint, resolved: &Resolved) -> (Vec<Piece>, Vec<
             continue;
         };
         let part = resolved.part(name, &entry.shape);
-        let stack = part.stack.filter(|count| *count > 0 && *count <= MOST_EXPERTS);
-        let stack = stack.filter(|count| slices.saturating_add(*count as usize) <= MOST_SLICES);
+        let stack = part.stack.filter(|count| *count > 0 && *count <= MAX_STACKED_EXPERTS);
+        let stack = stack.filter(|count| slices.saturating_add(*count as usize) <= MAX_STACK_PIECES);
         let inner = if stack.is_some() { entry.shape.get(1..).unwrap_or(&[]) } else { &entry.shape };
         let (rows, columns, vector) = match inner {
             [] => (1, 1, true),

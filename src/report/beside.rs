@@ -7,7 +7,8 @@ use crate::report::sanitise;
 /// The heading.
 pub const HEADING: &str = "Beside the weights";
 
-/// What differs, one line each, then one line of what is the same, then what was not compared. Empty where nothing was looked at.
+/// What differs, one line each, then one line of what is the same, then what was not compared. Empty where nothing was
+/// looked at.
 pub fn lines(examination: &Examination) -> Vec<String> {
     let of = |state: State| examination.surroundings.iter().filter(move |one| one.state == state);
     let differs = of(State::Differs)

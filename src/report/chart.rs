@@ -29,8 +29,8 @@ const TITLE_CHARACTER: f64 = 7.0;
 const LEGEND_CHARACTER: f64 = 7.2;
 const LINE: f64 = 18.0;
 
-/// How much room a picture has. A drawing for a wide page has letters of half their size on a telephone, so there is another
-/// one for that; the stylesheet shows the one that fits.
+/// How much room a picture has. A drawing for a wide page has letters of half their size on a telephone, so there is
+/// another one for that; the stylesheet shows the one that fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Room {
     /// A page, paper, a file.
@@ -79,7 +79,8 @@ fn heading(title: &str, room: Room) -> (Markup, f64) {
     (markup, height)
 }
 
-/// Places the items of a legend, given their widths, in lines from `top` on: the corner of each, and how far down they reach.
+/// Places the items of a legend, given their widths, in lines from `top` on: the corner of each, and how far down they
+/// reach.
 fn flow(widths: &[f64], left: f64, top: f64, room: Room) -> (Vec<(f64, f64)>, f64) {
     let (mut x, mut y) = (left, top);
     let mut places = Vec::new();
@@ -477,8 +478,8 @@ pub struct Share {
     pub counts: String,
 }
 
-/// How the rows of horizontal bars are laid out: where bars begin and how high a row is. Where there is room, names stand
-/// before their bars, otherwise above them.
+/// How the rows of horizontal bars are laid out: where bars begin and how high a row is. Where there is room, names
+/// stand before their bars, otherwise above them.
 struct Rows {
     room: Room,
     left: f64,

@@ -80,8 +80,8 @@ fn measured(examination: &Examination, value: fn(&Orthogonalization) -> f64) -> 
     Cell::Number(examination.orthogonalization.as_ref().map(value).filter(|v| v.is_finite()))
 }
 
-/// λ̂ of the changed writers, lowest first; none where no writer fits a removal, since any change has some strength along some
-/// direction.
+/// λ̂ of the changed writers, lowest first; none where no writer fits a removal, since any change has some strength
+/// along some direction.
 fn strengths(examination: &Examination) -> Vec<f64> {
     removal(examination).map(Orthogonalization::strengths).unwrap_or_default()
 }

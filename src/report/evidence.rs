@@ -39,8 +39,8 @@ impl Clause {
     }
 }
 
-/// The clauses stored with a finding: an object of measurement name to a number or to `{value, min, max, below}`. Anything
-/// else in it is passed over; the JSON output has it whole.
+/// The clauses stored with a finding: an object of measurement name to a number or to `{value, min, max, below}`.
+/// Anything else in it is passed over; the JSON output has it whole.
 pub fn clauses(finding: &Finding) -> Vec<Clause> {
     let Some(object) = finding.evidence.as_object() else { return Vec::new() };
     object

@@ -3,9 +3,16 @@
 use std::io::Write;
 
 use crate::error::Result;
-use crate::examination::{Examination, Status, Verdict};
+use crate::examination::{Examination, Finding, Orthogonalization, Status, Verdict};
 use crate::report::table::{severity_name, word};
-use crate::report::{Renderer, Report, Style, beside, evidence, oddities, plot, sanitise, variants, words, writing};
+use crate::report::words::{self, Told};
+use crate::report::{Renderer, Report, Style, beside, evidence, oddities, plot, sanitise, variants, writing};
+
+/// Rows of a long table or list shown: a ticket has room for some.
+const ROWS: usize = 40;
+
+/// Oddities, and reasons why something was not examined, that are shown.
+const SHOWN: usize = 8;
 
 /// The renderer.
 pub struct Markdown;
@@ -87,7 +94,6 @@ fn list(heading: &str, lines: &[String]) -> String {
 
 /// The checkpoints of a repository that holds several; a ticket has room for some.
 fn variant_table(examination: &Examination) -> String {
-    const ROWS: usize = 40;
     let lines = variants::lines(examination);
     if lines.is_empty() {
         return String::new();
@@ -112,6 +118,7 @@ fn variant_table(examination: &Examination) -> String {
     out
 }
 
+/// The whole dossier of one examination, the one at this place of the report.
 fn dossier(examination: &Examination, report: &Report, place: usize) -> String {
     let told = words::tell(examination);
     let mut out = format!(
@@ -126,7 +133,34 @@ fn dossier(examination: &Examination, report: &Report, place: usize) -> String {
     out.push_str(&list("What it does not say", &told.limits));
     out.push_str(&list("Decisions", &report.decided(place).iter().map(words::decided).collect::<Vec<_>>()));
     out.push_str(&variant_table(examination));
-    out.push_str("\n**What was compared**\n\n| | repository | commit | digest |\n|---|---|---|---|\n");
+    out.push_str(&identity(examination, report));
+    out.push_str(&format!("\n**Relation**: {}.\n\n", inline(&told.relation)));
+    out.extend(told.claim.iter().map(|line| format!("- {}\n", escape(line))));
+    out.push_str(&looked_at(&told));
+    if let Some(removal) = words::removal(examination) {
+        if examination.status != Status::Failed {
+            out.push_str(&picture(removal));
+        }
+        let recipe: Vec<String> = removal.recipe.iter().map(|text| sanitise::sentence(text)).collect();
+        out.push_str(&list("Recipe", &recipe));
+    }
+    out.extend(examination.findings.iter().map(|one| finding(one, report)));
+    out.push_str(&look_alikes(examination));
+    out.push_str(&list(beside::HEADING, &beside::lines(examination)));
+    out.push_str(&anomalies(examination));
+    if !told.reproduce.is_empty() {
+        out.push_str("\n**To check or appeal this**, make it again:\n\n");
+        out.extend(told.reproduce.iter().map(|command| format!("    {command}\n")));
+    }
+    let glossary = words::glossary(examination);
+    let glossary: Vec<String> = glossary.iter().map(|(word, meaning)| format!("{word}: {meaning}.")).collect();
+    out.push_str(&list("Words", &glossary));
+    out
+}
+
+/// Both sides with commit and digest, what compared them, and what else is known of the candidate.
+fn identity(examination: &Examination, report: &Report) -> String {
+    let mut out = "\n**What was compared**\n\n| | repository | commit | digest |\n|---|---|---|---|\n".to_owned();
     for (label, side) in [("candidate", &examination.candidate), ("base", &examination.base)] {
         let optional =
             |text: &Option<String>| text.as_deref().map_or("not known".to_owned(), |t| code(&sanitise::name(t)));
@@ -144,10 +178,13 @@ fn dossier(examination: &Examination, report: &Report, place: usize) -> String {
         let text = if text.starts_with("https://") { format!("<{text}>") } else { inline(text) };
         out.push_str(&format!("- {label}: {text}\n"));
     }
-    out.push_str(&format!("\n**Relation**: {}.\n\n", inline(&told.relation)));
-    out.extend(told.claim.iter().map(|line| format!("- {}\n", escape(line))));
-    out.push_str(&format!("\n**Looked at**: {}.\n", inline(&told.coverage)));
-    for (reason, number, names) in told.not_examined.iter().take(8) {
+    out
+}
+
+/// How much was compared, and what was not; a ticket has room for some of it.
+fn looked_at(told: &Told) -> String {
+    let mut out = format!("\n**Looked at**: {}.\n", inline(&told.coverage));
+    for (reason, number, names) in told.not_examined.iter().take(SHOWN) {
         if *number == 0 {
             out.push_str(&format!("\n- {}", escape(reason)));
             continue;
@@ -157,80 +194,87 @@ fn dossier(examination: &Examination, report: &Report, place: usize) -> String {
     if !told.not_examined.is_empty() {
         out.push('\n');
     }
-    if let Some(o) = words::removal(examination) {
-        // A fence longer than any run of backticks that a module's name could hold.
-        let picture = plot::lines(o, 90, true);
-        if !picture.is_empty() && examination.status != Status::Failed {
-            let fence = "`".repeat(picture.iter().map(|l| l.matches('`').count()).max().unwrap_or(0) + 3);
-            let legend = plot::legend(o, true);
-            out.push_str(&format!("\n{fence}text\n{}\n{legend}\n{fence}\n", picture.join("\n")));
-        }
-        let recipe: Vec<String> = o.recipe.iter().map(|text| sanitise::sentence(text)).collect();
-        out.push_str(&list("Recipe", &recipe));
+    out
+}
+
+/// Strength over layers as characters in a code block.
+fn picture(removal: &Orthogonalization) -> String {
+    let lines = plot::lines(removal, 90, true);
+    if lines.is_empty() {
+        return String::new();
     }
-    for finding in &examination.findings {
-        let title = report
-            .catalogue
-            .get(&finding.signature)
-            .map_or_else(|| sanitise::name(&finding.signature), |text| sanitise::sentence(&text.title));
+    // A fence longer than any run of backticks that a module's name could hold.
+    let fence = "`".repeat(lines.iter().map(|line| line.matches('`').count()).max().unwrap_or(0) + 3);
+    let legend = plot::legend(removal, true);
+    format!("\n{fence}text\n{}\n{legend}\n{fence}\n", lines.join("\n"))
+}
+
+/// One finding with each clause's number, and what loading the files would run.
+fn finding(finding: &Finding, report: &Report) -> String {
+    let title = report
+        .catalogue
+        .get(&finding.signature)
+        .map_or_else(|| sanitise::name(&finding.signature), |text| sanitise::sentence(&text.title));
+    let mut out = format!(
+        "\n**Finding {}: {}** (severity {}, signature {}, {})\n\n",
+        escape(&sanitise::name(&finding.id)),
+        escape(&title),
+        severity_name(finding.severity),
+        code(&sanitise::name(&finding.signature)),
+        inline(&sanitise::name(&finding.status))
+    );
+    let clauses = evidence::clauses(finding);
+    if !clauses.is_empty() {
+        out.push_str("| measurement | value | demanded |\n|---|---:|---|\n");
+    }
+    for clause in clauses {
         out.push_str(&format!(
-            "\n**Finding {}: {}** (severity {}, signature {}, {})\n\n",
-            escape(&sanitise::name(&finding.id)),
-            escape(&title),
-            severity_name(finding.severity),
-            code(&sanitise::name(&finding.signature)),
-            inline(&sanitise::name(&finding.status))
+            "| {} | {} | {} |\n",
+            code(&clause.measurement),
+            clause.value.map_or("–".to_owned(), words::number),
+            clause.bounds().unwrap_or_default()
         ));
-        let clauses = evidence::clauses(finding);
-        if !clauses.is_empty() {
-            out.push_str("| measurement | value | demanded |\n|---|---:|---|\n");
-        }
-        for clause in clauses {
-            out.push_str(&format!(
-                "| {} | {} | {} |\n",
-                code(&clause.measurement),
-                clause.value.map_or("–".to_owned(), words::number),
-                clause.bounds().unwrap_or_default()
-            ));
-        }
-        let imports = evidence::listed(finding);
-        if !imports.is_empty() {
-            out.push_str("\nLoading the files would run:\n\n");
-        }
-        out.extend(imports.iter().take(40).map(|import| format!("- {}\n", code(import))));
-        if imports.len() > 40 {
-            out.push_str(&format!("- and {} more\n", imports.len() - 40));
-        }
     }
-    if matches!(examination.verdict, Verdict::Orthogonalized | Verdict::Suspect) {
-        let looks: Vec<String> = evidence::look_alikes(examination)
-            .into_iter()
-            .filter_map(|look| {
-                let fits = if look.fits? { "not excluded by this" } else { "does not fit" };
-                Some(format!("{}: {fits}; {}", look.name, look.told))
-            })
-            .collect();
-        out.push_str(&list("Benign look-alikes considered", &looks));
+    let imports = evidence::listed(finding);
+    if !imports.is_empty() {
+        out.push_str("\nLoading the files would run:\n\n");
     }
-    out.push_str(&list(beside::HEADING, &beside::lines(examination)));
-    if !examination.anomalies.is_empty() {
-        out.push_str(&format!("\n**Oddities of the files** ({})\n\n", examination.anomalies.len()));
-        let told = oddities::grouped(&examination.anomalies);
-        for one in told.iter().take(8) {
-            let (kind, file) = (escape(&one.kind()), escape(&one.file()));
-            out.push_str(&format!("- {kind} in {file}: {}\n", escape(&one.detail())));
-        }
-        if told.len() > 8 {
-            out.push_str(&format!("- and {} more\n", told.len() - 8));
-        }
+    out.extend(imports.iter().take(ROWS).map(|import| format!("- {}\n", code(import))));
+    if imports.len() > ROWS {
+        out.push_str(&format!("- and {} more\n", imports.len() - ROWS));
     }
-    if !told.reproduce.is_empty() {
-        out.push_str("\n**To check or appeal this**, make it again:\n\n");
-        out.extend(told.reproduce.iter().map(|command| format!("    {command}\n")));
+    out
+}
+
+/// What else it could be, where something was called of it.
+fn look_alikes(examination: &Examination) -> String {
+    if !matches!(examination.verdict, Verdict::Orthogonalized | Verdict::Suspect) {
+        return String::new();
     }
-    let glossary = words::glossary(examination);
-    let glossary: Vec<String> = glossary.iter().map(|(word, meaning)| format!("{word}: {meaning}.")).collect();
-    out.push_str(&list("Words", &glossary));
+    let looks: Vec<String> = evidence::look_alikes(examination)
+        .into_iter()
+        .filter_map(|look| {
+            let fits = if look.fits? { "not excluded by this" } else { "does not fit" };
+            Some(format!("{}: {fits}; {}", look.name, look.told))
+        })
+        .collect();
+    list("Benign look-alikes considered", &looks)
+}
+
+/// Oddities of the files, the first kinds of them.
+fn anomalies(examination: &Examination) -> String {
+    if examination.anomalies.is_empty() {
+        return String::new();
+    }
+    let mut out = format!("\n**Oddities of the files** ({})\n\n", examination.anomalies.len());
+    let told = oddities::grouped(&examination.anomalies);
+    for one in told.iter().take(SHOWN) {
+        let (kind, file) = (escape(&one.kind()), escape(&one.file()));
+        out.push_str(&format!("- {kind} in {file}: {}\n", escape(&one.detail())));
+    }
+    if told.len() > SHOWN {
+        out.push_str(&format!("- and {} more\n", told.len() - SHOWN));
+    }
     out
 }
 

@@ -1,5 +1,5 @@
-//! Pictures as files of their own: SVG with its colours inside, and PNG drawn from it with a font of ours, so that the same
-//! numbers give the same bytes on every machine.
+//! Pictures as files of their own: SVG with its colours inside, and PNG drawn from it with a font of ours, so that the
+//! same numbers give the same bytes on every machine.
 
 use std::sync::{Arc, LazyLock};
 
@@ -42,7 +42,8 @@ static RULES: LazyLock<String> = LazyLock::new(|| {
     rules
 });
 
-/// The one font that pictures are drawn with (Ubuntu Light, under the Ubuntu font licence, out of a crate that carries it).
+/// The one font that pictures are drawn with (Ubuntu Light, under the Ubuntu font licence, out of a crate that carries
+/// it).
 static FONTS: LazyLock<Arc<Database>> = LazyLock::new(|| {
     let mut fonts = Database::new();
     fonts.load_font_data(epaint_default_fonts::UBUNTU_LIGHT.to_vec());

@@ -42,7 +42,8 @@ pub fn series(orthogonalization: &Orthogonalization) -> Vec<Series> {
 const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 const ASCII: [char; 8] = ['_', '.', ':', '-', '=', '+', '*', '#'];
 
-/// What a λ of 0 says: the matrix is the base's, or changed (which leaves λ a standard error) and nothing was found removed.
+/// What a λ of 0 says: the matrix is the base's, or changed (which leaves λ a standard error) and nothing was found
+/// removed.
 pub fn nothing(stderr: f64) -> &'static str {
     if stderr == 0.0 { "unchanged" } else { "changed, none found" }
 }
@@ -70,8 +71,8 @@ pub fn legend(orthogonalization: &Orthogonalization, unicode: bool) -> String {
     legend
 }
 
-/// The picture as lines: a heading, then one line per module with its range in numbers. None where no writer fits a removal: any
-/// change has some strength along some direction, and drawn it would look like one.
+/// The picture as lines: a heading, then one line per module with its range in numbers. None where no writer fits a
+/// removal: any change has some strength along some direction, and drawn it would look like one.
 pub fn lines(orthogonalization: &Orthogonalization, width: usize, unicode: bool) -> Vec<String> {
     if orthogonalization.tensors == 0 {
         return Vec::new();

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::index::prevalence::{DIMENSIONS, Dimension, Group, Prevalence};
 use crate::judge::verdict::CONTROLS_WERE;
 use crate::report::chart::{self, Room, Share, fitting};
+use crate::report::html::scroll;
 use crate::report::rates::{Detector, Rate, corrected, exact, expected_false_positives, weighted_sums, wilson};
 use crate::report::table::{Elastic, laid};
 use crate::report::{sanitise, words};
@@ -191,7 +192,7 @@ fn section(dimension: Dimension, groups: &[Group], detector: Option<Detector>) -
 
 fn group_table(dimension: Dimension, groups: &[Group], detector: Option<Detector>) -> Markup {
     html! {
-        div class="scroll" tabindex="0" role="region" aria-label=(heading(dimension)) {
+        (scroll(heading(dimension), html! {
             table class="stack tight" {
                 thead { tr {
                     th scope="col" { (dimension.as_str()) }
@@ -224,7 +225,7 @@ fn group_table(dimension: Dimension, groups: &[Group], detector: Option<Detector
                     }
                 }
             }
-        }
+        }))
         @if groups.len() > ROWS { p class="quiet" { "and " (groups.len() - ROWS) " more" } }
     }
 }
@@ -249,7 +250,7 @@ fn declared(counts: &Prevalence) -> Markup {
         @if let Some(picture) = fitting(|room| declared_picture(counts, room)) {
             figure { (picture) figcaption { "Shares with 95 % intervals: of the orthogonalized, and of the declared." } }
         }
-        div class="scroll" tabindex="0" role="region" aria-label="Names and tags against weights" {
+        (scroll("Names and tags against weights", html! {
             table {
                 caption { "Examined repositories. “Declared”: name or tags hold a word such as “abliterated”." }
                 thead { tr { th scope="col" { "" } th class="n" scope="col" { "orthogonalized" } th class="n" scope="col" { "not" } } }
@@ -258,7 +259,7 @@ fn declared(counts: &Prevalence) -> Markup {
                     tr { th scope="row" { "not declared" } td class="n" { (d.undeclared_found) } td class="n" { (d.neither) } }
                 }
             }
-        }
+        }))
         @if found > 0 {
             p { "A search by name misses " (wilson(d.undeclared_found, found).told()) " of the orthogonalized repositories." }
         }
@@ -272,7 +273,7 @@ fn delays(counts: &Prevalence) -> Markup {
             @if let Some(picture) = fitting(|room| delays_picture(counts, room)) {
                 figure { (picture) figcaption { "Days. Both dates are the hub's, of when a repository was made." } }
             }
-            div class="scroll" tabindex="0" role="region" aria-label="Days to the first orthogonalized derivative" {
+            (scroll("Days to the first orthogonalized derivative", html! {
                 table {
                     thead { tr { th scope="col" { "base" } th class="n" scope="col" { "days" } th scope="col" { "released" } th scope="col" { "first derivative" } } }
                     tbody {
@@ -284,7 +285,7 @@ fn delays(counts: &Prevalence) -> Markup {
                         }
                     }
                 }
-            }
+            }))
         }
     }
 }

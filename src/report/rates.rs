@@ -124,9 +124,10 @@ impl Detector {
     }
 }
 
-/// The share among all, from the share raised (Rogan and Gladen 1978): (raised - fp) / (sensitivity - fp). With exact rates both
-/// ends of Wilson's interval are carried over alike; with measured ones the interval is that of Lang and Reiczigel (2014), which
-/// also holds what chance did to the rates. `None` when the detector's rates do not separate, or nothing was looked at.
+/// The share among all, from the share raised (Rogan and Gladen 1978): (raised - fp) / (sensitivity - fp). With exact
+/// rates both ends of Wilson's interval are carried over alike; with measured ones the interval is that of Lang and
+/// Reiczigel (2014), which also holds what chance did to the rates. `None` when the detector's rates do not separate,
+/// or nothing was looked at.
 pub fn corrected(hits: u64, of: u64, detector: Detector) -> Option<Rate> {
     let (sensitivity, false_positives) = detector.rates();
     let separation = sensitivity - false_positives;
@@ -143,8 +144,9 @@ pub fn corrected(hits: u64, of: u64, detector: Detector) -> Option<Rate> {
     Some(Rate { share, low: low.clamp(0.0, share), high: high.clamp(share, 1.0) })
 }
 
-/// The 95 % limits of a prevalence with estimated sensitivity and specificity: Lang and Reiczigel, Preventive Veterinary Medicine
-/// 113 (2014), 13 to 22, equations 16 and 17. `None` where the estimates do not separate once they are drawn to the middle.
+/// The 95 % limits of a prevalence with estimated sensitivity and specificity: Lang and Reiczigel, Preventive
+/// Veterinary Medicine 113 (2014), 13 to 22, equations 16 and 17. `None` where the estimates do not separate once they
+/// are drawn to the middle.
 fn lang_reiczigel(positive: Counted, found: Counted, raised: Counted) -> Option<(f64, f64)> {
     let z2 = Z * Z;
     let drawn = |counted: Counted, by: f64| {
@@ -272,7 +274,8 @@ mod tests {
         assert!((many.low - exact.low).abs() < 5e-3 && (many.high - exact.high).abs() < 5e-3, "{many:?} {exact:?}");
     }
 
-    /// The authors show coverage near 95 % in simulations; so do these limits, where carrying Wilson's ends alone does not.
+    /// The authors show coverage near 95 % in simulations; so do these limits, where carrying Wilson's ends alone does
+    /// not.
     #[test]
     fn corrected_limits_cover_what_they_promise() {
         use rand::{Rng as _, SeedableRng as _};

@@ -41,8 +41,8 @@ pub fn width(text: &str) -> usize {
     text.width()
 }
 
-/// `text` cut in its middle to at most `columns` terminal columns, an ellipsis standing for what is left out: names that are
-/// listed together begin alike (a hub, an owner) and often end alike too (a commit, a format).
+/// `text` cut in its middle to at most `columns` terminal columns, an ellipsis standing for what is left out: names
+/// that are listed together begin alike (a hub, an owner) and often end alike too (a commit, a format).
 pub fn fit(text: &str, columns: usize, ellipsis: &str) -> String {
     if width(text) <= columns {
         return text.to_owned();

@@ -1,9 +1,10 @@
-//! SARIF 2.1.0 (OASIS Standard, 2020): findings as results, each in a file of the candidate's, with the tensors it rests on as
-//! related locations; decisions as suppressions; what could not be examined and oddities of the files as notifications of the
-//! run.
+//! SARIF 2.1.0 (OASIS Standard, 2020): findings as results, each in a file of the candidate's, with the tensors it
+//! rests on as related locations; decisions as suppressions; what could not be examined and oddities of the files as
+//! notifications of the run.
 //!
-//! Code-scanning dashboards take a subset and refuse a file whole that is not of it. GitHub's rules (published as “SARIF
-//! support for code scanning” and “SARIF results exceed limit”) are what the constants below and the test at the end are made of.
+//! Code-scanning dashboards take a subset and refuse a file whole that is not of it. GitHub's rules (published as
+//! “SARIF support for code scanning” and “SARIF results exceed limit”) are what the constants below and the test at the
+//! end are made of.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -366,8 +367,8 @@ fn artifact(candidate: &Side, file: &FileDigest) -> Value {
     artifact
 }
 
-/// A relative reference (RFC 3986) to a file of a candidate, `hf/owner/name/model.safetensors`: everything beyond unreserved
-/// characters as percent escapes, and no way up.
+/// A relative reference (RFC 3986) to a file of a candidate, `hf/owner/name/model.safetensors`: everything beyond
+/// unreserved characters as percent escapes, and no way up.
 fn uri(source: &str, file: &str) -> String {
     let on_hub = on_hub(source);
     let (hub, rest) = on_hub.map_or((None, source), |(hub, rest)| (Some(hub.prefix), rest));

@@ -50,7 +50,8 @@ pub struct Elastic<'a> {
     pub right: &'a [usize],
 }
 
-/// The narrowest that a column of names becomes: below that nothing can be told apart, and a wide line is the lesser evil.
+/// The narrowest that a column of names becomes: below that nothing can be told apart, and a wide line is the lesser
+/// evil.
 const NARROWEST: usize = 22;
 
 /// Lines of a table in a terminal of this width, its header first, every row on one line.

@@ -15,8 +15,8 @@ use crate::index::triage::declares;
 use crate::judge::verdict::{CONTROLS, CONTROLS_CALLED, CONTROLS_WERE, REVERSED};
 use crate::report::{NO_TERMINAL, Report, beside, evidence, rates, sanitise};
 
-/// Largest projection consistency of an honest derivative, the median over its writers: a fine-tune with weight decay of a model 128 wide
-/// (`tests/real/controls.py`). No two of its matrices lost one direction.
+/// Largest projection consistency of an honest derivative, the median over its writers: a fine-tune with weight decay
+/// of a model 128 wide (`tests/real/controls.py`). No two of its matrices lost one direction.
 pub const BENIGN_CONSISTENCY: f64 = 0.94;
 /// The same in real models, 256 to 576 wide (`tests/real/wheels.py`, `tests/real/hiding.py`).
 pub const BENIGN_REAL: f64 = 0.55;
@@ -47,7 +47,8 @@ pub struct Told {
     pub claim: Vec<String>,
     /// What was looked at.
     pub coverage: String,
-    /// What was not, by reason: the reason, how many tensors, the first of their names. None where the reason counts them.
+    /// What was not, by reason: the reason, how many tensors, the first of their names. None where the reason counts
+    /// them.
     pub not_examined: Vec<(String, usize, Vec<String>)>,
     /// Command lines that make the examination again.
     pub reproduce: Vec<String>,
@@ -286,8 +287,8 @@ fn why(examination: &Examination) -> Vec<String> {
     lines
 }
 
-/// Whether the change is a removal seen from the wrong side: c near -1, or more matrices gained a direction than lost one (where
-/// an edit reflected a direction, its inverse looks like a removal in those).
+/// Whether the change is a removal seen from the wrong side: c near -1, or more matrices gained a direction than lost
+/// one (where an edit reflected a direction, its inverse looks like a removal in those).
 pub fn is_reversed(examination: &Examination) -> bool {
     let Some(o) = &examination.orthogonalization else { return false };
     examination.verdict != Verdict::Orthogonalized

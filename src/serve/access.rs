@@ -1,9 +1,9 @@
 //! Who may come in, and from where a change may be asked for.
 //!
-//! Every request needs the token: as `Authorization: Bearer`, or as the cookie that the login form gives. Without one only
-//! loopback is served, and only under a loopback name, so that a web page that points its own name at 127.0.0.1 gets
-//! nothing. Changes by form carry a token of their own (bound to the session), and a browser's word that they come from
-//! another site is believed.
+//! Every request needs the token: as `Authorization: Bearer`, or as the cookie that the login form gives. Without one
+//! only loopback is served, and only under a loopback name, so that a web page that points its own name at 127.0.0.1
+//! gets nothing. Changes by form carry a token of their own (bound to the session), and a browser's word that they come
+//! from another site is believed.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -20,14 +20,12 @@ use subtle::ConstantTimeEq as _;
 
 use super::{App, Failure, Settings, layout, lock};
 use crate::error::{Error, ErrorKind, Result};
+use crate::limits::MAX_SESSIONS;
 
 /// A token shorter than this can be guessed.
 pub const MIN_TOKEN_CHARACTERS: usize = 16;
 
 const COOKIE: &str = "orthoscope_session";
-
-/// Sessions kept; the oldest makes room. One person has one.
-const MAX_SESSIONS: usize = 1_000;
 
 /// How long a session lasts: a working day, so that a browser left open at night is logged out in the morning.
 const SESSION: Duration = Duration::from_secs(12 * 3600);
@@ -47,7 +45,8 @@ pub(crate) struct Access {
     secret: [u8; 32],
     secure: bool,
     sessions: Mutex<Sessions>,
-    /// Held while a token is compared, and by a wrong one for [`WRONG_TOKEN_DELAY`] longer; those who wait get it in order.
+    /// Held while a token is compared, and by a wrong one for [`WRONG_TOKEN_DELAY`] longer; those who wait get it in
+    /// order.
     turn: tokio::sync::Mutex<()>,
 }
 
@@ -136,8 +135,8 @@ impl Access {
         self.token.is_some()
     }
 
-    /// Compares hashes of equal length in constant time, so neither length nor prefix of the token can be measured; one at
-    /// a time, so that guesses do not run beside each other.
+    /// Compares hashes of equal length in constant time, so neither length nor prefix of the token can be measured; one
+    /// at a time, so that guesses do not run beside each other.
     async fn knows(&self, given: &str) -> bool {
         let _turn = self.turn.lock().await;
         let right = self.token.is_some_and(|token| bool::from(token.ct_eq(&keyed(&self.secret, given))));

@@ -44,7 +44,8 @@ pub(super) fn severity_word(severity: i64) -> &'static str {
     usize::try_from(severity).ok().and_then(|index| SEVERITIES.get(index)).copied().unwrap_or("none")
 }
 
-/// What is asked for. All fields are text, so that a form's empty fields are no errors; a field that is not known is one.
+/// What is asked for. All fields are text, so that a form's empty fields are no errors; a field that is not known is
+/// one.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Asked {

@@ -1,7 +1,7 @@
 //! Connections and how long they may take: a server that anyone can reach must not be held up by those who say nothing.
 //!
-//! Before it is known who asks, a visitor costs a task and a file handle, so their number and the time each may be silent
-//! are bounded. After a signal those who are in the middle of something get a moment to end it, and no more.
+//! Before it is known who asks, a visitor costs a task and a file handle, so their number and the time each may be
+//! silent are bounded. After a signal those who are in the middle of something get a moment to end it, and no more.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,7 +95,8 @@ async fn next(signals: &mut UnboundedReceiver<()>) {
     }
 }
 
-/// The next connection. Errors are the visitor's (gone already) or pass (no file handle is free): neither ends the server.
+/// The next connection. Errors are the visitor's (gone already) or pass (no file handle is free): neither ends the
+/// server.
 async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {

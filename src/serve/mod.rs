@@ -1,7 +1,7 @@
 //! The index in a browser: server-rendered pages that need no script, and the same as JSON.
 //!
-//! Whoever asks needs a token, made anew at the start where none is given; only loopback can be served without. Everything that came from a repository is escaped; no page may
-//! load anything but this server's own stylesheet.
+//! Whoever asks needs a token, made anew at the start where none is given; only loopback can be served without.
+//! Everything that came from a repository is escaped; no page may load anything but this server's own stylesheet.
 
 mod access;
 mod api;
@@ -29,15 +29,13 @@ use maud::html;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::Index;
+use crate::limits::MAX_FORM_BYTES;
 use crate::report::html::STYLESHEET;
 use crate::report::sanitise;
 use crate::signature::Catalogue;
 
 pub use access::{MIN_TOKEN_CHARACTERS, fresh_token};
 use listen::Limits;
-
-/// Bytes of a request's body: a decision's note and its form.
-const MAX_BODY_BYTES: usize = 128 * 1024;
 
 /// Open read connections that are kept.
 const IDLE_READERS: usize = 8;
@@ -163,7 +161,7 @@ pub(crate) fn router(app: Arc<App>, longest: Duration) -> Router {
         .route("/api/v1/prevalence", get(api::prevalence))
         .fallback(|| async { Failure(Error::new(ErrorKind::NotFound, "there is no such page")) })
         .layer(middleware::from_fn_with_state(app.clone(), access::guard))
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(DefaultBodyLimit::max(MAX_FORM_BYTES))
         .layer(middleware::from_fn_with_state(longest, listen::in_time))
         .with_state(app)
 }

@@ -14,6 +14,7 @@ use super::pages::{self, Page, age, lambda};
 use super::{App, layout};
 use crate::index::triage::{News, NotExamined, TriageFilter, TriageRow};
 use crate::report::chart::{self, Room};
+use crate::report::html::scroll;
 use crate::report::sanitise;
 use crate::report::words::{bytes, count, when};
 use crate::sweep::work::{Run, Summary, last_runs};
@@ -152,7 +153,7 @@ fn new(app: &App, news: &[News]) -> Markup {
         @if news.is_empty() {
             p { "Nothing that needs a look: whatever it examined came out as before, or of no severity." }
         } @else {
-            div class="scroll" tabindex="0" role="region" aria-label="New in the last sweep" {
+            (scroll("New in the last sweep", html! {
                 table class="stack" {
                     thead { tr {
                         th scope="col" { "now" } th scope="col" { "before" } th scope="col" { "repository" }
@@ -172,7 +173,7 @@ fn new(app: &App, news: &[News]) -> Markup {
                         }
                     }
                 }
-            }
+            }))
             @if news.len() > ROWS as usize {
                 p { "and more; " a href="/queue?sort=newest&severity=low" { "the newest first" } }
             }
@@ -184,7 +185,7 @@ fn unexamined(classes: &[NotExamined], ever: bool) -> Markup {
     html! {
         h2 { @if ever { "Could not be examined" } @else { "Could not be examined in the last sweep" } }
         @if classes.is_empty() { p { "Everything could." } } @else {
-            div class="scroll" tabindex="0" role="region" aria-label="Could not be examined" {
+            (scroll("Could not be examined", html! {
                 table class="stack" {
                     thead { tr {
                         th scope="col" { "why" } th class="n" scope="col" { "repositories" } th scope="col" { "such as" }
@@ -202,7 +203,7 @@ fn unexamined(classes: &[NotExamined], ever: bool) -> Markup {
                         }
                     }
                 }
-            }
+            }))
             p { a href="/queue?outcome=not-examined" { "All that could not be examined" } }
         }
     }
@@ -231,7 +232,7 @@ fn sweeps(runs: &[Run]) -> Markup {
                     figure { (picture) }
                 }
             }
-            div class="scroll" tabindex="0" role="region" aria-label="The last sweeps" {
+            (scroll("The last sweeps", html! {
                 table class="stack" {
                     thead { tr {
                         th scope="col" { "began" } th class="n" scope="col" { "took" }
@@ -253,7 +254,7 @@ fn sweeps(runs: &[Run]) -> Markup {
                         }
                     }
                 }
-            }
+            }))
         }
     }
 }

@@ -192,7 +192,7 @@ fn list(app: &App, asked: &Asked, page: &TriagePage) -> Markup {
 pub(super) fn table(app: &App, rows: &[TriageRow]) -> Markup {
     let now = (app.clock)();
     html! {
-        div class="scroll" tabindex="0" role="region" aria-label="Examinations" {
+        (dossiers::scroll("Examinations", html! {
             table class="stack" {
                 thead { tr {
                     th scope="col" { "verdict" } th scope="col" { "severity" } th scope="col" { "repository" }
@@ -217,7 +217,7 @@ pub(super) fn table(app: &App, rows: &[TriageRow]) -> Markup {
                     }
                 }
             }
-        }
+        }))
     }
 }
 
@@ -454,7 +454,7 @@ pub(super) async fn repository(
             p { "This repository has not been examined." }
         } @else {
             h2 { "Examinations, newest first" }
-            div class="scroll" tabindex="0" role="region" aria-label="History" {
+            (dossiers::scroll("History", html! {
                 table {
                     thead { tr {
                         th scope="col" { "examined" } th scope="col" { "commit" } th scope="col" { "verdict" }
@@ -473,7 +473,7 @@ pub(super) async fn repository(
                         }
                     }
                 }
-            }
+            }))
         }
     };
     Ok(layout::page(&app, &session, &asked.source, "", body))
@@ -493,7 +493,7 @@ pub(super) async fn decisions(State(app): State<Arc<App>>, Extension(session): E
             }
         }
         @if all.is_empty() { p { "None yet." } } @else {
-            div class="scroll" tabindex="0" role="region" aria-label="Decisions" {
+            (dossiers::scroll("Decisions", html! {
                 table {
                     thead { tr {
                         th class="n" scope="col" { "number" } th scope="col" { "when" } th scope="col" { "who" }
@@ -514,7 +514,7 @@ pub(super) async fn decisions(State(app): State<Arc<App>>, Extension(session): E
                         }
                     }
                 }
-            }
+            }))
         }
     };
     Ok(layout::page(&app, &session, "Decisions", "/decisions", body))

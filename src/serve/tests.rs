@@ -609,8 +609,8 @@ async fn what_a_hostile_header_named_is_not_all_served() {
     assert!(status == 200 && page.len() < 1_000_000, "{} bytes", page.len());
 }
 
-/// A link in the place of the file that SQLite must be able to make, which it follows nowhere: to it that is what read-only
-/// media are, for root too.
+/// A link in the place of the file that SQLite must be able to make, which it follows nowhere: to it that is what
+/// read-only media are, for root too.
 #[cfg(unix)]
 #[tokio::test]
 async fn an_index_that_cannot_be_written_is_served_without_decisions() {

@@ -15,6 +15,7 @@ use super::{App, Failure, layout};
 use crate::error::Result;
 use crate::index::Index;
 use crate::index::triage::TriageRow;
+use crate::report::html::scroll;
 use crate::report::sanitise;
 
 /// Generations below the base.
@@ -145,7 +146,7 @@ fn legend() -> Markup {
 
 fn table(tree: &Below, base: &str) -> Markup {
     html! {
-        div class="scroll" tabindex="0" role="region" aria-label="Family tree" {
+        (scroll("Family tree", html! {
             table class="stack tree" {
                 caption { "Derivatives of " (sanitise::name(base)) ", the most serious first; each below what it derives from" }
                 thead { tr {
@@ -154,7 +155,7 @@ fn table(tree: &Below, base: &str) -> Markup {
                 } }
                 tbody { (rows(tree, base, 0)) }
             }
-        }
+        }))
     }
 }
 

@@ -210,8 +210,9 @@ impl Catalogue {
     }
 }
 
-/// The measurements, with `noise.grid` and `rank.ends` where a record of before them has only what decided then (the kurtosis, the share that
-/// large values explain): without them, what was found in such a record would be lost when it is judged again.
+/// The measurements, with `noise.grid` and `rank.ends` where a record of before them has only what decided then (the
+/// kurtosis, the share that large values explain): without them, what was found in such a record would be lost when it
+/// is judged again.
 fn with_later(model: &BTreeMap<String, f64>) -> BTreeMap<String, f64> {
     let mut model = model.clone();
     if let Some(kurtosis) = model.get("noise.kurtosis").copied() {

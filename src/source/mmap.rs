@@ -16,7 +16,8 @@ pub struct Mmap {
 }
 
 impl Mmap {
-    /// Maps the file at `path` and calls it `name` in messages. Errors when it cannot be opened or is not a regular file.
+    /// Maps the file at `path` and calls it `name` in messages. Errors when it cannot be opened or is not a regular
+    /// file.
     pub fn open(path: &Path, name: impl Into<String>) -> Result<Self> {
         let name = name.into();
         let doing = || format!("opening {}", path.display());

@@ -25,8 +25,8 @@ pub(crate) fn json(text: &[u8], most: usize) -> Result<Value, String> {
     serde_json::from_slice(text).map_err(|error| error.to_string())
 }
 
-/// YAML as a value; `None` for what is none, is longer than [`MAX_YAML_BYTES`], or opens more than [`MAX_DEPTH`] brackets:
-/// the parser's time grows with their square.
+/// YAML as a value; `None` for what is none, is longer than [`MAX_YAML_BYTES`], or opens more than [`MAX_DEPTH`]
+/// brackets: the parser's time grows with their square.
 pub(crate) fn yaml(text: &str) -> Option<Value> {
     let brackets = text.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count();
     let bounded = text.len() <= MAX_YAML_BYTES && brackets <= MAX_DEPTH;

@@ -1,5 +1,5 @@
-//! Files and folders for their user alone: the index names gated models and holds notes on decisions, the cache holds weights
-//! that others on the machine may have no grant for.
+//! Files and folders for their user alone: the index names gated models and holds notes on decisions, the cache holds
+//! weights that others on the machine may have no grant for.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! Sweeps: what to look at, in which order, and how to lose nothing on the way.
 //!
-//! [`plan`] lists hubs into the [`queue`]; [`work`] takes rows out of it, has each examined and recorded. How one repository is
-//! looked at is [`crate::examine`]'s.
+//! [`plan`] lists hubs into the [`queue`]; [`work`] takes rows out of it, has each examined and recorded. How one
+//! repository is looked at is [`crate::examine`]'s.
 
 pub mod plan;
 pub mod queue;
@@ -17,8 +17,8 @@ use crate::examine::Examiner;
 use crate::index::write::WriterThread;
 use crate::index::{Index, Rejudged};
 
-/// Sweeps into the index at `path`: judges what is stored again if the catalogue is another one, plans, examines, records.
-/// Tells what was judged again beside the summary.
+/// Sweeps into the index at `path`: judges what is stored again if the catalogue is another one, plans, examines,
+/// records. Tells what was judged again beside the summary.
 pub fn sweep(
     examiner: &Examiner,
     path: &Path,

@@ -150,7 +150,8 @@ pub fn list(examiner: &Examiner, queue: &Queue, plan: &Plan, poll: u64) -> Resul
 const ENDS_ALL: &[ErrorKind] =
     &[ErrorKind::Interrupted, ErrorKind::Usage, ErrorKind::Unsupported, ErrorKind::Index, ErrorKind::Budget];
 
-/// What the hub says when a base of the plan is not there. What else keeps it from being read is for examinations to tell.
+/// What the hub says when a base of the plan is not there. What else keeps it from being read is for examinations to
+/// tell.
 fn is_absent(examiner: &Examiner, name: &str) -> Option<String> {
     let Ok(Location::Hub(repo, revision)) = name.parse::<Location>() else { return None };
     match base::facts(&repo, revision.as_ref(), &examiner.client, &examiner.environment, &examiner.night) {

@@ -2,9 +2,10 @@
 //!
 //! One process sweeps one index at a time (an operating-system lock on a file beside it, which a killed process cannot
 //! keep), so leases found at the start belong to nobody and are taken back at once. Within the process each worker
-//! leases one row at a time and holds it until it hands in an outcome, however long that takes: no clock ends a lease, as
-//! a row that is taken from a live worker would be examined twice. A row is done only after its examination was recorded,
-//! and recording the same examination twice changes nothing, so a kill at any moment loses and doubles nothing.
+//! leases one row at a time and holds it until it hands in an outcome, however long that takes: no clock ends a lease,
+//! as a row that is taken from a live worker would be examined twice. A row is done only after its examination was
+//! recorded, and recording the same examination twice changes nothing, so a kill at any moment loses and doubles
+//! nothing.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -92,8 +93,8 @@ fn failed(doing: &str) -> impl Fn(rusqlite::Error) -> Error + '_ {
     move |error| index_failed(doing, error)
 }
 
-/// What a listing said of a repository, as the queue keeps it: what only a hostile uploader makes long is left out, as one row
-/// must not fill the index. What is asked for again when the repository is examined may be missing whole.
+/// What a listing said of a repository, as the queue keeps it: what only a hostile uploader makes long is left out, as
+/// one row must not fill the index. What is asked for again when the repository is examined may be missing whole.
 fn facts_of(row: &RepoInfo, doing: &str) -> Result<String> {
     let text =
         |row: &RepoInfo| serde_json::to_string(row).map_err(|error| Error::because(ErrorKind::Internal, doing, error));
@@ -114,8 +115,8 @@ fn facts_of(row: &RepoInfo, doing: &str) -> Result<String> {
 }
 
 impl Queue {
-    /// Opens the queue in the SQLite file at `path`, takes the sweep's lock, and takes back leases of processes that are
-    /// gone. `Usage` when another sweep holds the lock.
+    /// Opens the queue in the SQLite file at `path`, takes the sweep's lock, and takes back leases of processes that
+    /// are gone. `Usage` when another sweep holds the lock.
     pub fn open(path: &Path, now: i64) -> Result<Self> {
         let lock_path = PathBuf::from(format!("{}.sweep-lock", path.display()));
         let lock = OpenOptions::new()
@@ -207,11 +208,12 @@ impl Queue {
         Ok(planned)
     }
 
-    /// Leases the next row until it is done or handed back; those that were tried least come first, so one that kills its
-    /// worker does not block the rest.
+    /// Leases the next row until it is done or handed back; those that were tried least come first, so one that kills
+    /// its worker does not block the rest.
     pub fn lease(&self, now: i64) -> Result<Option<Item>> {
         let doing = "leasing from the sweep's queue";
-        // The column `leased_until` of the released schema is left at its default: leases end with the process, not with time.
+        // The column `leased_until` of the released schema is left at its default: leases end with the process, not
+        // with time.
         let found = self
             .index()
             .connection()
@@ -336,8 +338,8 @@ impl Queue {
             .map_err(failed("asking the sweep's queue"))
     }
 
-    /// What was judged since the last run that ended, where runs after it did not: they were killed, and nobody was told.
-    /// With what `run` itself judged so far; empty where the run before ended.
+    /// What was judged since the last run that ended, where runs after it did not: they were killed, and nobody was
+    /// told. With what `run` itself judged so far; empty where the run before ended.
     pub fn unreported(&self, run: i64) -> Result<Unreported> {
         let doing = "asking what killed sweeps judged";
         let index = self.index();

@@ -100,8 +100,8 @@ pub struct Summary {
     pub bytes: u64,
     /// Of them, weights.
     pub weight_bytes: u64,
-    /// Per outcome, all that was judged since the last run that ended: where runs before this one were killed, which told
-    /// nobody. Empty where none was.
+    /// Per outcome, all that was judged since the last run that ended: where runs before this one were killed, which
+    /// told nobody. Empty where none was.
     pub unreported: BTreeMap<String, u64>,
     /// Rows still queued.
     pub left: u64,
@@ -146,8 +146,8 @@ impl Summary {
     }
 }
 
-/// Outcomes that say nothing of a repository whose files are there to be read: it may be what would have been found, and
-/// whoever uploads can bring most of them about.
+/// Outcomes that say nothing of a repository whose files are there to be read: it may be what would have been found,
+/// and whoever uploads can bring most of them about.
 const UNDONE: &[&str] = &["network", "io", "internal", "budget", "index", "malformed", "unsupported", "too-large"];
 
 /// Hears of progress.
@@ -220,8 +220,8 @@ pub fn sweep(
     Ok(summary)
 }
 
-/// Says what a poll of a watch could not list when it happens, as a watch may not end for weeks; what the poll before could
-/// not list either is not said again. Without a watch the end of the run is near, and tells.
+/// Says what a poll of a watch could not list when it happens, as a watch may not end for weeks; what the poll before
+/// could not list either is not said again. Without a watch the end of the run is near, and tells.
 fn note(settings: &SweepSettings, before: &Summary, incomplete: &[String]) {
     if settings.watch.is_some() {
         for said in incomplete.iter().filter(|said| !before.listed.incomplete.contains(said)) {
@@ -353,8 +353,8 @@ fn one(
     Ok(Some(outcome))
 }
 
-/// Records one examination of a repository, with what the hub said of it and of its base (downloads, dates), durably. Recording the same
-/// one again changes nothing.
+/// Records one examination of a repository, with what the hub said of it and of its base (downloads, dates), durably.
+/// Recording the same one again changes nothing.
 fn record(writer: &Writer, examination: &Examination, facts: &RepoInfo, base: Option<&RepoInfo>) -> Result<()> {
     let (examination, now) = (examination.clone(), Timestamp::now());
     let (listing, base) = (Listing::from(facts), base.map(Listing::from));

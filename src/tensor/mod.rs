@@ -93,7 +93,8 @@ pub use quant_k::{Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, Q8_K};
 pub use quant_simple::{Q1_0, Q2_0, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q8_1};
 pub use quant_small::{MXFP4, NVFP4, TQ1_0, TQ2_0};
 
-/// Every dtype, in the order of documentation. A new one is a `DType` constant in a file of this folder and a line here.
+/// Every dtype, in the order of documentation. A new one is a `DType` constant in a file of this folder and a line
+/// here.
 pub static DTYPES: &[&DType] = &[
     &F64,
     &F32,

@@ -1,9 +1,10 @@
 //! Arithmetic that every stage shares: the middle of many numbers, inner products, cosines.
 //!
-//! One definition each, so that a number printed in one place is the same number where it is printed in another. Products of whole
-//! matrices are the kernels' (`diff::kernel`).
+//! One definition each, so that a number printed in one place is the same number where it is printed in another.
+//! Products of whole matrices are the kernels' (`diff::kernel`).
 
-/// The middle value, of an even number the mean of the two middle ones; 0 of nothing. Values that are not finite are left out.
+/// The middle value, of an even number the mean of the two middle ones; 0 of nothing. Values that are not finite are
+/// left out.
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
     values.sort_by(f64::total_cmp);

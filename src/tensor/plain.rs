@@ -248,7 +248,8 @@ mod tests {
         values
     }
 
-    /// Values in whole steps of the smallest one, as the specifications' tables have them; `None` for what is no number.
+    /// Values in whole steps of the smallest one, as the specifications' tables have them; `None` for what is no
+    /// number.
     fn steps(code: u8, exponent_bits: u32, fraction_bits: u32) -> i64 {
         let magnitude = i64::from(code) & ((1 << (exponent_bits + fraction_bits)) - 1);
         let (exponent, fraction) = (magnitude >> fraction_bits, magnitude & ((1 << fraction_bits) - 1));

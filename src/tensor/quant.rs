@@ -1,8 +1,8 @@
 //! ggml's number formats: the table of type numbers, and what the block decoders share.
 //!
 //! A ggml block type stores 32 to 256 elements as small codes beside one or more scales. Each decoder here follows the
-//! order of `f32` operations of ggml's own `dequantize_row_*`, so its results are equal to ggml's bit for bit (for finite
-//! scales); `tests/oracles/gguf.py` holds them against the `gguf` Python package and against ggml itself.
+//! order of `f32` operations of ggml's own `dequantize_row_*`, so its results are equal to ggml's bit for bit (for
+//! finite scales); `tests/oracles/gguf.py` holds them against the `gguf` Python package and against ggml itself.
 //!
 //! Layouts are those of `ggml-common.h`; type numbers those of `enum ggml_type` in `ggml.h`.
 

@@ -1,4 +1,5 @@
-//! The codebooks of ggml's IQ types: numeric facts of the format, kept packed and spread out when the crate is compiled.
+//! The codebooks of ggml's IQ types: numeric facts of the format, kept packed and spread out when the crate is
+//! compiled.
 //!
 //! A codebook row is a point of 8 (IQ1, IQ2) or 4 (IQ3) small magnitudes. Each `u16` is one row: value `i` is in bits
 //! `2i` and `2i + 1` for rows of eight, in the `i`-th nibble for rows of four, as an index into the type's few levels.

@@ -18,7 +18,7 @@ use super::hash::{Algorithm, Hash};
 use super::manifest::stays_inside;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
-use crate::limits::{MAX_BUNDLE_VALUES_BYTES, MAX_MANIFEST_BYTES, MAX_TREE_FILES};
+use crate::limits::{MAX_BUNDLE_SIGNATURES, MAX_BUNDLE_VALUES_BYTES, MAX_MANIFEST_BYTES, MAX_TREE_FILES};
 
 /// The only payload that model signatures carry.
 pub const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
@@ -26,9 +26,6 @@ pub const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
 const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v1";
 const PREDICATE: &str = "https://model_signing/signature/v1.0";
 const PREDICATE_BEFORE: &str = "https://model_signing/Digests/v0.1";
-
-/// Signatures and certificates that are kept of one bundle; honest ones have one and at most four.
-const MAX_SIGNATURES: usize = 16;
 
 /// Who signed what, before any of it is believed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -106,12 +103,14 @@ fn text<'v>(value: &'v Value, key: &str) -> Option<&'v str> {
     value.get(key).and_then(Value::as_str)
 }
 
-/// Whether a file of this name is meant to be a model signature whatever is in it: it cannot be taken away by being broken.
+/// Whether a file of this name is meant to be a model signature whatever is in it: it cannot be taken away by being
+/// broken.
 pub fn is_named_so(name: &str) -> bool {
     name == "model.sig" || name.contains(".sigstore")
 }
 
-/// Whether a file may be a bundle by its first bytes and an ending that detached signatures of other tools have as well.
+/// Whether a file may be a bundle by its first bytes and an ending that detached signatures of other tools have as
+/// well.
 pub fn looks_like_one(name: &str, bytes: &[u8]) -> bool {
     name.ends_with(".sig") && bytes.trim_ascii_start().starts_with(b"{")
 }
@@ -136,7 +135,7 @@ pub fn parse(name: &str, bytes: &[u8]) -> Result<Bundle> {
             let certificates = material.get("certificate").into_iter().chain(chain.into_iter().flatten());
             bundle.certificates = certificates
                 .filter_map(|certificate| base64(text(certificate, "rawBytes")?))
-                .take(MAX_SIGNATURES)
+                .take(MAX_BUNDLE_SIGNATURES)
                 .collect();
             bundle.hint = material.pointer("/publicKey/hint").and_then(Value::as_str).map(str::to_owned);
             bundle.log_entries = material.get("tlogEntries").and_then(Value::as_array).map_or(0, Vec::len);
@@ -154,7 +153,7 @@ pub fn parse(name: &str, bytes: &[u8]) -> Result<Bundle> {
     bundle.signatures = signatures
         .into_iter()
         .flatten()
-        .take(MAX_SIGNATURES)
+        .take(MAX_BUNDLE_SIGNATURES)
         .filter_map(|signature| base64(text(signature, "sig")?))
         .collect();
     Ok(bundle)

@@ -87,7 +87,8 @@ fn disagreement(all: &[Expected], length: u64, found: &BTreeMap<(u64, u64, Algor
 }
 
 impl Contents {
-    /// A file whose bytes are elsewhere: its statements are held against each other, and it is called unchecked at best.
+    /// A file whose bytes are elsewhere: its statements are held against each other, and it is called unchecked at
+    /// best.
     fn unhashed(&self, look: &mut Look<'_>, stated: &[(&Reference, Vec<Expected>)]) {
         let whole = |all: &[Expected]| -> BTreeMap<Algorithm, Hash> {
             let hashes = all.iter().filter(|one| one.range.is_none()).filter_map(|one| one.hash.clone());

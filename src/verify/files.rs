@@ -227,8 +227,8 @@ fn commit_of(snapshot: &Path) -> Option<String> {
         .flatten()
 }
 
-/// A repository, with what its hub lists. Files that are on this machine are taken from there; the others are read by ranges,
-/// or fetched whole where `download` says so; `fetching` is told of each such file before.
+/// A repository, with what its hub lists. Files that are on this machine are taken from there; the others are read by
+/// ranges, or fetched whole where `download` says so; `fetching` is told of each such file before.
 pub fn repository(
     label: &str,
     repo: &Repo,

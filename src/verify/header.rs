@@ -31,8 +31,8 @@ pub fn is_unreadable(anomaly: &Anomaly) -> bool {
 
 /// An anomaly as an oddity of its file.
 pub fn oddity(anomaly: Anomaly) -> Oddity {
-    // What trainers leave beside a model (optimizer state, arguments) names their own classes, and loading a model does not
-    // touch it. Resuming its training does.
+    // What trainers leave beside a model (optimizer state, arguments) names their own classes, and loading a model does
+    // not touch it. Resuming its training does.
     let aside = anomaly.is(CODE_ON_LOAD) && !is_worth_reading(&anomaly.file);
     let severity = if aside && !pickle::only_does_harm(&anomaly) { Severity::Medium } else { severity(&anomaly.kind) };
     Oddity { severity, anomaly }

@@ -46,8 +46,8 @@ pub fn stays_inside(name: &str) -> bool {
         && !name.starts_with('\\')
 }
 
-/// Reads a list. `own_name` is the list's file name, for lists of one digest without a name. Errors when it is too large;
-/// lines that cannot be used are told in it.
+/// Reads a list. `own_name` is the list's file name, for lists of one digest without a name. Errors when it is too
+/// large; lines that cannot be used are told in it.
 pub fn parse(own_name: &str, bytes: &[u8]) -> Result<Manifest> {
     let doing = || format!("reading the list of checksums {own_name}");
     if bytes.len() as u64 > MAX_MANIFEST_BYTES {

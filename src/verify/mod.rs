@@ -1,9 +1,9 @@
 //! Whether files are what somebody says they are: sizes and hashes against a hub, a list of checksums or a model
 //! signature, names against first bytes, headers against themselves. No base is needed and no weight is interpreted.
 //!
-//! A [`Subject`] is the files; a [`Reference`] is what one party states of them; every [`Check`] of [`CHECKS`] looks at one
-//! file with what is stated of it. What concerns several files (missing and added ones, shard indexes, signatures) comes
-//! after. A file whose contents were not hashed is never called equal to anything.
+//! A [`Subject`] is the files; a [`Reference`] is what one party states of them; every [`Check`] of [`CHECKS`] looks at
+//! one file with what is stated of it. What concerns several files (missing and added ones, shard indexes, signatures)
+//! comes after. A file whose contents were not hashed is never called equal to anything.
 
 pub mod bundle;
 mod contents;
@@ -262,8 +262,8 @@ impl<'a> Look<'a> {
         self.source.as_ref().map_err(Clone::clone)
     }
 
-    /// What to call a check that cannot be made for want of bytes. Content that was fetched and thrown away as wrong is told
-    /// once, by its hash.
+    /// What to call a check that cannot be made for want of bytes. Content that was fetched and thrown away as wrong is
+    /// told once, by its hash.
     fn unread(&self) -> Outcome {
         if matches!(self.item.content, Content::Wrong(_)) { Outcome::NotChecked } else { Outcome::Failed }
     }

@@ -356,7 +356,7 @@ fn a_claimed_base_is_fetched_up_to_a_size_and_a_given_one_at_any() {
         assert!(standin.log().iter().all(|entry| entry.port == Port::Hub), "not a byte was fetched");
         base.map(|base| bench.examine(&id, &info, Some(base)).unwrap().word())
     };
-    assert_eq!(examined(Some("hf:org/base")).as_deref(), Some("orthogonalized"));
+    assert_eq!(examined(Some("hf:org/base")), Some("orthogonalized"));
 }
 
 #[test]

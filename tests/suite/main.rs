@@ -16,6 +16,8 @@ mod consistency;
 mod forms;
 /// Bytes made to harm.
 mod hostile;
+/// Rules of the house that a reader can count.
+mod house;
 /// The client against the stand-in hubs: quotas, redirects, tokens, refusals.
 mod hub_client;
 /// Sweeps: every kind of repository, faults, kills, budgets, watches.

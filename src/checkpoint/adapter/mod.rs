@@ -6,9 +6,9 @@
 //! | llama.cpp | a GGUF file with `general.type` = `adapter`: `TENSOR.lora_a`, `TENSOR.lora_b` of the same shapes | `alpha / rank · B · A`, without alpha `B · A` |
 //! | mlx-lm | `adapter_config.json`, `adapters.safetensors`: `MODULE.lora_a` (inputs × rank), `MODULE.lora_b` (rank × outputs) | `scale · Bᵀ · Aᵀ` |
 //!
-//! [`Adapter::of`] reads what an adapter does, as its loader would; [`overlay`](mod@crate::overlay) lays it over a base.
-//! What is not understood is kept with its reason: nothing of an adapter is ever left out in silence, since what is left
-//! of a base without its adapter is the base.
+//! [`Adapter::of`] reads what an adapter does, as its loader would; [`overlay`](mod@crate::overlay) lays it over a
+//! base. What is not understood is kept with its reason: nothing of an adapter is ever left out in silence, since what
+//! is left of a base without its adapter is the base.
 
 mod config;
 mod parts;

@@ -34,8 +34,8 @@ const KEYS: &[(&str, &str)] = &[
 
 /// The configuration a header's values amount to. `has` tells whether the file has a tensor of that name.
 ///
-/// `gguf_architecture` is `general.architecture`; the other keys are those of a Hugging Face `config.json`. A value that
-/// differs between layers is an array, one element a layer. `head_dim` is calculated where the file leaves it out.
+/// `gguf_architecture` is `general.architecture`; the other keys are those of a Hugging Face `config.json`. A value
+/// that differs between layers is an array, one element a layer. `head_dim` is calculated where the file leaves it out.
 pub(super) fn config(values: &BTreeMap<String, Value>, has: impl Fn(&str) -> bool) -> Json {
     let mut config = Map::new();
     let Some(Value::Text(architecture)) = values.get("general.architecture") else { return Json::Null };

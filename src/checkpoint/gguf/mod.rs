@@ -1,10 +1,10 @@
 //! GGUF: one file or several parts, with metadata that stand in for a configuration.
 //!
-//! Tensor names stay as the file has them; shapes are turned round into PyTorch order (slowest axis first). Metadata are
-//! kept as text under their own keys, so that lineage (`general.base_model.*`, `general.source.*`, `general.name`) can be
-//! read as claims. An adapter (`general.type` = `adapter`, `adapter.type` = `lora`) is opened like a model: its factors
-//! are the tensors `X.lora_a` (rank × input) and `X.lora_b` (output × rank), its scale is `adapter.lora.alpha` in the
-//! metadata over the rank, or by 1 where that is 0.
+//! Tensor names stay as the file has them; shapes are turned round into PyTorch order (slowest axis first). Metadata
+//! are kept as text under their own keys, so that lineage (`general.base_model.*`, `general.source.*`, `general.name`)
+//! can be read as claims. An adapter (`general.type` = `adapter`, `adapter.type` = `lora`) is opened like a model: its
+//! factors are the tensors `X.lora_a` (rank × input) and `X.lora_b` (output × rank), its scale is `adapter.lora.alpha`
+//! in the metadata over the rank, or by 1 where that is 0.
 //!
 //! Types that leave part of a matrix's scale to a tensor of its own (`X.scale`) are decoded with that scale, and are
 //! [`Storage::Packed`] then.
@@ -39,8 +39,8 @@ use crate::tensor::ggml_type;
 
 /// The GGUF format.
 ///
-/// Of a set of files that holds several variants of a model the largest is opened; to open another one, or each, narrow the
-/// set to it ([`variants::Variant::narrow`]).
+/// Of a set of files that holds several variants of a model the largest is opened; to open another one, or each, narrow
+/// the set to it ([`variants::Variant::narrow`]).
 #[derive(Debug, Clone, Copy)]
 pub struct Gguf;
 
@@ -83,8 +83,8 @@ impl Format for Gguf {
     }
 }
 
-/// The files of the largest variant, which is the most exact one. Files that go with a model (vision projectors, importance
-/// matrices) count only where there is nothing else.
+/// The files of the largest variant, which is the most exact one. Files that go with a model (vision projectors,
+/// importance matrices) count only where there is nothing else.
 fn largest(files: &FileSet) -> Vec<String> {
     let found = variants::of_files(files).into_iter().filter(|variant| variant.format() == Gguf.name());
     // Of equals the first, as the list is in order.
@@ -310,8 +310,8 @@ fn entries(
                 if let Some(kind) = kind {
                     oddities.add(kind, Some(&listed.name), reason.clone());
                 }
-                // Nothing tells where such a tensor ends; it may reach to the next one, so nothing before that counts as
-                // a gap.
+                // Nothing tells where such a tensor ends; it may reach to the next one, so nothing before that counts
+                // as a gap.
                 let range = match start {
                     Some(start) if start < length => {
                         let next = starts.get(starts.partition_point(|&other| other <= start));

@@ -10,11 +10,9 @@ use std::sync::{Arc, OnceLock};
 
 use crate::checkpoint::{CheckpointFile, Decode, Storage, TensorEntry, decode_plain};
 use crate::error::Result;
+use crate::limits::MAX_SCALED_EXPERTS;
 use crate::source::ByteSource;
 use crate::tensor::{F32, NVFP4, TQ1_0, TQ2_0};
-
-/// Experts of one stack whose scales are read; published mixtures have at most a few hundred.
-const MAX_EXPERTS: u64 = 1 << 16;
 
 /// A matrix, or a stack of them, with the scales beside it.
 struct Scaled {
@@ -74,7 +72,7 @@ pub(super) fn attach(files: &[CheckpointFile], tensors: &mut BTreeMap<String, Te
         let beside = [format!("{stem}.scale"), format!("{name}.scale")];
         let Some(scale) = beside.iter().find_map(|name| tensors.get(name)) else { continue };
         let experts = if entry.shape.len() == 3 { entry.shape[0] } else { 1 };
-        let fits = [1, experts].contains(&scale.elements()) && scale.elements() <= MAX_EXPERTS;
+        let fits = [1, experts].contains(&scale.elements()) && scale.elements() <= MAX_SCALED_EXPERTS;
         if !fits || scale.dtype != &F32 || !matches!(scale.storage, Storage::Plain) {
             continue;
         }

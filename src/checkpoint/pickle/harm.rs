@@ -2,8 +2,8 @@
 
 use crate::checkpoint::Anomaly;
 
-/// Modules that hand out commands, files, the network, other code or a second unpickling. No trainer's leftovers need them.
-/// A part of a longer path counts as well: many modules carry these as attributes (`torch.serialization.os`).
+/// Modules that hand out commands, files, the network, other code or a second unpickling. No trainer's leftovers need
+/// them. A part of a longer path counts as well: many modules carry these as attributes (`torch.serialization.os`).
 const MODULES: &[&str] = &[
     "_posixsubprocess",
     "_socket",
@@ -92,8 +92,9 @@ const FUNCTIONS: &[&str] = &[
     "vars",
 ];
 
-/// Whether an import is of no use but to do something on loading, in whatever file it stands. Not among them is `getattr`:
-/// Python 3.11 writes every member of an enumeration with it, so most training arguments of its time have it.
+/// Whether an import is of no use but to do something on loading, in whatever file it stands. Not among them is
+/// `getattr`: Python 3.11 writes every member of an enumeration with it, so most training arguments of its time have
+/// it.
 fn is_harmful(import: &str) -> bool {
     let first = import.split('.').next().unwrap_or_default();
     let last = import.rsplit('.').next().unwrap_or_default();

@@ -23,7 +23,7 @@ use super::misnamed::by_content;
 use super::shards::Naming;
 use super::{Anomaly, AnomalyKind, Checkpoint, FileSet, Format, anomaly, safetensors, turn};
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::{MANY_TENSORS, MAX_PICKLE_BYTES};
+use crate::limits::{MANY_TENSORS, MAX_PICKLE_BYTES, MAX_PICKLES};
 use crate::source::ByteSource;
 use machine::{Import, Pickle};
 use tensors::Storages;
@@ -100,8 +100,8 @@ fn begins_pickle(first: &[u8]) -> bool {
 /// walked, and nothing else of it is read.
 ///
 /// Anomalies of four kinds come back, all of the file `name`: `code-on-load`; `unreadable-pickle` where a pickle could
-/// not be walked to its end; `too-many-pickles` where some were not walked; `not-a-pickle` where the file is none and no
-/// archive of any, so that unpickling it would fail before anything is imported.
+/// not be walked to its end; `too-many-pickles` where some were not walked; `not-a-pickle` where the file is none and
+/// no archive of any, so that unpickling it would fail before anything is imported.
 pub fn imports_of(source: &dyn ByteSource, name: &str) -> Vec<Anomaly> {
     const TOLD: &[AnomalyKind] =
         &[anomaly::CODE_ON_LOAD, anomaly::NOT_A_PICKLE, anomaly::TOO_MANY_PICKLES, anomaly::UNREADABLE_PICKLE];
@@ -147,7 +147,8 @@ fn walk(anomalies: &mut Anomalies, source: &dyn ByteSource, name: &str) -> Resul
 /// Bytes of a tar archive's header.
 const TAR_HEADER: usize = 512;
 
-/// Whether the first bytes are a tar header, which its checksum alone tells: the sum of all bytes, its own taken as spaces.
+/// Whether the first bytes are a tar header, which its checksum alone tells: the sum of all bytes, its own taken as
+/// spaces.
 fn is_tar(first: &[u8]) -> bool {
     let Some(header) = first.first_chunk::<TAR_HEADER>() else { return false };
     let stated = String::from_utf8_lossy(&header[148..156]);
@@ -174,9 +175,6 @@ fn note_imports(anomalies: &mut Anomalies, file: &str, pickle: &Pickle, place: &
         }
     }
 }
-
-/// Pickles of one archive that are read. PyTorch writes one, TorchScript two or three.
-const MAX_PICKLES: usize = 16;
 
 /// Whether an entry of an archive is a pickle, by its name.
 fn is_pickle(entry: &str) -> bool {
@@ -282,8 +280,9 @@ struct Plain {
     magic: bool,
 }
 
-/// Reads the pickles of the plain layout and notes what they import. Of a file that does not begin with the magic number
-/// what may be further pickles is walked too, as far as it is any: the number can be spelled in more than one way.
+/// Reads the pickles of the plain layout and notes what they import. Of a file that does not begin with the magic
+/// number what may be further pickles is walked too, as far as it is any: the number can be spelled in more than one
+/// way.
 fn walk_plain(anomalies: &mut Anomalies, source: &dyn ByteSource, file: &str) -> Result<Plain> {
     let mut plain = Plain { pickles: Vec::new(), end: 0, magic: false };
     let mut at = 0;

@@ -10,7 +10,9 @@ use crate::checkpoint::assembly::{Assembly, Part};
 use crate::checkpoint::collect::{kept_name, shown};
 use crate::checkpoint::{AnomalyKind, Storage, TensorEntry, anomaly, unknown_dtype};
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::{MAX_DEPTH, MAX_DIMENSIONS, MAX_NAMES_BYTES, MAX_PICKLE_NODES};
+use crate::limits::{
+    MAX_DEPTH, MAX_DIMENSIONS, MAX_NAMES_BYTES, MAX_PICKLE_NODES, MAX_STORAGE_KEY_BYTES, MAX_STORAGE_REPEATS,
+};
 use crate::tensor::{self, DType};
 
 /// Where the storages of one file lie.
@@ -139,10 +141,6 @@ pub(crate) fn texts(pickle: &Pickle) -> Vec<&str> {
     }
 }
 
-/// Bytes of a storage's key. PyTorch writes numbers, other writers short names; a longer one would be compared and copied
-/// for every tensor that refers to it.
-const MAX_KEY_BYTES: usize = 256;
-
 /// A storage as a pickle refers to it: `('storage', type, key, location, count, …)`.
 struct Reference<'a> {
     key: &'a str,
@@ -160,7 +158,7 @@ fn reference(pickle: &Pickle, id: Id) -> Option<Reference<'_>> {
         return None;
     }
     let import = pickle.import(*items.get(1)?)?;
-    let key = pickle.text(*items.get(2)?).filter(|key| key.len() <= MAX_KEY_BYTES)?;
+    let key = pickle.text(*items.get(2)?).filter(|key| key.len() <= MAX_STORAGE_KEY_BYTES)?;
     let count = u64::try_from(pickle.number(*items.get(4)?)?).ok()?;
     let view = items.get(5).and_then(|view| pickle.tuple(*view)).and_then(|view| view.get(1).copied());
     let view_offset = view.and_then(|view| pickle.number(view)).and_then(|offset| u64::try_from(offset).ok());
@@ -190,9 +188,6 @@ pub(crate) fn storage_element_bytes(pickle: &Pickle) -> BTreeMap<&str, u64> {
         })
         .collect()
 }
-
-/// How often a view may repeat its storage: tied or expanded biases do a few times.
-const MAX_REPEATS: u64 = 1024;
 
 /// Dictionaries that hold the weights of a training checkpoint, beside the optimizer's state and the like.
 const INNER: &[&str] = &["state_dict", "model_state_dict", "model", "module", "weights", "params"];
@@ -291,8 +286,8 @@ impl Walk<'_, '_> {
         Ok(())
     }
 
-    /// Visits what a container holds under a key. Names are made one at a time and counted: one text can be the key of any
-    /// number of values.
+    /// Visits what a container holds under a key. Names are made one at a time and counted: one text can be the key of
+    /// any number of values.
     fn child(&mut self, id: Id, above: &str, key: &str, depth: usize) -> Result<()> {
         self.name_bytes = self.name_bytes.saturating_add(above.len()).saturating_add(key.len());
         if self.name_bytes > MAX_NAMES_BYTES {
@@ -349,98 +344,127 @@ impl Walk<'_, '_> {
         None
     }
 
-    fn fill(
-        &self,
-        (function, arguments): &(String, Vec<Id>),
-        entry: &mut TensorEntry,
-    ) -> Result<(), (AnomalyKind, String)> {
-        const BAD: AnomalyKind = anomaly::BAD_DESCRIPTION;
+    /// Fills in what a call says of the tensor that it makes, as far as it can be followed.
+    fn fill(&self, (function, arguments): &(String, Vec<Id>), entry: &mut TensorEntry) -> Result<(), Refusal> {
         if !matches!(function.as_str(), "_rebuild_tensor" | "_rebuild_tensor_v2" | "_rebuild_tensor_v3") {
             return Err((anomaly::UNKNOWN_LAYOUT, format!("it is made by {}, which is not read", shown(function))));
         }
-        let argument = |at: usize| arguments.get(at).copied();
-        let missing = |what: &str| (BAD, format!("its {what} is missing or no number"));
-        let numbers = |at: usize, what: &str| -> Result<Vec<u64>, (AnomalyKind, String)> {
-            let items = argument(at).and_then(|id| self.pickle.tuple(id)).ok_or_else(|| missing(what))?;
-            if items.len() > MAX_DIMENSIONS {
-                return Err((BAD, format!("it has {} dimensions", items.len())));
-            }
-            let number = |id: &Id| self.pickle.number(*id).and_then(|number| u64::try_from(number).ok());
-            items.iter().map(number).collect::<Option<_>>().ok_or_else(|| missing(what))
-        };
-        let (shape, strides) = (numbers(2, "shape")?, numbers(3, "strides")?);
+        let arguments = Arguments { pickle: self.pickle, ids: arguments };
+        let (shape, strides) = (arguments.numbers(2, "shape")?, arguments.numbers(3, "strides")?);
         let elements = shape.iter().filter(|size| **size > 0).try_fold(1u64, |p, size| p.checked_mul(*size));
         if elements.is_none() || strides.len() != shape.len() {
             return Err((anomaly::SHAPE_OVERFLOW, format!("its shape {shape:?} and strides {strides:?} cannot be")));
         }
         entry.shape = shape;
-        let found = argument(0).and_then(|id| reference(self.pickle, id)).ok_or_else(|| missing("storage"))?;
-        let dtype = if function == "_rebuild_tensor_v3" {
-            let import = argument(6).and_then(|id| self.pickle.import(id));
-            import.filter(|import| import.module == "torch").and_then(|import| torch_dtype(&import.name))
-        } else {
-            found.dtype
-        };
-        let dtype =
-            dtype.ok_or_else(|| (anomaly::UNKNOWN_DTYPE, format!("its storage is {}", shown(found.type_name))))?;
-        entry.dtype = dtype;
-        let offset = argument(1).and_then(|id| self.pickle.number(id)).and_then(|offset| u64::try_from(offset).ok());
-        let offset = offset.ok_or_else(|| missing("offset"))?.checked_add(found.view_offset);
-        if let Some(reason) = &self.storages.unreadable {
-            return Err((anomaly::UNREADABLE_STORAGE, reason.clone()));
-        }
-        let storage = match self.storages.by_key.get(found.key) {
-            Some(Ok(range)) => range.clone(),
-            Some(Err(reason)) => return Err((anomaly::UNREADABLE_STORAGE, reason.clone())),
-            None => {
-                return Err((anomaly::MISSING_STORAGE, format!("its storage {} is not in the file", shown(found.key))));
-            }
-        };
+        let found = arguments.storage()?;
+        entry.dtype = arguments.dtype(function, &found)?;
+        let offset = arguments.offset(&found)?;
+        let storage = self.storage(found.key)?;
         if entry.shape.contains(&0) {
             entry.range = storage.start..storage.start;
             return Ok(());
         }
-        let outside = || {
+        let bytes = entry.dtype.bytes as u64;
+        // Legacy files count the whole storage, newer ones may count bytes: too few of either is a lie.
+        let range = extent(&entry.shape, &strides, offset, bytes, &storage).filter(|_| found.count > 0);
+        entry.range = range.ok_or_else(|| {
             let (offset, shape) = (offset.unwrap_or(u64::MAX), &entry.shape);
             let what =
                 format!("shape {shape:?} and strides {strides:?} from element {offset} on pass the end of its storage");
             (anomaly::OUTSIDE_STORAGE, what)
-        };
-        // The last element's place, counted from the first one's.
-        let span = entry
-            .shape
-            .iter()
-            .zip(&strides)
-            .try_fold(0u64, |sum, (size, stride)| sum.checked_add((size - 1).checked_mul(*stride)?));
-        let bytes = dtype.bytes as u64;
-        let place = |elements: u64| elements.checked_mul(bytes)?.checked_add(storage.start);
-        let start = offset.and_then(place).ok_or_else(outside)?;
-        let end = offset.zip(span).and_then(|(offset, span)| place(offset.checked_add(span)?.checked_add(1)?));
-        let end = end.filter(|end| *end <= storage.end).ok_or_else(outside)?;
-        // Legacy files count the whole storage, newer ones may count bytes: too few of either is a lie.
-        if found.count == 0 {
-            return Err(outside());
+        })?;
+        if in_a_row(&entry.shape, &strides) {
+            return Ok(());
         }
-        entry.range = start..end;
-        if !in_a_row(&entry.shape, &strides) {
-            // A view that repeats its storage (stride 0) may claim any size.
-            let stored = (storage.end - storage.start) / bytes;
-            if elements.is_some_and(|elements| elements > stored.saturating_mul(MAX_REPEATS)) {
-                return Err((
-                    anomaly::REPEATED_STORAGE,
-                    format!("it repeats {stored} stored numbers to shape {:?}", entry.shape),
-                ));
-            }
-            entry.storage = Storage::Packed(Arc::new(Strided {
-                source: Arc::clone(self.part.source),
-                range: start..end,
-                dtype,
-                shape: entry.shape.clone(),
-                strides,
-            }));
+        // A view that repeats its storage (stride 0) may claim any size.
+        let stored = (storage.end - storage.start) / bytes;
+        if elements.is_some_and(|elements| elements > stored.saturating_mul(MAX_STORAGE_REPEATS)) {
+            let what = format!("it repeats {stored} stored numbers to shape {:?}", entry.shape);
+            return Err((anomaly::REPEATED_STORAGE, what));
         }
+        entry.storage = Storage::Packed(Arc::new(Strided {
+            source: Arc::clone(self.part.source),
+            range: entry.range.clone(),
+            dtype: entry.dtype,
+            shape: entry.shape.clone(),
+            strides,
+        }));
         Ok(())
     }
+
+    /// Where the storage of a key lies in the file.
+    fn storage(&self, key: &str) -> Result<Range<u64>, Refusal> {
+        if let Some(reason) = &self.storages.unreadable {
+            return Err((anomaly::UNREADABLE_STORAGE, reason.clone()));
+        }
+        match self.storages.by_key.get(key) {
+            Some(Ok(range)) => Ok(range.clone()),
+            Some(Err(reason)) => Err((anomaly::UNREADABLE_STORAGE, reason.clone())),
+            None => Err((anomaly::MISSING_STORAGE, format!("its storage {} is not in the file", shown(key)))),
+        }
+    }
+}
+
+/// Why a tensor is not read.
+type Refusal = (AnomalyKind, String);
+
+/// The arguments of a call that makes a tensor: storage, offset, shape, strides, and for the newest kind a dtype.
+struct Arguments<'a> {
+    pickle: &'a Pickle,
+    ids: &'a [Id],
+}
+
+impl<'a> Arguments<'a> {
+    fn at(&self, place: usize) -> Option<Id> {
+        self.ids.get(place).copied()
+    }
+
+    fn numbers(&self, place: usize, what: &str) -> Result<Vec<u64>, Refusal> {
+        let items = self.at(place).and_then(|id| self.pickle.tuple(id)).ok_or_else(|| missing(what))?;
+        if items.len() > MAX_DIMENSIONS {
+            return Err((anomaly::BAD_DESCRIPTION, format!("it has {} dimensions", items.len())));
+        }
+        let number = |id: &Id| self.pickle.number(*id).and_then(|number| u64::try_from(number).ok());
+        items.iter().map(number).collect::<Option<_>>().ok_or_else(|| missing(what))
+    }
+
+    fn storage(&self) -> Result<Reference<'a>, Refusal> {
+        self.at(0).and_then(|id| reference(self.pickle, id)).ok_or_else(|| missing("storage"))
+    }
+
+    /// The dtype: the newest kind of call names it, for the others it is the storage's.
+    fn dtype(&self, function: &str, storage: &Reference<'_>) -> Result<&'static DType, Refusal> {
+        let dtype = if function == "_rebuild_tensor_v3" {
+            let import = self.at(6).and_then(|id| self.pickle.import(id));
+            import.filter(|import| import.module == "torch").and_then(|import| torch_dtype(&import.name))
+        } else {
+            storage.dtype
+        };
+        dtype.ok_or_else(|| (anomaly::UNKNOWN_DTYPE, format!("its storage is {}", shown(storage.type_name))))
+    }
+
+    /// The first element's place in its storage, in elements; none where that is more than can be counted.
+    fn offset(&self, storage: &Reference<'_>) -> Result<Option<u64>, Refusal> {
+        let offset = self.at(1).and_then(|id| self.pickle.number(id)).and_then(|offset| u64::try_from(offset).ok());
+        Ok(offset.ok_or_else(|| missing("offset"))?.checked_add(storage.view_offset))
+    }
+}
+
+fn missing(what: &str) -> Refusal {
+    (anomaly::BAD_DESCRIPTION, format!("its {what} is missing or no number"))
+}
+
+/// The bytes of the file from a view's first element to its last one, where they are inside its storage.
+fn extent(shape: &[u64], strides: &[u64], offset: Option<u64>, bytes: u64, storage: &Range<u64>) -> Option<Range<u64>> {
+    // The last element's place, counted from the first one's.
+    let span = shape
+        .iter()
+        .zip(strides)
+        .try_fold(0u64, |sum, (size, stride)| sum.checked_add((size - 1).checked_mul(*stride)?))?;
+    let place = |elements: u64| elements.checked_mul(bytes)?.checked_add(storage.start);
+    let start = place(offset?)?;
+    let end = place(offset?.checked_add(span)?.checked_add(1)?)?;
+    (end <= storage.end).then_some(start..end)
 }
 
 /// Whether the strides are those of a row-major tensor without gaps.

@@ -8,6 +8,7 @@ use super::stored::{Stored, by_rows, outside};
 use super::{Group, Scheme, companions};
 use crate::checkpoint::{Checkpoint, Decode};
 use crate::error::Result;
+use crate::limits::MAX_QUANT_STATE_BYTES;
 use crate::tensor;
 
 /// `weight` of bytes with `SCB`: `W = code · SCB / 127`.
@@ -69,9 +70,6 @@ pub(super) struct FourBit;
 
 const STATES: [&str; 2] = ["quant_state.bitsandbytes__nf4", "quant_state.bitsandbytes__fp4"];
 
-/// The state is a small JSON object.
-const MAX_STATE_BYTES: u64 = 1 << 16;
-
 impl Scheme for FourBit {
     fn claims(&self, checkpoint: &Checkpoint, stored: &str) -> Option<String> {
         let has = |part: &str| checkpoint.tensors.contains_key(&format!("{stored}.{part}"));
@@ -83,7 +81,7 @@ impl Scheme for FourBit {
         let codes = Stored::of(checkpoint, stored)?;
         let state_name = STATES.into_iter().find(|state| checkpoint.tensors.contains_key(&format!("{stored}.{state}")));
         let state = part(state_name.unwrap_or(STATES[0]))?;
-        if state.dtype.bytes != 1 || state.elements() > MAX_STATE_BYTES {
+        if state.dtype.bytes != 1 || state.elements() > MAX_QUANT_STATE_BYTES {
             return Err("its state is not a small text".to_owned());
         }
         let text = state.bytes().map_err(|e| e.one_line())?;

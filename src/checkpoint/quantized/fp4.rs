@@ -85,8 +85,8 @@ impl Decode for Transposed {
     }
 }
 
-/// Whether the config calls the whole FP8: then bytes that are signed numbers by their dtype are pairs of FP4 codes (the
-/// experts of newer DeepSeek models).
+/// Whether the config calls the whole FP8: then bytes that are signed numbers by their dtype are pairs of FP4 codes
+/// (the experts of newer DeepSeek models).
 pub(super) fn among_fp8(checkpoint: &Checkpoint) -> bool {
     settings(&checkpoint.config)["quant_method"] == "fp8"
 }

@@ -1,10 +1,10 @@
 //! MLX: codes of a few bits in a stream along the inputs, and a scale per group of them, with or without a bias.
 //!
-//! `weight` (… × outputs × inputs · bits / 32 words of 32 bits, lowest bits first), `scales` and `biases` (… × outputs ×
-//! groups): `W = code · scale + bias` with 1 to 6 or 8 bits. The modes `mxfp4`, `mxfp8` and `nvfp4` have codes that are
-//! small floats, scales of one byte (a power of two, or E4M3) and no biases. Sizes alone do not tell bits from group
-//! size, so `config.json` must: `quantization` with `bits`, `group_size` and `mode`, and an entry of its own for every
-//! module that differs.
+//! `weight` (… × outputs × inputs · bits / 32 words of 32 bits, lowest bits first), `scales` and `biases` (… × outputs
+//! × groups): `W = code · scale + bias` with 1 to 6 or 8 bits. The modes `mxfp4`, `mxfp8` and `nvfp4` have codes that
+//! are small floats, scales of one byte (a power of two, or E4M3) and no biases. Sizes alone do not tell bits from
+//! group size, so `config.json` must: `quantization` with `bits`, `group_size` and `mode`, and an entry of its own for
+//! every module that differs.
 
 use std::sync::Arc;
 

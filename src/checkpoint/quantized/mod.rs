@@ -1,8 +1,8 @@
 //! Quantised weights: groups of stored tensors (codes, scales, zero points) turned into the weights they stand for.
 //!
 //! Every scheme is one file and one line in [`SCHEMES`]. A group is recognised by the names and dtypes of its tensors;
-//! `config.json` is asked only for what they do not tell. The logical tensor takes the place of its parts under the name
-//! that the unquantised model uses, so that every later stage sees the same model.
+//! `config.json` is asked only for what they do not tell. The logical tensor takes the place of its parts under the
+//! name that the unquantised model uses, so that every later stage sees the same model.
 
 mod awq;
 mod bitsandbytes;

@@ -1,9 +1,9 @@
 //! Codes that are numbers themselves (FP8, INT8), times a scale per tensor, channel, group or block.
 //!
-//! `W = (code - zero point) · scale`. Written by DeepSeek and `transformers` as `weight` + `weight_scale_inv` (blocks of
-//! 128 × 128; the factor is multiplied in spite of its name), by compressed-tensors, FBGEMM and ModelOpt as `weight_scale`,
-//! by ComfyUI as `scale_weight`, by DeepSeek's own code as `scale`, and for stacked experts as `NAME_scale_inv` or
-//! `NAME_scale` beside `NAME`.
+//! `W = (code - zero point) · scale`. Written by DeepSeek and `transformers` as `weight` + `weight_scale_inv` (blocks
+//! of 128 × 128; the factor is multiplied in spite of its name), by compressed-tensors, FBGEMM and ModelOpt as
+//! `weight_scale`, by ComfyUI as `scale_weight`, by DeepSeek's own code as `scale`, and for stacked experts as
+//! `NAME_scale_inv` or `NAME_scale` beside `NAME`.
 
 use std::sync::Arc;
 

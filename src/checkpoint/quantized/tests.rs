@@ -71,7 +71,8 @@ fn scaled_codes_are_multiplied_block_by_block() {
 
 #[test]
 fn experts_of_gpt_oss_are_transposed() {
-    // One expert, two outputs, one block: code 2 (1.0) everywhere but the first input of the second output: code 4 (2.0).
+    // One expert, two outputs, one block: code 2 (1.0) everywhere but the first input of the second output: code 4
+    // (2.0).
     let mut blocks = [0x22u8; 32];
     blocks[16] = 0x24;
     let scales = [127u8, 128];

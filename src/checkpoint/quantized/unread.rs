@@ -1,5 +1,5 @@
-//! Codes that no scheme reads: their group becomes one weight that cannot be read, under the name the model has for it, so
-//! that codes are never compared as if they were weights and scales never look like matrices of their own.
+//! Codes that no scheme reads: their group becomes one weight that cannot be read, under the name the model has for it,
+//! so that codes are never compared as if they were weights and scales never look like matrices of their own.
 
 use std::collections::BTreeMap;
 

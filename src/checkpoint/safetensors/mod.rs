@@ -121,94 +121,130 @@ fn checked_entry(
     data_start: u64,
     file_bytes: u64,
 ) -> TensorEntry {
-    let mut wrong: Option<String> = None;
-    let mut note = |anomalies: &mut Anomalies, kind: AnomalyKind, what: String| {
-        anomalies.tensor(kind, file, tensor, what.clone());
-        wrong.get_or_insert(what);
-    };
-    if tensor.is_empty() || tensor.chars().any(char::is_control) {
-        anomalies.tensor(
-            anomaly::ODD_NAME,
-            file,
-            &format!("{:?}", shown(tensor)),
-            "an empty name, or control characters",
-        );
-    }
-    if !described.is_object {
-        note(anomalies, anomaly::BAD_DESCRIPTION, "its description is not an object".to_owned());
-    }
-    if described.extra_fields > 0 {
-        anomalies.tensor(anomaly::EXTRA_FIELD, file, tensor, format!("{} unknown fields", described.extra_fields));
-    }
-    if described.double_fields > 0 {
-        anomalies.tensor(
-            anomaly::DUPLICATE_FIELD,
-            file,
-            tensor,
-            "dtype, shape or data_offsets come twice; the last counts",
-        );
-    }
-    let dtype = match &described.dtype {
-        Some(text) => match DType::named(text).filter(|d| matches!(d.family, Family::Float | Family::Integer)) {
-            Some(dtype) => dtype,
-            None => {
-                note(anomalies, anomaly::UNKNOWN_DTYPE, format!("its dtype is {:?}", shown(text)));
-                unknown_dtype()
-            }
-        },
-        None => {
-            if described.is_object {
-                note(anomalies, anomaly::UNKNOWN_DTYPE, "it has no dtype".to_owned());
-            }
-            unknown_dtype()
-        }
-    };
-    let offsets = stated_range(&described);
-    let shape = match described.shape {
-        Ok(shape) => shape.into_vec(),
-        Err(what) => {
-            note(anomalies, anomaly::BAD_SHAPE, format!("shape: {what}"));
-            vec![0]
-        }
-    };
-    let elements = shape.iter().try_fold(1u64, |product, size| product.checked_mul(*size));
-    // Zeros must not hide an overflow: readers that multiply in another order would meet it.
-    let overflow = shape.iter().filter(|size| **size > 0).try_fold(1u64, |p, size| p.checked_mul(*size)).is_none();
-    if overflow {
-        note(anomalies, anomaly::SHAPE_OVERFLOW, format!("its shape {shape:?} has more than 2^64 elements"));
-    }
-    let shape = if overflow { vec![0] } else { shape };
-    match described.offsets {
-        Ok(other) if offsets.is_none() => note(anomalies, anomaly::BAD_OFFSETS, format!("data_offsets are {other:?}")),
-        Ok(_) => {}
-        Err(what) => note(anomalies, anomaly::BAD_OFFSETS, format!("data_offsets: {what}")),
-    }
-    let absolute = offsets.and_then(|stated| placed(stated, data_start, file_bytes));
-    if let (Some((start, end)), None) = (offsets, &absolute) {
-        let there = file_bytes - data_start;
-        note(anomalies, anomaly::OUTSIDE_FILE, format!("its bytes are {start}..{end} of the data, which has {there}"));
-    }
-    if let (Some((start, end)), Some(elements)) = (offsets, elements)
-        && dtype != unknown_dtype()
-        && !overflow
-        && dtype.bytes_of(elements) != Some(end - start)
-    {
-        let what = match dtype.bytes_of(elements) {
-            Some(bytes) => format!("{} bytes for {elements} {}, which take {bytes}", end - start, dtype.name),
-            None => format!("{elements} {} do not fill whole blocks of {}", dtype.name, dtype.block),
-        };
-        note(anomalies, anomaly::WRONG_SIZE, what);
+    let mut check = Check { anomalies, file, tensor, wrong: None };
+    check.name();
+    check.fields(&described);
+    let dtype = check.dtype(&described);
+    let stated = stated_range(&described);
+    let (shape, elements) = check.shape(described.shape);
+    check.offsets(described.offsets, stated.is_some());
+    let range = stated.and_then(|stated| check.place(stated, data_start, file_bytes));
+    if let (Some((start, end)), Some(elements)) = (stated, elements) {
+        check.size(dtype, elements, end - start);
     }
     TensorEntry {
         name: kept_name(tensor),
         dtype,
         shape,
         file: 0,
-        range: absolute.unwrap_or(0..0),
-        storage: match wrong {
+        range: range.unwrap_or(0..0),
+        storage: match check.wrong {
             Some(what) => Storage::Unreadable(what),
             None => Storage::Plain,
         },
+    }
+}
+
+/// The check of one tensor's description: what is odd about it, and the first thing that makes it unreadable.
+struct Check<'a> {
+    anomalies: &'a mut Anomalies,
+    file: &'a str,
+    tensor: &'a str,
+    wrong: Option<String>,
+}
+
+impl Check<'_> {
+    /// Something for which the tensor cannot be read.
+    fn wrong(&mut self, kind: AnomalyKind, what: String) {
+        self.anomalies.tensor(kind, self.file, self.tensor, what.clone());
+        self.wrong.get_or_insert(what);
+    }
+
+    fn name(&mut self) {
+        if self.tensor.is_empty() || self.tensor.chars().any(char::is_control) {
+            let shown = format!("{:?}", shown(self.tensor));
+            self.anomalies.tensor(anomaly::ODD_NAME, self.file, &shown, "an empty name, or control characters");
+        }
+    }
+
+    /// Whether it has the three fields of a description, once each, and no others.
+    fn fields(&mut self, described: &Described) {
+        if !described.is_object {
+            self.wrong(anomaly::BAD_DESCRIPTION, "its description is not an object".to_owned());
+        }
+        if described.extra_fields > 0 {
+            let what = format!("{} unknown fields", described.extra_fields);
+            self.anomalies.tensor(anomaly::EXTRA_FIELD, self.file, self.tensor, what);
+        }
+        if described.double_fields > 0 {
+            let what = "dtype, shape or data_offsets come twice; the last counts";
+            self.anomalies.tensor(anomaly::DUPLICATE_FIELD, self.file, self.tensor, what);
+        }
+    }
+
+    fn dtype(&mut self, described: &Described) -> &'static DType {
+        let Some(text) = &described.dtype else {
+            if described.is_object {
+                self.wrong(anomaly::UNKNOWN_DTYPE, "it has no dtype".to_owned());
+            }
+            return unknown_dtype();
+        };
+        DType::named(text).filter(|dtype| matches!(dtype.family, Family::Float | Family::Integer)).unwrap_or_else(
+            || {
+                self.wrong(anomaly::UNKNOWN_DTYPE, format!("its dtype is {:?}", shown(text)));
+                unknown_dtype()
+            },
+        )
+    }
+
+    /// The shape and its number of elements; none where that is more than can be counted.
+    fn shape(&mut self, described: Result<Box<[u64]>, &'static str>) -> (Vec<u64>, Option<u64>) {
+        let shape = match described {
+            Ok(shape) => shape.into_vec(),
+            Err(what) => {
+                self.wrong(anomaly::BAD_SHAPE, format!("shape: {what}"));
+                vec![0]
+            }
+        };
+        // Zeros must not hide an overflow: readers that multiply in another order would meet it.
+        if shape.iter().filter(|size| **size > 0).try_fold(1u64, |p, size| p.checked_mul(*size)).is_none() {
+            self.wrong(anomaly::SHAPE_OVERFLOW, format!("its shape {shape:?} has more than 2^64 elements"));
+            return (vec![0], None);
+        }
+        let elements = shape.iter().try_fold(1u64, |product, size| product.checked_mul(*size));
+        (shape, elements)
+    }
+
+    /// Whether the offsets state a range.
+    fn offsets(&mut self, described: Result<Box<[u64]>, &'static str>, state_a_range: bool) {
+        match described {
+            Ok(other) if !state_a_range => self.wrong(anomaly::BAD_OFFSETS, format!("data_offsets are {other:?}")),
+            Ok(_) => {}
+            Err(what) => self.wrong(anomaly::BAD_OFFSETS, format!("data_offsets: {what}")),
+        }
+    }
+
+    /// The stated bytes in the file, where they are inside.
+    fn place(&mut self, stated: (u64, u64), data_start: u64, file_bytes: u64) -> Option<std::ops::Range<u64>> {
+        let range = placed(stated, data_start, file_bytes);
+        if range.is_none() {
+            let ((start, end), there) = (stated, file_bytes - data_start);
+            let what = format!("its bytes are {start}..{end} of the data, which has {there}");
+            self.wrong(anomaly::OUTSIDE_FILE, what);
+        }
+        range
+    }
+
+    /// Whether the stated bytes are as many as the elements take.
+    fn size(&mut self, dtype: &'static DType, elements: u64, stated: u64) {
+        if dtype == unknown_dtype() || dtype.bytes_of(elements) == Some(stated) {
+            return;
+        }
+        let what = match dtype.bytes_of(elements) {
+            Some(bytes) => format!("{stated} bytes for {elements} {}, which take {bytes}", dtype.name),
+            None => format!("{elements} {} do not fill whole blocks of {}", dtype.name, dtype.block),
+        };
+        self.wrong(anomaly::WRONG_SIZE, what);
     }
 }
 

@@ -149,8 +149,8 @@ impl Repository {
         self
     }
 
-    /// Every repository below a folder: each `owner/name` folder is one. A file `.standin.json` in it may set `created`,
-    /// `tags`, `gated` (`auto`, `manual`), `disabled`, `private`, `downloads`, `likes`.
+    /// Every repository below a folder: each `owner/name` folder is one. A file `.standin.json` in it may set
+    /// `created`, `tags`, `gated` (`auto`, `manual`), `disabled`, `private`, `downloads`, `likes`.
     pub fn from_folder(root: &Path) -> Result<Vec<Self>> {
         let mut repositories: BTreeMap<String, Self> = BTreeMap::new();
         for entry in walkdir::WalkDir::new(root).max_depth(8).sort_by_file_name() {

@@ -1,5 +1,5 @@
-//! A catalogue of derivatives of a tiny base, honest and orthogonalized, readable and not, each with what a sweep should
-//! say of it: the world of `orthoscope demo` and of the sweep's tests.
+//! A catalogue of derivatives of a tiny base, honest and orthogonalized, readable and not, each with what a sweep
+//! should say of it: the world of `orthoscope demo` and of the sweep's tests.
 
 use std::path::Path;
 

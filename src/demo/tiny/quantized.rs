@@ -46,7 +46,8 @@ pub fn write(folder: &Path, file: &str, tensors: &[Stored], config: &Value) -> R
     safetensors::write(&folder.join(file), &tensors, &BTreeMap::new())
 }
 
-/// The model as `replace` stores each of its matrices, vectors plain in `BF16`. `replace` gives `None` for what stays plain.
+/// The model as `replace` stores each of its matrices, vectors plain in `BF16`. `replace` gives `None` for what stays
+/// plain.
 pub fn stored(model: &Model, mut replace: impl FnMut(&str, &Weight) -> Option<Vec<Stored>>) -> Vec<Stored> {
     let mut all = Vec::new();
     for (name, weight) in &model.tensors {

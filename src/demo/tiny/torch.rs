@@ -1,4 +1,5 @@
-//! Tensors as a file of PyTorch's plain layout (`torch/serialization.py`, `_legacy_save`): five pickles, then the storages.
+//! Tensors as a file of PyTorch's plain layout (`torch/serialization.py`, `_legacy_save`): five pickles, then the
+//! storages.
 
 use crate::tensor::DType;
 
