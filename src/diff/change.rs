@@ -62,8 +62,8 @@ impl Spectrum {
             let edge = spectrum::noise_edge(rows, columns, left_without[count], sized.peaks[0], sized.peaks[1]);
             squares[count - 1].sqrt() > edge
         };
-        // One after the other, each above the noise that would be left without it; and beyond, where several equal values
-        // hide one another, up to a cliff behind which only noise is left.
+        // One after the other, each above the noise that would be left without it; and beyond, where several equal
+        // values hide one another, up to a cliff behind which only noise is left.
         let in_turn = (1..=squares.len()).take_while(|count| stands(*count)).count();
         let ends = |count: usize| squares.get(count).is_none_or(|next| squares[count - 1] > STEP * STEP * next);
         let room = rows.min(columns) / 3;
@@ -194,8 +194,8 @@ pub(super) fn change(model: &mut Numbers, tensors: &[TensorMeasurement], pairs: 
         put(names::NOISE_UNIFORMITY, variance.sqrt() / mean);
     }
     sparse_rows(&mut put, pairs);
-    // Dropped elements (DARE): the same share of untouched elements in every matrix, far more than changes too small for
-    // the dtype leave untouched.
+    // Dropped elements (DARE): the same share of untouched elements in every matrix, far more than changes too small
+    // for the dtype leave untouched.
     let kept: Vec<f64> = changed.iter().map(|tensor| 1.0 - tensor.changed_fraction).collect();
     let too_small =
         middle(&|tensor| if tensor.relative_norm > 0.0 { 1.4 * tensor.rounding / tensor.relative_norm } else { 1.0 });
@@ -206,8 +206,9 @@ pub(super) fn change(model: &mut Numbers, tensors: &[TensorMeasurement], pairs: 
     }
 }
 
-/// Whether the change is an error that is uniform on a grid. Elements set to zero and a base on a grid that was scaled leave one too, and nothing
-/// was rounded there; nor does rounding leave a low rank, as steps of one size in a few rounds of training do.
+/// Whether the change is an error that is uniform on a grid. Elements set to zero and a base on a grid that was scaled
+/// leave one too, and nothing was rounded there; nor does rounding leave a low rank, as steps of one size in a few
+/// rounds of training do.
 pub fn is_uniform(tensor: &TensorMeasurement) -> bool {
     tensor.kurtosis > 0.0
         && tensor.kurtosis < GRID_KURTOSIS
@@ -228,8 +229,9 @@ pub const LOW_RANK: f64 = 0.9;
 /// The last large value over the first small one where a low rank ends.
 const CLIFF: f64 = 2.5;
 
-/// The ranks of those matrices whose change is of low rank, and their share of those whose spectrum is known far enough: large values, a
-/// cliff, and behind it noise alone. Training of all weights has large values too, but no cliff. `None` where no spectrum tells.
+/// The ranks of those matrices whose change is of low rank, and their share of those whose spectrum is known far
+/// enough: large values, a cliff, and behind it noise alone. Training of all weights has large values too, but no
+/// cliff. `None` where no spectrum tells.
 pub fn low_ranks(changed: &[&TensorMeasurement]) -> Option<(Vec<f64>, f64)> {
     // A short list that nearly ran out says nothing: one faint value more and it would have.
     let known: Vec<&&TensorMeasurement> =

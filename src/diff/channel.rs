@@ -8,7 +8,8 @@ use crate::arch::Kind;
 use crate::profile::TensorMeasurement;
 use crate::tensor::numbers::{cosine, median};
 
-/// A direction is one channel when its other coordinates hold less than this of it (squared), or no other writer agrees with them.
+/// A direction is one channel when its other coordinates hold less than this of it (squared), or no other writer agrees
+/// with them.
 const OFF_CHANNEL: f64 = 1e-4;
 
 /// Squared coordinate from which a channel is one of the direction's loud ones.
@@ -17,8 +18,9 @@ const LOUD_CHANNEL: f64 = 0.1;
 /// λ of a channel that was pruned is 1 within this.
 pub(super) const PRUNED: f64 = 0.05;
 
-/// Whether the direction that the fitting writers lost is one residual channel and nothing else: off its loudest channels there is
-/// next to nothing of it, or nothing that two writers agree on. A removal along a mixture that leans on a channel is none of that.
+/// Whether the direction that the fitting writers lost is one residual channel and nothing else: off its loudest
+/// channels there is next to nothing of it, or nothing that two writers agree on. A removal along a mixture that leans
+/// on a channel is none of that.
 pub(super) fn is_channel(tensors: &[TensorMeasurement], directions: &[Option<&Fitted>]) -> bool {
     let fitting: Vec<&Vec<f64>> = tensors
         .iter()
@@ -37,7 +39,8 @@ pub(super) fn is_channel(tensors: &[TensorMeasurement], directions: &[Option<&Fi
         .collect();
     let weight = median(off.iter().map(|(weight, _)| *weight));
     let loud = |direction: &&&Vec<f64>| direction.iter().any(|value| value * value >= LOUD_CHANNEL);
-    // Two loud channels and more that are lost at one rate along one direction are a mixture: pruning would have left them zero.
+    // Two loud channels and more that are lost at one rate along one direction are a mixture: pruning would have left
+    // them zero.
     let mixed = |direction: &&&Vec<f64>| direction.iter().filter(|value| *value * *value >= LOUD_CHANNEL).count() > 1;
     if weight > 0.5
         || 2 * fitting.iter().filter(loud).count() < fitting.len()

@@ -1,9 +1,9 @@
 //! The direction along which a change is most nearly the removal of it: the maximum of c itself, not of any energy.
 //!
-//! With P = QᵀW and R = QᵀΔ in the span of candidate directions Q,
-//! c(x) = -⟨Pᵀx, Rᵀx⟩ / (|Pᵀx| |Rᵀx|). As |p||q| is the minimum over λ of (λ|p|² + |q|²/λ)/2, the largest c is the largest
-//! generalized eigenvalue of S = -(PRᵀ + RPᵀ)/2 against (λ PPᵀ + RRᵀ/λ)/2, maximised over λ. Loud parts of a change are in both
-//! forms and count for nothing; `docs/detector.md` has what was measured.
+//! With P = QᵀW and R = QᵀΔ in the span of candidate directions Q, c(x) = -⟨Pᵀx, Rᵀx⟩ / (|Pᵀx| |Rᵀx|). As |p||q| is the
+//! minimum over λ of (λ|p|² + |q|²/λ)/2, the largest c is the largest generalized eigenvalue of S = -(PRᵀ + RPᵀ)/2
+//! against (λ PPᵀ + RRᵀ/λ)/2, maximised over λ. Loud parts of a change are in both forms and count for nothing;
+//! `docs/detector.md` has what was measured.
 
 use faer::linalg::solvers::SolveCore as _;
 use faer::{Mat, MatRef, Side};
@@ -41,7 +41,8 @@ impl Along {
 
 /// Strengths tried, a factor of 3 apart; the best one is then refined.
 const STRENGTHS: [f64; 9] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 9.0];
-/// Golden-section steps in log λ around the best of them: each narrows the bracket to 0.618 of itself, from a factor of 9 to one of 1.001.
+/// Golden-section steps in log λ around the best of them: each narrows the bracket to 0.618 of itself, from a factor of
+/// 9 to one of 1.001.
 const NARROWED: usize = 16;
 /// 1/φ, where a golden section looks.
 const GOLDEN: f64 = 0.618_033_988_749_894_9;
@@ -108,7 +109,8 @@ impl Grams {
         self.planted_as(e, e, lambda)
     }
 
-    /// As if Δ - λ u (Wᵀr)ᵀ were there instead of Δ, for r = Q `e` and `left` = Qᵀu: what of u is in the rows that Δ was seen in.
+    /// As if Δ - λ u (Wᵀr)ᵀ were there instead of Δ, for r = Q `e` and `left` = Qᵀu: what of u is in the rows that Δ
+    /// was seen in.
     pub fn planted_as(&self, left: &[f64], e: &[f64], lambda: f64) -> Self {
         let column = |values: &[f64]| Mat::from_fn(values.len(), 1, |i, _| values[i]);
         let (left, e) = (column(left), column(e));
@@ -149,7 +151,8 @@ impl Grams {
         transposed.transpose().to_owned()
     }
 
-    /// The direction of largest c, of length 1; `None` where nothing changed in this subspace or the base writes nothing.
+    /// The direction of largest c, of length 1; `None` where nothing changed in this subspace or the base writes
+    /// nothing.
     pub fn most_consistent(&self) -> Option<Vec<f64>> {
         let width = self.pp.nrows();
         let mean = mean_diagonal(&self.pp);
@@ -210,7 +213,8 @@ impl Grams {
     }
 }
 
-/// Other coordinates are dealt to two halves in runs of this many, so that neighbours (heads, quantiser blocks) stay together.
+/// Other coordinates are dealt to two halves in runs of this many, so that neighbours (heads, quantiser blocks) stay
+/// together.
 const HALF_RUN: usize = 64;
 
 /// Inner products over each of two halves of the other coordinates: rows of Wᵀ Q and of Δᵀ Q.

@@ -10,8 +10,9 @@ use crate::arch::Kind;
 use crate::profile::{Projection, Sameness, TensorMeasurement};
 use crate::tensor::numbers::{cosine, median};
 
-/// Least held-out consistency of a writer that fits, when others agree with its direction. Honest changes of real weights stay
-/// below 0.14 at the median, those of tiny models below 0.67; edits are above 0.95, through coarse quantisers above 0.88.
+/// Least held-out consistency of a writer that fits, when others agree with its direction. Honest changes of real
+/// weights stay below 0.14 at the median, those of tiny models below 0.67; edits are above 0.95, through coarse
+/// quantisers above 0.88.
 pub const CONSISTENCY: f64 = 0.85;
 
 /// The same where no other writer agrees.
@@ -20,8 +21,8 @@ pub const CONSISTENCY_ALONE: f64 = 0.95;
 /// With others that agree, held-out c from here on is no chance either, though too little for a finding.
 pub const CONSISTENCY_HINT: f64 = 0.5;
 
-/// In residual streams of this width and more it is none without them either, where half of the changed writers have it: honest changes
-/// of real models stayed below 0.14 at the median, those of tiny ones did not.
+/// In residual streams of this width and more it is none without them either, where half of the changed writers have
+/// it: honest changes of real models stayed below 0.14 at the median, those of tiny ones did not.
 pub(super) const REAL_WIDTH: u64 = 512;
 
 /// Least agreement with the directions of other writers.
@@ -56,17 +57,18 @@ const FAINTEST: f64 = 0.005;
 /// This many times the uniform scale of the change: weight decay takes away every direction alike.
 const ABOVE_SCALE: f64 = 3.0;
 
-/// and this many times the standard deviation of the rows' own factors: rows that were each scaled by a factor of their own (DoRA's
-/// magnitudes) look like a removal along any direction that gathers rows of one factor, the loud channel's row above all. Of 4,096 normal
-/// numbers the largest is 3.7.
+/// and this many times the standard deviation of the rows' own factors: rows that were each scaled by a factor of their
+/// own (DoRA's magnitudes) look like a removal along any direction that gathers rows of one factor, the loud channel's
+/// row above all. Of 4,096 normal numbers the largest is 3.7.
 pub(super) const ROW_SPREADS: f64 = 5.0;
 
-/// Writers that lost directions of their own each are a removal when there are so many, in two layers, and half of the changed ones, with
-/// [`CONSISTENCY_SURE`]: where a base that was trained hard is compared with its own parent, narrow matrices come near it one by one
-/// (`tests/real/controls.py`, crossed cases: medians of 0.965 and 0.976).
+/// Writers that lost directions of their own each are a removal when there are so many, in two layers, and half of the
+/// changed ones, with [`CONSISTENCY_SURE`]: where a base that was trained hard is compared with its own parent, narrow
+/// matrices come near it one by one (`tests/real/controls.py`, crossed cases: medians of 0.965 and 0.976).
 const SPREAD: usize = 3;
 
-/// More directions at once that no other matrix lost are what a lower rank leaves out, rather than what an editor takes from each.
+/// More directions at once that no other matrix lost are what a lower rank leaves out, rather than what an editor takes
+/// from each.
 const OWN_DIRECTIONS: u32 = 2;
 
 /// One or two say nothing among so many whose median c is this, in a narrow model.
@@ -221,8 +223,8 @@ fn projection(measured: &PairMeasurement<'_>, side: &Fitted, company: &Company) 
         && fit.strength.abs() >= FAINTEST.max(ABOVE_SCALE * uniform.abs()).max(ROW_SPREADS * fit.row_spread)
         && !own_component;
     let by_bounds = through_grid.and_then(|grid| grid.lambda);
-    // Through a grid that both sides share c is blurred, but every code says between which bounds its number lay: those of this matrix are
-    // tried along a direction that the other layers chose.
+    // Through a grid that both sides share c is blurred, but every code says between which bounds its number lay: those
+    // of this matrix are tried along a direction that the other layers chose.
     let censored = by_bounds.is_some_and(|lambda| lambda >= FAINTEST)
         && (CONSISTENCY_HINT..CONSISTENCY).contains(&c)
         && !own_component;
@@ -250,7 +252,8 @@ fn projection(measured: &PairMeasurement<'_>, side: &Fitted, company: &Company) 
     }
 }
 
-/// In a narrow model whose writers all lean on the base (a hard fine-tune undone), one or two that do so most say nothing.
+/// In a narrow model whose writers all lean on the base (a hard fine-tune undone), one or two that do so most say
+/// nothing.
 fn unremarkable(tensors: &mut [TensorMeasurement], changed: usize) {
     let writers = || tensors.iter().filter(|tensor| tensor.role.kind == Kind::Writer);
     let of = |tensor: &TensorMeasurement| tensor.projection.as_ref().map(|p| p.consistency);
@@ -263,7 +266,8 @@ fn unremarkable(tensors: &mut [TensorMeasurement], changed: usize) {
     }
 }
 
-/// Counts writers that each lost a direction of their own as fitting, where there are many: consistency alone decides then.
+/// Counts writers that each lost a direction of their own as fitting, where there are many: consistency alone decides
+/// then.
 pub(super) fn spread(tensors: &mut [TensorMeasurement]) {
     let removed = |tensor: &TensorMeasurement| {
         let own = |p: &Projection| p.alone && p.directions <= OWN_DIRECTIONS && p.consistency >= CONSISTENCY_SURE;

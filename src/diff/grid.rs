@@ -5,11 +5,11 @@
 //! less, or more, than was taken out. But each element of the candidate says between which bounds its number was before
 //! it was rounded: the midpoints to the next levels. λ is then the strength at which W - λ a bᵀ lies between the bounds
 //! (interval-censored regression: the sum of squared distances from the bounds is convex in λ). Levels are those seen
-//! among sixteen neighbours, or among as many as stand on the same ones: a level that none of them has makes bounds wider than they
-//! were, never wrong.
+//! among sixteen neighbours, or among as many as stand on the same ones: a level that none of them has makes bounds
+//! wider than they were, never wrong.
 //!
-//! Where both sides stand on a grid, what is left of a faint edit is whole steps of a few codes. [`planted_limit`] says from which
-//! strength on they would tell it.
+//! Where both sides stand on a grid, what is left of a faint edit is whole steps of a few codes. [`planted_limit`] says
+//! from which strength on they would tell it.
 //!
 //! `docs/detector.md` has what was measured.
 
@@ -34,24 +34,24 @@ use crate::tensor::{DType, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, Q8_1};
 const GROUP: usize = 16;
 /// Elements looked at in one matrix: the rows that the edit moves most.
 const ELEMENTS: usize = 1 << 19;
-/// Share of elements that equal one of their group from which there are levels to speak of; ordinary floats and 8 bits stay
-/// under it, and need no such help unless the base stands on levels too.
+/// Share of elements that equal one of their group from which there are levels to speak of; ordinary floats and 8 bits
+/// stay under it, and need no such help unless the base stands on levels too.
 const REPEATED: f64 = 0.28;
-/// Share of elements that repeat among sixteen neighbours from which a matrix stands on levels: between that of floats with
-/// 8 significant bits (0.01) and that of floats with 4 (0.15).
+/// Share of elements that repeat among sixteen neighbours from which a matrix stands on levels: between that of floats
+/// with 8 significant bits (0.01) and that of floats with 4 (0.15).
 pub const LEVELS: f64 = 0.08;
 /// Longest run of a row whose elements may share their levels: the blocks of FP8.
 const LONGEST: usize = 128;
-/// Share of distinct values that two halves of a run must have in common to stand on the same levels. Of unlike scales they share
-/// next to none.
+/// Share of distinct values that two halves of a run must have in common to stand on the same levels. Of unlike scales
+/// they share next to none.
 const IN_COMMON: f64 = 0.25;
-/// Share of distinct values in a run up to which it shows most of its levels: about 0.5 for 4 bits in runs of 32 and FP8 in runs of 128, 0.9 for
-/// 8 bits in runs of 32.
+/// Share of distinct values in a run up to which it shows most of its levels: about 0.5 for 4 bits in runs of 32 and
+/// FP8 in runs of 128, 0.9 for 8 bits in runs of 32.
 const DENSE: f64 = 0.75;
 /// Most steps of an even grid, from the lowest level to the highest: 8 bits.
 const EVEN: usize = 255;
-/// Distance from an even grid's levels, root mean square in steps, up to which values stand on it: chance gives 0.29, the rounding of 8 bits to
-/// BF16 0.1.
+/// Distance from an even grid's levels, root mean square in steps, up to which values stand on it: chance gives 0.29,
+/// the rounding of 8 bits to BF16 0.1.
 const OFF_LEVEL: f64 = 0.12;
 /// From this run on a grid whose values come with either sign (FP8, int8) is taken to be symmetric.
 const MIRRORED: usize = 64;
@@ -172,8 +172,8 @@ fn sample(view: &View, checkpoint: &Checkpoint) -> Result<Vec<Vec<f32>>> {
     .collect()
 }
 
-/// Share of a matrix's elements, zeros apart, that equal one of their fifteen neighbours, in a sample of rows: 0.01 and less
-/// for numbers of 8 significant bits and more, 0.15 for FP8, 0.4 and more for 4 bits.
+/// Share of a matrix's elements, zeros apart, that equal one of their fifteen neighbours, in a sample of rows: 0.01 and
+/// less for numbers of 8 significant bits and more, 0.15 for FP8, 0.4 and more for 4 bits.
 pub fn levels(view: &View, checkpoint: &Checkpoint) -> Result<f64> {
     let (mut seen, mut repeated) = (0usize, 0usize);
     for line in sample(view, checkpoint)? {
@@ -258,8 +258,8 @@ impl Grid {
         levels
     }
 
-    /// The bounds of every element of a run: midpoints to the next lower and the next higher level seen in it, none beyond
-    /// the outermost.
+    /// The bounds of every element of a run: midpoints to the next lower and the next higher level seen in it, none
+    /// beyond the outermost.
     fn bounds(&self, run: &[f32]) -> Vec<[f64; 2]> {
         let levels = self.levels(run);
         let middle = |a: Option<&f64>, b: Option<&f64>| a.zip(b).map(|(a, b)| 0.5 * (a + b));
@@ -305,8 +305,9 @@ impl Levels {
     }
 }
 
-/// Types whose blocks stand on even levels, finer than those that a few elements show: elements that share a step, and how many steps there are
-/// from zero to the largest (`Symmetric`), or from the lowest to the highest. ggml's `ggml-quants.c`.
+/// Types whose blocks stand on even levels, finer than those that a few elements show: elements that share a step, and
+/// how many steps there are from zero to the largest (`Symmetric`), or from the lowest to the highest. ggml's
+/// `ggml-quants.c`.
 const EVEN_TYPES: &[(&DType, usize, Spread)] = &[
     (&Q8_0, 32, Spread::Symmetric(127.0)),
     (&Q8_1, 32, Spread::Symmetric(127.0)),
@@ -350,9 +351,10 @@ fn even(levels: &[f64]) -> Option<Levels> {
     steps.filter(|step| *step > 0.0).find(|step| has_all(*step)).map(|step| Levels::Even { low: *low, step })
 }
 
-/// The smallest λ at which a removal of the direction `r` (unit, d numbers), made on the base's numbers and rounded to the levels that the
-/// candidate stands on, would be chosen among the directions of `basis` (d × m) with a held-out c of at least `enough`, and stand out of what the
-/// rounding leaves: tried in a sample of the other coordinates. `None` where the two sides do not both stand on a grid.
+/// The smallest λ at which a removal of the direction `r` (unit, d numbers), made on the base's numbers and rounded to
+/// the levels that the candidate stands on, would be chosen among the directions of `basis` (d × m) with a held-out c
+/// of at least `enough`, and stand out of what the rounding leaves: tried in a sample of the other coordinates. `None`
+/// where the two sides do not both stand on a grid.
 pub fn planted_limit(oriented: &Oriented<'_>, r: &[f64], basis: &Mat<f64>, enough: f64) -> Result<Option<f64>> {
     if r.len() != oriented.width() || basis.nrows() != r.len() {
         return Ok(None);
@@ -383,7 +385,8 @@ pub fn planted_limit(oriented: &Oriented<'_>, r: &[f64], basis: &Mat<f64>, enoug
     Ok(Some(f64::INFINITY))
 }
 
-/// Lines of a matrix, of which runs share their levels, with the base's numbers and the levels that the candidate stands on.
+/// Lines of a matrix, of which runs share their levels, with the base's numbers and the levels that the candidate
+/// stands on.
 struct Sample {
     /// Whether the lines are rows of the residual stream, cut to the columns that were chosen; else whole other rows.
     by_columns: bool,
@@ -405,8 +408,8 @@ impl Sample {
         if levels(&pair.base, base)? < LEVELS || levels(&pair.candidate, candidate)? < LEVELS {
             return Ok(None);
         }
-        // What a type stores is known. Elsewhere levels are those seen; of a fine grid (8 bits in short runs) few are, and rounding to those
-        // would be coarser than the grid is.
+        // What a type stores is known. Elsewhere levels are those seen; of a fine grid (8 bits in short runs) few are,
+        // and rounding to those would be coarser than the grid is.
         let dtype = candidate.tensors.get(&pair.candidate.tensor).map(|entry| entry.dtype.name);
         let stored = EVEN_TYPES.iter().find(|(known, run, _)| {
             Some(known.name) == dtype && !pair.candidate.transposed && operator.columns.is_multiple_of(*run)
@@ -519,7 +522,8 @@ fn misfit(cells: &[Cell], lambda: f64) -> Misfit {
     total
 }
 
-/// The strength with the least misfit, if it explains what the untouched base does not; `None` where bounds tell nothing.
+/// The strength with the least misfit, if it explains what the untouched base does not; `None` where bounds tell
+/// nothing.
 fn solve(cells: &[Cell]) -> Option<StrengthByBounds> {
     let [mut low, mut high] = RANGE;
     for _ in 0..22 {

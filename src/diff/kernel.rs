@@ -1,7 +1,8 @@
 //! The inner loops: one pass over a tile of base and candidate gives the change and its moments.
 //!
 //! Written once as plain loops over lanes; `pulp` picks the widest vector unit at run time. Sums run in `f32` over one
-//! row of at most a few ten thousand elements in [`LANES`] parallel chains (relative error below 1e-6) and are carried on in `f64`.
+//! row of at most a few ten thousand elements in [`LANES`] parallel chains (relative error below 1e-6) and are carried
+//! on in `f64`.
 
 use pulp::{Arch, Simd, WithSimd};
 
@@ -314,8 +315,8 @@ impl WithSimd for TileChange<'_> {
     }
 }
 
-/// `value` rounded to a binary float of `precision` significand bits whose smallest normal exponent is `min_exponent`, to
-/// nearest, ties to even. Values beyond the format's largest are the caller's concern: weights do not get there.
+/// `value` rounded to a binary float of `precision` significand bits whose smallest normal exponent is `min_exponent`,
+/// to nearest, ties to even. Values beyond the format's largest are the caller's concern: weights do not get there.
 #[inline(always)]
 pub fn round_to(value: f32, precision: u32, min_exponent: i32) -> f32 {
     if value == 0.0 || !finite(value) {
@@ -323,8 +324,8 @@ pub fn round_to(value: f32, precision: u32, min_exponent: i32) -> f32 {
     }
     let exponent = ((value.to_bits() >> 23) & 0xff) as i32 - 127;
     let quantum = exponent.max(min_exponent) - (precision as i32 - 1);
-    // Near 1.5·2^52 quanta the spacing of f64 is one quantum, so adding that number rounds to whole quanta, nearest even;
-    // taking it away again is exact.
+    // Near 1.5·2^52 quanta the spacing of f64 is one quantum, so adding that number rounds to whole quanta, nearest
+    // even; taking it away again is exact.
     let magic = 1.5 * f64::from_bits(((1023 + 52 + quantum) as u64) << 52);
     ((f64::from(value) + magic) - magic) as f32
 }

@@ -12,8 +12,8 @@ pub(super) const LEAST: f64 = 0.001;
 
 /// The smallest λ at which this writer would have fitted by itself: 0 where it is bit-identical.
 ///
-/// The noise is what is left of the change without its large values; where those are not an edit they can still hide one, so the
-/// limit is never below the λ whose energy would reach the last value the range finder saw.
+/// The noise is what is left of the change without its large values; where those are not an edit they can still hide
+/// one, so the limit is never below the λ whose energy would reach the last value the range finder saw.
 pub fn detection_limit(tensor: &TensorMeasurement) -> f64 {
     if tensor.sameness != Sameness::Changed || tensor.relative_norm == 0.0 {
         return 0.0;

@@ -81,7 +81,8 @@ pub struct Change {
     pub norm_drift: [f64; 2],
     /// Rows that changed.
     pub changed_rows: Vec<bool>,
-    /// Whether the candidate's numbers stand on a quantiser's levels, stored as its codes or not, and the base's do not.
+    /// Whether the candidate's numbers stand on a quantiser's levels, stored as its codes or not, and the base's do
+    /// not.
     pub quantized: bool,
     /// Share of ‖Δ‖² explained by one factor, one per row, one per column.
     pub scale_explained: [f64; 3],
@@ -97,7 +98,8 @@ pub struct Change {
     pub rescaled_rows: u64,
     /// Δ itself where the pair is a vector (a bias, a norm): its values.
     pub vector: Option<Vec<f64>>,
-    /// Columns (rows, where the residual stream lies on the columns) that only moved or changed their sign, undone before anything else.
+    /// Columns (rows, where the residual stream lies on the columns) that only moved or changed their sign, undone
+    /// before anything else.
     pub moved: usize,
     /// Share of them that changed more than a removal could have changed them.
     pub set_aside: f64,

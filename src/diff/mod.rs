@@ -2,13 +2,14 @@
 //!
 //! Three stages, each parallel over pairs and merged in the order of pairs:
 //!
-//! 1. [`survey`]: equal bits? a cast? columns that only moved ([`order`])? else moments and the top directions of the change;
+//! 1. [`survey`]: equal bits? a cast? columns that only moved ([`order`])? else moments and the top directions of the
+//!    change;
 //! 2. [`pool`]: which directions the writers (and the readers) of the whole model share, each writer's counted once;
 //! 3. [`project`]: the direction of largest [`consistency`] in the span of shared and own directions.
 //!
 //! Two of the numbers are taken again where the first look cannot tell them: [`rank`] and, through a quantiser, the
-//! strength ([`grid`]). [`summary`] then says which pairs fit a removed direction, given what the other layers show, and names the numbers
-//! that signatures speak of.
+//! strength ([`grid`]). [`summary`] then says which pairs fit a removed direction, given what the other layers show,
+//! and names the numbers that signatures speak of.
 
 pub mod change;
 mod channel;
@@ -39,10 +40,10 @@ pub use self::fits::{AGREEMENT, CONSISTENCY, CONSISTENCY_ALONE, CONSISTENCY_HINT
 pub use self::limit::detection_limit;
 use self::measured::{Measurements, PairMeasurement};
 use self::survey::Surveyed;
-use crate::checkpoint::Checkpoint;
-use crate::error::Result;
+use crate::checkpoint::{Checkpoint, Storage};
+use crate::error::{Error, ErrorKind, Result};
 use crate::limits::MAX_ADDED_BIAS_NUMBERS;
-use crate::pair::{Pairing, Unpaired, View};
+use crate::pair::{Pair, Pairing, Unpaired, View};
 
 /// Told how far a comparison is; called from many threads.
 pub trait Observer: Sync {
@@ -77,8 +78,7 @@ pub fn measure<'a>(
         .pairs
         .par_iter()
         .map(|pair| {
-            let found =
-                survey::survey(pair, base, candidate).unwrap_or_else(|error| Surveyed::NotExamined(error.one_line()));
+            let found = look_at(pair, base, candidate).unwrap_or_else(|error| Surveyed::NotExamined(error.one_line()));
             let changed = matches!(found, Surveyed::Changed(_));
             advance(pair.base.elements() * if changed { 1 } else { 2 });
             found
@@ -118,8 +118,21 @@ pub fn measure<'a>(
     Ok(measurements)
 }
 
-/// The numbers of the biases that the candidate adds to its writers, up to a cap on all together; what cannot be read is left out here
-/// and told where the checkpoint is accounted for.
+/// First stage for one pair: opened as an operator, through which all its numbers are read, and surveyed.
+fn look_at<'a>(pair: &'a Pair, base: &'a Checkpoint, candidate: &'a Checkpoint) -> Result<Surveyed<'a>> {
+    for (view, checkpoint) in [(&pair.base, base), (&pair.candidate, candidate)] {
+        let entry = checkpoint.tensors.get(&view.tensor).ok_or_else(|| {
+            Error::new(ErrorKind::Internal, format!("{} has no tensor {}", checkpoint.label, view.tensor))
+        })?;
+        if let Storage::Unreadable(reason) = &entry.storage {
+            return Ok(Surveyed::NotExamined(reason.clone()));
+        }
+    }
+    survey::survey(operator::Operator::new(pair, base, candidate)?)
+}
+
+/// The numbers of the biases that the candidate adds to its writers, up to a cap on all together; what cannot be read
+/// is left out here and told where the checkpoint is accounted for.
 fn added_biases(candidate: &Checkpoint, pairing: &Pairing) -> Vec<Vec<f64>> {
     let mut room = MAX_ADDED_BIAS_NUMBERS;
     let read = |view: &View| {

@@ -28,8 +28,8 @@ const MAX_ROW_ELEMENTS: u64 = 1 << 20;
 
 /// What of a row's energy must be gone for it to be zero now: all but the rounding of sums.
 const GONE: f64 = 1.0 - 1e-9;
-/// Rows of the residual stream set to zero from which they are damage or pruning: a removal along a mixture of channels leaves none of them
-/// zero. One alone is judged as a direction that is one channel.
+/// Rows of the residual stream set to zero from which they are damage or pruning: a removal along a mixture of channels
+/// leaves none of them zero. One alone is judged as a direction that is one channel.
 const ERASED_LEAST: usize = 2;
 
 /// A pair of matrices of one shape, `rows` × `columns` as the base stores them.
@@ -146,8 +146,8 @@ impl<'a> Operator<'a> {
         })
     }
 
-    /// Coordinates of the residual stream (the axis `residual`) along which every number that the base has became zero; `None` where there is
-    /// at most one.
+    /// Coordinates of the residual stream (the axis `residual`) along which every number that the base has became zero;
+    /// `None` where there is at most one.
     pub fn erased(&self, moments: &Moments, residual: Axis) -> Option<Erased> {
         let gone = |ww: f64, dw: f64, dd: f64| ww > 0.0 && dd >= GONE * ww && -dw >= GONE * ww && dd <= ww / GONE;
         let which: Vec<bool> = match residual {
@@ -365,8 +365,8 @@ impl<'a> Operator<'a> {
         kernel::change(w, x, self.columns, rows, columns);
     }
 
-    /// Whether both sides hold the same bits: one comparison of memory, no decoding. `None` when the sides are stored in
-    /// different ways, so that bits say nothing.
+    /// Whether both sides hold the same bits: one comparison of memory, no decoding. `None` when the sides are stored
+    /// in different ways, so that bits say nothing.
     pub fn same_bits(&self) -> Result<Option<bool>> {
         let raw = |checkpoint: &'a Checkpoint, view: &crate::pair::View| -> Result<Option<_>> {
             let Some(entry) = checkpoint.tensors.get(&view.tensor).filter(|_| view.is_contiguous()) else {
@@ -441,8 +441,8 @@ impl<'a> Operator<'a> {
         Ok(peak)
     }
 
-    /// Whether the candidate is the base rounded to one of `formats` (precision, smallest normal exponent), each element
-    /// bit for bit. Stops at the first tile in which no format is left.
+    /// Whether the candidate is the base rounded to one of `formats` (precision, smallest normal exponent), each
+    /// element bit for bit. Stops at the first tile in which no format is left.
     pub fn is_rounded(&self, formats: &[(u32, i32)]) -> Result<bool> {
         let mut left = formats.to_vec();
         // Both zeros are one number, and a NaN stays a NaN whatever its payload.

@@ -1,11 +1,12 @@
 //! Columns of a writer that only moved, and columns that changed more than a removal can change them.
 //!
-//! The columns of a writer, and the rows of a reader, belong to neurons of an MLP or to value channels of a head. Swapping two of them, together with what feeds
-//! them, leaves the model's outputs as they are, and makes a change that is louder than any edit; so does turning the sign of
-//! one. Both are undone exactly before the change is taken.
+//! The columns of a writer, and the rows of a reader, belong to neurons of an MLP or to value channels of a head.
+//! Swapping two of them, together with what feeds them, leaves the model's outputs as they are, and makes a change that
+//! is louder than any edit; so does turning the sign of one. Both are undone exactly before the change is taken.
 //!
-//! Of what is left, a removal cannot have done everything: |Δ_j| ≤ λ |cos(r, w_j)| |w_j| for every column j, and |cos| is about
-//! 1/√d for a direction that is not the column's own. Columns far beyond that, and far beyond the others, are set aside.
+//! Of what is left, a removal cannot have done everything: |Δ_j| ≤ λ |cos(r, w_j)| |w_j| for every column j, and |cos|
+//! is about 1/√d for a direction that is not the column's own. Columns far beyond that, and far beyond the others, are
+//! set aside.
 
 use super::kernel::Sums;
 use super::operator::{Moments, Operator, Want};
@@ -135,7 +136,8 @@ pub fn kept_energy(oriented: &Oriented<'_>, moments: &Moments, kept: &[bool], al
 pub struct Uniform {
     /// Middle of ⟨Δ_j, w_j⟩/|w_j|² over the other coordinates: a few loud ones do not move it.
     pub middle: f64,
-    /// The same where most coordinates have it, so that it is a scale (weight decay) and no trace of something else; 0 otherwise.
+    /// The same where most coordinates have it, so that it is a scale (weight decay) and no trace of something else; 0
+    /// otherwise.
     pub alpha: f64,
 }
 
@@ -167,7 +169,8 @@ impl Uniform {
     }
 }
 
-/// Finds the base's columns in the candidate where some are not in their place; `None` where all are, or nothing is found.
+/// Finds the base's columns in the candidate where some are not in their place; `None` where all are, or nothing is
+/// found.
 pub fn find(oriented: &Oriented<'_>, moments: &Moments) -> Result<Option<Order>> {
     let ratios = ratios(oriented, moments);
     let bound = bound(oriented.width(), &ratios);

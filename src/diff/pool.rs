@@ -18,8 +18,8 @@ pub(super) struct Shared {
     pub(super) readers: Mat<f64>,
 }
 
-/// Second stage: the directions that the changes of the writers, and of the readers, have in common, each matrix's counted once.
-/// Where residual streams of several widths meet (towers), the one with the most writers is meant.
+/// Second stage: the directions that the changes of the writers, and of the readers, have in common, each matrix's
+/// counted once. Where residual streams of several widths meet (towers), the one with the most writers is meant.
 pub(super) fn pool(pairs: &[Pair], surveyed: &[Surveyed<'_>]) -> Shared {
     let of = |kind: Kind, normalised: bool| {
         let spans: Vec<&Mat<f64>> = pairs

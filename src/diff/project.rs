@@ -35,7 +35,8 @@ const OWN_LOST: f64 = 0.9;
 /// It must also be as lost, or nearly: the strength there over the strength along r.
 const OWN_ALIKE: f64 = 0.5;
 
-/// Rows of which an edit that was encoded again moves a code: at least one in so many. Fewer were set by themselves (a pruned channel).
+/// Rows of which an edit that was encoded again moves a code: at least one in so many. Fewer were set by themselves (a
+/// pruned channel).
 const MOVED_ROWS: usize = 20;
 
 /// Third stage for one pair.
@@ -95,7 +96,8 @@ pub(super) fn finish<'a>(
     })
 }
 
-/// A direction chosen in one system of coordinates (0 raw, 1 rows divided by their norms), and the regression it was chosen from.
+/// A direction chosen in one system of coordinates (0 raw, 1 rows divided by their norms), and the regression it was
+/// chosen from.
 type Choice = (usize, Regression, projection::Chosen);
 
 /// One changed matrix that faces the residual stream, while a direction is looked for in it.
@@ -174,7 +176,8 @@ fn column(matrix: &Mat<f32>, at: usize) -> Vec<f64> {
 }
 
 impl Asked<'_> {
-    /// The span that directions are looked for in, for one system of coordinates: own directions and those of the whole model.
+    /// The span that directions are looked for in, for one system of coordinates: own directions and those of the whole
+    /// model.
     fn basis(&self, normalised: usize) -> Mat<f64> {
         let oriented = &self.changed.oriented;
         let width = oriented.width();
@@ -234,7 +237,8 @@ impl Asked<'_> {
         Ok((choices, backs))
     }
 
-    /// The smallest λ that would have been found in this very change, and whether both sides stand on one grid. Writers only.
+    /// The smallest λ that would have been found in this very change, and whether both sides stand on one grid. Writers
+    /// only.
     fn limit(&self, choices: &[Choice]) -> Result<(Option<f64>, bool)> {
         let Some(regression) = raw(choices).filter(|_| self.writer) else { return Ok((None, false)) };
         let direction: Vec<f64> = self.planted.col(0).iter().copied().collect();
@@ -263,8 +267,8 @@ impl Asked<'_> {
         } else {
             Vec::new()
         };
-        // ‖Δ‖² of what is not set aside, and how much of it the raw span leaves out: sums per row hold all columns, so that in row-normalised
-        // coordinates only the span tells.
+        // ‖Δ‖² of what is not set aside, and how much of it the raw span leaves out: sums per row hold all columns, so
+        // that in row-normalised coordinates only the span tells.
         let energies = self.kept.map_or((0.0, 1.0), |kept| {
             let all = order::kept_energy(&self.changed.oriented, &self.changed.moments, kept, self.alpha);
             let inside = raw(&choices).map_or(all, Regression::energy);
@@ -368,8 +372,9 @@ fn along_direction(oriented: &Oriented<'_>, r: &[f64], norms: Option<&[f64]>) ->
     Ok([p, q, column(&back.base), column(&back.change)])
 }
 
-/// For each direction r with p = Wᵀr: base and change along what of W p is not along r. W maps the span of its own components to
-/// itself, so where those were dropped W p is as lost as r; a removed direction takes r away and leaves the rest.
+/// For each direction r with p = Wᵀr: base and change along what of W p is not along r. W maps the span of its own
+/// components to itself, so where those were dropped W p is as lost as r; a removed direction takes r away and leaves
+/// the rest.
 fn lost_beside(changed: &Changed<'_>, regressions: &[Choice], through: &[Vec<f64>], alpha: f64) -> Result<Vec<Along>> {
     let norms = |index: usize| changed.norms.as_deref().filter(|_| index == 1);
     let scale = |norms: Option<&[f64]>, at: usize| norms.and_then(|norms| norms.get(at)).copied().unwrap_or(1.0);

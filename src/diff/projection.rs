@@ -3,8 +3,8 @@
 //! For a writer W (residual width d × input width n) orthogonalization is Δ = -λ r (Wᵀr)ᵀ. Its rank is one, its left
 //! vector is r, and its right vector is a function of the base: that last fact decides. In a small subspace of
 //! candidate directions Q (d × m) the change is regressed on the base, QᵀΔ ≈ A QᵀW; a removal shows as A ≈ -λ r rᵀ:
-//! symmetric, one negative eigenvalue, nothing on the positive side. Everything is done twice, with rows as they are and
-//! with rows divided by the base's row norms (the coordinates of tools that normalise rows first).
+//! symmetric, one negative eigenvalue, nothing on the positive side. Everything is done twice, with rows as they are
+//! and with rows divided by the base's row norms (the coordinates of tools that normalise rows first).
 //!
 //! `docs/detector.md` has the derivation and what was measured.
 
@@ -36,8 +36,8 @@ pub struct TopVectors {
 /// Randomised range finder (Halko, Martinsson and Tropp 2011) for the top `width` singular triplets of the change.
 ///
 /// `start` is Δ times a sign matrix, as the first pass made it (stored orientation). `power_steps` sharpen it unless
-/// `energy` (‖Δ‖²) is caught already. `norms` asks for the row-normalised triplets beside the raw ones, `kept` says which of the other
-/// coordinates are not set aside; all share every pass.
+/// `energy` (‖Δ‖²) is caught already. `norms` asks for the row-normalised triplets beside the raw ones, `kept` says
+/// which of the other coordinates are not set aside; all share every pass.
 pub fn top_vectors(
     oriented: &Oriented<'_>,
     start: &Mat<f32>,
@@ -150,8 +150,8 @@ pub struct Regression {
 pub struct Chosen {
     /// In the regression's basis, of length 1.
     pub e: Vec<f64>,
-    /// c on the half of the other coordinates that did not choose, mean of both ways; below zero for a direction that the candidate has
-    /// and the base lacks.
+    /// c on the half of the other coordinates that did not choose, mean of both ways; below zero for a direction that
+    /// the candidate has and the base lacks.
     pub consistency: f64,
     /// The smaller of both, in absolute value, with the same sign.
     pub lower: f64,
@@ -185,7 +185,8 @@ impl Regression {
         self.grams.along(e)
     }
 
-    /// The direction of largest c, removed or (where that is certain and a removal is not) added; `None` where nothing changed.
+    /// The direction of largest c, removed or (where that is certain and a removal is not) added; `None` where nothing
+    /// changed.
     pub fn choose(&self) -> Option<Chosen> {
         let mean = |folds: [f64; 2]| 0.5 * (folds[0] + folds[1]);
         let removed = consistency::held_out(&self.halves);
@@ -204,8 +205,8 @@ impl Regression {
         Some(Chosen { consistency: mean(removed), lower: removed[0].min(removed[1]), e, reverse: 0.0 })
     }
 
-    /// The smallest λ at which a removal of the direction `e`, added to this very change, would be chosen with a held-out c of at least
-    /// `enough`: it is added, and looked for.
+    /// The smallest λ at which a removal of the direction `e`, added to this very change, would be chosen with a
+    /// held-out c of at least `enough`: it is added, and looked for.
     pub fn planted_limit(&self, e: &[f64], enough: f64) -> f64 {
         let along = self.along(e);
         if along.pp <= 0.0 {
@@ -226,7 +227,8 @@ impl Regression {
         f64::INFINITY
     }
 
-    /// Every eigenvector of A with its eigenvalue, of one sign: `removed` takes negative eigenvalues, otherwise positive ones.
+    /// Every eigenvector of A with its eigenvalue, of one sign: `removed` takes negative eigenvalues, otherwise
+    /// positive ones.
     pub fn candidates(&self, removed: bool) -> Vec<(f64, Vec<f64>)> {
         self.eigenvalues
             .iter()
@@ -255,8 +257,8 @@ impl Regression {
 
 /// Held-out c from which a direction was removed, or added.
 const CERTAIN: f64 = 0.85;
-/// What the candidate writes along an added direction, over the mean of the span, squared: a change louder than the base is no
-/// direction of it that was lost or made stronger.
+/// What the candidate writes along an added direction, over the mean of the span, squared: a change louder than the
+/// base is no direction of it that was lost or made stronger.
 const LOUDEST: f64 = 4.5;
 /// Strengths planted, each 1.4 times the one before.
 const PLANTED: usize = 14;
@@ -283,7 +285,8 @@ pub struct Fit {
     pub explained: f64,
     /// Energy left along r over the mean energy per direction left.
     pub quietness: f64,
-    /// Standard deviation of the factors that rows were scaled by, beyond what else changed in them; 0 where the sums per row do not tell it.
+    /// Standard deviation of the factors that rows were scaled by, beyond what else changed in them; 0 where the sums
+    /// per row do not tell it.
     pub row_spread: f64,
     /// |cos(r, W v)| with v = Wᵀr normalised.
     pub own_component: f64,
@@ -303,8 +306,8 @@ pub enum ScaleModel {
     Columns,
 }
 
-/// A richer scale model must leave at most this share of what one factor for the matrix leaves. On noise alone d factors
-/// of d·n numbers take away a share of 1/n, so 0.8 is never reached by chance.
+/// A richer scale model must leave at most this share of what one factor for the matrix leaves. On noise alone d
+/// factors of d·n numbers take away a share of 1/n, so 0.8 is never reached by chance.
 const SCALE_GAIN: f64 = 0.8;
 /// Share of ‖Δ‖² below which what one factor leaves is nothing.
 const EXPLAINED: f64 = 1e-6;
@@ -324,13 +327,13 @@ pub struct Kept {
 /// * `(p, q)`: (Wᵀr, Δᵀr), n numbers each, same coordinates;
 /// * `(wp, dp)`: (W p, Δ p), d numbers each, in raw coordinates;
 /// * `norms`: the base's row norms when the coordinates are row-normalised;
-/// * `kept`: where some of the other coordinates are set aside and `(p, q)` are zero there, what is known of those that are not. Sums per row
-///   hold the others too, so the only scale then is the uniform one, known beforehand.
+/// * `kept`: where some of the other coordinates are set aside and `(p, q)` are zero there, what is known of those that
+///   are not. Sums per row hold the others too, so the only scale then is the uniform one, known beforehand.
 ///
 /// The scale and λ are estimated together: a removal itself has ⟨Δ,W⟩ ≠ 0, so taking a scale out first would bias λ.
 ///
-/// Where rows were scaled after the removal, x = D⁻¹r is the direction that the candidate lacks: beside the fit stands r = D x then, along
-/// which λ is to be asked for.
+/// Where rows were scaled after the removal, x = D⁻¹r is the direction that the candidate lacks: beside the fit stands
+/// r = D x then, along which λ is to be asked for.
 pub fn fit(
     oriented: &Oriented<'_>,
     moments: &Moments,
@@ -446,7 +449,8 @@ impl Line<'_> {
         self.rows.iter().map(|row| row[column]).sum()
     }
 
-    /// Σ of the squared residual along r with a factor α and a strength λ, and of the same weighted by p, for the standard error.
+    /// Σ of the squared residual along r with a factor α and a strength λ, and of the same weighted by p, for the
+    /// standard error.
     fn along(&self, alpha: f64, lambda: f64) -> (f64, f64) {
         let residuals = || self.p.iter().zip(self.q).map(|(p, q)| (p, q - alpha * p + lambda * p));
         (residuals().map(|(_, left)| left.powi(2)).sum(), residuals().map(|(p, left)| (p * left).powi(2)).sum())
@@ -482,7 +486,8 @@ impl Line<'_> {
         Model { scale: ScaleModel::Matrix, alpha, strength: lambda, left: left.max(0.0), scale_left }
     }
 
-    /// One factor per row: x ≈ s w - t p for each row, then λ from t = s λ r. Beside it r with every row scaled as the candidate's is.
+    /// One factor per row: x ≈ s w - t p for each row, then λ from t = s λ r. Beside it r with every row scaled as the
+    /// candidate's is.
     fn factor_per_row(&self) -> (Option<Model>, Vec<f64>) {
         let pp = self.pp;
         let (mut left, mut scale_left, mut top, mut bottom) = (0.0, 0.0, 0.0, 0.0);
@@ -536,9 +541,9 @@ impl Model {
     }
 }
 
-/// Standard deviation of the rows' factors s in Δ_i = s w_i - t p + other, about their median, less the part that chance leaves where the
-/// other has nothing to do with w_i, and what restoring the rows' norms after the removal makes of them. Robust: medians over rows (Σw², ΣΔw,
-/// ΣΔ², w·p, Δ·p), of n elements each.
+/// Standard deviation of the rows' factors s in Δ_i = s w_i - t p + other, about their median, less the part that
+/// chance leaves where the other has nothing to do with w_i, and what restoring the rows' norms after the removal makes
+/// of them. Robust: medians over rows (Σw², ΣΔw, ΣΔ², w·p, Δ·p), of n elements each.
 fn row_spread(r: &[f64], rows: &[[f64; 5]], pp: f64, n: usize) -> f64 {
     /// Median of a squared standard normal number.
     const MEDIAN_SQUARE: f64 = 0.455;

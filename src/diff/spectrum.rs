@@ -13,7 +13,8 @@ pub struct Svd {
     pub right: Mat<f64>,
 }
 
-/// An orthonormal basis of the columns of `matrix`; columns that add nothing (relative 1e-9 of the largest) are left out.
+/// An orthonormal basis of the columns of `matrix`; columns that add nothing (relative 1e-9 of the largest) are left
+/// out.
 pub fn orthonormal(matrix: MatRef<'_, f64>) -> Mat<f64> {
     // Columns are brought to one length first, so that a faint direction is not lost beside a loud one.
     let mut scaled = Mat::zeros(matrix.nrows(), matrix.ncols());
@@ -61,10 +62,11 @@ pub fn symmetric_eigen(matrix: MatRef<'_, f64>) -> (Vec<f64>, Mat<f64>) {
 
 /// The largest singular value that noise of total energy `energy` would show in a `rows` × `columns` matrix.
 ///
-/// For independent entries of one variance σ² it tends to σ(√m + √n) (Marchenko-Pastur). Rounding noise is not flat: its
-/// size follows that of the weights, so `row_peak` and `column_peak`, the largest shares of ‖W‖² in one row and in one
-/// column, say where it is loudest, and √(loudest row) + √(loudest column) bounds it (Bandeira and van Handel 2016),
-/// which for a flat profile is the same number. The factor 1.02 is what the largest of 120 rounded matrices stayed below.
+/// For independent entries of one variance σ² it tends to σ(√m + √n) (Marchenko-Pastur). Rounding noise is not flat:
+/// its size follows that of the weights, so `row_peak` and `column_peak`, the largest shares of ‖W‖² in one row and in
+/// one column, say where it is loudest, and √(loudest row) + √(loudest column) bounds it (Bandeira and van Handel
+/// 2016), which for a flat profile is the same number. The factor 1.02 is what the largest of 120 rounded matrices
+/// stayed below.
 pub fn noise_edge(rows: usize, columns: usize, energy: f64, row_peak: f64, column_peak: f64) -> f64 {
     let (m, n) = (rows.max(1) as f64, columns.max(1) as f64);
     1.02 * energy.max(0.0).sqrt() * (row_peak.max(1.0 / m).sqrt() + column_peak.max(1.0 / n).sqrt())
@@ -72,8 +74,8 @@ pub fn noise_edge(rows: usize, columns: usize, energy: f64, row_peak: f64, colum
 
 /// Relative overlap of a planted direction with what a noisy matrix shows of it, squared: (left, right).
 ///
-/// Spiked-matrix theory (Benaych-Georges and Nadakuditi 2012) for signal over noise θ and aspect γ = d/n; zero below the
-/// threshold θ = γ^(1/4), where nothing of the direction can be seen in one matrix.
+/// Spiked-matrix theory (Benaych-Georges and Nadakuditi 2012) for signal over noise θ and aspect γ = d/n; zero below
+/// the threshold θ = γ^(1/4), where nothing of the direction can be seen in one matrix.
 pub fn overlaps(theta: f64, gamma: f64) -> (f64, f64) {
     let square = theta * theta;
     if theta <= 0.0 || square * square <= gamma {
@@ -171,8 +173,8 @@ mod tests {
 
     #[test]
     fn overlaps_follow_the_published_table() {
-        // λ = 0.3 under 4-bit rounding (relative noise 0.0969) and under 3-bit (0.226), aspect 1/2: the predictions 0.923
-        // and 0.590 of the spiked-matrix formulas.
+        // λ = 0.3 under 4-bit rounding (relative noise 0.0969) and under 3-bit (0.226), aspect 1/2: the predictions
+        // 0.923 and 0.590 of the spiked-matrix formulas.
         for (theta, expected) in [(0.3 / 0.0969, 0.923), (0.3 / 0.226, 0.590)] {
             let (left, right) = overlaps(theta, 0.5);
             assert!(((left * right).sqrt() - expected).abs() < 0.005, "{theta}: {}", (left * right).sqrt());

@@ -173,8 +173,8 @@ fn limits(model: &mut Numbers, measured: &Measurements<'_>, tensors: &[TensorMea
         })
         .collect();
     if tensors.iter().any(|tensor| tensor.role.kind == Kind::Writer) {
-        // What the rows' factors excuse in any writer is not above the limit that is printed: else scaling the edited ones would hide them
-        // behind the others.
+        // What the rows' factors excuse in any writer is not above the limit that is printed: else scaling the edited
+        // ones would hide them behind the others.
         let excused = |p: &Projection| {
             let limit = ROW_SPREADS * p.row_spread;
             if p.consistency >= CONSISTENCY_HINT && (LEAST..limit).contains(&p.strength) { limit } else { 0.0 }

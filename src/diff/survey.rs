@@ -1,4 +1,5 @@
-//! First stage, one pair at a time: equal bits, a cast, a quantiser and back, or else moments and the leading directions of the change.
+//! First stage, one pair at a time: equal bits, a cast, a quantiser and back, or else moments and the leading
+//! directions of the change.
 
 use faer::Mat;
 
@@ -9,8 +10,8 @@ use super::projection::{self, SKETCH, SKETCH_WRITER, TopVectors};
 use super::requantize::Scheme;
 use super::spectrum;
 use crate::arch::{Axis, Kind};
-use crate::checkpoint::{Checkpoint, Storage};
-use crate::error::{Error, ErrorKind, Result};
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
 use crate::pair::{Pair, View};
 use crate::profile::Sameness;
 use crate::tensor::{DType, Family};
@@ -24,8 +25,8 @@ const OWN: usize = 4;
 /// and of one expert among many: a mixture has thousands of them.
 const OWN_EXPERT: usize = 4;
 
-/// Power steps of a writer's range finder. Other matrices do without: a direction taken out of them is the loudest thing
-/// in their change or nothing that could be told from training.
+/// Power steps of a writer's range finder. Other matrices do without: a direction taken out of them is the loudest
+/// thing in their change or nothing that could be told from training.
 const POWER_STEPS: usize = 1;
 
 /// A scale per row or column is divided out before anything else when it explains this share of the change.
@@ -34,8 +35,8 @@ const GAUGE_SHARE: f64 = 0.5;
 /// One factor that explains this much leaves nothing for a factor per row or column.
 const NEARLY_WHOLE: f64 = 0.95;
 
-/// ‖Δ‖/‖W‖ up to which two matrices are one, computed in another order: a few last places of binary32 (2⁻²⁴ = 6e-8). A removal with λ of 1e-5
-/// moves more.
+/// ‖Δ‖/‖W‖ up to which two matrices are one, computed in another order: a few last places of binary32 (2⁻²⁴ = 6e-8). A
+/// removal with λ of 1e-5 moves more.
 const ARITHMETIC: f64 = 2.5e-7;
 
 /// Sides below this have no spectrum worth the name.
@@ -87,23 +88,16 @@ pub(super) struct Tops {
     /// Orthonormal, of what was not set aside.
     pub(super) raw: Mat<f64>,
     pub(super) normalised: Option<Mat<f64>>,
-    /// The singular value behind the last of them: what a removal must exceed to be among them. 0 when there is no more.
+    /// The singular value behind the last of them: what a removal must exceed to be among them. 0 when there is no
+    /// more.
     pub(super) next: f64,
     /// First right vector, for the test of the other side.
     pub(super) right: Vec<f64>,
 }
 
 /// First stage for one pair.
-pub(super) fn survey<'a>(pair: &'a Pair, base: &'a Checkpoint, candidate: &'a Checkpoint) -> Result<Surveyed<'a>> {
-    for (view, checkpoint) in [(&pair.base, base), (&pair.candidate, candidate)] {
-        let entry = checkpoint.tensors.get(&view.tensor).ok_or_else(|| {
-            Error::new(ErrorKind::Internal, format!("{} has no tensor {}", checkpoint.label, view.tensor))
-        })?;
-        if let Storage::Unreadable(reason) = &entry.storage {
-            return Ok(Surveyed::NotExamined(reason.clone()));
-        }
-    }
-    let operator = Operator::new(pair, base, candidate)?;
+pub(super) fn survey(operator: Operator<'_>) -> Result<Surveyed<'_>> {
+    let (pair, base, candidate) = operator.sides();
     if let Some(same) = same(pair, base, candidate, &operator)? {
         return Ok(same);
     }
@@ -149,8 +143,8 @@ fn without_size<'a>(operator: &Operator<'_>, moments: &Moments) -> Option<Survey
 }
 
 impl<'a> Changed<'a> {
-    /// Undoes what only moved, sets aside what no removal can have done, takes off a scale, and finds the leading directions of what is
-    /// left. `start` is the change times the `signs`, where it is a matrix.
+    /// Undoes what only moved, sets aside what no removal can have done, takes off a scale, and finds the leading
+    /// directions of what is left. `start` is the change times the `signs`, where it is a matrix.
     fn look_closer(mut self, pair: &Pair, signs: Option<&Mat<f32>>, mut start: Option<Mat<f32>>) -> Result<Self> {
         let kind = pair.role.kind;
         let residual = self.oriented.residual;
@@ -176,7 +170,8 @@ impl<'a> Changed<'a> {
             // Nothing but rows that are zero now.
             return Ok(self);
         }
-        // A loud change of low rank looks like a scale of its rows or columns as well; it is not one. Nor is what was set aside.
+        // A loud change of low rank looks like a scale of its rows or columns as well; it is not one. Nor is what was
+        // set aside.
         if signs.is_some() && self.aside.kept.is_none() && !start.as_ref().is_some_and(is_low_rank) && self.unscale() {
             if let Some(signs) = signs {
                 start = Some(self.oriented.operator.times(signs, Want::Change)?.change);
@@ -253,8 +248,8 @@ fn same<'a>(
     Ok(None)
 }
 
-/// Whether both sides hold floats of one dtype, no wider than binary32, and no codes: equal numbers are equal bits then,
-/// however the bytes lie.
+/// Whether both sides hold floats of one dtype, no wider than binary32, and no codes: equal numbers are equal bits
+/// then, however the bytes lie.
 fn same_format(pair: &Pair, base: &Checkpoint, candidate: &Checkpoint) -> bool {
     let format = |view: &View, checkpoint: &Checkpoint| {
         let entry = checkpoint.tensors.get(&view.tensor).filter(|entry| !entry.is_quantized())?;
@@ -270,9 +265,9 @@ fn is_low_rank(product: &Mat<f32>) -> bool {
     loudest_share(product) > 0.6
 }
 
-/// Whether a change is spread over more directions than training or an edit leaves: the columns of its product with a sign matrix are
-/// then as good as independent, and none of k stands above (1 + √(k/r))²/k of their energy, r the directions. Under
-/// 1.5/k, r is above 200 for k = 12.
+/// Whether a change is spread over more directions than training or an edit leaves: the columns of its product with a
+/// sign matrix are then as good as independent, and none of k stands above (1 + √(k/r))²/k of their energy, r the
+/// directions. Under 1.5/k, r is above 200 for k = 12.
 fn is_flat(product: &Mat<f32>) -> bool {
     loudest_share(product) < 1.5 / product.ncols().max(1) as f64
 }

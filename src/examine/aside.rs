@@ -1,5 +1,5 @@
-//! Weight files beside a model that are part of no checkpoint: what a trainer leaves, companions of a GGUF model, forms that
-//! are not read. Each is opened as far as it can be, since a name proves nothing.
+//! Weight files beside a model that are part of no checkpoint: what a trainer leaves, companions of a GGUF model, forms
+//! that are not read. Each is opened as far as it can be, since a name proves nothing.
 
 use std::collections::BTreeSet;
 
@@ -23,8 +23,8 @@ pub enum Aside {
 /// What GGUF files that go with a model call themselves in `general.architecture` or `general.type`.
 const COMPANIONS: &[&str] = &["clip", "mmproj", "imatrix", "controlvector", "control_vector"];
 
-/// Looks into one of the other files of a set. Oddities of it (code that loading it would run among them) come beside the
-/// answer.
+/// Looks into one of the other files of a set. Oddities of it (code that loading it would run among them) come beside
+/// the answer.
 pub fn look(base: &Checkpoint, files: &FileSet, other: &Other) -> (Aside, Vec<Anomaly>) {
     let what = other.what;
     let variant = Variant::alone(files, &other.name).filter(|_| other.is_readable);

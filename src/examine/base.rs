@@ -112,8 +112,8 @@ impl Bases {
     }
 
     /// The base of that name (`hf:org/name[@revision]`, or a path), opened at its first use. A base that cannot be
-    /// opened is not tried again in this run unless the network was to blame, or the disk. Of a base that an upload claims,
-    /// no more than `most` bytes are fetched (`TooLarge`): who uploads chooses it.
+    /// opened is not tried again in this run unless the network was to blame, or the disk. Of a base that an upload
+    /// claims, no more than `most` bytes are fetched (`TooLarge`): who uploads chooses it.
     pub fn get(
         &self,
         name: &str,
@@ -229,7 +229,8 @@ fn open(
     Ok(Base { side, facts, checkpoint, weights, around: files, listed, cache, factors: Mutex::default() })
 }
 
-/// What a hub says of one repository at a revision, or at its newest when none is named; offline, no more than its name.
+/// What a hub says of one repository at a revision, or at its newest when none is named; offline, no more than its
+/// name.
 pub fn facts(
     id: &RepoId,
     revision: Option<&Revision>,

@@ -1,4 +1,5 @@
-//! One checkpoint of a repository against a base, at three depths, cheapest first: hashes, a screen of a few rows, the weights.
+//! One checkpoint of a repository against a base, at three depths, cheapest first: hashes, a screen of a few rows, the
+//! weights.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -88,8 +89,8 @@ impl Examiner {
         Ok(Examination { surroundings: around, ..examination })
     }
 
-    /// What comes beside the weights, held against what comes beside the base's. Small files whose contents the hub tells to be the base's are
-    /// not asked for.
+    /// What comes beside the weights, held against what comes beside the base's. Small files whose contents the hub
+    /// tells to be the base's are not asked for.
     pub(super) fn surroundings(
         &self,
         candidate: &Candidate,

@@ -72,8 +72,8 @@ impl Base {
     }
 
     /// What a candidate's variant is compared with: the base's checkpoint of the same name and format (the same
-    /// quantisation, the same part of a pipeline) where both have it, as an untouched tensor is then the same bit for bit;
-    /// otherwise the base's own checkpoint.
+    /// quantisation, the same part of a pipeline) where both have it, as an untouched tensor is then the same bit for
+    /// bit; otherwise the base's own checkpoint.
     fn like(&mut self, variant: &Variant) -> Arc<Checkpoint> {
         let is_like = |own: &&Variant| own.name == variant.name && own.format() == variant.format();
         let first = self.variants.first().map(|first| first.name.clone());
@@ -98,8 +98,8 @@ impl Base {
     }
 }
 
-/// Examines every checkpoint that the candidate's folder holds, and accounts for each of its weight files. A variant that
-/// cannot be opened is a failed examination of its own.
+/// Examines every checkpoint that the candidate's folder holds, and accounts for each of its weight files. A variant
+/// that cannot be opened is a failed examination of its own.
 pub fn examine(base: &mut Base, files: &FileSet, named: &Named, settings: &Settings<'_>) -> Result<Examination> {
     let directions = Directions::read(files);
     let contents = variants::contents_of(files, &directions);

@@ -1,12 +1,14 @@
-//! The map: the way of one candidate, from a folder of this machine ([`folder`]) or a repository on a hub ([`repository`]) alike.
+//! The map: the way of one candidate, from a folder of this machine ([`folder`]) or a repository on a hub
+//! ([`repository`]) alike.
 //!
 //! ```text
 //! open every checkpoint in it ─▶ pair ─▶ measure ─▶ name both sides ─▶ judge, once
 //!          checkpoint            pair     diff        Holder::identify    judge
 //! ```
 //!
-//! [`variants`] is the one loop over the checkpoints that a candidate holds, [`measure`] what happens to each: nothing in it knows
-//! how the two are called or what the publisher claims. A repository is looked at in [`depths`] first, as bytes are dear there.
+//! [`variants`] is the one loop over the checkpoints that a candidate holds, [`measure`] what happens to each: nothing
+//! in it knows how the two are called or what the publisher claims. A repository is looked at in [`depths`] first, as
+//! bytes are dear there.
 
 mod aside;
 pub mod base;
@@ -67,8 +69,8 @@ impl Examiner {
         judge::judge(examination, &self.catalogue);
     }
 
-    /// Examines a folder or file of this machine, in all its forms, against the base given or the one that its own files
-    /// claim, with the SHA-256 of its files where asked for. What cannot be examined is an examination too.
+    /// Examines a folder or file of this machine, in all its forms, against the base given or the one that its own
+    /// files claim, with the SHA-256 of its files where asked for. What cannot be examined is an examination too.
     pub fn examine_path(&self, path: &Path, base: Option<&str>, digests: bool, observer: &dyn Observer) -> Examination {
         let named = Named::local(path.display().to_string());
         let mut settings = Settings { catalogue: &self.catalogue, digests, claim: None, observer };
@@ -107,7 +109,8 @@ pub struct Settings<'a> {
     pub observer: &'a dyn Observer,
 }
 
-/// Compares what lies at two places of this machine, the candidate in all its forms. What cannot be compared is an examination too.
+/// Compares what lies at two places of this machine, the candidate in all its forms. What cannot be compared is an
+/// examination too.
 pub fn compare_paths(base: &Path, candidate: &Path, settings: &Settings<'_>) -> Examination {
     let named = |path: &Path| Named::local(path.display().to_string());
     let (base_name, candidate_name) = (named(base), named(candidate));

@@ -1,7 +1,8 @@
 //! One repository, from its listing to its outcome: claim, base, then every checkpoint in it against that base.
 //!
 //! Every way this can end is an [`Examination`], also "gated", "gone" and "no claim". Only what says nothing about the
-//! repository (a stop, a spent night's budget, a network that is down) comes back as an error, and leaves the row queued.
+//! repository (a stop, a spent night's budget, a network that is down) comes back as an error, and leaves the row
+//! queued.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -379,8 +380,8 @@ impl Holder for Repository<'_> {
     }
 }
 
-/// The small files of a repository that say what its weights are, each fetched when it is first read. A `config.json` that
-/// would count as a download is the one that the hub's listing tells.
+/// The small files of a repository that say what its weights are, each fetched when it is first read. A `config.json`
+/// that would count as a download is the one that the hub's listing tells.
 fn small_files(repo: &Repo, hub: &dyn Hub, facts: &RepoInfo, meter: &Arc<Meter>) -> Result<FileSet> {
     let mut set = FileSet { label: repo.id().to_string(), ..FileSet::default() };
     for file in repo.files() {

@@ -26,7 +26,8 @@ use super::base::Base;
 /// Writers whose rows are fetched.
 const WRITERS: usize = 12;
 
-/// Rows per writer at least and at most: fewer than 16 show neither which columns are loud nor what is hidden under them.
+/// Rows per writer at least and at most: fewer than 16 show neither which columns are loud nor what is hidden under
+/// them.
 const ROWS: Range<u64> = 16..32;
 
 /// Further writers sampled at most: an edit of some layers only should be noticed.
@@ -261,8 +262,8 @@ fn samples(base: &Arc<Base>, candidate: &Checkpoint, pairing: &Pairing, fetched:
     all
 }
 
-/// So many at most, one out of each of as many stretches. Which one differs from stretch to stretch, since tensors repeat
-/// from layer to layer: a fixed step could meet the same module every time.
+/// So many at most, one out of each of as many stretches. Which one differs from stretch to stretch, since tensors
+/// repeat from layer to layer: a fixed step could meet the same module every time.
 fn thin(samples: Vec<Sample>, most: usize) -> Vec<Sample> {
     let count = samples.len().min(most);
     let total = samples.len();

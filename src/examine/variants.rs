@@ -1,4 +1,5 @@
-//! The one loop over the checkpoints that a candidate holds, whether it is a folder of this machine or a repository on a hub.
+//! The one loop over the checkpoints that a candidate holds, whether it is a folder of this machine or a repository on
+//! a hub.
 
 use std::collections::BTreeSet;
 
@@ -39,8 +40,8 @@ pub(super) trait Holder {
     fn whole(&self, examinations: &[Examination]) -> Side;
 }
 
-/// Examines one checkpoint after another, and judges them, and all together, once. `account` and `anomalies` are of what else the
-/// candidate holds. `None` where there is no checkpoint.
+/// Examines one checkpoint after another, and judges them, and all together, once. `account` and `anomalies` are of
+/// what else the candidate holds. `None` where there is no checkpoint.
 pub(super) fn examine(
     holder: &mut impl Holder,
     parts: &[Part],

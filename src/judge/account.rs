@@ -1,9 +1,9 @@
-//! The account of what was not compared: whatever a loader would load and orthoscope did not look at makes an examination
-//! partial, and a partial one is never clear. This is the only place that says so.
+//! The account of what was not compared: whatever a loader would load and orthoscope did not look at makes an
+//! examination partial, and a partial one is never clear. This is the only place that says so.
 //!
 //! An entry is either a *gap* (a loader would load it: a tensor without a partner, a file that could not be read, a
-//! checkpoint beside the one examined that was not shown to be a copy) or merely *told* (tied heads, rotary tables, a vision
-//! tower that the other side lacks).
+//! checkpoint beside the one examined that was not shown to be a copy) or merely *told* (tied heads, rotary tables, a
+//! vision tower that the other side lacks).
 
 use crate::examination::{Examination, NotExamined, Status, Verdict};
 use crate::limits::MAX_NOT_EXAMINED;
@@ -94,8 +94,8 @@ impl Account {
     }
 }
 
-/// Takes a `clear` back where not all was read: what was not may hold what was not found. In every way to a verdict this
-/// comes last.
+/// Takes a `clear` back where not all was read: what was not may hold what was not found. In every way to a verdict
+/// this comes last.
 pub fn withhold(examination: &mut Examination) {
     if examination.verdict == Verdict::Clear && examination.status != Status::Complete {
         examination.verdict = Verdict::Inconclusive;

@@ -1,5 +1,5 @@
-//! From measurements to words, once: the only place that writes an examination's verdict, its findings and whether its claim holds, and
-//! that decides its relation.
+//! From measurements to words, once: the only place that writes an examination's verdict, its findings and whether its
+//! claim holds, and that decides its relation.
 
 pub mod account;
 pub mod combine;

@@ -7,7 +7,8 @@ use crate::examination::Strength;
 use crate::profile::{Profile, Sameness, names};
 use crate::tensor::numbers::median;
 
-/// Norms count as kept when they drift less than this, an order above what storing in bf16 moves a norm of a few hundred elements.
+/// Norms count as kept when they drift less than this, an order above what storing in bf16 moves a norm of a few
+/// hundred elements.
 const NORM_KEPT: f64 = 5e-4;
 /// A shape over depth is named when it leaves less than this share of the variance.
 const SHAPE_LEFT: f64 = 0.02;

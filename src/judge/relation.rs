@@ -1,8 +1,8 @@
-//! What the candidate is to the base: identical, repackaged, recast, quantized, edited, trained further, or no kin at all; and what
-//! that makes of the publisher's claim.
+//! What the candidate is to the base: identical, repackaged, recast, quantized, edited, trained further, or no kin at
+//! all; and what that makes of the publisher's claim.
 //!
-//! However deep a candidate was looked at, its relation is decided here: from hashes, from a screen of rows, from its writers alone,
-//! from everything.
+//! However deep a candidate was looked at, its relation is decided here: from hashes, from a screen of rows, from its
+//! writers alone, from everything.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,8 +15,8 @@ use crate::profile::{GRID_KURTOSIS, Profile, Sameness, TensorMeasurement, names}
 use crate::screen::{BlockMeasurement, Decision, Sampled, Screened};
 use crate::tensor::numbers::median;
 
-/// Median cosine of matrices below this: no kinship. Independent matrices of n elements have |cosine| about 1/√n, trained
-/// ones of one architecture share a little more; derivatives by training stay above 0.9.
+/// Median cosine of matrices below this: no kinship. Independent matrices of n elements have |cosine| about 1/√n,
+/// trained ones of one architecture share a little more; derivatives by training stay above 0.9.
 const UNRELATED: f64 = 0.2;
 /// Relative size of what quantisers leave: from 8 bits with a scale per block to under 2 bits.
 const QUANTISER_NOISE: std::ops::Range<f64> = 0.001..0.7;
@@ -47,8 +47,8 @@ pub fn of_same_files(base: &Contents<'_>, candidate: &Contents<'_>) -> Option<Re
     (contents(base) == contents(candidate)).then_some(Relation::Repackaged)
 }
 
-/// The relation by a screen: rows of some writers, and samples of what reads. `recast` is whether tensors are stored in other dtypes
-/// than the base's.
+/// The relation by a screen: rows of some writers, and samples of what reads. `recast` is whether tensors are stored in
+/// other dtypes than the base's.
 pub fn of_screen(screened: &Screened, readers: Sampled, recast: bool) -> Relation {
     let changed: Vec<&BlockMeasurement> = screened.blocks.iter().filter(|block| block.changed).collect();
     let most = |of: &dyn Fn(&BlockMeasurement) -> bool| {
@@ -69,16 +69,16 @@ pub fn of_screen(screened: &Screened, readers: Sampled, recast: bool) -> Relatio
     }
 }
 
-/// The relation by the writers alone, all of which were compared, and samples of what reads: where few writers changed, but so did what
-/// was not compared, it is training and no edit of those few.
+/// The relation by the writers alone, all of which were compared, and samples of what reads: where few writers changed,
+/// but so did what was not compared, it is training and no edit of those few.
 pub fn of_writers(by_writers: Relation, profile: Option<&Profile>, readers: Sampled) -> Relation {
     let number = |measurement| profile.and_then(|profile| profile.number(measurement)).unwrap_or(0.0);
     let are_few = number(names::WRITERS_CHANGED) * 2.0 < number(names::WRITERS_TOTAL);
     if readers.has_moved() && by_writers == Relation::Edited && are_few { Relation::FineTuned } else { by_writers }
 }
 
-/// Whether the weights bear out that the candidate was made from the base that it claims; `None` where nothing is claimed, or where
-/// it was not compared with that base, or nothing of it could be: of no comparison nothing follows.
+/// Whether the weights bear out that the candidate was made from the base that it claims; `None` where nothing is
+/// claimed, or where it was not compared with that base, or nothing of it could be: of no comparison nothing follows.
 pub fn bears_out(examination: &Examination) -> Option<bool> {
     let claimed = examination.claim.as_ref()?.base.as_deref()?;
     if examination.status == Status::Failed || !is_named(&examination.base.source, claimed) {
@@ -213,7 +213,8 @@ fn same(base: &Checkpoint, candidate: &Checkpoint, pairing: &Pairing) -> Relatio
     }
 }
 
-/// Most of the changed matrices are stored as a quantiser's codes that the base's are not, or carry the error of a grid.
+/// Most of the changed matrices are stored as a quantiser's codes that the base's are not, or carry the error of a
+/// grid.
 fn is_quantized(candidate: &Checkpoint, pairing: &Pairing, changed: &[&TensorMeasurement]) -> bool {
     let most = |count: usize, share: f64| !changed.is_empty() && count as f64 >= share * changed.len() as f64;
     // Codes of the same kind on both sides are no step from one to the other.

@@ -17,8 +17,8 @@ use crate::screen::{Decision, Screened};
 use crate::signature::{Catalogue, Family, Held, Implies};
 use crate::tensor::numbers::median;
 
-/// Honest derivatives that the detector was held against, and how many of them were called orthogonalized. The smallest p that
-/// they allow is (called + 1)/(N + 1); the upper limit of the rate behind them is the report's to compute.
+/// Honest derivatives that the detector was held against, and how many of them were called orthogonalized. The smallest
+/// p that they allow is (called + 1)/(N + 1); the upper limit of the rate behind them is the report's to compute.
 pub const CONTROLS: u32 = 731;
 /// Of them, called orthogonalized.
 pub const CONTROLS_CALLED: u32 = 1;
@@ -107,8 +107,8 @@ pub fn of_screen(screened: &Screened) -> (Verdict, String) {
     (verdict, screened.because.clone())
 }
 
-/// What is said where no signature speaks against the candidate. The one place that says `clear`, and it cannot while writers measure
-/// as a removal that nothing measured excuses.
+/// What is said where no signature speaks against the candidate. The one place that says `clear`, and it cannot while
+/// writers measure as a removal that nothing measured excuses.
 fn without_signature(profile: &Profile, relation: Relation) -> (Verdict, String) {
     let number = |measurement| profile.number(measurement).unwrap_or(0.0);
     if matches!(relation, Relation::Identical | Relation::Repackaged) {
@@ -250,8 +250,8 @@ fn strength_of(tensor: &TensorMeasurement, global: bool) -> (f64, f64) {
     }
 }
 
-/// The largest p that is honest: against rounding alone the chance of the consistencies seen is astronomically small, but against
-/// honest training only controls speak, and N of them allow no less than (called + 1)/(N + 1).
+/// The largest p that is honest: against rounding alone the chance of the consistencies seen is astronomically small,
+/// but against honest training only controls speak, and N of them allow no less than (called + 1)/(N + 1).
 fn p_value(fitting: &[&TensorMeasurement]) -> f64 {
     if fitting.is_empty() {
         return 1.0;

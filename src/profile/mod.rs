@@ -21,8 +21,8 @@ pub const GRID_KURTOSIS: f64 = 2.3;
 pub enum Sameness {
     /// Same dtype, same bits.
     Identical,
-    /// The candidate is the base rounded to the candidate's dtype, or to a narrower one and back, bit for bit; or computed again, with each row
-    /// equal to a few last places of binary32.
+    /// The candidate is the base rounded to the candidate's dtype, or to a narrower one and back, bit for bit; or
+    /// computed again, with each row equal to a few last places of binary32.
     Recast,
     /// The candidate is the base through a known quantiser and back, bit for bit; the scheme stands as its dtype.
     Requantized,
@@ -64,7 +64,8 @@ pub struct Projection {
     pub alone: bool,
     /// Whether it counts as a removed direction: a removal by itself, and others agree.
     pub fits: bool,
-    /// Standard deviation of the factors that rows were scaled by. Kept while the profile is made; `projection.row_spread` is the model's.
+    /// Standard deviation of the factors that rows were scaled by. Kept while the profile is made;
+    /// `projection.row_spread` is the model's.
     #[serde(skip)]
     pub row_spread: f64,
 }
@@ -118,7 +119,8 @@ pub struct TensorMeasurement {
     pub values_known: u32,
     /// Share of ‖Δ‖² in the values above the noise edge.
     pub low_rank_share: f64,
-    /// The last value above the noise edge over the first below it: large where a low rank ends, 0 where it is not known.
+    /// The last value above the noise edge over the first below it: large where a low rank ends, 0 where it is not
+    /// known.
     pub cliff: f64,
     /// Share of ‖Δ‖² in the last value computed: what could still be hidden behind the others.
     pub last_share: f64,
@@ -172,7 +174,8 @@ pub struct Profile {
     pub tensors: Vec<TensorMeasurement>,
 }
 
-/// Named numbers over a model. Only what [`names`] declares can be put in; what an older or newer orthoscope recorded can be read.
+/// Named numbers over a model. Only what [`names`] declares can be put in; what an older or newer orthoscope recorded
+/// can be read.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Numbers(BTreeMap<String, f64>);

@@ -11,7 +11,8 @@ pub struct Measurement {
     pub what: &'static str,
 }
 
-/// Declares each measurement as a constant, for those who write and read it, and all of them as the list that signatures are held to.
+/// Declares each measurement as a constant, for those who write and read it, and all of them as the list that
+/// signatures are held to.
 macro_rules! measurements {
     ($($constant:ident = $name:literal, $unit:literal, $what:literal;)*) => {
         $(
@@ -19,8 +20,8 @@ macro_rules! measurements {
             pub const $constant: Measurement = Measurement { name: $name, unit: $unit, what: $what };
         )*
 
-        /// Every named measurement. Those that do not apply to a pair of checkpoints are absent from its profile; a clause over
-        /// an absent measurement does not hold.
+        /// Every named measurement. Those that do not apply to a pair of checkpoints are absent from its profile; a
+        /// clause over an absent measurement does not hold.
         pub static MEASUREMENTS: &[Measurement] = &[$($constant),*];
     };
 }

@@ -10,7 +10,8 @@ use crate::tensor::numbers::{cosine, dot, median};
 /// Share of c, along a singular component of W itself, from which the change is as well explained by dropping that.
 pub(super) const OWN_COMPONENT: f64 = 0.985;
 
-/// Right vectors of one block that are removals by themselves, from which its rank was reduced rather than directions removed.
+/// Right vectors of one block that are removals by themselves, from which its rank was reduced rather than directions
+/// removed.
 pub(super) const REDUCED: usize = 6;
 
 /// Below these a writer is quiet. Between the two the rows do not decide.
@@ -25,8 +26,8 @@ pub(super) const WRITERS: usize = 3;
 /// See [`WRITERS`].
 pub(super) const LAYERS: usize = 2;
 
-/// The largest limit with which "clear" says something: real removals use 0.5 and more in their strongest layers. The second
-/// is for directions that no two writers share, of which rows show less.
+/// The largest limit with which "clear" says something: real removals use 0.5 and more in their strongest layers. The
+/// second is for directions that no two writers share, of which rows show less.
 pub(super) const BLIND_ABOVE: f64 = 0.35;
 
 /// See [`BLIND_ABOVE`].
@@ -61,8 +62,8 @@ impl Evidence {
     /// Nothing of all that speaks for a removal, in most of many and in all but one of them.
     pub(super) fn are_quiet(all: &[[Self; 2]]) -> bool {
         (0..2).all(|at| {
-            // More than half: a dozen writers are called clear by it, which must not be the easier for their even number, as it would be
-            // by the mean of the two in the middle.
+            // More than half: a dozen writers are called clear by it, which must not be the easier for their even
+            // number, as it would be by the mean of the two in the middle.
             let most =
                 |is_below: fn(&Self) -> bool| all.iter().filter(|one| is_below(&one[at])).count() * 2 > all.len();
             let near = |one: &Self| one.consistency >= QUIET.consistency && one.agreement >= QUIET.agreement;

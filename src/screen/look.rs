@@ -16,11 +16,12 @@ pub(super) const ENOUGH_ROWS: usize = 16;
 /// Elements decoded at a time in a pass over a writer: 4 MB.
 pub(super) const STRIP: usize = 16 * limits::TILE_ELEMENTS;
 
-/// Of a block's right vectors, largest first, those that are also tested by themselves: a direction of one writer alone is
-/// in no pool, and a merged LoRA of rank 8 may be louder.
+/// Of a block's right vectors, largest first, those that are also tested by themselves: a direction of one writer alone
+/// is in no pool, and a merged LoRA of rank 8 may be louder.
 pub(super) const OWN: usize = 12;
 
-/// Share of a right vector inside the row space of W from which it may come from a removal: it is 1 for one, d/n by chance.
+/// Share of a right vector inside the row space of W from which it may come from a removal: it is 1 for one, d/n by
+/// chance.
 pub(super) const ROW_SPACE: f64 = 0.6;
 
 /// Steps of the power iteration from a direction to the component that it leans on.
@@ -40,8 +41,8 @@ impl Sight {
     }
 }
 
-/// What is kept of Δ_I (m × n) and of the base's writer between the steps. Whatever a planted removal does to the right vectors
-/// follows from it without another pass.
+/// What is kept of Δ_I (m × n) and of the base's writer between the steps. Whatever a planted removal does to the right
+/// vectors follows from it without another pass.
 pub(super) struct Change {
     pub(super) first_row: usize,
     pub(super) columns: usize,
@@ -95,7 +96,8 @@ impl Change {
         if own.is_finite() && consistency > 0.0 { (own / consistency).clamp(0.0, 1.0) } else { 0.0 }
     }
 
-    /// Right vectors of Δ_I, with λ of the probe planted, solved through the base; the loudest also tested on the rows seen.
+    /// Right vectors of Δ_I, with λ of the probe planted, solved through the base; the loudest also tested on the rows
+    /// seen.
     pub(super) fn solved(&self, lambda: f64) -> Solved {
         let m = self.rows();
         let width = self.norms.len();
@@ -160,8 +162,8 @@ pub(super) fn strips(
     Ok(())
 }
 
-/// Looks at one block: what changed in it, what of that a removal may have done, and the directions that it points to. `None`
-/// where it holds numbers that cannot be calculated with.
+/// Looks at one block: what changed in it, what of that a removal may have done, and the directions that it points to.
+/// `None` where it holds numbers that cannot be calculated with.
 pub fn look(block: &Block<'_>) -> Result<Option<Sight>> {
     let n = block.columns;
     let m = block.base.len().checked_div(n).unwrap_or(0);
@@ -207,12 +209,13 @@ pub fn look(block: &Block<'_>) -> Result<Option<Sight>> {
     Ok(solved.map(|change| Sight { measurement, change: Some(change) }))
 }
 
-/// Takes a uniform scale off a change, and sets aside the columns that changed more than a removal can change them: which are kept, where
-/// any is not.
+/// Takes a uniform scale off a change, and sets aside the columns that changed more than a removal can change them:
+/// which are kept, where any is not.
 fn set_aside(block: &Block<'_>, base: &[f64], delta: &mut [f64]) -> Option<Vec<bool>> {
     let n = block.columns;
     let m = base.len() / n;
-    // Sums over columns, each row counting as long as any other: a loud channel among the rows would speak for all of them.
+    // Sums over columns, each row counting as long as any other: a loud channel among the rows would speak for all of
+    // them.
     let mut sums = vec![(0.0f64, 0.0f64, 0.0f64); n];
     for (row, norm) in block.factor.norms()[block.first_row..block.first_row + m].iter().enumerate() {
         let weight = 1.0 / (norm * norm);
@@ -234,8 +237,8 @@ fn set_aside(block: &Block<'_>, base: &[f64], delta: &mut [f64]) -> Option<Vec<b
     kept
 }
 
-/// The rows' right vectors solved for all rows, with a direction that nobody chose beside them to plant a removal along; `None` where the
-/// numbers cannot be solved.
+/// The rows' right vectors solved for all rows, with a direction that nobody chose beside them to plant a removal
+/// along; `None` where the numbers cannot be solved.
 fn solved(block: &Block<'_>, delta: Vec<f32>, kept: Option<Vec<bool>>, gram: Mat<f64>) -> Result<Option<Change>> {
     let (n, m, d) = (block.columns, gram.nrows(), block.factor.rows());
     let mut times = Mat::<f32>::zeros(d, m);

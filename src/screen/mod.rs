@@ -1,14 +1,16 @@
 //! A verdict from a few rows: what a contiguous block of rows of each of some writers tells when the base is at hand.
 //!
 //! A removed direction changes a writer W (d × n, residual rows) by Δ = -λ r (Wᵀr)ᵀ. A block I of rows of Δ shows the
-//! right vector v ∝ Wᵀr in full, and with the base (WWᵀ + εI)⁻¹Wv ∝ r is then known for *all* rows. So every writer gives the
-//! directions that its rows' right vectors are solved to; what the writers share is pooled, every direction counting once, however
-//! loud; and in the pooled span each writer is asked for the direction of largest c ([`consistency`]), with P = QᵀW over all rows
-//! and R = Q_IᵀΔ_I over those seen, chosen on half of the columns and tested on the other half. A removal is in many writers the
-//! same direction, and held-out c is high along it; nothing honest that was measured has both.
+//! right vector v ∝ Wᵀr in full, and with the base (WWᵀ + εI)⁻¹Wv ∝ r is then known for *all* rows. So every writer
+//! gives the directions that its rows' right vectors are solved to; what the writers share is pooled, every direction
+//! counting once, however loud; and in the pooled span each writer is asked for the direction of largest c
+//! ([`consistency`]), with P = QᵀW over all rows and R = Q_IᵀΔ_I over those seen, chosen on half of the columns and
+//! tested on the other half. A removal is in many writers the same direction, and held-out c is high along it; nothing
+//! honest that was measured has both.
 //!
-//! Before that, columns that changed more than a removal can change them are set aside, and a uniform scale is taken off. What the
-//! screen would have missed is measured: a removal is planted in the very change that is there, and looked for.
+//! Before that, columns that changed more than a removal can change them are set aside, and a uniform scale is taken
+//! off. What the screen would have missed is measured: a removal is planted in the very change that is there, and
+//! looked for.
 //!
 //! Rows divided by their norms (D⁻¹W) show the row-normalised form of the edit; its solution is D times the other's.
 //!
@@ -60,8 +62,8 @@ pub struct Evidence {
     pub consistency: f64,
     /// |cosine| of that direction with the second nearest of the other writers'.
     pub agreement: f64,
-    /// c of the best of the block's loudest right vectors by itself: between what is predicted of the rows seen and what is
-    /// there. ±1/√rows by chance.
+    /// c of the best of the block's loudest right vectors by itself: between what is predicted of the rows seen and
+    /// what is there. ±1/√rows by chance.
     pub own: f64,
 }
 
@@ -86,13 +88,13 @@ pub struct BlockMeasurement {
     pub top: f64,
     /// What speaks for a removal, in raw coordinates and in row-normalised ones.
     pub evidence: [Evidence; 2],
-    /// λ̂ in raw coordinates and in row-normalised ones, of the whole direction. Too low where other directions of the pool help to
-    /// explain the rows.
+    /// λ̂ in raw coordinates and in row-normalised ones, of the whole direction. Too low where other directions of the
+    /// pool help to explain the rows.
     pub strength: [f64; 2],
     /// Right vectors that are removals by themselves, in both.
     pub removals: [usize; 2],
-    /// c along the singular component of W that the direction leans on, as a share of c along the direction, in both: 1 when the edit
-    /// drops that component.
+    /// c along the singular component of W that the direction leans on, as a share of c along the direction, in both: 1
+    /// when the edit drops that component.
     pub own_component: [f64; 2],
 }
 
@@ -151,14 +153,15 @@ pub struct Screened {
     pub detection_limit: f64,
     /// The same for directions of single blocks.
     pub limit_alone: f64,
-    /// Median over fitting blocks of c along W's own component as a share of c: 1 where that was dropped, and where so many are gone that
-    /// the rank was reduced.
+    /// Median over fitting blocks of c along W's own component as a share of c: 1 where that was dropped, and where so
+    /// many are gone that the rank was reduced.
     pub own_component: f64,
     /// Every block, in the order given.
     pub blocks: Vec<BlockMeasurement>,
 }
 
-/// Held-out c, and |cosine| with the second nearest other writer's direction, from which a writer fits a removed direction.
+/// Held-out c, and |cosine| with the second nearest other writer's direction, from which a writer fits a removed
+/// direction.
 const FITS: Evidence = Evidence { consistency: 0.55, agreement: 0.7, own: 0.8 };
 
 fn through(matrix: &Mat<f64>, vector: &[f64]) -> Vec<f64> {

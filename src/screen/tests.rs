@@ -1,5 +1,6 @@
 //! The screen on generated writers: every kind of removal is seen, nothing honest is.
 
+use super::factor::RIDGE;
 use super::judge::*;
 use super::*;
 

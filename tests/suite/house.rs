@@ -14,22 +14,6 @@ const LONG: &[(&str, &str, &str)] = &[
     ("checkpoint/quantized/tests.rs", "groups_that_do_not_fit_are_told_and_not_read", "a table of cases"),
 ];
 
-/// Functions that are longer for the moment; one that is short by now goes from the list.
-const LONG_FOR_THE_MOMENT: &[(&str, &str)] = &[
-    ("diff/grid.rs", "planted_limit"),
-    ("diff/mod.rs", "survey"),
-    ("diff/mod.rs", "examine_projection"),
-    ("diff/projection.rs", "top_vectors"),
-    ("diff/projection.rs", "fit"),
-    ("diff/summary.rs", "tensor_measurement"),
-    ("diff/summary.rs", "projections"),
-    ("screen/mod.rs", "look"),
-    ("screen/mod.rs", "judge"),
-];
-
-/// Folders whose comments are wider for the moment.
-const WIDE_FOR_THE_MOMENT: &[&str] = &["diff", "examine", "judge", "profile", "screen"];
-
 /// Largest and longest things that stand where they are used, as they are no caps on what comes in.
 const NO_CAPS: &[(&str, &str, &str)] = &[
     ("diff/grid.rs", "LONGEST", "the length of FP8's blocks; longer runs do not share their levels"),
@@ -99,7 +83,7 @@ fn functions_are_short_enough_to_be_read_at_once() {
             }
             if let Some(stays) = LONG.iter().find(|(place, known, _)| *place == file && *known == name) {
                 needed.push(stays);
-            } else if !LONG_FOR_THE_MOMENT.contains(&(file.as_str(), name)) {
+            } else {
                 wrong.push(format!("src/{file}: {name} has {lines} lines"));
             }
         }
@@ -113,10 +97,6 @@ fn functions_are_short_enough_to_be_read_at_once() {
 fn comments_are_no_wider_than_the_code() {
     let mut wrong = Vec::new();
     for (file, text) in sources() {
-        let folder = file.split('/').next().unwrap_or_default();
-        if WIDE_FOR_THE_MOMENT.contains(&folder.trim_end_matches(".rs")) {
-            continue;
-        }
         for (number, line) in (1..).zip(text.lines()) {
             let comment = line.trim_start();
             // The rows of a table cannot be broken.

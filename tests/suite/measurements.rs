@@ -116,7 +116,8 @@ fn every_measurement_is_made_of_some_tiny_model_and_no_other_is() {
         profile(&base, &changed(&base, &base.linear(), drop)),
         profile(&base, &changed(&base, &writers, some_rows)),
     ];
-    let screens = [screened(&base, &ablated(&base, 3, 0.7, Form::Plain)), screened(&routed, &tuned(&routed, 3))];
+    let screens =
+        [screened(&base, &ablated(&base, 3, 0.7, Form::Plain)), screened(&routed, &with_router(&tuned(&base, 3)))];
     let found: BTreeSet<&str> = (made.iter().map(|profile| &profile.model).chain(&screens))
         .flat_map(|model| model.keys().map(String::as_str))
         .collect();

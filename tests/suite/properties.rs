@@ -121,7 +121,10 @@ fn production(text: &str) -> String {
         // The item below: to its semicolon, or to the brace that closes it.
         let end = format!("{}}}", &line[..line.len() - line.trim_start().len()]);
         let mut item = lines.find(|line| !line.trim_start().starts_with("#[")).unwrap_or_default();
-        while !item.ends_with(';') && item != end {
+        if item.ends_with(';') {
+            continue;
+        }
+        while item != end {
             item = lines.next().unwrap_or(&end);
         }
     }
