@@ -105,7 +105,7 @@ fn told(
         }
         paragraph("", "");
     }
-    let imports = evidence::listed(finding);
+    let imports = words::listed(finding);
     if !imports.is_empty() {
         paragraph("", "Loading the files with a loader that unpickles would run:");
         imports.iter().for_each(|import| paragraph("    ", import));

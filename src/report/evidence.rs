@@ -59,12 +59,6 @@ pub fn clauses(finding: &Finding) -> Vec<Clause> {
         .collect()
 }
 
-/// What a finding's evidence lists in words: the imports that loading the files would run.
-pub fn listed(finding: &Finding) -> Vec<String> {
-    let imports = finding.evidence.get("imports").and_then(serde_json::Value::as_array);
-    imports.into_iter().flatten().filter_map(serde_json::Value::as_str).map(sanitise::sentence).collect()
-}
-
 /// A benign change that can look similar, and how the measurements bear on it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LookAlike {

@@ -235,7 +235,7 @@ fn finding(finding: &Finding, report: &Report) -> String {
             clause.bounds().unwrap_or_default()
         ));
     }
-    let imports = evidence::listed(finding);
+    let imports = words::listed(finding);
     if !imports.is_empty() {
         out.push_str("\nLoading the files would run:\n\n");
     }

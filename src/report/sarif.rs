@@ -211,7 +211,7 @@ impl<'a> Run<'a> {
         let sentences = words::tell(told);
         let title = self.report.catalogue.get(&finding.signature).map_or(&finding.signature, |text| &text.title);
         let mut clauses: Vec<String> = evidence::clauses(finding).iter().map(evidence::Clause::told).collect();
-        clauses.extend(evidence::listed(finding));
+        clauses.extend(words::listed(finding));
         let evidence = if clauses.is_empty() { String::new() } else { format!(" Evidence: {}.", clauses.join("; ")) };
         let candidate = sanitise::name(&told.candidate.source);
         let place = place(told, finding);

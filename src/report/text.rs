@@ -217,7 +217,7 @@ impl Page<'_> {
             for clause in evidence::clauses(finding) {
                 self.item(&clause.told());
             }
-            for line in evidence::listed(finding) {
+            for line in words::listed(finding) {
                 self.item(&line);
             }
         }

@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use crate::examination::{Depth, Examination, Orthogonalization, Relation, Side, Status, Verdict};
+use crate::examination::{Depth, Examination, Finding, Orthogonalization, Relation, Side, Status, Verdict};
 use crate::hub::on_hub;
 use crate::ids::{Digest, RepoId};
 use crate::index::decision::Decision;
 use crate::index::triage::declares;
 use crate::judge::verdict::{CONTROLS, CONTROLS_CALLED, CONTROLS_WERE, REVERSED};
-use crate::report::{NO_TERMINAL, Report, beside, evidence, rates, sanitise};
+use crate::report::{NO_TERMINAL, Report, beside, rates, sanitise};
 
 /// Largest projection consistency of an honest derivative, the median over its writers: a fine-tune with weight decay
 /// of a model 128 wide (`tests/real/controls.py`). No two of its matrices lost one direction.
@@ -236,7 +236,7 @@ fn why(examination: &Examination) -> Vec<String> {
     if !examination.because.is_empty() {
         lines.push(as_sentence(&sanitise::sentence(&examination.because)));
     }
-    if let Some(imports) = examination.findings.iter().map(evidence::listed).find(|listed| !listed.is_empty()) {
+    if let Some(imports) = examination.findings.iter().map(listed).find(|listed| !listed.is_empty()) {
         lines.push(format!("Loading the files with a loader that unpickles would run code: {}.", imports.join("; ")));
     }
     if examination.status == Status::Failed {
@@ -641,4 +641,9 @@ fn as_sentence(text: &str) -> String {
 /// A sentence without its closing full stop, to be put into another.
 fn end(text: &str) -> &str {
     text.strip_suffix('.').unwrap_or(text)
+}
+/// What a finding's evidence lists in words: the imports that loading the files would run.
+pub fn listed(finding: &Finding) -> Vec<String> {
+    let imports = finding.evidence.get("imports").and_then(serde_json::Value::as_array);
+    imports.into_iter().flatten().filter_map(serde_json::Value::as_str).map(sanitise::sentence).collect()
 }

@@ -9,16 +9,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use axum::extract::{Form, Query, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
-use maud::html;
-use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::{App, Failure, Settings, layout, lock};
+use super::{App, Failure, Settings, lock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::MAX_SESSIONS;
 
@@ -137,7 +135,7 @@ impl Access {
 
     /// Compares hashes of equal length in constant time, so neither length nor prefix of the token can be measured; one
     /// at a time, so that guesses do not run beside each other.
-    async fn knows(&self, given: &str) -> bool {
+    pub(super) async fn knows(&self, given: &str) -> bool {
         let _turn = self.turn.lock().await;
         let right = self.token.is_some_and(|token| bool::from(token.ct_eq(&keyed(&self.secret, given))));
         if !right {
@@ -168,8 +166,16 @@ impl Access {
         lock(&self.sessions).holds(id, Instant::now()).then(|| Session(id.to_owned()))
     }
 
+    /// Ends the session of a request: the answer takes its cookie back.
+    pub(super) fn dismiss(&self, headers: &HeaderMap) -> Response {
+        if let Some(id) = cookie(headers) {
+            lock(&self.sessions).end(id);
+        }
+        ([(header::SET_COOKIE, self.cookie("", "; Max-Age=0"))], Redirect::to("/login")).into_response()
+    }
+
     /// Begins a session: to the first page, with its cookie.
-    fn admit(&self) -> Response {
+    pub(super) fn admit(&self) -> Response {
         let id = lock(&self.sessions).begin(Instant::now());
         let age = format!("; Max-Age={}", SESSION.as_secs());
         ([(header::SET_COOKIE, self.cookie(&id, &age))], Redirect::to("/")).into_response()
@@ -256,62 +262,6 @@ pub(super) async fn guard(State(app): State<Arc<App>>, mut request: Request, nex
     }
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
-}
-
-#[derive(Deserialize)]
-pub(super) struct Login {
-    token: String,
-}
-
-#[derive(Deserialize)]
-pub(super) struct Link {
-    token: Option<String>,
-}
-
-/// The form; or the address printed at the start, which carries the token.
-pub(super) async fn login_form(State(app): State<Arc<App>>, Query(link): Query<Link>) -> Response {
-    match link.token {
-        _ if !app.access.needs_token() => Redirect::to("/").into_response(),
-        Some(token) => app.log_in(&token).await,
-        None => form(None).into_response(),
-    }
-}
-
-fn form(wrong: Option<&str>) -> impl IntoResponse {
-    layout::plain(
-        "Log in",
-        html! {
-            h1 { "orthoscope" }
-            @if let Some(wrong) = wrong { p role="alert" { (wrong) } }
-            form method="post" action="/login" {
-                div class="form-row" {
-                    label for="token" { "Token" }
-                    input id="token" name="token" type="password" autocomplete="current-password" required;
-                }
-                button type="submit" { "Log in" }
-            }
-        },
-    )
-}
-
-pub(super) async fn login(State(app): State<Arc<App>>, Form(login): Form<Login>) -> Response {
-    app.log_in(&login.token).await
-}
-
-impl App {
-    async fn log_in(&self, token: &str) -> Response {
-        if self.access.knows(token.trim()).await {
-            return self.access.admit();
-        }
-        (StatusCode::UNAUTHORIZED, form(Some("That is not the token."))).into_response()
-    }
-}
-
-pub(super) async fn logout(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
-    if let Some(id) = cookie(&headers) {
-        lock(&app.access.sessions).end(id);
-    }
-    ([(header::SET_COOKIE, app.access.cookie("", "; Max-Age=0"))], Redirect::to("/login")).into_response()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod api;
 mod asked;
 mod layout;
 mod listen;
+mod login;
 mod openapi;
 mod overview;
 mod pages;
@@ -148,8 +149,8 @@ pub(crate) fn router(app: Arc<App>, longest: Duration) -> Router {
         .route("/tree", get(tree::page))
         .route("/prevalence", get(prevalence::page))
         .route("/decisions", get(pages::decisions))
-        .route("/login", get(access::login_form).post(access::login))
-        .route("/logout", post(access::logout))
+        .route("/login", get(login::login_form).post(login::login))
+        .route("/logout", post(login::logout))
         .route("/style.css", get(stylesheet))
         .route("/icon.svg", get(icon))
         .route("/healthz", get(|| async { "ok\n" }))

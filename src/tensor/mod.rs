@@ -3,6 +3,7 @@
 //! A dtype is a block layout: `bytes` bytes hold `block` elements. Plain numbers have blocks of one element. A decoder
 //! takes any bytes: it never fails and never panics, so a hostile file can make numbers wrong but not the program.
 
+mod block;
 pub mod numbers;
 mod plain;
 mod quant;

@@ -1,6 +1,6 @@
 //! ggml's IQ types: rows of a codebook with signs and small scales.
 
-use super::quant::{block_type, half, half_from_bits, nibbles};
+use super::block::{block_type, half, half_from_bits, nibbles};
 use super::quant_grids as grids;
 
 block_type!(IQ1_S, 256 in 2 + 32 + 16, iq1_s, "1.56 bits: ternary codebook rows, eight three-bit scales.");

@@ -1,6 +1,6 @@
 //! ggml's K types: blocks of 256 elements in sub-blocks of 16 or 32 that have small scales of their own.
 
-use super::quant::{block_type, half, nibbles};
+use super::block::{block_type, half, nibbles};
 
 block_type!(Q2_K, 256 in 16 + 64 + 2 + 2, q2_k, "Two bits; sixteen sub-blocks with a four-bit scale and offset each.");
 block_type!(Q3_K, 256 in 32 + 64 + 12 + 2, q3_k, "Three bits; sixteen sub-blocks with a six-bit scale each.");

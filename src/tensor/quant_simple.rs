@@ -1,6 +1,6 @@
 //! ggml's plain block types: one scale, perhaps an offset, and equally spaced codes.
 
-use super::quant::{block_type, half, nibbles};
+use super::block::{block_type, half, nibbles};
 
 block_type!(Q1_0, 128 in 2 + 16, q1_0, "One bit: plus or minus the scale.");
 block_type!(Q2_0, 64 in 2 + 16, q2_0, "Two bits, codes -1 to 2.");

@@ -1,6 +1,6 @@
 //! ggml's ternary types and its four-bit floats.
 
-use super::quant::{block_type, half};
+use super::block::{block_type, half};
 
 block_type!(TQ1_0, 256 in 48 + 4 + 2, tq1_0, "Ternary, five digits in a byte.");
 block_type!(TQ2_0, 256 in 64 + 2, tq2_0, "Ternary, four digits in a byte.");

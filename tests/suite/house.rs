@@ -132,3 +132,38 @@ fn caps_on_input_stand_in_one_file() {
     assert!(wrong.is_empty(), "not in src/limits.rs, and no reason why:\n{}", wrong.join("\n"));
     assert_eq!(held.len(), NO_CAPS.len(), "only {held:?} are where they are said to be");
 }
+
+/// Names that the program depends on, from the manifest's sections of that kind.
+fn dependencies(manifest: &toml::Value, section: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut sections: Vec<&toml::Value> = manifest.get(section).into_iter().collect();
+    let targets = manifest.get("target").and_then(toml::Value::as_table).into_iter().flatten();
+    sections.extend(targets.filter_map(|(_, target)| target.get(section)));
+    for names in sections.into_iter().filter_map(toml::Value::as_table) {
+        found.extend(names.keys().map(|name| name.replace('-', "_")));
+    }
+    found
+}
+
+#[test]
+fn every_dependency_is_used() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest: toml::Value = toml::from_str(&std::fs::read_to_string(root.join("Cargo.toml")).unwrap()).unwrap();
+    let text = |folders: &[&str]| -> String {
+        let files = folders.iter().flat_map(|folder| walkdir::WalkDir::new(root.join(folder))).map(Result::unwrap);
+        let rust = files.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "rs"));
+        rust.map(|entry| std::fs::read_to_string(entry.path()).unwrap()).collect()
+    };
+    for (section, folders) in
+        [("dependencies", &["src"][..]), ("dev-dependencies", &["src", "tests", "benches", "examples"])]
+    {
+        let (names, text) = (dependencies(&manifest, section), text(folders));
+        assert!(names.len() > 4, "{section}: {names:?}");
+        let is_used = |name: &str| {
+            let words = [format!("{name}::"), format!("use {name};"), format!("{name}!")];
+            words.iter().any(|word| text.contains(word))
+        };
+        let unused: Vec<&String> = names.iter().filter(|name| !is_used(name)).collect();
+        assert!(unused.is_empty(), "{section} that nothing uses: {unused:?}");
+    }
+}

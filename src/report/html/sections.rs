@@ -107,7 +107,7 @@ pub(super) fn signatures(examination: &Examination, report: &Report) -> Markup {
 pub fn signature(finding: &Finding, report: &Report) -> Markup {
     let severity = severity_name(finding.severity);
     let clauses = evidence::clauses(finding);
-    let imports = evidence::listed(finding);
+    let imports = words::listed(finding);
     let text = report.catalogue.get(&finding.signature);
     html! {
         section class="card" {
