@@ -172,10 +172,12 @@ impl<'a> Changed<'a> {
         }
         // A loud change of low rank looks like a scale of its rows or columns as well; it is not one. Nor is what was
         // set aside.
-        if signs.is_some() && self.aside.kept.is_none() && !start.as_ref().is_some_and(is_low_rank) && self.unscale() {
-            if let Some(signs) = signs {
-                start = Some(self.oriented.operator.times(signs, Want::Change)?.change);
-            }
+        if let Some(signs) = signs
+            && self.aside.kept.is_none()
+            && !start.as_ref().is_some_and(is_low_rank)
+            && self.unscale()
+        {
+            start = Some(self.oriented.operator.times(signs, Want::Change)?.change);
         }
         let normalise = kind == Kind::Writer;
         self.norms = normalise.then(|| self.oriented.row_norms(&self.moments));

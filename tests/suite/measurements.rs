@@ -115,6 +115,7 @@ fn every_measurement_is_made_of_some_tiny_model_and_no_other_is() {
         profile(&base, &with_biases(&base, 1.0)),
         profile(&base, &changed(&base, &base.linear(), drop)),
         profile(&base, &changed(&base, &writers, some_rows)),
+        profile(&routed, &with_router(&tuned(&base, 3))),
     ];
     let screens =
         [screened(&base, &ablated(&base, 3, 0.7, Form::Plain)), screened(&routed, &with_router(&tuned(&base, 3)))];
@@ -125,7 +126,9 @@ fn every_measurement_is_made_of_some_tiny_model_and_no_other_is() {
     let of_files = ["layout.identical_files", "layout.metadata_dropped", "code.on_load"];
     let declared: BTreeSet<&str> =
         MEASUREMENTS.iter().map(|one| one.name).filter(|name| !of_files.contains(name)).collect();
-    assert_eq!(found, declared);
+    let (missing, foreign): (Vec<_>, Vec<_>) =
+        (declared.difference(&found).collect(), found.difference(&declared).collect());
+    assert!(missing.is_empty() && foreign.is_empty(), "made of no model: {missing:?}; not declared: {foreign:?}");
 }
 
 #[test]
