@@ -4,9 +4,9 @@
 //! right vector v ∝ Wᵀr in full, and with the base (WWᵀ + εI)⁻¹Wv ∝ r is then known for *all* rows. So every writer
 //! gives the directions that its rows' right vectors are solved to; what the writers share is pooled, every direction
 //! counting once, however loud; and in the pooled span each writer is asked for the direction of largest c
-//! ([`consistency`]), with P = QᵀW over all rows and R = Q_IᵀΔ_I over those seen, chosen on half of the columns and
-//! tested on the other half. A removal is in many writers the same direction, and held-out c is high along it; nothing
-//! honest that was measured has both.
+//! ([`crate::diff::consistency`]), with P = QᵀW over all rows and R = Q_IᵀΔ_I over those seen, chosen on half of the
+//! columns and tested on the other half. A removal is in many writers the same direction, and held-out c is high along
+//! it; nothing honest that was measured has both.
 //!
 //! Before that, columns that changed more than a removal can change them are set aside, and a uniform scale is taken
 //! off. What the screen would have missed is measured: a removal is planted in the very change that is there, and
