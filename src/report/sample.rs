@@ -159,16 +159,8 @@ fn blank(candidate: &str) -> Examination {
             not_examined: Vec::new(),
         },
         relation: Relation::FineTuned,
-        rank: None,
         verdict: Verdict::Clear,
-        because: String::new(),
-        orthogonalization: None,
-        findings: Vec::new(),
-        anomalies: Vec::new(),
-        claim: None,
-        profile: None,
-        surroundings: Vec::new(),
-        variants: Vec::new(),
+        ..Examination::blank(Side::default(), Side::default())
     }
 }
 
