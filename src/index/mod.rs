@@ -47,6 +47,7 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0005-checksums.sql"),
     include_str!("migrations/0006-claims.sql"),
     include_str!("migrations/0007-surroundings.sql"),
+    include_str!("migrations/0008-misfits.sql"),
 ];
 
 /// The schema's version in this build: the number of migrations.

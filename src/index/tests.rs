@@ -10,7 +10,7 @@ use serde_json::json;
 use super::samples::{SEVERITIES, at, examination, with_variants};
 use super::*;
 use crate::examination::{
-    Claim, Orthogonalization, RELATIONS, STATUSES, Severity, Status, Strength, VERDICTS, Verdict,
+    Claim, Orthogonalization, RELATIONS, Relation, STATUSES, Severity, Status, Strength, VERDICTS, Verdict,
 };
 use crate::profile::names;
 use crate::signature::{Catalogue, finding_id};
@@ -751,13 +751,15 @@ fn a_database_of_every_released_schema_opens() {
     }
 }
 
-/// A false claim of a base waits for a decision as a finding of low severity does, until it is judged otherwise.
+/// A false claim of a base, and one that nothing could be held against, wait for a decision as a finding of low severity
+/// does, until it is judged otherwise.
 #[test]
 fn a_false_claim_is_of_low_severity_as_long_as_it_is_one() {
     use super::triage::{Sort, TriageFilter};
     let mut one = examination(1);
     one.status = Status::Complete;
     one.findings.clear();
+    one.relation = Relation::FineTuned;
     one.claim = Some(Claim { base: Some("hf:a/b".to_owned()), holds: Some(false), ..Claim::default() });
     let mut index = Index::in_memory().unwrap();
     index.record(&one, at(0)).unwrap();
@@ -770,6 +772,13 @@ fn a_false_claim_is_of_low_severity_as_long_as_it_is_one() {
         assert_eq!((row(&index).severity, row(&index).claim.as_str()), (0, claim));
     }
     assert_eq!(index.matching(&TriageFilter::waiting(), 10).unwrap(), 0);
+    one.relation = Relation::Incomparable;
+    index.record(&one, at(2)).unwrap();
+    assert_eq!((row(&index).severity, row(&index).claim.as_str()), (2, "not-told"));
+    let mut index = Index::in_memory().unwrap();
+    one.claim = None;
+    index.record(&one, at(0)).unwrap();
+    assert_eq!((row(&index).severity, row(&index).claim.as_str()), (0, "none"));
 }
 
 #[test]

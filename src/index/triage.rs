@@ -94,7 +94,7 @@ pub fn declares(name: &str, tags: &[String]) -> bool {
 pub struct TriageFilter {
     /// A verdict's word, or `not-examined`.
     pub outcome: Option<String>,
-    /// Smallest severity: 0 none to 4 high; a false claim of a base is of 2, low, at least.
+    /// Smallest severity: 0 none to 4 high; a claim of a base that is not borne out is of 2, low, at least.
     pub severity: Option<i64>,
     /// The base, as its source is spelled.
     pub base: Option<String>,

@@ -8,7 +8,7 @@ const FILTERS: &[(&str, &str)] = &[
     ("outcome", "orthogonalized, suspect, inconclusive, clear or not-examined"),
     (
         "severity",
-        "smallest severity: none, info, low, medium, high; a false claim of a base is of low severity at least",
+        "smallest severity: none, info, low, medium, high; a claim of a base that is not borne out is of low severity at least",
     ),
     ("base", "the base, as its source is spelled"),
     ("family", "the architecture"),
