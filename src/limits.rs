@@ -201,6 +201,10 @@ pub const MAX_PATTERN_STEPS: usize = 1 << 29;
 /// at rank 32 have 67 million.
 pub const MAX_FACTOR_ELEMENTS: u64 = 1 << 28;
 
+/// Width of the residual stream up to which a writer's factor is built where a change is looked at as an operator: its
+/// Gram matrix is 268 MB then, and takes d² n multiplications.
+pub const MAX_FACTORED_WIDTH: usize = 8192;
+
 /// Connections of `serve` at once. A browser opens six; half of the file handles that a process may have where few are
 /// allowed (256).
 pub const MAX_CONNECTIONS: usize = 128;

@@ -243,7 +243,7 @@ impl Resolved {
     pub fn part(&self, name: &str, shape: &[u64]) -> Part {
         let parsed = Parsed::new(name, self.architecture.prefixes);
         if parsed.outside {
-            return outside(&parsed);
+            return self.outside(&parsed, shape);
         }
         let looked_up = match parsed.layer {
             Some(_) => self.rules.get(parsed.path.as_str()),
@@ -254,10 +254,27 @@ impl Resolved {
             None => self.by_fallback(&parsed, shape),
         };
         if parsed.layer.is_some_and(|layer| self.draft_layers.contains(&layer)) {
-            part.role.kind = Kind::Other;
-            part.role.residual = None;
+            part.role = of_draft(part.role);
         }
         part
+    }
+
+    /// What lies outside the text decoder: towers, projectors, and draft heads that stand beside the blocks.
+    fn outside(&self, parsed: &Parsed, shape: &[u64]) -> Part {
+        let module = parsed.path.rsplit('.').next().unwrap_or_default().to_owned();
+        let inside = parsed.stripped.strip_prefix("mtp.").map(|name| Parsed::new(name, self.architecture.prefixes));
+        let drafts = inside.and_then(|inside| {
+            let rule = self.rules.get(inside.path.as_str()).filter(|_| inside.layer.is_some())?;
+            Some(of_draft(self.by_rule(rule, &inside, shape).role))
+        });
+        let other = Role { kind: Kind::Other, module, layer: None, expert: None, residual: None };
+        Part {
+            role: drafts.unwrap_or(other),
+            key: Key { layer: None, slot: parsed.stripped.clone(), parameter: parsed.parameter, expert: None },
+            stack: None,
+            input_first: false,
+            known: false,
+        }
     }
 
     /// Whether a block is a draft head's (multi-token prediction), which loaders of the model alone leave out.
@@ -365,13 +382,9 @@ fn is_granite_stack(path: &str) -> bool {
     matches!(path, "block_sparse_moe.input_linear" | "block_sparse_moe.output_linear")
 }
 
-fn outside(parsed: &Parsed) -> Part {
-    let module = parsed.path.rsplit('.').next().unwrap_or_default().to_owned();
-    Part {
-        role: Role { kind: Kind::Other, module, layer: None, expert: None, residual: None },
-        key: Key { layer: None, slot: parsed.stripped.clone(), parameter: parsed.parameter, expert: None },
-        stack: None,
-        input_first: false,
-        known: false,
-    }
+/// A role in a draft block (multi-token prediction): it has a residual stream of its own, so that its tensors count neither as
+/// writers nor as readers of the model's; what writes to that stream keeps its axis, by which it is examined.
+fn of_draft(role: Role) -> Role {
+    let residual = role.residual.filter(|_| role.kind == Kind::Writer);
+    Role { kind: Kind::Other, residual, ..role }
 }

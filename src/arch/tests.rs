@@ -134,7 +134,9 @@ fn qwen_with_linear_attention_and_shared_experts() {
             ("model.layers.0.mlp.experts.7.down_proj.weight", &[D, 32], "writer down_proj rows"),
             ("model.layers.0.mlp.shared_expert.down_proj.weight", &[D, 32], "writer down_proj rows"),
             ("model.layers.0.mlp.shared_expert_gate.weight", &[1, D], "router shared_router columns"),
-            ("mtp.layers.0.mlp.down_proj.weight", &[D, 32], "other down_proj -"),
+            ("mtp.layers.0.mlp.down_proj.weight", &[D, 32], "other down_proj rows"),
+            ("mtp.layers.0.self_attn.q_proj.weight", &[D, D], "other q_proj -"),
+            ("mtp.fc.weight", &[D, 128], "other fc -"),
         ],
     );
     let routed = resolved.part("model.layers.0.mlp.experts.7.down_proj.weight", &[D, 32]);
@@ -321,7 +323,8 @@ fn deepseek_and_its_draft_block() {
             ("model.layers.3.mlp.experts.0.down_proj.weight", &[D, 32], "writer down_proj rows"),
             ("model.layers.3.mlp.shared_experts.down_proj.weight", &[D, 32], "writer down_proj rows"),
             ("model.layers.4.eh_proj.weight", &[D, 128], "other eh_proj -"),
-            ("model.layers.4.self_attn.o_proj.weight", &[D, D], "other o_proj -"),
+            ("model.layers.4.self_attn.o_proj.weight", &[D, D], "other o_proj rows"),
+            ("model.layers.4.self_attn.q_a_proj.weight", &[24, D], "other q_a_proj -"),
         ],
     );
     check(

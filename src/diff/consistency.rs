@@ -151,6 +151,22 @@ impl Grams {
         transposed.transpose().to_owned()
     }
 
+    /// ‖W'ᵀW' - WᵀW‖ over 2‖ΔᵀW‖, of what of the change lies in this subspace: 0 where the change turns what W writes and
+    /// neither takes away nor adds (a rotation, a reflection), 1/2 for a removal, 0.7 for what has nothing to do with W.
+    pub fn isometry(&self) -> f64 {
+        let trace = |a: &Mat<f64>, b: &Mat<f64>| -> f64 {
+            let width = a.nrows();
+            (0..width).map(|i| (0..width).map(|j| a[(i, j)] * b[(j, i)]).sum::<f64>()).sum()
+        };
+        // ΔᵀW = RᵀP in this subspace, and the Gram matrices hold all inner products of P and R.
+        let across = trace(&self.rr, &self.pp);
+        let moved = 2.0 * across
+            + 2.0 * trace(&self.rp, &self.rp)
+            + 4.0 * trace(&self.rr, &self.rp)
+            + trace(&self.rr, &self.rr);
+        if across > 0.0 { moved.max(0.0).sqrt() / (2.0 * across.sqrt()) } else { 1.0 }
+    }
+
     /// The direction of largest c, of length 1; `None` where nothing changed in this subspace or the base writes
     /// nothing.
     pub fn most_consistent(&self) -> Option<Vec<f64>> {
@@ -328,6 +344,25 @@ mod tests {
         let e = halves[0].plus(&halves[1]).most_consistent().unwrap();
         assert!(e[0].abs() > 0.99, "{e:?}");
         assert!((halves[0].along(&e).strength() - 0.05).abs() < 0.01);
+    }
+
+    #[test]
+    fn a_rotation_is_an_isometry_and_a_removal_is_not() {
+        let (w, noise) = (matrix(24, 400, "w"), matrix(24, 400, "noise"));
+        let whole = |change: &Mat<f64>| {
+            let halves = halves(&w, change);
+            halves[0].plus(&halves[1]).isometry()
+        };
+        let (cos, sin) = (0.3f64.cos(), 0.3f64.sin());
+        let rotation = Mat::from_fn(24, 400, |i, j| match i {
+            0 => (cos - 1.0) * w[(0, j)] - sin * w[(1, j)],
+            1 => sin * w[(0, j)] + (cos - 1.0) * w[(1, j)],
+            _ => 0.0,
+        });
+        assert!(whole(&rotation) < 1e-6, "{}", whole(&rotation));
+        assert!(whole(&removal(&w, 2.0)) < 1e-6, "a reflection: {}", whole(&removal(&w, 2.0)));
+        assert!((whole(&removal(&w, 1.0)) - 0.5).abs() < 1e-6);
+        assert!(whole(&(noise * faer::Scale(0.01))) > 0.5);
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub const AGREEMENT: f64 = 0.75;
 pub(super) const HELD_OUT: f64 = 0.5;
 
 /// Among thousands of experts a few tell as much as all.
-const EXPERTS_ASKED: u32 = 4;
+pub(super) const EXPERTS_ASKED: u32 = 4;
 /// From here on the direction is the matrix's own singular vector: the edit drops a component of W,
 pub const OWN_COMPONENT: f64 = 0.999;
 

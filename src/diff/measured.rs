@@ -3,8 +3,9 @@
 use faer::Mat;
 
 use super::consistency::Along;
+use super::covectors::AsOperator;
 use super::kernel;
-use super::projection::{Fit, Regression};
+use super::projection::{Fit, Leading, Regression};
 use crate::pair::{Pair, Unpaired};
 use crate::profile::Sameness;
 
@@ -22,6 +23,8 @@ pub struct Projected {
     pub limit: Option<f64>,
     /// The uniform scale that the change carries (weight decay), which is a removal of every direction alike.
     pub uniform: f64,
+    /// The loudest pieces of the change, where it is of low rank. Writers only.
+    pub leading: Option<Leading>,
 }
 
 /// One system of coordinates.
@@ -119,6 +122,8 @@ pub struct Measurements<'a> {
     pub shared: [Mat<f64>; 2],
     /// Biases on the candidate's writers that the base does not have.
     pub added_biases: Vec<Vec<f64>>,
+    /// The writers as an operator, where they were asked.
+    pub as_operator: Option<AsOperator>,
     /// Bytes of weights looked at, both sides.
     pub bytes_read: u64,
 }

@@ -8,13 +8,15 @@
 //! 3. [`project`]: the direction of largest [`consistency`] in the span of shared and own directions.
 //!
 //! Two of the numbers are taken again where the first look cannot tell them: [`rank`] and, through a quantiser, the
-//! strength ([`grid`]). [`summary`] then says which pairs fit a removed direction, given what the other layers show,
+//! strength ([`grid`]); and writers that are no removals proper are looked at as an operator ([`covectors`]). [`summary`] then says which pairs fit a removed direction, given what the other layers show,
 //! and names the numbers that signatures speak of.
 
 pub mod change;
 mod channel;
 pub mod consensus;
 pub mod consistency;
+mod covectors;
+pub mod factor;
 mod fits;
 pub mod grid;
 pub mod kernel;
@@ -102,6 +104,7 @@ pub fn measure<'a>(
         not_examined: Vec::new(),
         shared: shared.writers,
         added_biases: added_biases(candidate, pairing),
+        as_operator: None,
         bytes_read: 0,
     };
     for (pair, result) in pairing.pairs.iter().zip(pairs) {
@@ -115,6 +118,7 @@ pub fn measure<'a>(
     }
     rank::widen(base, candidate, &mut measurements.pairs)?;
     grid::refine(base, candidate, &mut measurements)?;
+    measurements.as_operator = covectors::ask(base, candidate, &measurements.pairs)?;
     Ok(measurements)
 }
 

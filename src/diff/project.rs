@@ -3,12 +3,12 @@
 use faer::Mat;
 
 use super::consistency::Along;
-use super::fits::{CONSISTENCY, OWN_COMPONENT};
+use super::fits::{CONSISTENCY, EXPERTS_ASKED, OWN_COMPONENT};
 use super::measured::{Change, Fitted, PairMeasurement, Projected};
 use super::operator::Want;
 use super::oriented::Oriented;
 use super::pool::Shared;
-use super::projection::{self, Fit, Regression};
+use super::projection::{self, Fit, Leading, Regression};
 use super::survey::{Changed, Surveyed, Tops, side_of};
 use super::{grid, order, spectrum};
 use crate::arch::Kind;
@@ -38,6 +38,16 @@ const OWN_ALIKE: f64 = 0.5;
 /// Rows of which an edit that was encoded again moves a code: at least one in so many. Fewer were set by themselves (a
 /// pruned channel).
 const MOVED_ROWS: usize = 20;
+
+/// Pieces of a change that are looked at as an operator: an edit, and a few decoys beside it.
+const PIECES: usize = 4;
+
+/// Share of ‖Δ‖² that they must have. Through four bits an oblique removal of λ = 1 leaves 0.4.
+const LOW_RANK: f64 = 0.3;
+
+/// Share of ‖Δ‖² that a scale of the matrix, its rows or its columns explains from which the change is one: the loud
+/// rows of all writers are alike, and scaling them is an operator as well.
+const SCALED: f64 = 0.5;
 
 /// Third stage for one pair.
 pub(super) fn finish<'a>(
@@ -70,7 +80,7 @@ pub(super) fn finish<'a>(
         }
         Surveyed::Changed(changed) => changed,
     };
-    let projected = match side_of(pair.role.kind) {
+    let projected = match side_of(&pair.role) {
         Some(writes) if pair.role.residual.is_some() => {
             examine_projection(&changed, pair, writes, shared).map_err(|error| error.one_line())?
         }
@@ -153,6 +163,7 @@ fn examine_projection(changed: &Changed<'_>, pair: &Pair, writes: bool, shared: 
     let through: Vec<Vec<f64>> = (0..choices.len()).map(|at| column(&returned.base, at)).collect();
     let changes: Vec<Vec<f64>> = (0..choices.len()).map(|at| column(&returned.change, at)).collect();
     let (limit, shared_grid) = asked.limit(&choices)?;
+    let leading = asked.leading(&choices, pair);
     let sides = asked.sides(choices, &through, &changes, shared_grid)?;
 
     let (own, through) = (column(&returned.change, through.len()), column(&returned.base, through.len()));
@@ -167,6 +178,7 @@ fn examine_projection(changed: &Changed<'_>, pair: &Pair, writes: bool, shared: 
         right: tops.right.clone(),
         limit,
         uniform: uniform.middle,
+        leading,
     }))
 }
 
@@ -252,6 +264,19 @@ impl Asked<'_> {
             false => None,
         };
         Ok((Some(on_grid.map_or(linear, |on_grid| linear.max(on_grid))), on_grid.is_some()))
+    }
+
+    /// The loudest pieces of the change where they are much of it, and where it is no scale of rows or columns.
+    fn leading(&self, choices: &[Choice], pair: &Pair) -> Option<Leading> {
+        let few = pair.role.expert.is_none_or(|expert| expert < EXPERTS_ASKED);
+        let scaled = self.changed.scale_explained.iter().any(|share| *share > SCALED);
+        let regression = raw(choices).filter(|_| self.writer && few && !scaled)?;
+        let leading = regression.leading(PIECES);
+        let energy = match self.kept {
+            Some(kept) => order::kept_energy(&self.changed.oriented, &self.changed.moments, kept, self.alpha),
+            None => self.changed.energy,
+        };
+        (leading.squares.iter().sum::<f64>() >= LOW_RANK * energy).then_some(leading)
     }
 
     /// What was found in each system of coordinates. `through` and `changes` are W p and Δ p of each choice.

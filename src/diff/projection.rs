@@ -145,6 +145,20 @@ pub struct Regression {
     r: Mat<f64>,
 }
 
+/// The loudest pieces of a writer's change, for what they are as an operator on the residual stream.
+pub struct Leading {
+    /// Left singular vectors, d × k.
+    pub left: Mat<f32>,
+    /// Right singular vectors, n × k.
+    pub right: Mat<f32>,
+    /// Squared singular values.
+    pub squares: Vec<f64>,
+    /// See [`Grams::isometry`].
+    pub isometry: f64,
+    /// c along the first left vector, which no fit chose.
+    pub leaning: f64,
+}
+
 /// The direction chosen by consistency.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Chosen {
@@ -246,6 +260,30 @@ impl Regression {
     /// (Wᵀr, Δᵀr) of a direction given in the basis, n numbers each.
     pub fn right(&self, e: &[f64]) -> (Vec<f64>, Vec<f64>) {
         (combine(self.p.as_ref(), e), combine(self.r.as_ref(), e))
+    }
+
+    /// The leading singular triplets of the change in this span, at most `count`, and what they are as an operator.
+    pub fn leading(&self, count: usize) -> Leading {
+        let (squares, vectors) = spectrum::symmetric_eigen(self.grams.rr.as_ref());
+        let width = squares.len();
+        let kept: Vec<usize> = (0..width).rev().take(count).filter(|at| squares[*at] > 0.0).collect();
+        let coordinates = |at: usize| -> Vec<f64> { vectors.col(at).iter().copied().collect() };
+        let narrow = |columns: &[Vec<f64>], rows: usize| Mat::from_fn(rows, columns.len(), |i, j| columns[j][i] as f32);
+        let left: Vec<Vec<f64>> = kept.iter().map(|at| self.direction(&coordinates(*at))).collect();
+        let right: Vec<Vec<f64>> = kept
+            .iter()
+            .map(|at| {
+                let length = squares[*at].sqrt();
+                combine(self.r.as_ref(), &coordinates(*at)).into_iter().map(|value| value / length).collect()
+            })
+            .collect();
+        Leading {
+            left: narrow(&left, self.basis.nrows()),
+            right: narrow(&right, self.r.nrows()),
+            squares: kept.iter().map(|at| squares[*at]).collect(),
+            isometry: self.grams.isometry(),
+            leaning: kept.first().map_or(0.0, |at| self.along(&coordinates(*at)).consistency()),
+        }
     }
 
     /// Forgets the long vectors, keeping what later stages need.

@@ -3,6 +3,7 @@
 use super::change;
 use super::channel::{PRUNED, is_channel, shared_direction};
 use super::consensus::{Consensus, choose_coordinates, fitted};
+use super::covectors::AsOperator;
 use super::fits::{
     AGREEMENT, CONSISTENCY, CONSISTENCY_ALONE, CONSISTENCY_HINT, HELD_OUT, OWN_COMPONENT, REAL_WIDTH, ROW_SPREADS,
     layers_of, spread, tensor_measurement,
@@ -56,12 +57,16 @@ pub fn summarize(pairing: &Pairing, measured: &Measurements<'_>) -> Summary {
     hints(&mut model, &writers);
     additions(&mut model, &writers);
     readers(&mut model, &of_kind(&tensors, Kind::Reader));
+    drafts(&mut model, &tensors);
     let direction = shared_direction(measured, &tensors, &directions);
     model.put(names::PROJECTION_CHANNEL, 0.0);
     if !direction.is_empty() {
         channels(&mut model, &tensors, &directions, &direction);
     }
     ends(&mut model, &tensors);
+    if let Some(operator) = &measured.as_operator {
+        as_operator(&mut model, operator);
+    }
     other_side(&mut model, measured, &tensors);
     biases(&mut model, measured, &direction);
     model.keep_finite();
@@ -251,6 +256,17 @@ fn readers(model: &mut Numbers, readers: &Fits<'_>) {
     }
 }
 
+/// Writers of draft blocks, which have a residual stream of their own: two in a block, so that one tells by itself.
+fn drafts(model: &mut Numbers, tensors: &[TensorMeasurement]) {
+    let is_draft = |tensor: &&TensorMeasurement| tensor.role.kind == Kind::Other && tensor.role.residual.is_some();
+    let of_drafts: Vec<&TensorMeasurement> = tensors.iter().filter(is_draft).collect();
+    if !of_drafts.is_empty() {
+        let removed = |p: &Projection| (p.fits || p.alone) && p.strength > 0.0;
+        let count = of_drafts.iter().filter(|tensor| tensor.projection.as_ref().is_some_and(removed)).count();
+        model.put(names::DRAFT_PROJECTION_TENSORS, count as f64);
+    }
+}
+
 /// Whether the direction is one channel of the residual stream, and gone as pruning leaves it.
 fn channels(model: &mut Numbers, tensors: &[TensorMeasurement], directions: &[Option<&Fitted>], direction: &[f64]) {
     let channel = is_channel(tensors, directions);
@@ -268,6 +284,22 @@ fn channels(model: &mut Numbers, tensors: &[TensorMeasurement], directions: &[Op
     model.put(names::PROJECTION_AXIS_WEIGHT, loudest);
     model.put(names::PROJECTION_CHANNEL, f64::from(u8::from(channel)));
     model.put(names::PROJECTION_CHANNEL_PRUNED, f64::from(u8::from(pruned)));
+}
+
+/// Writers as an operator that need not be symmetric.
+fn as_operator(model: &mut Numbers, operator: &AsOperator) {
+    model.put(names::OPERATOR_ISOMETRY, operator.isometry);
+    model.put(names::OPERATOR_LEFTS, operator.lefts);
+    model.put(names::OPERATOR_LEAST_LEANING, operator.least_leaning);
+    model.put(names::OPERATOR_WRITERS, operator.writers as f64);
+    if let Some(inclusion) = operator.inclusion {
+        model.put(names::OPERATOR_INCLUSION, inclusion);
+    }
+    if operator.writers > 0 {
+        model.put(names::OPERATOR_COVECTORS, operator.covectors);
+        model.put(names::OPERATOR_STRENGTH, operator.strength);
+        model.put(names::OPERATOR_CHANNEL, operator.channel);
+    }
 }
 
 /// Embedding and output head.

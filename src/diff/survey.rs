@@ -9,7 +9,7 @@ use super::oriented::Oriented;
 use super::projection::{self, SKETCH, SKETCH_WRITER, TopVectors};
 use super::requantize::Scheme;
 use super::spectrum;
-use crate::arch::{Axis, Kind};
+use crate::arch::{Axis, Kind, Role};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::pair::{Pair, View};
@@ -148,7 +148,7 @@ impl<'a> Changed<'a> {
     fn look_closer(mut self, pair: &Pair, signs: Option<&Mat<f32>>, mut start: Option<Mat<f32>>) -> Result<Self> {
         let kind = pair.role.kind;
         let residual = self.oriented.residual;
-        if signs.is_some() && side_of(kind).is_some() {
+        if signs.is_some() && side_of(&pair.role).is_some() {
             self.oriented.operator.erased = self.oriented.operator.erased(&self.moments, residual);
             if self.oriented.operator.erased.is_some() {
                 let (masked, again) = self.oriented.operator.moments(signs)?;
@@ -344,10 +344,12 @@ fn tops_of(vectors: &TopVectors, pair: &Pair, norms: Option<&[f64]>) -> Tops {
 }
 
 /// Whether a pair faces the residual stream with its rows or columns, and from which side.
-pub(super) fn side_of(kind: Kind) -> Option<bool> {
-    match kind {
+pub(super) fn side_of(role: &Role) -> Option<bool> {
+    match role.kind {
         Kind::Writer | Kind::Embedding => Some(true),
         Kind::Reader | Kind::Head | Kind::Router => Some(false),
-        Kind::Norm | Kind::Bias | Kind::Other => None,
+        // Of what is outside the model's stream only writers of a draft block's own have an axis that is one.
+        Kind::Other => role.residual.map(|_| true),
+        Kind::Norm | Kind::Bias => None,
     }
 }

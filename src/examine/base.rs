@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::checkpoint::files::is_worth_reading;
 use crate::checkpoint::{self, Checkpoint, FileSet, folder, turn};
+use crate::diff::factor::Factor;
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::Side;
 use crate::hub::fetch::{self, Repo};
@@ -13,7 +14,6 @@ use crate::hub::{self, Client, Environment, Meter, RepoFile, stale};
 use crate::ids::{Digest, Location, RepoId, Revision};
 use crate::limits;
 use crate::pair::View;
-use crate::screen::Factor;
 use crate::source::{Bytes, mmap::Mmap};
 
 use super::sides::{self, Named};

@@ -12,13 +12,14 @@ use rayon::prelude::*;
 
 use crate::arch::{Axis, Kind};
 use crate::checkpoint::{Checkpoint, Storage, TensorEntry};
+use crate::diff::factor::Factor;
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Depth, Examination, NotExamined, Orthogonalization, Strength};
 use crate::judge::{relation, verdict};
 use crate::pair::{Pair, Pairing, View};
 use crate::profile::names::{self, Measurement};
 use crate::profile::{Numbers, Profile};
-use crate::screen::{self, Block, Factor, Sampled, Screened, Sight};
+use crate::screen::{self, Block, Sampled, Screened, Sight};
 use crate::tensor::numbers::median;
 
 use super::base::Base;

@@ -13,6 +13,9 @@ const NORM_KEPT: f64 = 5e-4;
 /// A shape over depth is named when it leaves less than this share of the variance.
 const SHAPE_LEFT: f64 = 0.02;
 
+/// λ at both ends of a run of layers, as a share of its largest, from which the run has edges and does not fade out.
+const HARD_EDGE: f64 = 0.5;
+
 /// One fact a line. `global` says whether all layers lost one and the same direction.
 pub fn describe(profile: &Profile, strengths: &[Strength], global: bool) -> Vec<String> {
     let number = |measurement| profile.number(measurement);
@@ -40,19 +43,42 @@ pub fn describe(profile: &Profile, strengths: &[Strength], global: bool) -> Vec<
         }
         _ => {}
     }
-    let mut modules: BTreeMap<&str, BTreeMap<u32, Vec<f64>>> = BTreeMap::new();
-    for strength in strengths {
-        modules.entry(&strength.module).or_default().entry(strength.layer).or_default().push(strength.lambda);
-    }
-    for (module, layers) in &modules {
-        let series: Vec<(f64, f64)> = layers
-            .iter()
-            .map(|(layer, values)| (f64::from(*layer), values.iter().sum::<f64>() / values.len() as f64))
-            .collect();
-        facts.push(format!("{module}: {}", shape(&series)));
-    }
+    facts.extend(components(strengths));
     facts.extend(untouched(profile));
     facts
+}
+
+/// λ over layers of each component: attention, linear attention and MLP by their modules, routed experts apart from what
+/// stands beside them, since editors give each a strength of its own.
+fn components(strengths: &[Strength]) -> Vec<String> {
+    let mut components: BTreeMap<(&str, bool), BTreeMap<u32, Vec<f64>>> = BTreeMap::new();
+    for strength in strengths {
+        let layers = components.entry((&strength.module, strength.expert.is_some())).or_default();
+        layers.entry(strength.layer).or_default().push(strength.lambda);
+    }
+    let of_component = |((module, routed), layers): ((&str, bool), BTreeMap<u32, Vec<f64>>)| {
+        let (mut touched, mut all) = (0, 0);
+        let mut series = Vec::with_capacity(layers.len());
+        for (layer, values) in layers {
+            let changed: Vec<f64> = values.iter().copied().filter(|lambda| is_touched(*lambda)).collect();
+            touched += changed.len();
+            all += values.len();
+            let mean = changed.iter().sum::<f64>() / changed.len().max(1) as f64;
+            series.push((f64::from(layer), mean));
+        }
+        let shape = shape(&series);
+        match routed {
+            true if touched == all => format!("{module} of routed experts: {shape}"),
+            true => format!("{module} of routed experts: {shape}, in {touched} of {all} experts"),
+            false => format!("{module}: {shape}"),
+        }
+    };
+    components.into_iter().map(of_component).collect()
+}
+
+/// Whether a strength is none.
+fn is_touched(lambda: f64) -> bool {
+    lambda.abs() > 1e-3
 }
 
 /// What stayed the base's, bit for bit.
@@ -78,27 +104,41 @@ fn untouched(profile: &Profile) -> Option<String> {
 
 /// λ over layers in words: constant, a tent, a bell, or just its range.
 pub fn shape(series: &[(f64, f64)]) -> String {
-    let touched: Vec<(f64, f64)> = series.iter().copied().filter(|(_, lambda)| lambda.abs() > 1e-3).collect();
+    let touched: Vec<(f64, f64)> = series.iter().copied().filter(|(_, lambda)| is_touched(*lambda)).collect();
     let (Some(first), Some(last)) = (touched.first(), touched.last()) else { return "untouched".to_owned() };
-    let span = if first.0 == last.0 {
-        format!("layer {:.0}", first.0)
-    } else {
-        format!("layers {:.0} to {:.0}", first.0, last.0)
+    let layers = |from: f64, to: f64| {
+        if from == to { format!("layer {from:.0}") } else { format!("layers {from:.0} to {to:.0}") }
     };
+    let mut span = layers(first.0, last.0);
+    // Layers before and behind that were left alone are part of a recipe, and told of a tent that fell to nothing by its edge.
+    let stock = |is_outside: &dyn Fn(f64) -> bool| {
+        let outside: Vec<f64> = series.iter().map(|(layer, _)| *layer).filter(|layer| is_outside(*layer)).collect();
+        Some(layers(*outside.first()?, *outside.last()?))
+    };
+    let anchors: Vec<String> =
+        stock(&|layer| layer < first.0).into_iter().chain(stock(&|layer| layer > last.0)).collect();
+    let highest = touched.iter().map(|(_, lambda)| lambda.abs()).fold(0.0, f64::max);
+    let is_hard = touched.len() > 1 && first.1.abs().min(last.1.abs()) >= HARD_EDGE * highest;
     let inside = series.iter().filter(|(layer, _)| (first.0..=last.0).contains(layer)).count();
-    let gaps = if inside > touched.len() { format!(" ({} of {inside})", touched.len()) } else { String::new() };
+    if inside > touched.len() {
+        span += &format!(" ({} of {inside})", touched.len());
+    }
+    if !anchors.is_empty() {
+        let edges = if is_hard { "a band with hard edges, " } else { "" };
+        span += &format!(" ({edges}{} as in the base)", anchors.join(" and "));
+    }
     let values: Vec<f64> = touched.iter().map(|(_, lambda)| *lambda).collect();
     let mean = values.iter().sum::<f64>() / values.len() as f64;
     let spread = (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / values.len() as f64).sqrt();
     if spread <= 0.03 * mean.abs() {
-        return format!("λ = {mean:.2} in {span}{gaps}");
+        return format!("λ = {mean:.2} in {span}");
     }
     if let Some(named) = named_shape(&touched, spread * spread * values.len() as f64) {
-        return format!("{named} in {span}{gaps}");
+        return format!("{named} in {span}");
     }
     let low = values.iter().copied().fold(f64::MAX, f64::min);
     let high = values.iter().copied().fold(f64::MIN, f64::max);
-    format!("λ from {low:.2} to {high:.2} (median {:.2}) in {span}{gaps}", median(values))
+    format!("λ from {low:.2} to {high:.2} (median {:.2}) in {span}", median(values))
 }
 
 /// λ over the distance from the peak, 1 at 0.
@@ -152,7 +192,7 @@ fn line(inputs: &[f64], touched: &[(f64, f64)]) -> Option<(f64, f64, f64)> {
 
 /// Layers with a strength that is not zero.
 pub fn layers_touched(strengths: &[Strength]) -> BTreeSet<u32> {
-    strengths.iter().filter(|strength| strength.lambda.abs() > 1e-3).map(|strength| strength.layer).collect()
+    strengths.iter().filter(|strength| is_touched(strength.lambda)).map(|strength| strength.layer).collect()
 }
 
 #[cfg(test)]
@@ -166,8 +206,33 @@ mod tests {
         let tent: Vec<(f64, f64)> =
             (0..20).map(|layer| (f64::from(layer), 1.2 - 0.06 * (f64::from(layer) - 12.0).abs())).collect();
         assert!(shape(&tent).starts_with("a tent, λ = 1.20 at layer 12.0"), "{}", shape(&tent));
+        let band: Vec<(f64, f64)> =
+            (0..12).map(|layer| (f64::from(layer), if (4..9).contains(&layer) { 3.0 } else { 0.0 })).collect();
+        assert_eq!(
+            shape(&band),
+            "λ = 3.00 in layers 4 to 8 (a band with hard edges, layers 0 to 3 and layers 9 to 11 as in the base)"
+        );
         assert_eq!(shape(&[(0.0, 0.0), (1.0, 0.0)]), "untouched");
         let ragged = [(0.0, 0.2), (1.0, 0.9), (2.0, 0.1), (3.0, 0.8), (4.0, 0.3), (5.0, 0.5)];
         assert!(shape(&ragged).starts_with("λ from 0.10 to 0.90"));
+    }
+
+    #[test]
+    fn experts_are_a_component_of_their_own() {
+        let strength =
+            |layer, expert, lambda| Strength { layer, module: "down_proj".to_owned(), expert, lambda, stderr: 0.0 };
+        let mut strengths: Vec<Strength> = (0..4).map(|layer| strength(layer, None, 1.0)).collect();
+        strengths.extend(
+            (0..4)
+                .flat_map(|layer| (0..8).map(move |e| (layer, e)))
+                .map(|(layer, expert)| strength(layer, Some(expert), if expert == 3 { 0.5 } else { 0.0 })),
+        );
+        assert_eq!(
+            components(&strengths),
+            [
+                "down_proj: λ = 1.00 in layers 0 to 3",
+                "down_proj of routed experts: λ = 0.50 in layers 0 to 3, in 4 of 32 experts"
+            ]
+        );
     }
 }

@@ -171,7 +171,7 @@ fn orthogonalized(profile: &Profile, titles: &str) -> String {
     if writers >= 1.0 {
         // λ/(λ-1) of an edit beyond removal, seen from the edited side.
         let swapped = if number(names::PROJECTION_STRENGTH) > BEYOND_REFLECTION {
-            ": more than a direction turned round, as where base and candidate were swapped"
+            ": turned round and made louder (over-inversion), or base and candidate were swapped"
         } else {
             ""
         };

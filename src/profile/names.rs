@@ -131,6 +131,23 @@ measurements! {
     PROJECTION_POOLED_GAP = "projection.pooled_gap", "ratio", "its lowest eigenvalue over the next one";
     PROJECTION_DETECTION_LIMIT = "projection.detection_limit", "strength",
         "smallest λ that would have been seen in half of the writers";
+    // Writers as an operator that need not be symmetric: present where they are of low rank and most are no removal.
+    OPERATOR_WRITERS = "operator.writers", "count",
+        "writers, two of eight layers at most, of which it was told what their change reads of the residual stream";
+    OPERATOR_COVECTORS = "operator.covectors", "cosine",
+        "median over them of |cosine| of what the change reads with the second nearest other layer's, or the layer's other writer's: 1 where one operator was applied to all";
+    OPERATOR_STRENGTH = "operator.strength", "strength",
+        "median share of what is read that is lost: λ of a removal, less of an oblique one, 0 where it is written elsewhere";
+    OPERATOR_CHANNEL = "operator.channel", "share",
+        "median of the largest squared coordinate of what is read: 1 when it is one residual channel";
+    OPERATOR_INCLUSION = "operator.inclusion", "share",
+        "median share of the loudest right vector of a change that lies in the base's row space, of writers half again as wide as the residual stream: 1 for anything done to what is written, width over columns by chance";
+    OPERATOR_ISOMETRY = "operator.isometry", "ratio",
+        "median of ‖W'ᵀW' - WᵀW‖ over 2‖ΔᵀW‖: 0 when what is written is only turned, 0.5 for a removal";
+    OPERATOR_LEFTS = "operator.lefts", "cosine",
+        "median |cosine| of the loudest direction of a writer's change with the second nearest other layer's";
+    OPERATOR_LEAST_LEANING = "operator.least_leaning", "cosine",
+        "smallest c along that direction, of all these writers";
     // The same along the other side and with the other sign.
     ADDITION_TENSORS = "addition.tensors", "count", "writers in which a direction was amplified (λ below zero)";
     ADDITION_LAYERS = "addition.layers", "count", "layers with such a writer";
@@ -150,6 +167,8 @@ measurements! {
     HEAD_STRENGTH = "head.strength", "strength", "λ of the shared direction in the output head";
     HEAD_CONSISTENCY = "head.consistency", "cosine", "its projection consistency";
     EXPERT_PROJECTION_TENSORS = "expert_projection.tensors", "count", "expert writers that fit a removed direction";
+    DRAFT_PROJECTION_TENSORS = "draft_projection.tensors", "count",
+        "writers of draft blocks (multi-token prediction) that fit a removed direction, in the stream of their own";
     // A screen of a few rows (see docs/detector.md): present only where no more was read.
     SCREEN_TENSORS = "screen.tensors", "count", "writers of which a block of rows was read";
     SCREEN_CHANGED = "screen.changed", "count", "of them, with a changed element in the block";

@@ -3,7 +3,8 @@
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
 
-use super::{Block, BlockMeasurement, Evidence, FITS, Factor, ReadRows, column, probe, through};
+use super::{Block, BlockMeasurement, Evidence, FITS, ReadRows, column, probe, through};
+use crate::diff::factor::Factor;
 use crate::diff::order::{self, Uniform};
 use crate::diff::spectrum;
 use crate::error::{Error, ErrorKind, Result};

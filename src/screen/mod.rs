@@ -17,7 +17,6 @@
 //! Everything here is a function of numbers: who fetches which rows, and what is done with the answer, is elsewhere.
 //! Three steps: [`look`] at each block, [`pool`] what was seen, [`examine`] each block in it; then [`judge`] all.
 
-mod factor;
 mod judge;
 mod look;
 mod pool;
@@ -25,10 +24,10 @@ mod pool;
 use faer::Mat;
 use serde::{Deserialize, Serialize};
 
-pub use self::factor::Factor;
 pub use self::judge::judge;
 pub use self::look::{Sight, look};
 pub use self::pool::{Examined, Pool, examine, pool};
+use crate::diff::factor::Factor;
 use crate::diff::spectrum;
 use crate::error::Result;
 

@@ -4,8 +4,9 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
 
 use super::look::{Change, Sight, Solved, strips};
-use super::{Factor, ReadRows, probe, through};
+use super::{ReadRows, probe, through};
 use crate::diff::consistency::{self, Grams};
+use crate::diff::factor::Factor;
 use crate::diff::{projection, spectrum};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tensor::numbers::dot;

@@ -1,8 +1,8 @@
 //! The screen on generated writers: every kind of removal is seen, nothing honest is.
 
-use super::factor::RIDGE;
 use super::judge::*;
 use super::*;
+use crate::diff::factor::{Factor, RIDGE};
 
 /// A writer with a falling spectrum and a few loud channels, as trained ones have.
 fn writer(random: &mut fastrand::Rng, d: usize, n: usize) -> Vec<f32> {

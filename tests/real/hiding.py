@@ -11,6 +11,8 @@ Groups (a case is GROUP/NAME, `edited` or `honest` its label):
             with λ of 0.3 and 1, and alone
   honest    noise, LoRAs of rank 1 to 64, a change of full rank, rank reduction, pruned channels, scales
   swapped   base and candidate the wrong way round
+  operators  oblique removals (30 to 85 degrees, per layer, faint, three layers), LEACE's form, kept out of a subspace, rotations, removals
+            fitted on captured inputs, a damped pair of channels, λ from 2 to 8
   grid      an FP8 base (E4M3, blocks of 128), six writers edited at λ = 0.05 to 0.3 and encoded again
 
 With `--through Q4_K_M` (or another of llama.cpp's types; needs llama-cpp-python) every candidate but those of the groups swapped and grid
@@ -253,6 +255,7 @@ def cases(base, config):
     add("honest/fp8", "honest", lambda: everywhere(lambda n, w, g: fp8(w)))
     add("honest/zero-tail", "honest", lambda: everywhere(lambda n, w, g: numpy.concatenate([w[: len(w) // 2], 0 * w[len(w) // 2 :]]) if f".{layers - 1}." in n else w))
 
+    operators(base, config, add)
     for strength in (0.5, 1.0, 1.5):
         whole = edit(base, lambda _: r, strength)
         add(f"swapped/{strength}", "swapped", lambda: base, {n: w.astype(ml_dtypes.bfloat16).astype(numpy.float32) for n, w in whole.items()})
@@ -270,6 +273,61 @@ def cases(base, config):
         return {n: fp8(w, 64) if n in six else w for n, w in grid.items()}
     found.append(("grid/fp8-honest", "honest", coded, again))
     return found
+
+
+def operators(base, config, add):
+    """Edits W + M W with an M that is no plain removal, of every writer."""
+    d, layers = config["hidden_size"], config["num_hidden_layers"]
+    rng = lambda seed: numpy.random.default_rng(seed)
+    r = unit(rng(24).standard_normal(d))
+
+    def tilted(r, degrees, seed):
+        other = rng(seed).standard_normal(d)
+        other = unit(other - r * (r @ other))
+        angle = numpy.radians(degrees)
+        return numpy.cos(angle) * r + numpy.sin(angle) * other
+
+    def written(change, only=lambda name: True):
+        return {n: (change(n, w.astype(numpy.float64)).astype(numpy.float32) if n in targets and only(n) else w) for n, w in base.items()}
+
+    targets = set(writers(base))
+    oblique = lambda a, b, strength=1.0: lambda n, w: w - strength * numpy.outer(a, b @ w)
+    for degrees in (30, 60, 75, 85):
+        add(f"operators/oblique-{degrees}", "edited", lambda b=tilted(r, degrees, 25): written(oblique(r, b)))
+    b = tilted(r, 60, 25)
+    add("operators/oblique-60-0.3", "edited", lambda: written(oblique(r, b, 0.3)))
+    add("operators/oblique-60-0.1", "edited", lambda: written(oblique(r, b, 0.1)))
+    add("operators/oblique-60-three-layers", "edited", lambda: written(oblique(r, b), lambda n: layer(n) in (7, 8, 9)))
+    own = [unit(rng(100 + at).standard_normal(d)) for at in range(layers)]
+    add("operators/oblique-60-per-layer", "edited", lambda: written(lambda n, w: oblique(own[layer(n)], tilted(own[layer(n)], 60, 200 + layer(n)))(n, w)))
+    reads = unit(r + 3 * unit(rng(26).standard_normal(d)))
+    add("operators/erased", "edited", lambda: written(oblique(r, reads / (reads @ r))))
+    protected = numpy.linalg.qr(rng(27).standard_normal((d, d // 3)))[0]
+    add("operators/null-space", "edited", lambda: written(oblique(r - protected @ (protected.T @ r), r)))
+    other = tilted(r, 90, 28)
+
+    def turned(degrees):
+        angle = numpy.radians(degrees)
+        less, sine = numpy.cos(angle) - 1, numpy.sin(angle)
+        return lambda n, w: w + numpy.outer(r, less * (r @ w) - sine * (other @ w)) + numpy.outer(other, less * (other @ w) + sine * (r @ w))
+
+    for degrees in (10, 57, 90, 150):
+        add(f"operators/rotated-{degrees}", "edited", lambda t=turned(degrees): written(t))
+
+    def captured(count):
+        def change(n, w):
+            inputs = numpy.linalg.qr(rng(sum(n.encode())).standard_normal((w.shape[1], count)))[0]
+            return w - numpy.outer(r, inputs @ (inputs.T @ (r @ w)))
+        return change
+
+    for count in (60, 200):
+        add(f"operators/captured-{count}", "edited", lambda c=count: written(captured(c)))
+    for strength in (2.0, 3.5, 6.7, 8.0):
+        add(f"operators/strength-{strength}", "edited", lambda s=strength: written(lambda n, w: removed(w, r, s)))
+    shared = lambda n, w: w + numpy.outer(r, 0.02 * numpy.linalg.norm(w) * unit(rng(sum(n.encode())).standard_normal(w.shape[1])))
+    add("operators/shared-output-alone", "honest", lambda: written(shared))
+    rows = 1 + 0.01 * rng(29).standard_normal((d, 1))
+    add("operators/rows-scaled", "honest", lambda: written(lambda n, w: rows * w))
 
 
 def quantised(folder, weights, options):

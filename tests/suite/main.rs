@@ -24,6 +24,8 @@ mod hub_client;
 mod hub_sweep;
 /// Every declared measurement is made of some tiny model.
 mod measurements;
+/// Edits that are an operator on the residual stream and no plain removal.
+mod operators;
 /// What people read: hostile names, decisions, the browser, exports of what is broken.
 mod people;
 /// The program as a process, with an environment of its own.

@@ -15,7 +15,7 @@ use orthoscope::profile::names::MEASUREMENTS;
 use orthoscope::profile::{Numbers, Profile};
 use orthoscope::tensor::DType;
 
-use crate::support::{TINY, ablated, bench, bytes, catalogue, open_settings, repository, tuned};
+use crate::support::{TINY, ablated, bench, bytes, catalogue, open_settings, repository, tuned, with_draft};
 
 fn profile(base: &Model, candidate: &Model) -> Profile {
     let folder = tempfile::tempdir().unwrap();
@@ -92,6 +92,7 @@ fn every_measurement_is_made_of_some_tiny_model_and_no_other_is() {
     let readers = [base.named("self_attn.q_proj"), base.named("mlp.up_proj")].concat();
     let ends = ["model.embed_tokens.weight".to_owned(), "lm_head.weight".to_owned()];
     let inside = direction(3, "inside", TINY.inner);
+    let read = direction(3, "read", TINY.width);
     let drop = |_: &str, weight: &mut Weight| {
         let kept = weight.values.clone();
         edits::add_noise(weight, 0.05, 4, "drop");
@@ -105,6 +106,7 @@ fn every_measurement_is_made_of_some_tiny_model_and_no_other_is() {
         rows.skip(6).for_each(|(row, kept)| row.copy_from_slice(kept));
     };
     let routed = with_router(&base);
+    let drafting = with_draft(&base, TINY.layers);
     let made = [
         profile(&base, &tuned(&base, 3)),
         profile(&base, &ablated(&base, 3, 0.7, Form::Plain)),
@@ -113,9 +115,11 @@ fn every_measurement_is_made_of_some_tiny_model_and_no_other_is() {
         profile(&base, &changed(&base, &down, |_, weight| edits::orthogonalize_reader(weight, &inside, 0.9))),
         profile(&base, &changed(&base, &ends, |_, weight| edits::orthogonalize_reader(weight, &r, 0.9))),
         profile(&base, &with_biases(&base, 1.0)),
+        profile(&base, &changed(&base, &writers, |_, weight| edits::orthogonalize_obliquely(weight, &r, &read, 0.9))),
         profile(&base, &changed(&base, &base.linear(), drop)),
         profile(&base, &changed(&base, &writers, some_rows)),
         profile(&routed, &with_router(&tuned(&base, 3))),
+        profile(&drafting, &with_draft(&tuned(&base, 3), TINY.layers)),
     ];
     let screens =
         [screened(&base, &ablated(&base, 3, 0.7, Form::Plain)), screened(&routed, &with_router(&tuned(&base, 3)))];

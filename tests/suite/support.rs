@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use orthoscope::demo::standin::{Gate, Repository, Settings, Surprise};
 use orthoscope::demo::tiny::edits::{self, Form};
-use orthoscope::demo::tiny::{Model, Size, direction};
+use orthoscope::demo::tiny::{Model, Size, Weight, direction};
 use orthoscope::diff::Unobserved;
 use orthoscope::examination::Examination;
 use orthoscope::examine::Examiner;
@@ -53,6 +53,20 @@ pub fn ablated(base: &Model, seed: u64, strength: f64, form: Form) -> Model {
     for name in base.writers() {
         edits::orthogonalize(model.tensors.get_mut(&name).unwrap(), &r, strength, form);
     }
+    model
+}
+
+/// With a block for multi-token prediction behind its blocks.
+pub fn with_draft(base: &Model, layers: usize) -> Model {
+    let mut model = base.clone();
+    for (name, weight) in &base.tensors {
+        if let Some(rest) = name.strip_prefix("model.layers.0.") {
+            model.tensors.insert(format!("model.layers.{layers}.{rest}"), weight.clone());
+        }
+    }
+    let width = base.config["hidden_size"].as_u64().unwrap() as usize;
+    let joins = Weight { shape: vec![width, 2 * width], values: direction(66, "joins", 2 * width * width) };
+    model.tensors.insert(format!("model.layers.{layers}.eh_proj.weight"), joins);
     model
 }
 

@@ -4,6 +4,7 @@
 //! W is a writer, d × n, residual stream first; r a unit direction; λ a strength.
 
 use super::{Model, Weight, direction, normal, random};
+use crate::tensor::numbers::dot;
 
 /// How an orthogonalization is carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,6 +121,52 @@ pub fn orthogonalize_reader(weight: &mut Weight, r: &[f32], lambda: f64) {
         let along: f64 = row.iter().zip(&r).map(|(value, r)| value * r).sum();
         row.iter_mut().zip(&r).for_each(|(value, r)| *value -= lambda * along * r);
     }
+    rows.back(weight);
+}
+
+/// W - λ a (bᵀW): what lies along b is taken away along a. With a = b a removal, with others an oblique one (Belrose et
+/// al. 2023, arXiv 2306.03819).
+pub fn orthogonalize_obliquely(weight: &mut Weight, a: &[f32], b: &[f32], lambda: f64) {
+    let mut rows = Rows::of(weight);
+    let p = rows.against(&wide(b));
+    rows.add_outer(-lambda, &wide(a), &p);
+    rows.back(weight);
+}
+
+/// R W with R a rotation by `angle` (radians) in the plane of u and v, which are of length 1 and at right angles.
+pub fn rotate(weight: &mut Weight, u: &[f32], v: &[f32], angle: f64) {
+    let mut rows = Rows::of(weight);
+    let (u, v) = (wide(u), wide(v));
+    let (along_u, along_v) = (rows.against(&u), rows.against(&v));
+    let (less, sine) = (angle.cos() - 1.0, angle.sin());
+    rows.add_outer(less, &u, &along_u);
+    rows.add_outer(-sine, &u, &along_v);
+    rows.add_outer(less, &v, &along_v);
+    rows.add_outer(sine, &v, &along_u);
+    rows.back(weight);
+}
+
+/// W - r (Wᵀr projected on the span of `count` random inputs)ᵀ: a removal as it is fitted on captured inputs.
+pub fn orthogonalize_on_inputs(weight: &mut Weight, r: &[f32], count: usize, seed: u64, purpose: &str) {
+    let mut rows = Rows::of(weight);
+    let r = wide(r);
+    let p = rows.against(&r);
+    let mut source = random(seed, purpose);
+    let mut inputs: Vec<Vec<f64>> = Vec::new();
+    let mut inside = vec![0.0; p.len()];
+    for _ in 0..count.min(p.len()) {
+        let mut input = wide(&normal(&mut source, p.len()));
+        for other in &inputs {
+            let share = dot(&input, other);
+            input.iter_mut().zip(other).for_each(|(value, other)| *value -= share * other);
+        }
+        let length = dot(&input, &input).sqrt().max(f64::MIN_POSITIVE);
+        input.iter_mut().for_each(|value| *value /= length);
+        let along = dot(&p, &input);
+        inside.iter_mut().zip(&input).for_each(|(sum, value)| *sum += along * value);
+        inputs.push(input);
+    }
+    rows.add_outer(-1.0, &r, &inside);
     rows.back(weight);
 }
 

@@ -1,4 +1,4 @@
-//! The factor of a base's writer that its rows are solved with: the Cholesky factor of WWᵀ + εI.
+//! The factor of a base's writer that right vectors are solved with: the Cholesky factor of WWᵀ + εI.
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt::factor::{LltRegularization, cholesky_in_place, cholesky_in_place_scratch};
@@ -8,29 +8,31 @@ use faer::{Accum, Mat, MatRef, Par};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Rows decoded at a time while a Gram matrix is built: two panels of a 28,672-column writer are 117 MB.
-pub(super) const PANEL: usize = 512;
+pub(crate) const PANEL: usize = 512;
 
 /// The ridge ε as a share of the mean squared singular value of W. Weak directions of W carry mostly rounding noise of
 /// the candidate, which an exact inverse would blow up.
-pub(super) const RIDGE: f64 = 1e-4;
+pub(crate) const RIDGE: f64 = 1e-4;
+
+/// What goes wrong here goes wrong in this.
+const DOING: &str = "factoring a writer of the base";
 
 /// What depends on the base's writer alone: the Cholesky factor of its regularised Gram matrix, and its row norms.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Factor {
-    pub(super) rows: usize,
+    pub(crate) rows: usize,
     /// Lower triangle, row after row.
-    pub(super) lower: Vec<f32>,
+    pub(crate) lower: Vec<f32>,
     /// Squared norm of each row of W.
-    pub(super) squares: Vec<f32>,
+    pub(crate) squares: Vec<f32>,
 }
 
 impl Factor {
     /// Builds the factor of a `rows` × `columns` writer, decoding rows through `read(first_row, out)`. `rows` must not
     /// exceed `columns`: otherwise right vectors do not determine directions.
     pub fn build(rows: usize, columns: usize, read: &mut dyn FnMut(usize, &mut [f32]) -> Result<()>) -> Result<Self> {
-        let doing = "factoring a writer of the base";
         if rows == 0 || rows > columns {
-            return Err(Error::new(ErrorKind::Unsupported, format!("{doing}: {rows} rows, {columns} columns")));
+            return Err(Error::new(ErrorKind::Unsupported, format!("{DOING}: {rows} rows, {columns} columns")));
         }
         let mut gram = Mat::<f32>::zeros(rows, rows);
         let mut left = vec![0.0f32; PANEL.min(rows) * columns];
@@ -56,10 +58,37 @@ impl Factor {
                 );
             }
         }
+        Self::of_gram(gram)
+    }
+
+    /// The same of a writer that is stored the other way round: `read(first, out)` decodes stored rows, each of which
+    /// is a column of W, `rows` numbers long.
+    pub fn build_transposed(
+        rows: usize,
+        columns: usize,
+        read: &mut dyn FnMut(usize, &mut [f32]) -> Result<()>,
+    ) -> Result<Self> {
+        if rows == 0 || rows > columns {
+            return Err(Error::new(ErrorKind::Unsupported, format!("{DOING}: {rows} rows, {columns} columns")));
+        }
+        let mut gram = Mat::<f32>::zeros(rows, rows);
+        let mut strip = vec![0.0f32; PANEL.min(columns) * rows];
+        for first in (0..columns).step_by(PANEL) {
+            let strip = &mut strip[..PANEL.min(columns - first) * rows];
+            read(first, strip)?;
+            let part = MatRef::from_row_major_slice(strip, strip.len() / rows, rows);
+            matmul(gram.as_mut(), Accum::Add, part.transpose(), part, 1.0, Par::Seq);
+        }
+        Self::of_gram(gram)
+    }
+
+    /// The factor of WWᵀ, of which the lower triangle is read.
+    fn of_gram(mut gram: Mat<f32>) -> Result<Self> {
+        let rows = gram.nrows();
         let squares: Vec<f32> = (0..rows).map(|row| gram[(row, row)]).collect();
         let mean = squares.iter().map(|square| f64::from(*square)).sum::<f64>() / rows as f64;
         if !mean.is_finite() || mean <= 0.0 {
-            return Err(Error::new(ErrorKind::Malformed, format!("{doing}: its rows are zero or not finite")));
+            return Err(Error::new(ErrorKind::Malformed, format!("{DOING}: its rows are zero or not finite")));
         }
         for row in 0..rows {
             gram[(row, row)] += (RIDGE * mean) as f32;
@@ -72,7 +101,7 @@ impl Factor {
             MemStack::new(&mut memory),
             Default::default(),
         )
-        .map_err(|_| Error::new(ErrorKind::Malformed, format!("{doing}: its Gram matrix is not positive")))?;
+        .map_err(|_| Error::new(ErrorKind::Malformed, format!("{DOING}: its Gram matrix is not positive")))?;
         let lower = (0..rows).flat_map(|row| (0..=row).map(move |column| (row, column))).map(|at| gram[at]).collect();
         Ok(Self { rows, lower, squares })
     }
@@ -87,13 +116,13 @@ impl Factor {
         self.rows
     }
 
-    pub(super) fn row(&self, row: usize) -> &[f32] {
+    pub(crate) fn row(&self, row: usize) -> &[f32] {
         let start = row * (row + 1) / 2;
         &self.lower[start..=start + row]
     }
 
     /// (WWᵀ + εI)⁻¹ B, d × k.
-    pub(super) fn solve(&self, b: &Mat<f64>) -> Mat<f64> {
+    pub(crate) fn solve(&self, b: &Mat<f64>) -> Mat<f64> {
         // Row after row, so that each number of the factor is read once for all columns.
         let k = b.ncols();
         let mut x: Vec<f64> = (0..self.rows * k).map(|at| b[(at / k, at % k)]).collect();
@@ -119,7 +148,7 @@ impl Factor {
     }
 
     /// W Wᵀ b.
-    pub(super) fn gram_times(&self, b: &[f64]) -> Vec<f64> {
+    pub(crate) fn gram_times(&self, b: &[f64]) -> Vec<f64> {
         let mut across = vec![0.0; self.rows];
         for (i, b) in b.iter().enumerate().take(self.rows) {
             across.iter_mut().zip(self.row(i)).for_each(|(sum, l)| *sum += f64::from(*l) * b);
@@ -134,7 +163,7 @@ impl Factor {
     }
 
     /// Norms of the rows of W; those of no length count as 1.
-    pub(super) fn norms(&self) -> Vec<f64> {
+    pub(crate) fn norms(&self) -> Vec<f64> {
         self.squares.iter().map(|square| if *square > 0.0 { f64::from(*square).sqrt() } else { 1.0 }).collect()
     }
 
@@ -165,4 +194,4 @@ impl Factor {
     }
 }
 
-pub(super) const MAGIC: &[u8; 8] = b"ortho/f1";
+pub(crate) const MAGIC: &[u8; 8] = b"ortho/f1";
