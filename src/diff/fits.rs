@@ -7,7 +7,7 @@ use super::consensus::{Consensus, choose_coordinates, fitted};
 use super::consistency::Along;
 use super::measured::{Change, Fitted, Measurements, PairMeasurement};
 use crate::arch::Kind;
-use crate::profile::{Projection, Sameness, TensorMeasurement};
+use crate::profile::{Coordinates, Projection, Sameness, TensorMeasurement};
 use crate::tensor::numbers::{cosine, median};
 
 /// Least held-out consistency of a writer that fits, when others agree with its direction. Honest changes of real
@@ -310,8 +310,8 @@ pub(super) fn layers_of<'m>(tensors: impl Iterator<Item = &'m TensorMeasurement>
 pub struct Directions {
     /// For each pair: unit, d numbers; `None` where none was removed.
     pub along: Vec<Option<Vec<f64>>>,
-    /// Whether they are directions of rows divided by their norms.
-    pub row_normalised: bool,
+    /// The coordinates that they are directions in.
+    pub coordinates: Coordinates,
 }
 
 /// The direction that the other layers lost, or a writer's own where it lost one of its own.
@@ -327,5 +327,5 @@ pub fn directions(measured: &Measurements<'_>) -> Directions {
             Some(side.direction.clone())
         })
     });
-    Directions { along: along.collect(), row_normalised: coordinates == 1 }
+    Directions { along: along.collect(), coordinates }
 }

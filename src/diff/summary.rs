@@ -12,7 +12,7 @@ use super::measured::{Change, Fitted, Measurements};
 use crate::arch::{Axis, Kind};
 use crate::pair::Pairing;
 use crate::profile::names;
-use crate::profile::{Numbers, Profile, Projection, Sameness, TensorMeasurement};
+use crate::profile::{Coordinates, Numbers, Profile, Projection, Sameness, TensorMeasurement};
 use crate::tensor::numbers::{cosine, median};
 
 /// |c| of the transposed test from which the other side counts as edited.
@@ -88,7 +88,7 @@ fn fitting<'t>(writers: &Fits<'t>) -> Fits<'t> {
 }
 
 /// The statistics that decide: over the writers that fit, or over all that changed where none does.
-fn projections(model: &mut Numbers, writers: &Fits<'_>, coordinates: usize) {
+fn projections(model: &mut Numbers, writers: &Fits<'_>, coordinates: Coordinates) {
     let fits = fitting(writers);
     model.put(names::PROJECTION_TENSORS, fits.len() as f64);
     model.put(names::PROJECTION_LAYERS, layers(&fits));
@@ -102,7 +102,7 @@ fn projections(model: &mut Numbers, writers: &Fits<'_>, coordinates: usize) {
     model.put(names::PROJECTION_ROW_SPREAD, median(writers.iter().map(|(_, p)| p.row_spread)));
     model.put(names::PROJECTION_CONSISTENCY_ALL, median(writers.iter().map(|(_, p)| p.consistency)));
     model.put(names::PROJECTION_SHARE, fits.len() as f64 / writers.len() as f64);
-    model.put(names::PROJECTION_ROW_NORMALISED, coordinates as f64);
+    model.put(names::PROJECTION_ROW_NORMALISED, coordinates.as_number());
     let shown = if fits.is_empty() { writers } else { &fits };
     let middle = |of: &dyn Fn(&Projection) -> f64| median(shown.iter().map(|(_, p)| of(p)));
     for (measurement, value) in [

@@ -13,7 +13,7 @@ use crate::arch::{Axis, Kind};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::pair::{Pair, View};
-use crate::profile::Sameness;
+use crate::profile::{Coordinates, Sameness};
 use crate::tensor::{DType, Family};
 
 /// Own directions of a writer that are kept for pooling and for its regression.
@@ -93,6 +93,16 @@ pub(super) struct Tops {
     pub(super) next: f64,
     /// First right vector, for the test of the other side.
     pub(super) right: Vec<f64>,
+}
+
+impl Tops {
+    /// In these coordinates, where there are any.
+    pub(super) fn of(&self, coordinates: Coordinates) -> Option<&Mat<f64>> {
+        match coordinates {
+            Coordinates::Raw => Some(&self.raw),
+            Coordinates::RowNormalised => self.normalised.as_ref(),
+        }
+    }
 }
 
 /// First stage for one pair.

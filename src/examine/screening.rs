@@ -314,7 +314,7 @@ pub fn describe(screening: &Screening, opened: &Checkpoint, pairing: &Pairing, e
         p_value: 1.0,
         consistency: screened.consistency,
         explained: median(changed.iter().map(|block| block.top)),
-        coordinates: ["raw", "row-normalised"][screened.coordinates.min(1)].to_owned(),
+        coordinates: screened.coordinates.as_str().to_owned(),
         directions: 1,
         scope: if screened.common > 0.8 { "global" } else { "per-layer" }.to_owned(),
         tensors: screened.fitting as u64,
@@ -323,7 +323,7 @@ pub fn describe(screening: &Screening, opened: &Checkpoint, pairing: &Pairing, e
             .blocks
             .iter()
             .filter_map(|block| {
-                let lambda = if block.changed { block.strength[screened.coordinates.min(1)] } else { 0.0 };
+                let lambda = if block.changed { block.strength[screened.coordinates] } else { 0.0 };
                 let rows = block.rows.max(1) as f64;
                 let stderr = if block.changed { lambda.abs() / rows.sqrt() } else { 0.0 };
                 let module = modules.get(block.name.as_str()).copied().unwrap_or_default().to_owned();
@@ -349,7 +349,7 @@ pub fn describe(screening: &Screening, opened: &Checkpoint, pairing: &Pairing, e
         (names::SCREEN_DETECTION_LIMIT, screened.detection_limit),
         (names::SCREEN_LIMIT_ALONE, screened.limit_alone),
         (names::SCREEN_COLUMNS_ASIDE, median(changed.iter().map(|block| block.aside))),
-        (names::SCREEN_ROW_NORMALISED, screened.coordinates as f64),
+        (names::SCREEN_ROW_NORMALISED, screened.coordinates.as_number()),
     ] {
         model.put(measurement, value);
     }

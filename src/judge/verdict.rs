@@ -12,7 +12,7 @@ use crate::examination::{Finding, Orthogonalization, Relation, Strength, Verdict
 use crate::ids::Digest;
 use crate::judge::recipe;
 use crate::judge::relation::is_kin;
-use crate::profile::{Profile, Sameness, TensorMeasurement, names};
+use crate::profile::{Coordinates, Profile, Sameness, TensorMeasurement, names};
 use crate::screen::{Decision, Screened};
 use crate::signature::{Catalogue, Family, Held, Implies};
 use crate::tensor::numbers::median;
@@ -221,7 +221,7 @@ fn evidence(profile: &Profile) -> Option<Orthogonalization> {
         p_value: p_value(&fitting),
         consistency: number(names::PROJECTION_CONSISTENCY),
         explained: number(names::PROJECTION_EXPLAINED),
-        coordinates: if number(names::PROJECTION_ROW_NORMALISED) > 0.5 { "row-normalised" } else { "raw" }.to_owned(),
+        coordinates: Coordinates::of_number(number(names::PROJECTION_ROW_NORMALISED)).as_str().to_owned(),
         directions: if fitting.is_empty() { 0 } else { number(names::PROJECTION_DIRECTIONS).round().max(1.0) as u32 },
         scope: if global || fitting.is_empty() { "global" } else { "per-layer" }.to_owned(),
         tensors: fitting.len() as u64,

@@ -4,11 +4,14 @@
 
 pub mod names;
 
+mod coordinates;
+
 use std::collections::BTreeMap;
 use std::ops::Deref;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::coordinates::{ByCoordinates, Coordinates};
 use self::names::Measurement;
 use crate::arch::Role;
 

@@ -3,11 +3,12 @@
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
 
-use super::{Block, BlockMeasurement, Evidence, FITS, Factor, ReadRows, column, probe, through};
+use super::{Block, BlockMeasurement, FITS, Factor, ReadRows, column, probe, through};
 use crate::diff::order::{self, Uniform};
 use crate::diff::spectrum;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
+use crate::profile::{ByCoordinates, Coordinates};
 use crate::tensor::numbers::{cosine, dot};
 
 /// Rows from which columns are judged by what they show: the length of a column over fewer says little.
@@ -65,10 +66,10 @@ pub(super) struct Change {
 pub(super) struct Solved {
     /// d × k.
     pub(super) directions: Mat<f64>,
-    /// See [`Evidence::own`].
-    pub(super) own: [f64; 2],
+    /// See [`Evidence::own`](super::Evidence::own).
+    pub(super) own: ByCoordinates<f64>,
     /// How many are removals by themselves.
-    pub(super) removals: [usize; 2],
+    pub(super) removals: ByCoordinates<usize>,
 }
 
 impl Change {
@@ -125,7 +126,8 @@ impl Change {
         };
         let directions = combined(&self.solved, &self.probe_solved);
         let times = combined(&self.times, &self.probe_times);
-        let (mut own, mut removals) = ([0.0f64; 2], [0; 2]);
+        let mut own = ByCoordinates::<f64>::default();
+        let mut removals = ByCoordinates::<usize>::default();
         for (k, at) in kept.iter().enumerate() {
             let (s, u) = (column(&directions, k), column(&vectors, *at));
             if dot(&column(&times, k), &s) < ROW_SPACE {
@@ -133,10 +135,15 @@ impl Change {
             }
             let s = self.seen(&s);
             let scaled: Vec<f64> = s.iter().zip(self.seen(&self.norms)).map(|(s, norm)| s * norm * norm).collect();
-            for (side, c) in [-cosine(s, &u), -cosine(&scaled, &u)].into_iter().enumerate() {
-                removals[side] += usize::from(c >= FITS.own);
+            for coordinates in Coordinates::ALL {
+                let predicted = match coordinates {
+                    Coordinates::Raw => s,
+                    Coordinates::RowNormalised => &scaled,
+                };
+                let c = -cosine(predicted, &u);
+                removals[coordinates] += usize::from(c >= FITS.own);
                 if k < OWN {
-                    own[side] = own[side].max(c);
+                    own[coordinates] = own[coordinates].max(c);
                 }
             }
         }
@@ -273,10 +280,10 @@ impl BlockMeasurement {
             zeroed: 0.0,
             aside: 0.0,
             top: 0.0,
-            evidence: [Evidence::default(); 2],
-            strength: [0.0; 2],
-            removals: [0; 2],
-            own_component: [0.0; 2],
+            evidence: ByCoordinates::default(),
+            strength: ByCoordinates::default(),
+            removals: ByCoordinates::default(),
+            own_component: ByCoordinates::default(),
         }
     }
 }

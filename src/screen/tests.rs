@@ -174,7 +174,7 @@ fn removals_are_found_and_honest_changes_are_not() {
         }
         let found = screened(&bases, n, rows, |_, w| remove(w, n, &r, 0.8, &norms(w, n)));
         assert_eq!(found.decision, Decision::Orthogonalized, "row-normalised: {}", told(&found));
-        assert_eq!(found.coordinates, 1, "{}", told(&found));
+        assert_eq!(found.coordinates, Coordinates::RowNormalised, "{}", told(&found));
         // Half of the layers only.
         let found = screened(
             &bases,
@@ -254,7 +254,7 @@ fn a_reduced_rank_is_no_removal() {
     };
     let found = screened(&bases, n, 32, |_, w| reduced(w));
     assert_eq!(found.decision, Decision::Undecided, "{}", told(&found));
-    assert!(found.blocks.iter().all(|block| block.removals[0] >= REDUCED), "{:?}", found.blocks);
+    assert!(found.blocks.iter().all(|block| block.removals.raw >= REDUCED), "{:?}", found.blocks);
 }
 
 #[test]
