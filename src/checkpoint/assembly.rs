@@ -72,7 +72,8 @@ impl Assembly {
                 first_error = first_error.or(Some(error));
             }
         }
-        slices::settle(&mut self);
+        let repeated = std::mem::take(&mut self.repeated);
+        slices::settle(&self.files, &mut self.tensors, &mut self.anomalies, repeated);
         match &selection.index {
             Some(index) => self.compare_with(index),
             // The shards that are there say that there are others: without an index they stand for their tensors.

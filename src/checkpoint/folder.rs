@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use walkdir::WalkDir;
 
-use super::files::is_weights;
+use super::files::{is_small, is_weights};
 use super::shards::{split_number, stays_inside};
 use super::unread_kinds::unread_kind;
-use super::variants::{self, Directions, is_small};
+use super::variants::{self, Directions};
 use super::{Checkpoint, FileSet};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;

@@ -7,9 +7,11 @@ pub mod adapter;
 pub mod anomaly;
 mod assembly;
 mod collect;
+mod disguise;
 pub mod files;
 pub mod folder;
 pub mod gguf;
+mod gguf_names;
 mod misnamed;
 pub mod pickle;
 mod quantized;
@@ -32,6 +34,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use self::assembly::{Assembly, Part};
+use self::files::Written;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
 use crate::source::ByteSource;
@@ -284,6 +288,18 @@ pub trait Format: Sync {
 
 /// Every format, tried in this order.
 pub static FORMATS: &[&dyn Format] = &[&adapter::Peft, &safetensors::Safetensors, &gguf::Gguf, &pickle::PyTorch];
+
+/// Reads one file of a set as what its bytes are, whatever format the others are in.
+fn read_as(written: Written, assembly: &mut Assembly, part: &Part<'_>) -> Result<()> {
+    match written {
+        Written::Safetensors => safetensors::read_file(assembly, part),
+        Written::PyTorch => pickle::read_file(assembly, part),
+        Written::Gguf => {
+            let doing = format!("reading {}: a GGUF file is no shard of another format", part.name);
+            Err(Error::new(ErrorKind::Unsupported, doing))
+        }
+    }
+}
 
 /// Opens the checkpoint of a set of files that loaders would take first; of GGUF files alone the most exact one. A set
 /// in which no name tells is opened in the first format that recognises its bytes.

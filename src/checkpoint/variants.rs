@@ -11,10 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::adapter::{is_adapter_file, is_numbered};
 use super::collect::{Anomalies, shown, small_json};
-use super::files::{self, Written};
-use super::gguf::names::{is_companion, quantization, split_part};
+use super::files::{self, Written, is_adapter_file, is_numbered, is_small};
+use super::gguf_names::{is_companion, quantization, split_part};
 use super::shards::{names_in_index, split_folder, split_number, split_parallel, stays_inside};
 use super::unread_kinds::unread_kind;
 use super::{Checkpoint, FORMATS, FileSet, open_as};
@@ -97,17 +96,6 @@ const PLAIN: &[&str] = &["model", "diffusion_pytorch_model", "pytorch_model"];
 /// needed.
 const QUANTISATIONS: &[&str] =
     &["Q8", "Q6", "BF16", "F16", "Q5", "Q4", "IQ4", "MXFP4", "F32", "Q3", "IQ3", "Q2", "IQ2"];
-
-/// Whether a file says what the weights are and how they are used: a configuration, an index, a card, a template, a
-/// vocabulary, code that comes with them.
-pub fn is_small(name: &str) -> bool {
-    const NAMES: &[&str] = &["tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "merges.txt"];
-    let last = name.rsplit('/').next().unwrap_or(name);
-    NAMES.contains(&last)
-        || name
-            .rsplit_once('.')
-            .is_some_and(|(_, end)| ["json", "md", "py", "jinja"].iter().any(|known| end.eq_ignore_ascii_case(known)))
-}
 
 /// The endings of weights that are read, for messages.
 pub fn endings() -> String {

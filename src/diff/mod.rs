@@ -27,6 +27,7 @@ mod pool;
 mod project;
 pub mod projection;
 pub mod rank;
+pub mod reordering;
 pub mod requantize;
 pub mod spectrum;
 pub mod summary;

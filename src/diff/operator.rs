@@ -11,7 +11,7 @@ use faer::{Accum, Mat, MatRef, Par};
 use rayon::prelude::*;
 
 use super::kernel::{self, ColumnSums, Scratch, Sums};
-use super::order::Order;
+use super::reordering::Reordering;
 use super::requantize::{self, Match, Scheme};
 use crate::arch::Axis;
 use crate::checkpoint::Checkpoint;
@@ -46,7 +46,7 @@ pub struct Operator<'a> {
     /// A scale of the candidate that is divided out before the change is taken.
     pub gauge: Gauge,
     /// Where the base's columns or rows are in the candidate, if some moved.
-    pub order: Option<Order>,
+    pub order: Option<Reordering>,
     /// Rows or columns that the candidate has set to zero and that count for nothing on either side.
     pub erased: Option<Erased>,
 }
@@ -202,7 +202,7 @@ impl<'a> Operator<'a> {
                 erased.apply(first, self.columns, w);
             }
             return match &self.order {
-                Some(order) => order.decode(self, first, x),
+                Some(order) => order.decode(self.columns, first, x, &|first, out| self.decode_candidate(first, out)),
                 None => self.decode_candidate(first, x),
             };
         }
@@ -221,7 +221,7 @@ impl<'a> Operator<'a> {
     }
 
     /// Rows of the candidate as they are stored.
-    pub(super) fn decode_candidate(&self, first: usize, out: &mut [f32]) -> Result<()> {
+    fn decode_candidate(&self, first: usize, out: &mut [f32]) -> Result<()> {
         self.pair.candidate.decode_rows(self.candidate, first as u64, out)
     }
 

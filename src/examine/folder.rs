@@ -7,7 +7,7 @@ use super::aside::{self, Aside};
 use super::sides::{self, Named};
 use super::variants::{self as loops, Holder, Part};
 use super::{Settings, measure};
-use crate::checkpoint::files::is_weights;
+use crate::checkpoint::files::{is_small, is_weights};
 use crate::checkpoint::variants::{self, Directions, Variant};
 use crate::checkpoint::{self, Anomaly, Checkpoint, FileSet, anomaly};
 use crate::claim;
@@ -112,7 +112,7 @@ pub fn examine(base: &mut Base, files: &FileSet, named: &Named, settings: &Setti
     let mut anomalies = checkpoint::surroundings(files);
     for (name, reason) in &files.refused {
         anomalies.push(Anomaly::new(anomaly::NOT_OPENED, name, None, reason));
-        if !variants::is_small(name) {
+        if !is_small(name) {
             account.gap(name, reason);
         }
     }

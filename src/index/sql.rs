@@ -1,21 +1,21 @@
-//! How values are kept in columns: words of enumerations, counts, numbers that may not be numbers.
+//! How values are kept in columns: words of enumerations, counts, numbers that may not be numbers; and one way to write.
 
 use jiff::Timestamp;
-use rusqlite::Result;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
+use rusqlite::{Connection, Params};
 use serde::de::DeserializeOwned;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-use super::json;
-use crate::error::Error;
+use super::{failed, json};
+use crate::error::{Error, Result};
 use crate::ids::Digest;
 
 /// A unit variant of an enumeration, stored as the word that JSON has for it.
 pub(super) struct Word<T>(pub(super) T);
 
 impl<T: Serialize> ToSql for Word<T> {
-    fn to_sql(&self) -> Result<ToSqlOutput<'_>> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         match serde_json::to_value(&self.0) {
             Ok(Value::String(word)) => Ok(ToSqlOutput::from(word)),
             _ => Err(rusqlite::Error::ToSqlConversionFailure("a value that is not a word".into())),
@@ -34,7 +34,7 @@ impl<T: DeserializeOwned> FromSql for Word<T> {
 pub(super) struct Count(pub(super) u64);
 
 impl ToSql for Count {
-    fn to_sql(&self) -> Result<ToSqlOutput<'_>> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(ToSqlOutput::from(i64::try_from(self.0).unwrap_or(i64::MAX)))
     }
 }
@@ -87,4 +87,15 @@ impl FromSql for Hex {
 /// Writes a time in RFC 3339 form.
 pub(super) fn as_text<S: Serializer>(time: &Timestamp, serializer: S) -> std::result::Result<S::Ok, S::Error> {
     serializer.collect_str(time)
+}
+
+/// What failed where a row of an examination could not be written.
+pub(super) const DOING: &str = "recording an examination";
+
+/// Runs one statement, prepared once for each connection.
+pub(super) fn execute(connection: &Connection, sql: &str, params: impl Params) -> Result<usize> {
+    connection
+        .prepare_cached(sql)
+        .and_then(|mut statement| statement.execute(params))
+        .map_err(|error| failed(DOING, error))
 }

@@ -4,10 +4,10 @@ use std::sync::OnceLock;
 
 use jiff::Timestamp;
 use rusqlite::types::{ToSql, Value};
-use rusqlite::{Connection, OptionalExtension, Params, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 
 use super::judgement::Judgement;
-use super::sql::{Count, Word};
+use super::sql::{Count, DOING, Word, execute};
 use super::{Index, bounded, checksum, failed, load, variants};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, Finding, Orthogonalization, Side};
@@ -27,16 +27,6 @@ pub struct Recorded {
     pub new: bool,
     /// Whether they were there and are judged differently now.
     pub judged_anew: bool,
-}
-
-const DOING: &str = "recording an examination";
-
-/// Runs one statement, prepared once for each connection.
-pub(super) fn execute(connection: &Connection, sql: &str, params: impl Params) -> Result<usize> {
-    connection
-        .prepare_cached(sql)
-        .and_then(|mut statement| statement.execute(params))
-        .map_err(|error| failed(DOING, error))
 }
 
 /// Records an examination through a connection that has a transaction open (a [`rusqlite::Transaction`] derefs to one),

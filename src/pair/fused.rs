@@ -1,7 +1,7 @@
 //! Fused projections on one side, split ones on the other: the fused one is taken apart by row ranges.
 
-use super::matching::{Side, State};
 use super::piece::Piece;
+use super::state::{Side, State};
 use crate::arch::Key;
 
 /// Fused slots and their parts, in common row order.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::content;
-use super::matching::{Side, State};
+use super::state::{Side, State};
 use crate::arch::Parameter;
 use crate::limits::MAX_ALIGNED_LAYERS;
 use crate::tensor::numbers::cosine;

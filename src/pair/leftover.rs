@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::content;
-use super::matching::{Side, State};
+use super::state::{Side, State};
 use crate::limits::MAX_COMPARED_PIECES;
 use crate::tensor::numbers::cosine;
 

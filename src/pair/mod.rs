@@ -9,6 +9,7 @@ mod order;
 mod piece;
 #[cfg(test)]
 mod properties;
+mod state;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::matching::State;
+use super::state::State;
 use super::{Pair, content, order};
 use crate::arch::{Kind, Parameter, Scheme};
 use crate::tensor::numbers::cosine;

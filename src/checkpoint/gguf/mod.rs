@@ -15,7 +15,6 @@
 
 mod config;
 mod header;
-pub mod names;
 mod scale;
 #[cfg(test)]
 mod tests;
@@ -26,9 +25,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use self::header::{Header, Listed};
-use self::names::{base_name, is_gguf, part_name, split_part};
 use crate::checkpoint::collect::Anomalies;
 use crate::checkpoint::files::Written;
+use crate::checkpoint::gguf_names::{base_name, is_gguf, part_name, split_part};
 use crate::checkpoint::{
     Anomaly, AnomalyKind, Checkpoint, CheckpointFile, FileSet, Format, Storage, TensorEntry, anomaly, unknown_dtype,
     variants,

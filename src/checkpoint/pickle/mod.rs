@@ -18,10 +18,10 @@ pub use harm::only_does_harm;
 
 use super::assembly::{Assembly, Part};
 use super::collect::{Anomalies, shown};
+use super::disguise::{Disguise, by_content};
 use super::files::Written;
-use super::misnamed::by_content;
 use super::shards::Naming;
-use super::{Anomaly, AnomalyKind, Checkpoint, FileSet, Format, anomaly, safetensors, turn};
+use super::{Anomaly, AnomalyKind, Checkpoint, FileSet, Format, anomaly, read_as, turn};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{MANY_TENSORS, MAX_PICKLE_BYTES, MAX_PICKLES};
 use crate::source::ByteSource;
@@ -68,7 +68,7 @@ pub(crate) fn read_file(assembly: &mut Assembly, part: &Part<'_>) -> Result<()> 
         {
             assembly.anomalies.file(anomaly::CODE_ON_LOAD, part.name, code.detail);
         }
-        return safetensors::read_file(assembly, part);
+        return read_as(Written::Safetensors, assembly, part);
     }
     assembly.push_file(part, BTreeMap::new());
     if is_zip(&first) {
@@ -79,8 +79,8 @@ pub(crate) fn read_file(assembly: &mut Assembly, part: &Part<'_>) -> Result<()> 
         assembly.anomalies.file(anomaly::GGUF_IN_PYTORCH, part.name, "its first bytes are those of a ggml file");
         Err(Error::new(ErrorKind::Malformed, format!("reading {}: it is a ggml file, not a pickle", part.name)))
     } else {
-        let what = match safetensors::disguise(&first) {
-            Some(other) => format!("{}, not a pickle", safetensors::describe(other).1),
+        let what = match Disguise::of(&first) {
+            Some(other) => format!("{}, not a pickle", other.told().1),
             None => "neither a zip archive nor a pickle".to_owned(),
         };
         Err(Error::new(ErrorKind::Malformed, format!("reading {}: it is {what}", part.name)))

@@ -15,21 +15,6 @@ use crate::limits::{
 };
 use crate::source::ByteSource;
 
-/// What the first bytes say when they are not those of a safetensors file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Disguise {
-    /// A zip archive, which is what PyTorch writes.
-    Zip,
-    /// A bare pickle.
-    Pickle,
-    /// A GGUF file.
-    Gguf,
-    /// A pointer that git-lfs left in place of the file.
-    LfsPointer,
-    /// A page of HTML, which is what a hub answers to an unauthorised download.
-    Html,
-}
-
 /// A header as it stands, before any check of numbers.
 #[derive(Debug, Default)]
 pub(crate) struct Header {
@@ -70,36 +55,6 @@ impl Default for Described {
             double_fields: 0,
             is_object: false,
         }
-    }
-}
-
-/// Looks at the first bytes of a file; `None` when they may begin a safetensors file.
-pub(crate) fn disguise(first: &[u8]) -> Option<Disguise> {
-    // A safetensors header begins with `{` right after its length, whatever bytes the length has.
-    if first.get(8) == Some(&b'{') {
-        return None;
-    }
-    if first.starts_with(b"PK\x03\x04") || first.starts_with(b"PK\x05\x06") {
-        return Some(Disguise::Zip);
-    }
-    if first.starts_with(b"GGUF") || first.starts_with(b"FUGG") {
-        return Some(Disguise::Gguf);
-    }
-    if first.starts_with(b"version https://git-lfs") {
-        return Some(Disguise::LfsPointer);
-    }
-    let text = first.trim_ascii_start();
-    if text.starts_with(b"<!") || text.starts_with(b"<html") {
-        return Some(Disguise::Html);
-    }
-    match first {
-        // PROTO 2 to 5 and then an opcode that writers put first: a frame, an empty container, an import, a number.
-        [0x80, 2..=5, next, ..] if b"\x95}](c\x8a)K\x8c".contains(next) => Some(Disguise::Pickle),
-        // Protocol 0 and 1 begin with an import or a mark.
-        [b'c' | b'(' | b'}' | b']', rest @ ..] if rest.iter().take(64).any(|byte| *byte == b'\n') => {
-            Some(Disguise::Pickle)
-        }
-        _ => None,
     }
 }
 

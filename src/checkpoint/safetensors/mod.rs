@@ -5,14 +5,14 @@ mod write;
 
 use std::collections::BTreeMap;
 
-pub(crate) use header::{Disguise, disguise};
 pub use write::{NewTensor, encode_floats, to_bytes, write, write_sharded};
 
 use super::assembly::{Assembly, Part};
 use super::collect::{Anomalies, kept_name, shown};
+use super::disguise::Disguise;
 use super::files::Written;
 use super::shards::Naming;
-use super::{AnomalyKind, Checkpoint, FileSet, Format, Storage, TensorEntry, anomaly, pickle, unknown_dtype};
+use super::{AnomalyKind, Checkpoint, FileSet, Format, Storage, TensorEntry, anomaly, read_as, unknown_dtype};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tensor::{DType, Family};
 use header::{Described, Header};
@@ -63,11 +63,11 @@ fn placed(stated: (u64, u64), data_start: u64, file_bytes: u64) -> Option<std::o
 pub(crate) fn read_file(assembly: &mut Assembly, part: &Part<'_>) -> Result<()> {
     let (name, source) = (part.name, part.source);
     let first = source.read(0..source.len().min(64))?;
-    if let Some(other) = disguise(&first) {
-        let (kind, what) = describe(other);
+    if let Some(other) = Disguise::of(&first) {
+        let (kind, what) = other.told();
         assembly.anomalies.file(kind, name, format!("its first bytes are those of {what}"));
         if matches!(other, Disguise::Zip | Disguise::Pickle) {
-            return pickle::read_file(assembly, part);
+            return read_as(Written::PyTorch, assembly, part);
         }
         return Err(Error::new(ErrorKind::Malformed, format!("reading {name}: it is {what}, not safetensors")));
     }
@@ -280,17 +280,6 @@ fn layout(anomalies: &mut Anomalies, file: &str, header: &Header, file_bytes: u6
     if end < file_bytes && !cut_short {
         let detail = format!("{} bytes after the last tensor", file_bytes - end);
         anomalies.file(anomaly::TRAILING_BYTES, file, detail);
-    }
-}
-
-/// The anomaly's kind, and what the file is.
-pub(crate) fn describe(disguise: Disguise) -> (AnomalyKind, &'static str) {
-    match disguise {
-        Disguise::Zip => (anomaly::PICKLE_IN_SAFETENSORS, "a zip archive, as PyTorch writes"),
-        Disguise::Pickle => (anomaly::PICKLE_IN_SAFETENSORS, "a pickle"),
-        Disguise::Gguf => (anomaly::GGUF_IN_SAFETENSORS, "a GGUF file"),
-        Disguise::LfsPointer => (anomaly::LFS_POINTER, "a git-lfs pointer: the file itself was not fetched"),
-        Disguise::Html => (anomaly::HTML_IN_SAFETENSORS, "a web page"),
     }
 }
 

@@ -6,7 +6,7 @@ use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::serve::{Asked, json as json_answer, text};
+use super::answer::{Asked, json as json_answer, text};
 use super::{Fault, State, locked};
 
 /// `GET /-/log`, `DELETE /-/log`, `POST /-/fault {"fault":"unavailable","part":"/api/models","times":2}`.

@@ -9,7 +9,7 @@ use axum::response::Response;
 use sha2::Digest as _;
 use subtle::ConstantTimeEq;
 
-use super::serve::{Asked, put, text};
+use super::answer::{Asked, put, text};
 use super::{Content, Fault, State};
 
 /// Bytes sent at a time.

@@ -8,8 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use serde_json::{Map, Value, json};
 
+use super::answer::{Asked, json as json_answer, put, refused};
 use super::repository::Content;
-use super::serve::{Asked, json as json_answer, put, refused};
 use super::{Gate, Repository, State, Surprise, delivery};
 
 const ON_LIST: &[&str] = &[
@@ -416,7 +416,7 @@ fn resolve(state: &Arc<State>, asked: &Asked, name: &str, revision: &str, path: 
         (StatusCode::TEMPORARY_REDIRECT, target, content.git_name(false))
     };
     let body = if asked.method == Method::HEAD { String::new() } else { format!("Redirecting to {target}") };
-    let mut response = super::serve::text(status, &body);
+    let mut response = super::answer::text(status, &body);
     put(&mut response, "location", &target);
     put(&mut response, "x-repo-commit", &repository.commit());
     put(&mut response, "x-linked-etag", &format!("\"{etag}\""));

@@ -6,6 +6,7 @@
 //! kept: it speaks plain HTTP, where the official client reads a missing repository from `X-Error-Code` only, so that
 //! header is sent also where the real hub leaves it out.
 
+mod answer;
 mod control;
 mod delivery;
 mod faults;

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::serve::{Asked, json as json_answer, put};
+use super::answer::{Asked, json as json_answer, put};
 use super::{Gate, Repository, State, delivery};
 use crate::hub::modelscope::TREE_CUT;
 
