@@ -15,7 +15,7 @@ use crate::checkpoint::files::is_worth_reading;
 use crate::checkpoint::variants::{self, Directions, Other, Variant};
 use crate::checkpoint::{self, Anomaly, FileSet};
 use crate::claim::{self, Declarations};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{BASE_IS_GONE, Error, ErrorKind, Result};
 use crate::examination::{Depth, Examination, Side};
 use crate::hub::fetch::{self, Repo};
 use crate::hub::{self, Access, Hub, Meter, RepoFile, RepoInfo};
@@ -148,7 +148,7 @@ impl Examiner {
                 Ok(base) => base,
                 // A base that is missing is not a candidate that is missing.
                 Err(error) if error.kind == ErrorKind::NotFound => {
-                    let doing = format!("{id}: the base {name} cannot be found: {}", error.doing);
+                    let doing = format!("{id}: the base {name} {BASE_IS_GONE}: {}", error.doing);
                     trouble.get_or_insert(Error { kind: ErrorKind::NoBase, doing, ..error });
                     continue;
                 }

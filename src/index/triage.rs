@@ -7,9 +7,8 @@ use rusqlite::{Connection, OptionalExtension, Params, Row, params_from_iter};
 use serde::Serialize;
 
 use super::decision::OPEN;
-use super::prevalence::reason_class;
 use super::{Index, failed};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, reason_class};
 use crate::hub::RepoInfo;
 
 /// Rows of one page at most.

@@ -271,7 +271,7 @@ pub fn suspect() -> Examination {
 pub fn failed() -> Examination {
     Examination {
         status: Status::Failed,
-        reason: Some("listing files of hf:example/gated: the hub wants an access grant (403)".into()),
+        reason: Some("denied: listing files of hf:example/gated: the hub wants an access grant (403)".into()),
         depth: Depth::Hashes,
         coverage: Coverage::default(),
         relation: Relation::Incomparable,

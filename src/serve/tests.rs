@@ -707,7 +707,7 @@ fn fill(index: &mut Index, examinations: u32) {
                  has_claim, catalogue, judged_at, relation, verdict, because, severity)
                  SELECT printf('%064x', 1000000 + i), 'orthoscope/examination/1', '0.1.0', bs.key, cs.key, b.key, c.key,
                      1760000000 + i, 1760000000 + i, 1, CASE WHEN h % 17 = 0 THEN 'failed' ELSE 'complete' END,
-                     CASE WHEN h % 17 = 0 THEN 'the hub wants an access grant (403)' END, 'screen', 272, 272, 200, 1000, 0, 0,
+                     CASE WHEN h % 17 = 0 THEN 'denied: the hub wants an access grant (403)' END, 'screen', 272, 272, 200, 1000, 0, 0,
                      1, 1760000000 + i, 'fine-tuned',
                      CASE WHEN h % 11 = 0 THEN 'orthogonalized' WHEN h % 50 = 1 THEN 'suspect' ELSE 'clear' END, 'made up',
                      CASE WHEN h % 11 = 0 THEN 4 WHEN h % 50 = 1 THEN 2 ELSE 0 END
