@@ -65,7 +65,7 @@ pub(super) fn find(index: &Index, what: &str) -> Result<Stored> {
         Location::Path(_) => (as_recorded(&spelled), None),
     };
     for source in source {
-        if let Some(row) = index.newest(&source, revision.as_ref().map(|revision| revision.0.as_str()))? {
+        if let Some(row) = index.newest(&source, revision.as_ref())? {
             return index.get(&row.id.hex())?.ok_or_else(|| missing(what));
         }
     }

@@ -108,12 +108,12 @@ fn on_a_hub(
     asked: Option<&Revision>,
     base: Option<&str>,
 ) -> Result<(Examination, Option<Listing>)> {
-    let revision = asked.map(|revision| revision.0.as_str());
     let facts = match base::facts(id, asked, &examiner.client, &examiner.environment, &Meter::unlimited()) {
         Ok(facts) => facts,
         Err(error) if error.kind == ErrorKind::Interrupted => return Err(error),
         Err(error) => {
-            let facts = RepoInfo { name: id.name.clone(), commit: revision.map(str::to_owned), ..RepoInfo::default() };
+            let facts =
+                RepoInfo { name: id.name.clone(), commit: asked.map(ToString::to_string), ..RepoInfo::default() };
             return Ok((examiner.failed(id, &facts, base, &error), None));
         }
     };
@@ -121,7 +121,7 @@ fn on_a_hub(
     let listing = (!examiner.client.settings().offline).then(|| Listing::from(&facts));
     // A hub may know the repository by another name by now.
     let id = RepoId { name: facts.name.clone(), ..id.clone() };
-    match examiner.examine_at(&id, &facts, base, revision) {
+    match examiner.examine_at(&id, &facts, base, asked) {
         Ok(outcome) => Ok((outcome.examination, listing)),
         Err(error) if error.kind == ErrorKind::Interrupted => Err(error),
         Err(error) => Ok((examiner.failed(&id, &facts, base, &error), listing)),

@@ -239,11 +239,10 @@ pub fn facts(
     meter: &Meter,
 ) -> Result<hub::RepoInfo> {
     let hub = hub::of(id, environment)?;
-    let revision = revision.map(|revision| revision.0.as_str());
     if client.settings().offline && !hub.is_here() {
         return Ok(hub::RepoInfo {
             name: id.name.clone(),
-            commit: revision.map(str::to_owned),
+            commit: revision.map(ToString::to_string),
             ..hub::RepoInfo::default()
         });
     }
@@ -261,13 +260,11 @@ pub fn open_repo(
 ) -> Result<(Repo, Option<hub::RepoInfo>)> {
     let hub = hub::of(id, environment)?;
     if client.settings().offline && !hub.is_here() {
-        let revision = revision.map_or(hub.default_revision(), |revision| revision.0.as_str());
-        return Ok((Repo::open(client, &hub, environment, &id.name, revision, meter)?, None));
+        let revision = revision.cloned().unwrap_or_else(|| hub.default_revision());
+        return Ok((Repo::open(client, &hub, environment, &id.name, &revision, meter)?, None));
     }
-    let info = fetch::info(client, hub.as_ref(), &id.name, revision.map(|revision| revision.0.as_str()), meter)?;
-    let commit = info.commit.clone().filter(|_| hub.keeps_commits());
-    let asked = commit
-        .or_else(|| revision.map(|revision| revision.0.clone()))
-        .unwrap_or_else(|| hub.default_revision().to_owned());
+    let info = fetch::info(client, hub.as_ref(), &id.name, revision, meter)?;
+    let commit = info.commit.clone().filter(|_| hub.keeps_commits()).map(Revision);
+    let asked = commit.or_else(|| revision.cloned()).unwrap_or_else(|| hub.default_revision());
     Ok((Repo::open(client, &hub, environment, &info.name, &asked, meter)?, Some(info)))
 }

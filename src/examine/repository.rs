@@ -19,7 +19,7 @@ use crate::error::{BASE_IS_GONE, Error, ErrorKind, Result};
 use crate::examination::{Depth, Examination, Side};
 use crate::hub::fetch::{self, Repo};
 use crate::hub::{self, Access, Hub, Meter, RepoFile, RepoInfo};
-use crate::ids::{Digest, RepoId};
+use crate::ids::{Digest, RepoId, Revision};
 use crate::judge::account::Account;
 use crate::judge::relation::is_kin;
 use crate::limits;
@@ -87,7 +87,7 @@ impl Examiner {
         id: &RepoId,
         facts: &RepoInfo,
         base: Option<&str>,
-        revision: Option<&str>,
+        revision: Option<&Revision>,
     ) -> Result<Outcome> {
         let meter = self.client.meter("this repository's", self.settings.max_bytes, Some(self.night.clone()));
         let result = fenced(&id.to_string(), || self.attempt(id, facts, base, revision, &meter));
@@ -120,7 +120,7 @@ impl Examiner {
         id: &RepoId,
         facts: &RepoInfo,
         base: Option<&str>,
-        revision: Option<&str>,
+        revision: Option<&Revision>,
         meter: &Arc<Meter>,
     ) -> Result<Examination> {
         match facts.access {
@@ -171,19 +171,19 @@ impl Examiner {
         id: &RepoId,
         facts: &RepoInfo,
         base: Option<&str>,
-        revision: Option<&str>,
+        revision: Option<&Revision>,
         meter: &Arc<Meter>,
     ) -> Result<Candidate> {
         let hub = hub::of(id, &self.environment)?;
-        let commit = facts.commit.as_deref().filter(|_| hub.keeps_commits());
-        let commit = commit.or(revision).unwrap_or(hub.default_revision());
-        let listed = Repo::open(&self.client, &hub, &self.environment, &id.name, commit, meter);
+        let commit = facts.commit.clone().filter(|_| hub.keeps_commits()).map(Revision);
+        let commit = commit.or_else(|| revision.cloned()).unwrap_or_else(|| hub.default_revision());
+        let listed = Repo::open(&self.client, &hub, &self.environment, &id.name, &commit, meter);
         let (repo, facts) = match listed {
             // Pushed to since it was listed: what is there now is examined instead.
             Err(error) if error.kind == ErrorKind::Moved => {
                 let now = fetch::info(&self.client, hub.as_ref(), &id.name, None, meter)?;
                 let commit = now.commit.clone().filter(|_| hub.keeps_commits());
-                let commit = commit.unwrap_or_else(|| hub.default_revision().to_owned());
+                let commit = commit.map_or_else(|| hub.default_revision(), Revision);
                 (Repo::open(&self.client, &hub, &self.environment, &id.name, &commit, meter)?, now)
             }
             other => (other?, facts.clone()),

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::checkpoint::files::is_weights;
 use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Revision;
 
 /// A directory tree.
 pub struct Local {
@@ -75,8 +76,8 @@ impl Hub for Local {
         Vec::new()
     }
 
-    fn default_revision(&self) -> &'static str {
-        "now"
+    fn default_revision(&self) -> Revision {
+        Revision("now".to_owned())
     }
 
     fn list(&self, query: &Query) -> Result<Ask> {
@@ -132,7 +133,7 @@ impl Hub for Local {
         Ok(Page { items, more: Vec::new(), incomplete: None })
     }
 
-    fn info(&self, name: &str, _revision: Option<&str>) -> Result<Ask> {
+    fn info(&self, name: &str, _revision: Option<&Revision>) -> Result<Ask> {
         Ok(Ask::get(self.folder(name)?, Bucket::Api))
     }
 
@@ -152,7 +153,7 @@ impl Hub for Local {
         })
     }
 
-    fn tree(&self, name: &str, _revision: &str) -> Result<Ask> {
+    fn tree(&self, name: &str, _revision: &Revision) -> Result<Ask> {
         Ok(Ask::get(self.folder(name)?, Bucket::Api))
     }
 
@@ -173,7 +174,7 @@ impl Hub for Local {
         Ok(Page { items, more: Vec::new(), incomplete: None })
     }
 
-    fn file(&self, name: &str, _revision: &str, path: &str) -> Result<Ask> {
+    fn file(&self, name: &str, _revision: &Revision, path: &str) -> Result<Ask> {
         let segments: Vec<&str> = name.split('/').chain(path.split('/')).collect();
         Ok(Ask::get(join(&self.root, &segments)?, Bucket::Delivery))
     }

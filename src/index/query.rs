@@ -18,7 +18,7 @@ use super::sql::{Count, Hex, Json, Moment, Word, as_text};
 use super::{Index, Stored, failed, hex_range_end, load};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Depth, Finding, Relation, Severity, Status, Verdict};
-use crate::ids::Digest;
+use crate::ids::{Digest, Revision};
 
 /// Which examinations; a field left empty lets all through.
 #[derive(Debug, Clone, Default)]
@@ -421,9 +421,9 @@ impl Index {
     }
 
     /// The newest examination of a candidate, at the revision that begins like this where one is given.
-    pub fn newest(&self, candidate: &str, revision: Option<&str>) -> Result<Option<ExaminationRow>> {
+    pub fn newest(&self, candidate: &str, revision: Option<&Revision>) -> Result<Option<ExaminationRow>> {
         let fits = |row: &ExaminationRow| {
-            revision.is_none_or(|asked| row.revision.as_deref().is_some_and(|known| known.starts_with(asked)))
+            revision.is_none_or(|asked| row.revision.as_deref().is_some_and(|known| known.starts_with(asked.as_str())))
         };
         Ok(self.history(candidate)?.into_iter().find(fits))
     }

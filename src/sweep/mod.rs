@@ -9,6 +9,8 @@ pub mod work;
 
 use std::path::Path;
 
+use jiff::Timestamp;
+
 use self::plan::Plan;
 use self::queue::Queue;
 use self::work::{Summary, SweepSettings};
@@ -26,7 +28,7 @@ pub fn sweep(
     settings: &SweepSettings,
     observer: &dyn work::Observer,
 ) -> Result<(Summary, Rejudged)> {
-    let queue = Queue::open(path, seconds_now())?;
+    let queue = Queue::open(path, Timestamp::now())?;
     let rejudged = Index::open(path)?.judge_again(&examiner.catalogue, false)?;
     let thread = WriterThread::start(path)?;
     let writer = thread.writer()?;
@@ -34,9 +36,4 @@ pub fn sweep(
     drop(writer);
     thread.finish()?;
     Ok((summary?, rejudged))
-}
-
-/// Seconds since 1970.
-pub fn seconds_now() -> i64 {
-    jiff::Timestamp::now().as_second()
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -21,7 +21,6 @@ use crate::index::{self, Index};
 
 use super::plan::{self, Listed, Plan};
 use super::queue::{Ending, Item, MOST_ATTEMPTS, Queue};
-use super::seconds_now;
 
 /// How a sweep runs.
 #[derive(Debug, Clone)]
@@ -30,8 +29,8 @@ pub struct SweepSettings {
     pub workers: usize,
     /// Attempts of a repository that meets network trouble, per run.
     pub tries: u32,
-    /// Seconds a repository rests between them.
-    pub rest: i64,
+    /// How long a repository rests between them.
+    pub rest: SignedDuration,
     /// Repositories examined in this run at most.
     pub limit: Option<u64>,
     /// Keep polling for new uploads, this far apart.
@@ -40,7 +39,7 @@ pub struct SweepSettings {
 
 impl Default for SweepSettings {
     fn default() -> Self {
-        Self { workers: 4, tries: 3, rest: 30, limit: None, watch: None }
+        Self { workers: 4, tries: 3, rest: SignedDuration::from_secs(30), limit: None, watch: None }
     }
 }
 
@@ -174,7 +173,7 @@ pub fn sweep(
 ) -> Result<Summary> {
     let started = Instant::now();
     let described = serde_json::to_string(plan).unwrap_or_default();
-    let run = queue.begin(&described, seconds_now())?;
+    let run = queue.begin(&described, Timestamp::now())?;
     let mut summary = Summary::default();
     for poll in 0.. {
         match plan::list(examiner, queue, plan, poll) {
@@ -216,7 +215,7 @@ pub fn sweep(
     let unreported = queue.unreported(run)?;
     summary.worst = summary.worst.max(unreported.worst);
     summary.unreported = unreported.outcomes;
-    queue.end(run, &serde_json::to_string(&summary).unwrap_or_default(), seconds_now())?;
+    queue.end(run, &serde_json::to_string(&summary).unwrap_or_default(), Timestamp::now())?;
     Ok(summary)
 }
 
@@ -255,7 +254,7 @@ fn round(
                     if settings.limit.is_some_and(|limit| earlier >= limit) {
                         break;
                     }
-                    let step = match queue.lease(seconds_now()) {
+                    let step = match queue.lease(Timestamp::now()) {
                         Ok(Some(item)) => {
                             one(examiner, queue, writer, settings, &item).map(|ended| Some((item, ended)))
                         }
@@ -274,10 +273,12 @@ fn round(
                             observer.examined(&id, &outcome, shared.1, total);
                         }
                         Ok(Some((_, None))) => {}
-                        Ok(None) => match queue.next_in(seconds_now()) {
+                        Ok(None) => match queue.next_in(Timestamp::now()) {
                             // Rows rest: the network may come back. Others may still be leased by fellow workers.
-                            Ok(Some(wait)) if wait > 0 => {
-                                let _ = examiner.client.pause(Duration::from_secs(wait.clamp(1, 5) as u64));
+                            Ok(Some(wait)) if wait.is_positive() => {
+                                let _ = examiner
+                                    .client
+                                    .pause(wait.unsigned_abs().clamp(Duration::from_secs(1), Duration::from_secs(5)));
                             }
                             Ok(Some(_)) => {}
                             Ok(None) => break,
@@ -325,13 +326,13 @@ fn one(
         match examiner.examine(&id, &item.facts, base) {
             Ok(outcome) => outcome,
             Err(error) if error.kind == ErrorKind::Interrupted || examiner.night.was_refused() => {
-                queue.give_back(item, seconds_now())?;
+                queue.give_back(item, Timestamp::now())?;
                 return Ok(None);
             }
             Err(error) if error.kind == ErrorKind::Index => return Err(error),
             Err(error) if item.attempts < settings.tries => {
                 tracing::info!("{id}: {}", error.one_line());
-                queue.again(item, settings.rest, seconds_now())?;
+                queue.again(item, settings.rest, Timestamp::now())?;
                 return Ok(None);
             }
             Err(error) => given_up(&error, error.kind),
@@ -349,7 +350,7 @@ fn one(
         passing: outcome.is_passing(),
         reason: outcome.examination.reason.as_deref(),
     };
-    queue.done(item, &ending, seconds_now())?;
+    queue.done(item, &ending, Timestamp::now())?;
     Ok(Some(outcome))
 }
 

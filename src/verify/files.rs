@@ -245,7 +245,7 @@ pub fn repository(
         let content = content(repo, file, meter, download)?;
         items.insert(file.path.clone(), Item { name: file.path.clone(), bytes: file.bytes, content, cached });
     }
-    let revision = Some(repo.revision().to_owned());
+    let revision = Some(repo.revision().to_string());
     Ok(Subject { label: label.to_owned(), revision, items, single: false })
 }
 

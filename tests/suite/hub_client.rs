@@ -11,6 +11,7 @@ use orthoscope::error::ErrorKind;
 use orthoscope::hub::fetch::{self, Repo};
 use orthoscope::hub::reach::Reach;
 use orthoscope::hub::{self, Client, ClientSettings, Environment, Hub, Meter, Query};
+use orthoscope::ids::Revision;
 use orthoscope::source::ByteSource;
 
 const CARD: &str = "---\nbase_model: org/base\n---\n# Derivative\n";
@@ -70,7 +71,7 @@ fn setting_of(
 impl Setting {
     fn open(&self, name: &str) -> orthoscope::error::Result<Repo> {
         let info = fetch::info(&self.client, self.hub.as_ref(), name, None, &Meter::unlimited())?;
-        let revision = info.commit.unwrap_or_else(|| self.hub.default_revision().to_owned());
+        let revision = info.commit.map_or_else(|| self.hub.default_revision(), Revision);
         Repo::open(&self.client, &self.hub, &self.environment, name, &revision, &Meter::unlimited())
     }
 
@@ -306,8 +307,14 @@ fn offline_makes_no_request() {
         ..client
     });
     assert_eq!(setting.open("someone/m").err().unwrap().kind, ErrorKind::Offline);
-    let opened =
-        Repo::open(&setting.client, &setting.hub, &setting.environment, "someone/m", "main", &Meter::unlimited());
+    let opened = Repo::open(
+        &setting.client,
+        &setting.hub,
+        &setting.environment,
+        "someone/m",
+        &Revision("main".to_owned()),
+        &Meter::unlimited(),
+    );
     assert_eq!(opened.err().unwrap().kind, ErrorKind::Offline);
     assert!(setting.standin.log().is_empty());
 }
@@ -344,9 +351,15 @@ fn the_other_hub_works_through_the_same_client() {
     })
     .unwrap();
     assert_eq!(names, ["owner/name", "owner/other"]);
-    let repo =
-        Repo::open(&setting.client, &setting.hub, &setting.environment, "owner/name", "master", &Meter::unlimited())
-            .unwrap();
+    let repo = Repo::open(
+        &setting.client,
+        &setting.hub,
+        &setting.environment,
+        "owner/name",
+        &Revision("master".to_owned()),
+        &Meter::unlimited(),
+    )
+    .unwrap();
     assert_eq!(repo.files().len(), 3103, "a tree cut off at 3,000 entries is listed folder by folder");
     let file = repo.file("model.safetensors").unwrap().clone();
     let weights = repo.source(&file, &Meter::unlimited()).unwrap();
@@ -377,7 +390,7 @@ fn a_directory_tree_is_a_hub_too() {
     assert_eq!(names, [("org/base".to_owned(), true), ("someone/with space".to_owned(), true)]);
     let info = fetch::info(&client, hub.as_ref(), "someone/with space", None, &meter).unwrap();
     assert_eq!(info.name, "someone/with space");
-    let repo = Repo::open(&client, &hub, &environment, &info.name, "now", &meter).unwrap();
+    let repo = Repo::open(&client, &hub, &environment, &info.name, &hub.default_revision(), &meter).unwrap();
     let file = repo.file("model.safetensors").unwrap().clone();
     assert_eq!(&*repo.source(&file, &meter).unwrap().read(100..200).unwrap(), &noise(3, 5000)[100..200]);
     assert_eq!(fetch::info(&client, hub.as_ref(), "no/such", None, &meter).unwrap_err().kind, ErrorKind::NotFound);

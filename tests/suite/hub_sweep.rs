@@ -30,7 +30,7 @@ fn sweep_with(
 }
 
 fn sweep(hub: &str, folder: &Path) -> (Summary, BTreeMap<String, Examination>) {
-    let settings = SweepSettings { rest: 0, ..SweepSettings::default() };
+    let settings = SweepSettings { rest: jiff::SignedDuration::ZERO, ..SweepSettings::default() };
     sweep_with(&bench(hub, folder, ExamineSettings::default()), folder, &settings, &Silent)
 }
 
@@ -279,7 +279,7 @@ fn a_stop_gives_leases_back() {
     }
     let (summary, _) = sweep_with(&bench, folder.path(), &SweepSettings::default(), &StopAfter(&bench));
     assert!(summary.stopped && summary.left > 0);
-    let counts = Queue::open(&folder.path().join("index.db"), 0).unwrap().counts().unwrap();
+    let counts = Queue::open(&folder.path().join("index.db"), jiff::Timestamp::UNIX_EPOCH).unwrap().counts().unwrap();
     assert_eq!((counts.leased, counts.done), (0, summary.examined));
     let (rest, found) = sweep(standin.hub(), folder.path());
     assert_eq!(rest.examined, 60 - summary.examined);
