@@ -34,12 +34,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use self::assembly::{Assembly, Part};
+use self::assembly::{Assembly, FilePart};
 use self::files::Written;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
 use crate::source::ByteSource;
-use crate::tensor::{self, DType, Family};
+use crate::tensor::{self, DType, DTypeFamily};
 
 /// An oddity of a file: reported, never judged by itself, and never a reason to stop reading.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -163,7 +163,7 @@ impl TensorEntry {
     pub fn is_quantized(&self) -> bool {
         match &self.storage {
             Storage::Packed(decoder) => decoder.packing() == Packing::Codes,
-            Storage::Plain => self.dtype.family == Family::Block,
+            Storage::Plain => self.dtype.family == DTypeFamily::Block,
             Storage::Unreadable(_) => false,
         }
     }
@@ -290,7 +290,7 @@ pub trait Format: Sync {
 pub static FORMATS: &[&dyn Format] = &[&adapter::Peft, &safetensors::Safetensors, &gguf::Gguf, &pickle::PyTorch];
 
 /// Reads one file of a set as what its bytes are, whatever format the others are in.
-fn read_as(written: Written, assembly: &mut Assembly, part: &Part<'_>) -> Result<()> {
+fn read_as(written: Written, assembly: &mut Assembly, part: &FilePart<'_>) -> Result<()> {
     match written {
         Written::Safetensors => safetensors::read_file(assembly, part),
         Written::PyTorch => pickle::read_file(assembly, part),

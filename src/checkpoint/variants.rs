@@ -4,7 +4,7 @@
 //! adapter. Each of these is a [`Variant`]; those that differ in nothing but their quantisation, or in which copy they
 //! are, are of one form. What belongs together is what a loader would load together: an index names its shards whatever
 //! they are called and wherever they lie, `config.json` may name the file to take (`transformers_weights`), and only
-//! after these do names count. Weight files that are part of no checkpoint stand in [`Contents::others`] with what they
+//! after these do names count. Weight files that are part of no checkpoint stand in [`RepositoryContents::others`] with what they
 //! seem to be, so that none is passed over in silence.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -124,7 +124,7 @@ fn index_of(name: &str) -> Option<(&str, Kind)> {
 
 /// What a repository's small files say of its weights: which files an index names, and which one a configuration does.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Directions {
+pub struct LoadingHints {
     /// Index to the files that it names, as paths of the repository; only names that stay inside it.
     indexes: BTreeMap<String, BTreeSet<String>>,
     /// Weight files (or indexes) that a configuration says are to be loaded.
@@ -134,7 +134,7 @@ pub struct Directions {
     unread: BTreeMap<String, String>,
 }
 
-impl Directions {
+impl LoadingHints {
     /// Reads them. What cannot be read directs nothing here, and is told when the checkpoint is opened.
     pub fn read(files: &FileSet) -> Self {
         let mut directions = Self::default();
@@ -200,7 +200,7 @@ pub struct Other {
 
 /// Everything in a repository that a loader could load.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Contents {
+pub struct RepositoryContents {
     /// The checkpoints, best to look at first.
     pub variants: Vec<Variant>,
     /// Weight files of none of them.
@@ -208,7 +208,7 @@ pub struct Contents {
 }
 
 /// Sorts the files of a repository (names and lengths).
-pub fn contents<'a>(files: impl IntoIterator<Item = (&'a str, u64)>, directions: &Directions) -> Contents {
+pub fn contents<'a>(files: impl IntoIterator<Item = (&'a str, u64)>, directions: &LoadingHints) -> RepositoryContents {
     let files: BTreeMap<&str, u64> = files.into_iter().collect();
     let mut groups: BTreeMap<Group<'_>, Vec<&str>> = BTreeMap::new();
     let mut others = Vec::new();
@@ -267,7 +267,7 @@ pub fn contents<'a>(files: impl IntoIterator<Item = (&'a str, u64)>, directions:
             variant.name.clone_from(first);
         }
     }
-    Contents { variants, others }
+    RepositoryContents { variants, others }
 }
 
 /// What files that are loaded together have in common. A single file that bears an index's stem is what loaders take
@@ -384,13 +384,13 @@ impl Rank {
 }
 
 /// The contents of a set of files.
-pub fn contents_of(files: &FileSet, directions: &Directions) -> Contents {
+pub fn contents_of(files: &FileSet, directions: &LoadingHints) -> RepositoryContents {
     contents(files.files.iter().map(|(name, source)| (name.as_str(), source.len())), directions)
 }
 
 /// The variants of a set of files.
 pub fn of_files(files: &FileSet) -> Vec<Variant> {
-    contents_of(files, &Directions::read(files)).variants
+    contents_of(files, &LoadingHints::read(files)).variants
 }
 
 #[cfg(test)]
@@ -398,12 +398,12 @@ mod tests {
     use super::*;
 
     fn names(files: &[&str]) -> Vec<(String, usize)> {
-        let found = contents(files.iter().map(|name| (*name, 10)), &Directions::default()).variants;
+        let found = contents(files.iter().map(|name| (*name, 10)), &LoadingHints::default()).variants;
         found.into_iter().map(|variant| (variant.name, variant.files.len())).collect()
     }
 
     fn forms(files: &[&str]) -> Vec<String> {
-        let found = contents(files.iter().map(|name| (*name, 10)), &Directions::default()).variants;
+        let found = contents(files.iter().map(|name| (*name, 10)), &LoadingHints::default()).variants;
         first_of_each(found).0.into_iter().map(|variant| variant.name).collect()
     }
 
@@ -486,9 +486,9 @@ mod tests {
         assert_eq!(of_files(&files)[0].name, "weights.safetensors");
         let odd =
             set(&[("config.json", r#"{"transformers_weights": "../x.safetensors", "y": 1}"#), ("i.index.json", "")]);
-        assert_eq!(Directions::read(&odd).unread().len(), 1);
+        assert_eq!(LoadingHints::read(&odd).unread().len(), 1);
         assert_eq!(
-            Directions::read(&set(&[("model.safetensors.index.json", "{\"weight_map\": NaN}")])).unread().len(),
+            LoadingHints::read(&set(&[("model.safetensors.index.json", "{\"weight_map\": NaN}")])).unread().len(),
             1
         );
     }
@@ -496,7 +496,7 @@ mod tests {
     #[test]
     fn what_is_part_of_no_checkpoint_is_listed_once() {
         let files = ["model.safetensors", "optimizer.pt", "mmproj-F16.gguf", "tf_model.h5", "m.gguf.part1of2", "x.txt"];
-        let found = contents(files.map(|name| (name, 10)), &Directions::default());
+        let found = contents(files.map(|name| (name, 10)), &LoadingHints::default());
         let others: Vec<(&str, bool)> =
             found.others.iter().map(|other| (other.name.as_str(), other.is_readable)).collect();
         assert_eq!(

@@ -307,7 +307,7 @@ pub(super) fn layers_of<'m>(tensors: impl Iterator<Item = &'m TensorMeasurement>
 }
 
 /// Along which direction the strength of each writer is asked for.
-pub struct Directions {
+pub struct RemovedDirections {
     /// For each pair: unit, d numbers; `None` where none was removed.
     pub along: Vec<Option<Vec<f64>>>,
     /// The coordinates that they are directions in.
@@ -315,7 +315,7 @@ pub struct Directions {
 }
 
 /// The direction that the other layers lost, or a writer's own where it lost one of its own.
-pub fn directions(measured: &Measurements<'_>) -> Directions {
+pub fn directions(measured: &Measurements<'_>) -> RemovedDirections {
     let coordinates = choose_coordinates(&measured.pairs);
     let consensus = Consensus::new(&measured.pairs, coordinates, &measured.shared[coordinates]);
     let along = measured.pairs.iter().map(|measured| {
@@ -327,5 +327,5 @@ pub fn directions(measured: &Measurements<'_>) -> Directions {
             Some(side.direction.clone())
         })
     });
-    Directions { along: along.collect(), coordinates }
+    RemovedDirections { along: along.collect(), coordinates }
 }

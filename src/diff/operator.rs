@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::kernel::{self, ColumnSums, Scratch, Sums};
 use super::reordering::Reordering;
-use super::requantize::{self, Match, Scheme};
+use super::requantize::{self, Match, Quantizer};
 use crate::arch::Axis;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
@@ -390,7 +390,7 @@ impl<'a> Operator<'a> {
 
     /// The known quantiser whose round trip turns the base into the candidate, if one does: chosen on the first row,
     /// then held against all of them. `own` is the candidate's dtype as (precision, smallest normal exponent).
-    pub fn requantized(&self, own: (u32, i32)) -> Result<Option<Scheme>> {
+    pub fn requantized(&self, own: (u32, i32)) -> Result<Option<Quantizer>> {
         let mut w = vec![0f32; self.columns];
         let mut x = w.clone();
         self.decode(0, &mut w, &mut x)?;

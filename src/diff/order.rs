@@ -33,14 +33,14 @@ const MOST: usize = 8192;
 
 /// What of the other coordinates of a writer does not enter the fit, and what was put back.
 #[derive(Debug, Clone, Default)]
-pub struct Aside {
+pub struct ColumnsAside {
     /// Which are kept; `None` when all are.
     pub kept: Option<Vec<bool>>,
     /// How many were put back in their place.
     pub moved: usize,
 }
 
-impl Aside {
+impl ColumnsAside {
     /// Share that is set aside.
     pub fn share(&self) -> f64 {
         self.kept

@@ -26,7 +26,7 @@ const GAP_WHOLE: f64 = 6.0;
 const SURE_WHOLE: f64 = 6.0;
 
 /// The model as a whole.
-pub struct Summary {
+pub struct ModelSummary {
     /// Named numbers and one row per pair.
     pub profile: Profile,
     /// The shared direction (global scope) in the coordinates that won, d numbers; empty when there is none.
@@ -34,7 +34,7 @@ pub struct Summary {
 }
 
 /// Sums the measurements up.
-pub fn summarize(pairing: &Pairing, measured: &Measurements<'_>) -> Summary {
+pub fn summarize(pairing: &Pairing, measured: &Measurements<'_>) -> ModelSummary {
     let coordinates = choose_coordinates(&measured.pairs);
     let consensus = Consensus::new(&measured.pairs, coordinates, &measured.shared[coordinates]);
     let directions: Vec<Option<&Fitted>> = measured.pairs.iter().map(|pair| fitted(pair, coordinates)).collect();
@@ -65,7 +65,7 @@ pub fn summarize(pairing: &Pairing, measured: &Measurements<'_>) -> Summary {
     other_side(&mut model, measured, &tensors);
     biases(&mut model, measured, &direction);
     model.keep_finite();
-    Summary { profile: Profile { model, tensors }, direction }
+    ModelSummary { profile: Profile { model, tensors }, direction }
 }
 
 /// Matrices with the fit that was made of each.

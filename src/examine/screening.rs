@@ -21,7 +21,7 @@ use crate::profile::{Numbers, Profile};
 use crate::screen::{self, Block, Factor, Sampled, Screened, Sight};
 use crate::tensor::numbers::median;
 
-use super::base::Base;
+use super::base::OpenedBase;
 
 /// Writers whose rows are fetched.
 const WRITERS: usize = 12;
@@ -112,7 +112,7 @@ fn share_of(kind: Kind) -> Measurement {
 
 /// Fetches and judges. `budget` is how many of the candidate's bytes may be read. `Unsupported` where there are no
 /// writers that can be solved.
-pub fn run(base: &Arc<Base>, candidate: &Checkpoint, pairing: &Pairing, budget: u64) -> Result<Screening> {
+pub fn run(base: &Arc<OpenedBase>, candidate: &Checkpoint, pairing: &Pairing, budget: u64) -> Result<Screening> {
     let writers = chosen(&base.checkpoint, candidate, pairing);
     if writers.len() < 3 {
         return Err(Error::new(
@@ -176,11 +176,11 @@ pub fn run(base: &Arc<Base>, candidate: &Checkpoint, pairing: &Pairing, budget: 
 }
 
 /// The factor of the base's writer; where nothing will be solved, no more than its size, since building one is dear.
-fn factor(base: &Base, pair: &Pair, is_needed: bool) -> Result<Arc<Factor>> {
+fn factor(base: &OpenedBase, pair: &Pair, is_needed: bool) -> Result<Arc<Factor>> {
     if is_needed { base.factor(&pair.base) } else { Ok(Arc::new(Factor::unused(pair.base.rows as usize))) }
 }
 
-fn look(base: &Base, candidate: &Checkpoint, (pair, first, rows): &(&Pair, u64, u64)) -> Result<Option<Sight>> {
+fn look(base: &OpenedBase, candidate: &Checkpoint, (pair, first, rows): &(&Pair, u64, u64)) -> Result<Option<Sight>> {
     let elements = (rows * pair.base.columns) as usize;
     let mut old = vec![0.0f32; elements];
     let mut new = vec![0.0f32; elements];
@@ -222,7 +222,7 @@ impl Sample {
 
 /// A short run out of the middle of each tensor with the same dtype on both sides: every writer first, then the rest
 /// evenly.
-fn samples(base: &Arc<Base>, candidate: &Checkpoint, pairing: &Pairing, fetched: &[&Pair]) -> Vec<Sample> {
+fn samples(base: &Arc<OpenedBase>, candidate: &Checkpoint, pairing: &Pairing, fetched: &[&Pair]) -> Vec<Sample> {
     let mut writers = Vec::new();
     let mut others = Vec::new();
     for pair in &pairing.pairs {

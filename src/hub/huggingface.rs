@@ -15,7 +15,7 @@ use super::cache::CachedRepo;
 use super::location::{Pages, is_owner_and_name, revision_below};
 use super::rows::Shape;
 use super::{
-    Access, Answer, Ask, Bucket, Environment, Hub, HubEntry, Page, Place, Query, Refusal, RepoFile, RepoInfo,
+    Access, Answer, Ask, Bucket, Environment, Hub, HubEntry, HubPage, Place, Query, Refusal, RepoFile, RepoInfo,
     is_plain_path, join, shown, text,
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -214,11 +214,11 @@ impl Hub for HuggingFace {
         Ok(Ask::get(url, Bucket::Api))
     }
 
-    fn read_list(&self, _ask: &Ask, answer: &Answer) -> Result<Page<RepoInfo>> {
+    fn read_list(&self, _ask: &Ask, answer: &Answer) -> Result<HubPage<RepoInfo>> {
         let rows = REPOSITORY.list(answer, "the listing")?.rows;
         // A row that is no repository is left out; an empty page is not the end, only an absent link is.
         let items = rows.iter().filter_map(repository).collect();
-        Ok(Page { items, more: self.next(answer)?, incomplete: None })
+        Ok(HubPage { items, more: self.next(answer)?, incomplete: None })
     }
 
     fn info(&self, name: &str, revision: Option<&Revision>) -> Result<Ask> {
@@ -248,7 +248,7 @@ impl Hub for HuggingFace {
         Ok(Ask::get(url, Bucket::Api))
     }
 
-    fn read_tree(&self, _ask: &Ask, answer: &Answer) -> Result<Page<RepoFile>> {
+    fn read_tree(&self, _ask: &Ask, answer: &Answer) -> Result<HubPage<RepoFile>> {
         let rows = FILE.list(answer, "the tree")?.rows;
         let mut refused = 0usize;
         let items = rows
@@ -269,7 +269,7 @@ impl Hub for HuggingFace {
             })
             .collect();
         let incomplete = (refused > 0).then(|| format!("{refused} entries with paths that leave the repository"));
-        Ok(Page { items, more: self.next(answer)?, incomplete })
+        Ok(HubPage { items, more: self.next(answer)?, incomplete })
     }
 
     fn file(&self, name: &str, revision: &Revision, path: &str) -> Result<Ask> {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::{
-    Answer, Ask, Bucket, Environment, Hub, HubEntry, Page, Place, Query, Refusal, RepoFile, RepoInfo, is_plain_path,
+    Answer, Ask, Bucket, Environment, Hub, HubEntry, HubPage, Place, Query, Refusal, RepoFile, RepoInfo, is_plain_path,
     join, shown, text,
 };
 use crate::checkpoint::files::is_weights;
@@ -94,7 +94,7 @@ impl Hub for Local {
         Ok(Ask::get(url, Bucket::Api))
     }
 
-    fn read_list(&self, ask: &Ask, answer: &Answer) -> Result<Page<RepoInfo>> {
+    fn read_list(&self, ask: &Ask, answer: &Answer) -> Result<HubPage<RepoInfo>> {
         let wanted = |key: &str| {
             ask.url.query_pairs().find(|(name, _)| name == key).map(|(_, value)| value.to_ascii_lowercase())
         };
@@ -130,7 +130,7 @@ impl Hub for Local {
                 }),
             }
         }
-        Ok(Page { items, more: Vec::new(), incomplete: None })
+        Ok(HubPage { items, more: Vec::new(), incomplete: None })
     }
 
     fn info(&self, name: &str, _revision: Option<&Revision>) -> Result<Ask> {
@@ -157,7 +157,7 @@ impl Hub for Local {
         Ok(Ask::get(self.folder(name)?, Bucket::Api))
     }
 
-    fn read_tree(&self, _ask: &Ask, answer: &Answer) -> Result<Page<RepoFile>> {
+    fn read_tree(&self, _ask: &Ask, answer: &Answer) -> Result<HubPage<RepoFile>> {
         let value = answer.json()?;
         let items = entries(&value, answer)?
             .iter()
@@ -171,7 +171,7 @@ impl Hub for Local {
                 })
             })
             .collect();
-        Ok(Page { items, more: Vec::new(), incomplete: None })
+        Ok(HubPage { items, more: Vec::new(), incomplete: None })
     }
 
     fn file(&self, name: &str, _revision: &Revision, path: &str) -> Result<Ask> {

@@ -196,7 +196,7 @@ pub struct RepoFile {
 
 /// One page of an answer, and what else to ask to have it all.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Page<T> {
+pub struct HubPage<T> {
     /// The items of this page.
     pub items: Vec<T>,
     /// Further requests: the next page, or folders that a hub wants to be asked about one by one.
@@ -252,7 +252,7 @@ pub trait Hub: Send + Sync {
     }
 
     /// Reads one page of repositories.
-    fn read_list(&self, ask: &Ask, answer: &Answer) -> Result<Page<RepoInfo>>;
+    fn read_list(&self, ask: &Ask, answer: &Answer) -> Result<HubPage<RepoInfo>>;
 
     /// Asks for one repository's facts.
     fn info(&self, name: &str, revision: Option<&Revision>) -> Result<Ask>;
@@ -264,7 +264,7 @@ pub trait Hub: Send + Sync {
     fn tree(&self, name: &str, revision: &Revision) -> Result<Ask>;
 
     /// Reads one page of files.
-    fn read_tree(&self, ask: &Ask, answer: &Answer) -> Result<Page<RepoFile>>;
+    fn read_tree(&self, ask: &Ask, answer: &Answer) -> Result<HubPage<RepoFile>>;
 
     /// Asks where a file's bytes are.
     fn file(&self, name: &str, revision: &Revision, path: &str) -> Result<Ask>;

@@ -16,7 +16,7 @@ use super::huggingface::{bearer, clipped, place};
 use super::location::{Pages, is_owner_and_name, revision_below};
 use super::rows::Shape;
 use super::{
-    Access, Answer, Ask, Bucket, Environment, Hub, HubEntry, Page, Place, Query, Refusal, RepoFile, RepoInfo,
+    Access, Answer, Ask, Bucket, Environment, Hub, HubEntry, HubPage, Place, Query, Refusal, RepoFile, RepoInfo,
     is_plain_path, join, shown, text,
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -257,7 +257,7 @@ impl Hub for ModelScope {
         Ok(Ask::get(url, Bucket::Api))
     }
 
-    fn read_list(&self, ask: &Ask, answer: &Answer) -> Result<Page<RepoInfo>> {
+    fn read_list(&self, ask: &Ask, answer: &Answer) -> Result<HubPage<RepoInfo>> {
         let page = REPOSITORIES.list(answer, "the listing")?;
         let total = REPOSITORIES.beside.iter().find_map(|key| page.beside.get(*key)?.as_u64());
         let (rows, listed) = (page.rows, page.all);
@@ -281,7 +281,7 @@ impl Hub for ModelScope {
                 incomplete = Some(format!("the hub lists only the first {LIST_CAP} of {}", total.unwrap_or(asked + 1)));
             }
         }
-        Ok(Page { items: rows.iter().filter_map(repository).collect(), more, incomplete })
+        Ok(HubPage { items: rows.iter().filter_map(repository).collect(), more, incomplete })
     }
 
     fn info(&self, name: &str, _revision: Option<&Revision>) -> Result<Ask> {
@@ -298,7 +298,7 @@ impl Hub for ModelScope {
         self.tree_of(name, revision, "", true)
     }
 
-    fn read_tree(&self, ask: &Ask, answer: &Answer) -> Result<Page<RepoFile>> {
+    fn read_tree(&self, ask: &Ask, answer: &Answer) -> Result<HubPage<RepoFile>> {
         let page = FILES.list(answer, "the tree")?;
         let (rows, listed) = (page.rows, page.all);
         let root = query_value(&ask.url, "Root").unwrap_or_default();
@@ -308,9 +308,9 @@ impl Hub for ModelScope {
         if recursive && listed >= TREE_CUT {
             // Cut off: the folder's own entries first, each of its folders after that.
             let more = vec![self.tree_of(&name, &revision, &root, false)?];
-            return Ok(Page { items: Vec::new(), more, incomplete: None });
+            return Ok(HubPage { items: Vec::new(), more, incomplete: None });
         }
-        let mut page = Page { items: Vec::new(), more: Vec::new(), incomplete: None };
+        let mut page = HubPage { items: Vec::new(), more: Vec::new(), incomplete: None };
         if !recursive && listed >= TREE_CUT {
             page.incomplete = Some(format!("folder {root:?} has more entries than the hub lists ({TREE_CUT})"));
         }

@@ -4,8 +4,8 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::bounded::more_not_examined;
-use super::sql::{Count, Hex, Json, Moment, Real, Word};
-use super::{Stored, checksum, failed, variants};
+use super::sql::{Count, Hex, JsonText, Moment, Real, Word};
+use super::{StoredExamination, checksum, failed, variants};
 use crate::arch::Role;
 use crate::checkpoint::Anomaly;
 use crate::error::Result;
@@ -57,7 +57,7 @@ pub(super) fn key_of(connection: &Connection, id: &Digest) -> Result<i64> {
 }
 
 /// The examination with that key, whole; an error when its rows are not those that were written.
-pub(super) fn stored(connection: &Connection, key: i64) -> Result<Stored> {
+pub(super) fn stored(connection: &Connection, key: i64) -> Result<StoredExamination> {
     if !checksum::holds(connection, key)? {
         return Err(checksum::broken(connection, key));
     }
@@ -74,7 +74,7 @@ pub(super) fn stored(connection: &Connection, key: i64) -> Result<Stored> {
 }
 
 /// The same without measurements.
-pub(super) fn short(connection: &Connection, key: i64) -> Result<Stored> {
+pub(super) fn short(connection: &Connection, key: i64) -> Result<StoredExamination> {
     if !checksum::holds(connection, key)? {
         return Err(checksum::broken(connection, key));
     }
@@ -144,7 +144,7 @@ fn surroundings(row: &Row<'_>) -> rusqlite::Result<Vec<Surrounding>> {
 }
 
 /// The examination with that key without its measurements and without its variants.
-pub(super) fn stored_without_profile(connection: &Connection, key: i64) -> Result<Stored> {
+pub(super) fn stored_without_profile(connection: &Connection, key: i64) -> Result<StoredExamination> {
     let main = connection
         .prepare_cached(
             "SELECT e.*, c.hash FROM examination e JOIN catalogue c ON c.key = e.catalogue WHERE e.key = ?1",
@@ -174,12 +174,12 @@ pub(super) fn stored_without_profile(connection: &Connection, key: i64) -> Resul
     examination.findings =
         rows(connection, "SELECT * FROM finding WHERE examination = ?1 ORDER BY ordinal", key, finding_row)?;
     let [Moment(first_seen), Moment(last_seen), Moment(judged_at)] = main.times;
-    Ok(Stored { id: main.id, examination, first_seen, last_seen, runs: main.runs, judged_at })
+    Ok(StoredExamination { id: main.id, examination, first_seen, last_seen, runs: main.runs, judged_at })
 }
 
 /// A finding out of a row that has all columns of its table.
 pub(super) fn finding_row(row: &Row<'_>) -> rusqlite::Result<Finding> {
-    let Json(evidence) = row.get("evidence")?;
+    let JsonText(evidence) = row.get("evidence")?;
     Ok(Finding {
         id: row.get("id")?,
         signature: row.get("signature")?,
@@ -313,7 +313,7 @@ fn tensor_row(row: &Row<'_>) -> rusqlite::Result<TensorMeasurement> {
             row_spread: 0.0,
         }),
     };
-    let Json(spectrum) = row.get("spectrum")?;
+    let JsonText(spectrum) = row.get("spectrum")?;
     let shares = spectrum.as_array().map(Vec::as_slice).unwrap_or_default();
     Ok(TensorMeasurement {
         name: row.get("name")?,

@@ -20,7 +20,8 @@ pub enum Dimension {
     /// Bytes of the base's weights.
     Size,
     /// The format.
-    Form,
+    #[serde(rename = "form")]
+    Format,
     /// The month in which the repository was made.
     Month,
     /// The owner of the repository.
@@ -29,7 +30,7 @@ pub enum Dimension {
 
 /// Every dimension, in the order of a report.
 pub static DIMENSIONS: [Dimension; 6] =
-    [Dimension::Base, Dimension::Family, Dimension::Size, Dimension::Form, Dimension::Month, Dimension::Uploader];
+    [Dimension::Base, Dimension::Family, Dimension::Size, Dimension::Format, Dimension::Month, Dimension::Uploader];
 
 impl Dimension {
     /// Its word on the command line and in addresses.
@@ -38,7 +39,7 @@ impl Dimension {
             Self::Base => "base",
             Self::Family => "family",
             Self::Size => "size",
-            Self::Form => "form",
+            Self::Format => "form",
             Self::Month => "month",
             Self::Uploader => "uploader",
         }
@@ -151,7 +152,7 @@ struct Unit {
     base: i64,
     outcome: Outcome,
     seen: i64,
-    form: u32,
+    format: u32,
     size: Size,
     family: u32,
     downloads: i64,
@@ -219,7 +220,7 @@ impl Words {
 #[derive(Default)]
 struct Units {
     units: BTreeMap<i64, Unit>,
-    forms: Words,
+    formats: Words,
     families: Words,
 }
 
@@ -239,7 +240,7 @@ impl Units {
                 _ => Outcome::NotExamined,
             },
             seen: row.get(4)?,
-            form: self.forms.number(&word(5)?),
+            format: self.formats.number(&word(5)?),
             size: Size::of(row.get(6)?),
             family: self.families.number(&word(7)?),
             downloads: row.get(8)?,
@@ -268,11 +269,11 @@ fn sorted(dimension: Dimension, by_key: BTreeMap<Key<'_>, Group>) -> Vec<Group> 
 impl Index {
     /// Counts everything.
     pub fn prevalence(&self) -> Result<Prevalence> {
-        let Units { units, forms, families } = self.units()?;
+        let Units { units, formats, families } = self.units()?;
         let sources = self.sources()?;
         let mut counts =
             Prevalence { overall: Group { label: "all".to_owned(), ..Group::default() }, ..Prevalence::default() };
-        let (forms, families) = (forms.labels(), families.labels());
+        let (formats, families) = (formats.labels(), families.labels());
         let mut groups: BTreeMap<Dimension, BTreeMap<Key<'_>, Group>> = BTreeMap::new();
         let mut first: BTreeMap<i64, i64> = BTreeMap::new();
         let reasons = self.reasons(&units)?;
@@ -284,7 +285,7 @@ impl Index {
                 (Dimension::Base, Key::Word(source(&unit.base))),
                 (Dimension::Family, Key::Word(named(&families, unit.family))),
                 (Dimension::Size, Key::Size(unit.size)),
-                (Dimension::Form, Key::Word(named(&forms, unit.form))),
+                (Dimension::Format, Key::Word(named(&formats, unit.format))),
                 (Dimension::Month, Key::Month(unit.created.map(month))),
                 (Dimension::Uploader, Key::Word(sources.get(candidate).and_then(|(_, owner)| owner.as_deref()))),
             ];

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::arch::{Axis, Kind, Role};
 use crate::checkpoint::Anomaly;
-use crate::examination::surroundings::{Concern, State, Surrounding};
+use crate::examination::surroundings::{Concern, Surrounding, SurroundingState};
 use crate::examination::{
     Claim, ClaimEvidence, Coverage, Depth, Examination, FileDigest, Finding, NotExamined, Orthogonalization, RELATIONS,
     SCHEMA, STATUSES, Severity, Side, Strength, Tool, VERDICTS,
@@ -245,7 +245,7 @@ pub(crate) fn examination(seed: u64) -> Examination {
         profile: m.maybe(Maker::profile),
         surroundings: m.many(2, |m| Surrounding {
             concern: m.one(&Concern::ALL),
-            state: m.one(&[State::Same, State::Differs, State::NotCompared]),
+            state: m.one(&[SurroundingState::Same, SurroundingState::Differs, SurroundingState::NotCompared]),
             details: m.many(2, Maker::text),
         }),
         variants: Vec::new(),

@@ -58,9 +58,9 @@ impl FromSql for Real {
 }
 
 /// A JSON text, its numbers read exactly.
-pub(super) struct Json(pub(super) Value);
+pub(super) struct JsonText(pub(super) Value);
 
-impl FromSql for Json {
+impl FromSql for JsonText {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
         json::exact(value.as_str()?).map(Self).map_err(|error: Error| FromSqlError::Other(Box::new(error)))
     }

@@ -1,7 +1,7 @@
 //! The passes of pairing, from the surest to the weakest.
 
 use super::piece::{self, Piece};
-use super::state::{Side, State};
+use super::state::{PairedSide, PairingState};
 use super::{Pair, Pairing, fused, layers, leftover, verify};
 use crate::arch::{self, Parameter};
 use crate::checkpoint::Checkpoint;
@@ -21,9 +21,9 @@ pub fn pair(base: &Checkpoint, candidate: &Checkpoint) -> Pairing {
     base_resolved.facts = both;
     let width = base_resolved.width;
     let architecture = base_resolved.family.clone();
-    let mut state = State {
-        base: Side::new(base, base_resolved),
-        candidate: Side::new(candidate, candidate_resolved),
+    let mut state = PairingState {
+        base: PairedSide::new(base, base_resolved),
+        candidate: PairedSide::new(candidate, candidate_resolved),
         pairs: Vec::new(),
         notes: Vec::new(),
     };
@@ -36,7 +36,7 @@ pub fn pair(base: &Checkpoint, candidate: &Checkpoint) -> Pairing {
     verify::layouts(&mut state);
     explain(&mut state);
 
-    let State { base: base_side, candidate: candidate_side, mut pairs, mut notes } = state;
+    let PairingState { base: base_side, candidate: candidate_side, mut pairs, mut notes } = state;
     pairs.sort_by(|(a, _, first), (b, _, second)| {
         let place = |at: &usize| base_side.pieces.get(*at).map_or(usize::MAX, |piece| piece.source);
         place(a).cmp(&place(b)).then(a.cmp(b)).then_with(|| first.name.cmp(&second.name))
@@ -58,8 +58,8 @@ pub fn pair(base: &Checkpoint, candidate: &Checkpoint) -> Pairing {
 }
 
 /// Deals with output heads that one side has and the other ties to its embedding.
-fn tie_heads(state: &mut State<'_>) -> Vec<Pair> {
-    let find = |side: &Side<'_>, slot: &str, free: bool| {
+fn tie_heads(state: &mut PairingState<'_>) -> Vec<Pair> {
+    let find = |side: &PairedSide<'_>, slot: &str, free: bool| {
         (0..side.pieces.len()).find(|at| {
             let key = &side.pieces[*at].key;
             key.slot == slot && key.layer.is_none() && key.parameter == Parameter::Weight && !(free && side.used[*at])
@@ -72,7 +72,8 @@ fn tie_heads(state: &mut State<'_>) -> Vec<Pair> {
         (Some(head), None) => {
             if let Some(embedding) = find(&state.candidate, "embed_tokens", false) {
                 let said =
-                    arch::Facts::read(&state.candidate.checkpoint.config, &state.candidate.checkpoint.metadata).tied;
+                    arch::ConfigFacts::read(&state.candidate.checkpoint.config, &state.candidate.checkpoint.metadata)
+                        .tied;
                 let name = &state.candidate.pieces[embedding].tensor;
                 let reason = match said {
                     Some(false) => format!("not in the candidate, whose configuration does not tie it to {name}"),
@@ -108,7 +109,7 @@ fn tie_heads(state: &mut State<'_>) -> Vec<Pair> {
 }
 
 /// Finds reasons for tensors that are still unpaired.
-fn explain(state: &mut State<'_>) {
+fn explain(state: &mut PairingState<'_>) {
     let reason_for = |piece: &Piece| -> Option<&'static str> {
         let slot = piece.key.slot.as_str();
         if slot.ends_with("negative_exponential_of_A_log") {

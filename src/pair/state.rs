@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::piece::{self, Piece};
 use super::{Pair, Unpaired};
-use crate::arch::{Key, Kind, Parameter, Resolved};
+use crate::arch::{Kind, Parameter, ParameterKey, ResolvedArchitecture};
 use crate::checkpoint::{Checkpoint, Storage, TensorEntry};
 
 /// One side while it is being matched: pieces leave it as they are paired.
-pub struct Side<'a> {
+pub struct PairedSide<'a> {
     /// The checkpoint.
     pub checkpoint: &'a Checkpoint,
     /// How its names are read.
-    pub resolved: Resolved,
+    pub resolved: ResolvedArchitecture,
     /// All pieces; those that a fused one was split into are added at the end.
     pub pieces: Vec<Piece>,
     /// Whether the piece is paired, or replaced by its parts.
@@ -25,8 +25,8 @@ pub struct Side<'a> {
     pub refused: Vec<Unpaired>,
 }
 
-impl<'a> Side<'a> {
-    pub fn new(checkpoint: &'a Checkpoint, resolved: Resolved) -> Self {
+impl<'a> PairedSide<'a> {
+    pub fn new(checkpoint: &'a Checkpoint, resolved: ResolvedArchitecture) -> Self {
         let (pieces, refused) = piece::pieces(checkpoint, &resolved);
         let used = vec![false; pieces.len()];
         let (reasons, dispensable) = (BTreeMap::new(), BTreeSet::new());
@@ -39,8 +39,8 @@ impl<'a> Side<'a> {
     }
 
     /// Free pieces by key, in the order of names.
-    pub fn by_key(&self) -> BTreeMap<Key, Vec<usize>> {
-        let mut keys = BTreeMap::<Key, Vec<usize>>::new();
+    pub fn by_key(&self) -> BTreeMap<ParameterKey, Vec<usize>> {
+        let mut keys = BTreeMap::<ParameterKey, Vec<usize>>::new();
         for at in self.free() {
             keys.entry(self.pieces[at].key.clone()).or_default().push(at);
         }
@@ -48,7 +48,7 @@ impl<'a> Side<'a> {
     }
 
     /// Whether a loader would load a piece that is left, or miss it. In doubt it would.
-    fn is_loaded(&self, at: usize, other: &str, paired: &BTreeSet<&Key>) -> bool {
+    fn is_loaded(&self, at: usize, other: &str, paired: &BTreeSet<&ParameterKey>) -> bool {
         let piece = &self.pieces[at];
         let unreadable = self.checkpoint.tensors.get(&piece.tensor).is_some_and(|entry| entry.is_unreadable());
         if unreadable || piece.barred.is_some() || paired.contains(&piece.key) {
@@ -73,7 +73,7 @@ impl<'a> Side<'a> {
                 touched.insert(piece.source);
             }
         }
-        let keys: BTreeSet<&Key> =
+        let keys: BTreeSet<&ParameterKey> =
             self.pieces.iter().enumerate().filter(|(at, _)| self.used[*at]).map(|(_, piece)| &piece.key).collect();
         let mut list = self.refused.clone();
         let mut seen = BTreeSet::new();
@@ -99,18 +99,18 @@ impl<'a> Side<'a> {
 }
 
 /// The state of one pairing.
-pub struct State<'a> {
+pub struct PairingState<'a> {
     /// The base.
-    pub base: Side<'a>,
+    pub base: PairedSide<'a>,
     /// The candidate.
-    pub candidate: Side<'a>,
+    pub candidate: PairedSide<'a>,
     /// Pairs so far, with the indices of their pieces.
     pub pairs: Vec<(usize, usize, Pair)>,
     /// Notes so far.
     pub notes: Vec<String>,
 }
 
-impl State<'_> {
+impl PairingState<'_> {
     /// Pairs two free pieces if their shapes allow; else notes why on both.
     pub fn try_pair(&mut self, base: usize, candidate: usize) -> bool {
         let (Some(first), Some(second)) = (self.base.pieces.get(base), self.candidate.pieces.get(candidate)) else {
@@ -180,7 +180,7 @@ impl State<'_> {
 
     /// Why two pieces cannot be compared where one of them is known by name alone.
     fn unreadable(&self, base: &Piece, candidate: &Piece) -> Option<String> {
-        let why = |side: &Side<'_>, piece: &Piece| match &side.checkpoint.tensors.get(&piece.tensor)? {
+        let why = |side: &PairedSide<'_>, piece: &Piece| match &side.checkpoint.tensors.get(&piece.tensor)? {
             TensorEntry { storage: Storage::Unreadable(reason), shape, .. } if *shape == [0] => Some(reason.clone()),
             _ => None,
         };

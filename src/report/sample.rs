@@ -10,7 +10,7 @@ use crate::examination::*;
 use crate::index::decision::{Choice, Decision};
 use crate::judge::combine::combine;
 use crate::profile::{Profile, Projection, Sameness, TensorMeasurement};
-use crate::report::{Facts, Listed, Report, SignatureText};
+use crate::report::{ListingFacts, Report, SignatureText, UploadFacts};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -400,8 +400,9 @@ pub fn report(examination: Examination) -> Report {
     let mut report = Report::of(examination);
     report.catalogue = catalogue();
     for examination in &report.examinations {
-        let listing = Listed { created_at: Some("2026-01-01T00:00:00Z".into()), downloads: Some(1234), declared: true };
-        let facts = Facts { examined_at: Some("2026-01-02T03:04:05Z".into()), listing: Some(listing) };
+        let listing =
+            ListingFacts { created_at: Some("2026-01-01T00:00:00Z".into()), downloads: Some(1234), declared: true };
+        let facts = UploadFacts { examined_at: Some("2026-01-02T03:04:05Z".into()), listing: Some(listing) };
         report.facts.insert(examination.id().hex(), facts);
     }
     report

@@ -4,9 +4,9 @@ use std::cmp::Ordering;
 
 use faer::Mat;
 
-use super::look::{Change, Sight};
-use super::pool::{Examined, POOLED_SHARE, Pool, Side, chosen, shared};
-use super::{BlockMeasurement, Decision, Evidence, FITS, Screened, probe, through};
+use super::look::{BlockChange, Sight};
+use super::pool::{BlockSide, Examined, POOLED_SHARE, Pool, chosen, shared};
+use super::{BlockMeasurement, Evidence, FITS, ScreenDecision, Screened, probe, through};
 use crate::profile::{ByCoordinates, Coordinates};
 use crate::tensor::numbers::{cosine, dot, median};
 
@@ -90,7 +90,7 @@ pub(super) fn planted_limit(is_found: &dyn Fn(f64) -> bool) -> f64 {
 }
 
 /// Limits for a direction in all blocks, and for directions of single ones.
-pub(super) fn limits(sights: &[Sight], raw: &[&Side], basis: &Mat<f64>) -> (f64, f64) {
+pub(super) fn limits(sights: &[Sight], raw: &[&BlockSide], basis: &Mat<f64>) -> (f64, f64) {
     if raw.len() < WRITERS {
         return (f64::INFINITY, f64::INFINITY);
     }
@@ -113,7 +113,7 @@ pub(super) fn limits(sights: &[Sight], raw: &[&Side], basis: &Mat<f64>) -> (f64,
         let part = through(&shared(sights, lambda, Coordinates::Raw).transpose().to_owned(), &removed);
         dot(&part, &part) >= POOLED_SHARE
     };
-    let changes: Vec<&Change> = sights.iter().filter_map(|sight| sight.change.as_ref()).collect();
+    let changes: Vec<&BlockChange> = sights.iter().filter_map(|sight| sight.change.as_ref()).collect();
     let alone = |lambda: f64| median(changes.iter().map(|change| change.solved(lambda).own.raw)) >= FITS.own;
     (planted_limit(&|lambda| all_fit(lambda) && is_pooled(lambda)), planted_limit(&alone))
 }
@@ -121,9 +121,9 @@ pub(super) fn limits(sights: &[Sight], raw: &[&Side], basis: &Mat<f64>) -> (f64,
 /// Judges the blocks of one candidate together. `unmeasured` is how many more could not be looked at.
 pub fn judge(mut examined: Vec<Examined>, pool: &Pool, unmeasured: usize) -> Screened {
     agree(&mut examined);
-    let (sights, sides): (Vec<Sight>, Vec<ByCoordinates<Option<Side>>>) =
+    let (sights, sides): (Vec<Sight>, Vec<ByCoordinates<Option<BlockSide>>>) =
         examined.into_iter().map(|one| (one.sight, one.sides)).unzip();
-    let raw: Vec<&Side> = sides.iter().filter_map(|sides| sides.raw.as_ref()).collect();
+    let raw: Vec<&BlockSide> = sides.iter().filter_map(|sides| sides.raw.as_ref()).collect();
     let blocks: Vec<&BlockMeasurement> = sights.iter().map(|sight| &sight.measurement).collect();
     let changed: Vec<&BlockMeasurement> = blocks.iter().copied().filter(|block| block.changed).collect();
     let coordinates = coordinates(&changed);
@@ -147,7 +147,7 @@ pub fn judge(mut examined: Vec<Examined>, pool: &Pool, unmeasured: usize) -> Scr
         if raw.is_empty() { (LEAST_PLANTED, LEAST_PLANTED) } else { limits(&sights, &raw, &pool.bases.raw) };
     let evidence: Vec<ByCoordinates<Evidence>> = changed.iter().map(|block| block.evidence).collect();
     let mut screened = Screened {
-        decision: Decision::Undecided,
+        decision: ScreenDecision::Undecided,
         because: String::new(),
         coordinates,
         changed: changed.len(),
@@ -211,7 +211,7 @@ fn coordinates(changed: &[&BlockMeasurement]) -> Coordinates {
 }
 
 /// What the rows decide, and why, in one clause.
-fn decide(screened: &Screened, evidence: &[ByCoordinates<Evidence>], unmeasured: usize) -> (Decision, String) {
+fn decide(screened: &Screened, evidence: &[ByCoordinates<Evidence>], unmeasured: usize) -> (ScreenDecision, String) {
     let changed = screened.changed;
     let numbers = format!("c = {:.2}, agreement {:.2}", screened.consistency, screened.agreement);
     let because = if changed == 0 {
@@ -220,7 +220,7 @@ fn decide(screened: &Screened, evidence: &[ByCoordinates<Evidence>], unmeasured:
         if screened.own_component < OWN_COMPONENT {
             let (count, layers) = (screened.fitting, screened.layers.len());
             let why = format!("{count} of {changed} changed writers in {layers} layers fit a removed direction");
-            return (Decision::Orthogonalized, why);
+            return (ScreenDecision::Orthogonalized, why);
         }
         "the changes fit dropped singular components as well as a removed direction".to_owned()
     } else if unmeasured > 0 {
@@ -237,7 +237,10 @@ fn decide(screened: &Screened, evidence: &[ByCoordinates<Evidence>], unmeasured:
         let below = if limit.is_finite() { format!(" below λ = {limit:.2}") } else { String::new() };
         format!("{what}{below} would not show in the sampled rows")
     } else {
-        return (Decision::Clear, format!("{changed} writers changed and none fits a removed direction ({numbers})"));
+        return (
+            ScreenDecision::Clear,
+            format!("{changed} writers changed and none fits a removed direction ({numbers})"),
+        );
     };
-    (Decision::Undecided, because)
+    (ScreenDecision::Undecided, because)
 }

@@ -32,7 +32,7 @@ pub(super) const OWN_STEPS: usize = 4;
 pub struct Sight {
     pub(super) measurement: BlockMeasurement,
     /// `None` where nothing changed but columns that were set aside.
-    pub(super) change: Option<Change>,
+    pub(super) change: Option<BlockChange>,
 }
 
 impl Sight {
@@ -44,7 +44,7 @@ impl Sight {
 
 /// What is kept of Δ_I (m × n) and of the base's writer between the steps. Whatever a planted removal does to the right
 /// vectors follows from it without another pass.
-pub(super) struct Change {
+pub(super) struct BlockChange {
     pub(super) first_row: usize,
     pub(super) columns: usize,
     /// Δ_I, row-major; zero where set aside.
@@ -72,7 +72,7 @@ pub(super) struct Solved {
     pub(super) removals: ByCoordinates<usize>,
 }
 
-impl Change {
+impl BlockChange {
     pub(super) fn rows(&self) -> usize {
         self.gram.nrows()
     }
@@ -246,7 +246,7 @@ fn set_aside(block: &Block<'_>, base: &[f64], delta: &mut [f64]) -> Option<Vec<b
 
 /// The rows' right vectors solved for all rows, with a direction that nobody chose beside them to plant a removal
 /// along; `None` where the numbers cannot be solved.
-fn solved(block: &Block<'_>, delta: Vec<f32>, kept: Option<Vec<bool>>, gram: Mat<f64>) -> Result<Option<Change>> {
+fn solved(block: &Block<'_>, delta: Vec<f32>, kept: Option<Vec<bool>>, gram: Mat<f64>) -> Result<Option<BlockChange>> {
     let (n, m, d) = (block.columns, gram.nrows(), block.factor.rows());
     let mut times = Mat::<f32>::zeros(d, m);
     let right = MatRef::from_row_major_slice(&delta, m, n).transpose();
@@ -265,7 +265,7 @@ fn solved(block: &Block<'_>, delta: Vec<f32>, kept: Option<Vec<bool>>, gram: Mat
     solved.truncate(d, m);
     let norms = block.factor.norms();
     let first_row = block.first_row;
-    Ok(Some(Change { first_row, columns: n, delta, kept, gram, times, solved, probe_times, probe_solved, norms }))
+    Ok(Some(BlockChange { first_row, columns: n, delta, kept, gram, times, solved, probe_times, probe_solved, norms }))
 }
 
 impl BlockMeasurement {

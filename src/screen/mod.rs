@@ -99,7 +99,7 @@ pub struct BlockMeasurement {
 
 /// What the screen makes of a candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Decision {
+pub enum ScreenDecision {
     /// Several writers in several layers fit a removed direction.
     Orthogonalized,
     /// Enough writers changed, none fits, and a removal would have shown.
@@ -128,7 +128,7 @@ impl Sampled {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Screened {
     /// The decision.
-    pub decision: Decision,
+    pub decision: ScreenDecision,
     /// Why, in one clause.
     pub because: String,
     /// Where the blocks fit better.

@@ -3,7 +3,7 @@
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
 
-use super::look::{Change, Sight, Solved, strips};
+use super::look::{BlockChange, Sight, Solved, strips};
 use super::{Factor, ReadRows, probe, through};
 use crate::diff::consistency::{self, Grams};
 use crate::diff::{projection, spectrum};
@@ -35,7 +35,7 @@ pub fn pool(sights: &[Sight]) -> Pool {
 
 /// The directions that most of the blocks share, with λ of the probe planted in each.
 pub(super) fn shared(sights: &[Sight], lambda: f64, coordinates: Coordinates) -> Mat<f64> {
-    let changes: Vec<&Change> = sights.iter().filter_map(|sight| sight.change.as_ref()).collect();
+    let changes: Vec<&BlockChange> = sights.iter().filter_map(|sight| sight.change.as_ref()).collect();
     // Writers of one model write to one residual stream.
     let width = changes.first().map_or(0, |change| change.norms.len());
     let spans: Vec<Mat<f64>> = (changes.iter())
@@ -53,11 +53,11 @@ pub(super) fn shared(sights: &[Sight], lambda: f64, coordinates: Coordinates) ->
 /// One block examined in what all share.
 pub struct Examined {
     pub(super) sight: Sight,
-    pub(super) sides: ByCoordinates<Option<Side>>,
+    pub(super) sides: ByCoordinates<Option<BlockSide>>,
 }
 
 /// A block in one system of coordinates.
-pub(super) struct Side {
+pub(super) struct BlockSide {
     pub(super) halves: [Grams; 2],
     /// Q_Iᵀ Q_I: what of each direction is in the rows seen.
     pub(super) seen: Mat<f64>,
@@ -125,7 +125,7 @@ pub fn examine(mut sight: Sight, pool: &Pool, factor: &Factor, read: &ReadRows<'
         let strength = along.strength();
         // The rows seen have only so much of the direction.
         measurement.strength[coordinates] = if share > 0.0 { strength / share } else { 0.0 };
-        sides[coordinates] = Some(Side { halves, seen, chosen: e });
+        sides[coordinates] = Some(BlockSide { halves, seen, chosen: e });
     }
     Ok(Examined { sight, sides })
 }

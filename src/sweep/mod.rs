@@ -13,7 +13,7 @@ use jiff::Timestamp;
 
 use self::plan::Plan;
 use self::queue::Queue;
-use self::work::{Summary, SweepSettings};
+use self::work::{SweepSettings, SweepSummary};
 use crate::error::Result;
 use crate::examine::Examiner;
 use crate::index::write::WriterThread;
@@ -26,8 +26,8 @@ pub fn sweep(
     path: &Path,
     plan: &Plan,
     settings: &SweepSettings,
-    observer: &dyn work::Observer,
-) -> Result<(Summary, Rejudged)> {
+    observer: &dyn work::SweepObserver,
+) -> Result<(SweepSummary, Rejudged)> {
     let queue = Queue::open(path, Timestamp::now())?;
     let rejudged = Index::open(path)?.judge_again(&examiner.catalogue, false)?;
     let thread = WriterThread::start(path)?;

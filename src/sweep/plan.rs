@@ -31,7 +31,7 @@ pub struct Plan {
 /// What planning found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Listed {
+pub struct PlannedCounts {
     /// Repositories listed.
     pub seen: u64,
     /// Of them, queued.
@@ -86,12 +86,12 @@ const REST: SignedDuration = SignedDuration::from_hours(1);
 
 /// Follows every listing of the plan into the queue. `poll` counts from 0 in a watch: the polls after the first read a
 /// listing that has its newest first only until a page with nothing new on it, with a thorough one in between.
-pub fn list(examiner: &Examiner, queue: &Queue, plan: &Plan, poll: u64) -> Result<Listed> {
+pub fn list(examiner: &Examiner, queue: &Queue, plan: &Plan, poll: u64) -> Result<PlannedCounts> {
     let thorough = poll.is_multiple_of(THOROUGH_EVERY);
     let rest = if poll == 0 { SignedDuration::ZERO } else { REST };
     let tool = judge::tool(&examiner.catalogue);
     let key = |commit: &str| examiner.settings.key(commit, &tool);
-    let mut total = Listed::default();
+    let mut total = PlannedCounts::default();
     for listing in listings(plan)? {
         let hub = hub::named(&listing.hub, &examiner.environment)?;
         let newest_first = hub.lists_newest_first();

@@ -26,7 +26,7 @@ pub const MOST_ATTEMPTS: u32 = 12;
 
 /// One row to work on.
 #[derive(Debug, Clone)]
-pub struct Item {
+pub struct QueueItem {
     /// Short name of the hub.
     pub hub: String,
     /// The repository's name.
@@ -41,7 +41,7 @@ pub struct Item {
 
 /// What a row ended in.
 #[derive(Debug, Clone)]
-pub struct Ending<'a> {
+pub struct QueueEnding<'a> {
     /// Commit, depth and tool version, one a line: the same again is skipped.
     pub examined: &'a str,
     /// Verdict or kind of failure.
@@ -65,7 +65,7 @@ pub enum Planned {
 
 /// Counts by state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct QueueCounts {
     /// Waiting for a worker.
     pub queued: u64,
     /// With a worker.
@@ -156,7 +156,7 @@ impl Queue {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes note of what a listing said. `key` makes from a listed commit the text that [`Ending::examined`] would
+    /// Takes note of what a listing said. `key` makes from a listed commit the text that [`QueueEnding::examined`] would
     /// carry now. A failure that may pass is tried again once its row has rested so long. All rows in one transaction.
     pub fn plan(
         &self,
@@ -220,7 +220,7 @@ impl Queue {
 
     /// Leases the next row until it is done or handed back; those that were tried least come first, so one that kills
     /// its worker does not block the rest.
-    pub fn lease(&self, now: Timestamp) -> Result<Option<Item>> {
+    pub fn lease(&self, now: Timestamp) -> Result<Option<QueueItem>> {
         let doing = "leasing from the sweep's queue";
         // The column `leased_until` of the released schema is left at its default: leases end with the process, not
         // with time.
@@ -251,11 +251,11 @@ impl Queue {
         let facts = serde_json::from_str(&facts).map_err(|error| {
             Error::because(ErrorKind::Index, format!("{doing}: the facts of {hub}:{repository}"), error)
         })?;
-        Ok(Some(Item { hub, repository, base, facts, attempts }))
+        Ok(Some(QueueItem { hub, repository, base, facts, attempts }))
     }
 
     /// The row's examination is recorded: it is done.
-    pub fn done(&self, item: &Item, ending: &Ending<'_>, now: Timestamp) -> Result<()> {
+    pub fn done(&self, item: &QueueItem, ending: &QueueEnding<'_>, now: Timestamp) -> Result<()> {
         self.index()
             .connection()
             .execute(
@@ -278,7 +278,7 @@ impl Queue {
     }
 
     /// Back to the queue, to rest so long; the attempt counts.
-    pub fn again(&self, item: &Item, rest: SignedDuration, now: Timestamp) -> Result<()> {
+    pub fn again(&self, item: &QueueItem, rest: SignedDuration, now: Timestamp) -> Result<()> {
         self.index()
             .connection()
             .execute(
@@ -291,7 +291,7 @@ impl Queue {
     }
 
     /// Back to the queue as if never leased: the user stopped the sweep, or the night's budget is spent.
-    pub fn give_back(&self, item: &Item, now: Timestamp) -> Result<()> {
+    pub fn give_back(&self, item: &QueueItem, now: Timestamp) -> Result<()> {
         self.index()
             .connection()
             .execute(
@@ -304,7 +304,7 @@ impl Queue {
     }
 
     /// Counts by state.
-    pub fn counts(&self) -> Result<Counts> {
+    pub fn counts(&self) -> Result<QueueCounts> {
         let doing = "counting the sweep's queue";
         let index = self.index();
         let mut statement = index
@@ -314,7 +314,7 @@ impl Queue {
         let rows = statement
             .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))
             .map_err(failed(doing))?;
-        let mut counts = Counts::default();
+        let mut counts = QueueCounts::default();
         for row in rows {
             let (state, count) = row.map_err(failed(doing))?;
             let count = u64::try_from(count).unwrap_or(0);
@@ -447,7 +447,7 @@ mod tests {
         let item = queue.lease(at(3)).unwrap().unwrap();
         assert_eq!((item.repository.as_str(), item.attempts), ("a/b", 1));
         assert!(queue.lease(at(4)).unwrap().is_none());
-        let ending = Ending { examined: &key("c1"), outcome: "clear", passing: false, reason: None };
+        let ending = QueueEnding { examined: &key("c1"), outcome: "clear", passing: false, reason: None };
         queue.done(&item, &ending, at(5)).unwrap();
         assert_eq!(plan("c1", 6), Planned::Skipped);
         assert_eq!(plan("c2", 7), Planned::Queued, "a new commit");
@@ -459,7 +459,7 @@ mod tests {
         assert_eq!(item.attempts, 2);
         queue.give_back(&item, at(61)).unwrap();
         assert_eq!(queue.lease(at(62)).unwrap().unwrap().attempts, 2);
-        let ending = Ending { examined: &key("c2"), outcome: "network", passing: true, reason: Some("down") };
+        let ending = QueueEnding { examined: &key("c2"), outcome: "network", passing: true, reason: Some("down") };
         queue.done(&item, &ending, at(63)).unwrap();
         let resting = queue
             .plan("hf", "hf:org/base", &[repo("a/b", "c2")], &key, SignedDuration::from_secs(100), at(64))
@@ -503,7 +503,7 @@ mod tests {
         assert_eq!(Queue::open(&path, at(1)).err().unwrap().kind, ErrorKind::Usage);
         drop(queue);
         let queue = Queue::open(&path, at(2)).unwrap();
-        assert_eq!(queue.counts().unwrap(), Counts { queued: 2, leased: 0, done: 0 });
+        assert_eq!(queue.counts().unwrap(), QueueCounts { queued: 2, leased: 0, done: 0 });
         let next = queue.lease(at(3)).unwrap().unwrap();
         assert_ne!(next.repository, first.repository, "what was tried less comes first");
         assert_eq!(queue.lease(at(4)).unwrap().unwrap().attempts, 2);
@@ -519,7 +519,7 @@ mod tests {
         for late in [601, 602, 100_000, Timestamp::MAX.as_second()] {
             assert!(queue.lease(at(late)).unwrap().is_none(), "at {late} its worker is still at it");
         }
-        assert_eq!(queue.counts().unwrap(), Counts { queued: 0, leased: 1, done: 0 });
+        assert_eq!(queue.counts().unwrap(), QueueCounts { queued: 0, leased: 1, done: 0 });
         drop(queue);
         let queue = Queue::open(&path, at(2)).unwrap();
         assert_eq!(queue.lease(at(2)).unwrap().unwrap().attempts, 2, "a dead worker's row is free at once");

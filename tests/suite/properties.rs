@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use orthoscope::checkpoint::folder::open_path;
 use orthoscope::checkpoint::safetensors::{NewTensor, encode_floats, write};
-use orthoscope::demo::tiny::edits::{self, Form};
-use orthoscope::demo::tiny::{Model, Size, direction};
+use orthoscope::demo::tiny::edits::{self, RemovalKind};
+use orthoscope::demo::tiny::{Model, TinySize, direction};
 use orthoscope::diff::{self, Unobserved};
 use orthoscope::hub::HUBS;
 use orthoscope::pair;
@@ -21,12 +21,12 @@ fn profile(folder: &std::path::Path) -> orthoscope::profile::Profile {
 
 /// A base and a candidate with an edit, training and a rescaled matrix, so that every path of the engine runs.
 fn models(seed: u64) -> (Model, Model) {
-    let base = Size { width: 48, layers: 3, inner: 96, heads: 3, vocabulary: 64 }.llama(seed);
+    let base = TinySize { width: 48, layers: 3, inner: 96, heads: 3, vocabulary: 64 }.llama(seed);
     let mut candidate = base.clone();
     edits::fine_tune(&mut candidate, 0.02, seed);
     let r = direction(seed, "removed", 48);
     for name in candidate.writers() {
-        edits::orthogonalize(candidate.tensors.get_mut(&name).unwrap(), &r, 0.7, Form::Plain);
+        edits::orthogonalize(candidate.tensors.get_mut(&name).unwrap(), &r, 0.7, RemovalKind::Plain);
     }
     edits::rescale(candidate.tensors.get_mut("model.layers.1.mlp.up_proj.weight").unwrap(), 1.05);
     (base, candidate)

@@ -28,7 +28,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::limits::MAX_FACTOR_ELEMENTS;
 pub(crate) use config::Scaling;
 pub use parts::Dialect;
-use parts::{Part, Which};
+use parts::{AdapterPart, Which};
 
 /// Adapters in files of their own.
 pub struct Peft;
@@ -446,7 +446,7 @@ struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    fn put(&mut self, part: Part<'_>, name: &'a String) {
+    fn put(&mut self, part: AdapterPart<'_>, name: &'a String) {
         self.names.push(name);
         if self.parts.insert(part.which, name).is_some() {
             self.odd = Some(part.which);

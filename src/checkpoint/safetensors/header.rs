@@ -17,7 +17,7 @@ use crate::source::ByteSource;
 
 /// A header as it stands, before any check of numbers.
 #[derive(Debug, Default)]
-pub(crate) struct Header {
+pub(crate) struct SafetensorsHeader {
     /// Where the data begins.
     pub data_start: u64,
     /// Name and description, in the order of the file, duplicates included.
@@ -59,7 +59,7 @@ impl Default for Described {
 }
 
 /// Reads the header and nothing else of the file.
-pub(crate) fn read(source: &dyn ByteSource) -> Result<Header> {
+pub(crate) fn read(source: &dyn ByteSource) -> Result<SafetensorsHeader> {
     let name = source.name();
     let fail = |kind, what: String| Error::new(kind, format!("reading header of {name}: {what}"));
     let size = source.len();
@@ -80,7 +80,7 @@ pub(crate) fn read(source: &dyn ByteSource) -> Result<Header> {
     let text = source.read(8..8 + length)?;
     let text = std::str::from_utf8(&text)
         .map_err(|e| Error::because(ErrorKind::Malformed, format!("reading header of {name}: it is not UTF-8"), e))?;
-    let mut header: Header = serde_json::from_str(text).map_err(|e| {
+    let mut header: SafetensorsHeader = serde_json::from_str(text).map_err(|e| {
         let kind =
             if e.is_data() && e.to_string().contains(TOO_MANY) { ErrorKind::TooLarge } else { ErrorKind::Malformed };
         Error::because(kind, format!("reading header of {name}: it is not the JSON object it should be"), e)
@@ -92,16 +92,16 @@ pub(crate) fn read(source: &dyn ByteSource) -> Result<Header> {
 
 const TOO_MANY: &str = "too many tensors";
 
-impl<'de> Deserialize<'de> for Header {
+impl<'de> Deserialize<'de> for SafetensorsHeader {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Top;
         impl<'de> Visitor<'de> for Top {
-            type Value = Header;
+            type Value = SafetensorsHeader;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object of tensors")
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
-                let mut header = Header::default();
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<SafetensorsHeader, A::Error> {
+                let mut header = SafetensorsHeader::default();
                 let mut bad = 0;
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {

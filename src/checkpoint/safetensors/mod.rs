@@ -7,15 +7,15 @@ use std::collections::BTreeMap;
 
 pub use write::{NewTensor, encode_floats, to_bytes, write, write_sharded};
 
-use super::assembly::{Assembly, Part};
+use super::assembly::{Assembly, FilePart};
 use super::collect::{Anomalies, kept_name, shown};
 use super::disguise::Disguise;
 use super::files::Written;
 use super::shards::Naming;
 use super::{AnomalyKind, Checkpoint, FileSet, Format, Storage, TensorEntry, anomaly, read_as, unknown_dtype};
 use crate::error::{Error, ErrorKind, Result};
-use crate::tensor::{DType, Family};
-use header::{Described, Header};
+use crate::tensor::{DType, DTypeFamily};
+use header::{Described, SafetensorsHeader};
 
 /// The safetensors format.
 pub struct Safetensors;
@@ -60,7 +60,7 @@ fn placed(stated: (u64, u64), data_start: u64, file_bytes: u64) -> Option<std::o
 }
 
 /// Reads one file's header.
-pub(crate) fn read_file(assembly: &mut Assembly, part: &Part<'_>) -> Result<()> {
+pub(crate) fn read_file(assembly: &mut Assembly, part: &FilePart<'_>) -> Result<()> {
     let (name, source) = (part.name, part.source);
     let first = source.read(0..source.len().min(64))?;
     if let Some(other) = Disguise::of(&first) {
@@ -88,7 +88,7 @@ pub(crate) fn read_file(assembly: &mut Assembly, part: &Part<'_>) -> Result<()> 
     Ok(())
 }
 
-fn string_metadata(anomalies: &mut Anomalies, name: &str, header: &Header) -> BTreeMap<String, String> {
+fn string_metadata(anomalies: &mut Anomalies, name: &str, header: &SafetensorsHeader) -> BTreeMap<String, String> {
     let mut metadata = BTreeMap::new();
     if header.metadata.len() > 1 {
         anomalies.file(anomaly::ODD_METADATA, name, "__metadata__ comes more than once");
@@ -189,12 +189,12 @@ impl Check<'_> {
             }
             return unknown_dtype();
         };
-        DType::named(text).filter(|dtype| matches!(dtype.family, Family::Float | Family::Integer)).unwrap_or_else(
-            || {
+        DType::named(text)
+            .filter(|dtype| matches!(dtype.family, DTypeFamily::Float | DTypeFamily::Integer))
+            .unwrap_or_else(|| {
                 self.wrong(anomaly::UNKNOWN_DTYPE, format!("its dtype is {:?}", shown(text)));
                 unknown_dtype()
-            },
-        )
+            })
     }
 
     /// The shape and its number of elements; none where that is more than can be counted.
@@ -249,7 +249,7 @@ impl Check<'_> {
 }
 
 /// Overlaps, gaps and trailing bytes.
-fn layout(anomalies: &mut Anomalies, file: &str, header: &Header, file_bytes: u64) {
+fn layout(anomalies: &mut Anomalies, file: &str, header: &SafetensorsHeader, file_bytes: u64) {
     let mut ranges = Vec::new();
     let mut cut_short = false;
     for (tensor, described) in &header.tensors {

@@ -6,7 +6,7 @@ use axum::response::Response;
 use serde_json::json;
 
 /// A request with its body read and its path taken apart.
-pub(super) struct Asked {
+pub(super) struct StandinAsked {
     pub(super) method: Method,
     /// Percent-decoded segments.
     pub(super) path: Vec<String>,
@@ -16,7 +16,7 @@ pub(super) struct Asked {
     pub(super) body: Bytes,
 }
 
-impl Asked {
+impl StandinAsked {
     pub(super) fn value(&self, key: &str) -> Option<&str> {
         self.query.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
     }

@@ -11,13 +11,13 @@ use axum::response::Response;
 use futures_util::StreamExt;
 use tokio_util::sync::CancellationToken;
 
-use super::answer::{Asked, put, text};
-use super::{Fault, Logged, Port, State, control, delivery, huggingface, locked, modelscope};
+use super::answer::{StandinAsked, put, text};
+use super::{Fault, Logged, Port, StandinState, control, delivery, huggingface, locked, modelscope};
 use crate::limits;
 
 /// Serves both ports until stopped.
 pub(super) async fn run(
-    state: Arc<State>,
+    state: Arc<StandinState>,
     hub: std::net::TcpListener,
     delivery: std::net::TcpListener,
     stop: CancellationToken,
@@ -27,7 +27,9 @@ pub(super) async fn run(
         async move {
             let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
             let router = Router::new()
-                .fallback(move |Shared(state): Shared<Arc<State>>, request: Request| answer(state, port, request))
+                .fallback(move |Shared(state): Shared<Arc<StandinState>>, request: Request| {
+                    answer(state, port, request)
+                })
                 .with_state(state);
             let _ = axum::serve(listener, router).await;
         }
@@ -38,7 +40,7 @@ pub(super) async fn run(
     }
 }
 
-async fn answer(state: Arc<State>, port: Port, request: Request) -> Response {
+async fn answer(state: Arc<StandinState>, port: Port, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let target = parts.uri.path_and_query().map_or_else(|| parts.uri.path().to_owned(), ToString::to_string);
     let body = axum::body::to_bytes(body, limits::MAX_JSON_BYTES as usize).await.unwrap_or_default();
@@ -50,7 +52,7 @@ async fn answer(state: Arc<State>, port: Port, request: Request) -> Response {
     };
     let path: Vec<String> = parts.uri.path().split('/').filter(|part| !part.is_empty()).map(decode).collect();
     let query = url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
-    let asked = Asked { method: parts.method, path, query, headers: parts.headers, body };
+    let asked = StandinAsked { method: parts.method, path, query, headers: parts.headers, body };
     if asked.path.first().is_some_and(|part| part == "-") {
         return control::answer(&state, &asked);
     }
@@ -73,7 +75,13 @@ async fn answer(state: Arc<State>, port: Port, request: Request) -> Response {
     response
 }
 
-async fn ruled(state: &Arc<State>, port: Port, target: &str, asked: &Asked, logged: &mut Logged) -> Response {
+async fn ruled(
+    state: &Arc<StandinState>,
+    port: Port,
+    target: &str,
+    asked: &StandinAsked,
+    logged: &mut Logged,
+) -> Response {
     if port == Port::Delivery {
         let fault = locked(&state.pressure).fault(&state.settings, port, target);
         logged.fault = fault;
