@@ -1,8 +1,9 @@
 //! Files by their names: the one list of the endings that weights bear, the one list of what bears such an ending and is
 //! no model, and the small files that say what the weights are.
 
-/// What writes weights into files, as far as their names tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What writes weights into files, as far as their names tell; in the order in which they are looked at, the exact ones
+/// first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Written {
     /// By safetensors.
     Safetensors,
@@ -13,33 +14,33 @@ pub enum Written {
 }
 
 impl Written {
-    /// All of them, in the order in which they are looked at: the exact ones first.
+    /// All of them, in that order.
     pub const ALL: [Self; 3] = [Self::Safetensors, Self::Gguf, Self::PyTorch];
+
+    /// The format's name, and the endings of its files: without the dot and in lower case, the usual one first.
+    const fn told(self) -> (&'static str, &'static [&'static str]) {
+        match self {
+            Self::Safetensors => ("safetensors", &["safetensors", "sft"]),
+            Self::Gguf => ("gguf", &["gguf"]),
+            Self::PyTorch => ("pytorch", &["bin", "pt", "pth", "ckpt"]),
+        }
+    }
 
     /// The format's name.
     pub const fn format(self) -> &'static str {
-        match self {
-            Self::Safetensors => "safetensors",
-            Self::Gguf => "gguf",
-            Self::PyTorch => "pytorch",
-        }
+        self.told().0
     }
 
     /// The endings of its files, without the dot and in lower case; the first is the usual one.
     pub const fn endings(self) -> &'static [&'static str] {
-        match self {
-            Self::Safetensors => &["safetensors", "sft"],
-            Self::Gguf => &["gguf"],
-            Self::PyTorch => &["bin", "pt", "pth", "ckpt"],
-        }
+        self.told().1
     }
 
     /// The usual ending.
     pub const fn ending(self) -> &'static str {
-        match self {
-            Self::Safetensors => "safetensors",
-            Self::Gguf => "gguf",
-            Self::PyTorch => "bin",
+        match self.endings() {
+            [usual, ..] => usual,
+            [] => "",
         }
     }
 

@@ -294,8 +294,8 @@ fn read_as(written: Written, assembly: &mut Assembly, part: &FilePart<'_>) -> Re
     match written {
         Written::Safetensors => safetensors::read_file(assembly, part),
         Written::PyTorch => pickle::read_file(assembly, part),
-        Written::Gguf => {
-            let doing = format!("reading {}: a GGUF file is no shard of another format", part.name);
+        other => {
+            let doing = format!("reading {}: a {} file is no shard of another format", part.name, other.format());
             Err(Error::new(ErrorKind::Unsupported, doing))
         }
     }

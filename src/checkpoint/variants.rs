@@ -40,9 +40,7 @@ impl Variant {
     /// The format that its files' names promise.
     pub const fn format(&self) -> &'static str {
         match self.kind {
-            Kind::Safetensors => Written::Safetensors.format(),
-            Kind::Gguf => Written::Gguf.format(),
-            Kind::PyTorch => Written::PyTorch.format(),
+            Kind::Whole(written) => written.format(),
             Kind::Adapter => "adapter",
         }
     }
@@ -80,13 +78,21 @@ impl Variant {
     }
 }
 
-/// Forms in the order in which they are looked at: the exact ones first.
+/// What a variant is, in the order in which they are looked at: whole weights first, the exact ones first of all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
-    Safetensors,
-    Gguf,
-    PyTorch,
+    Whole(Written),
     Adapter,
+}
+
+impl Kind {
+    /// The ending of its files where none is there to tell.
+    const fn ending(self) -> &'static str {
+        match self {
+            Self::Whole(written) => written.ending(),
+            Self::Adapter => Written::Safetensors.ending(),
+        }
+    }
 }
 
 /// Stems that loaders take before all others.
@@ -103,11 +109,7 @@ pub fn endings() -> String {
 }
 
 fn kind_of(name: &str) -> Option<Kind> {
-    Some(match Written::promised(name)? {
-        Written::Safetensors => Kind::Safetensors,
-        Written::Gguf => Kind::Gguf,
-        Written::PyTorch => Kind::PyTorch,
-    })
+    Written::promised(name).map(Kind::Whole)
 }
 
 /// The stem (with its folder) and kind of the weights that a shard index of this name speaks of:
@@ -289,7 +291,7 @@ pub fn first_of_each(variants: Vec<Variant>) -> (Vec<Variant>, Vec<Variant>) {
 fn group_of(name: &str, kind: Kind, explicit: bool) -> std::result::Result<(Kind, String), &'static str> {
     let (folder, base) = split_folder(name);
     let stem = base.rsplit_once('.').map_or(base, |(stem, _)| stem);
-    if kind == Kind::Gguf {
+    if kind == Kind::Whole(Written::Gguf) {
         if is_companion(name) {
             return Err("a companion of a GGUF model: a projector, an importance matrix or a control vector");
         }
@@ -313,18 +315,16 @@ fn describe(kind: Kind, group: &str, names: &[&str], index: Option<&str>, bytes:
     let of_index = index.and_then(|index| index.rsplit_once(".index.")?.0.rsplit_once('.'));
     let extension = match (of_index, first.rsplit_once('.')) {
         (Some((_, extension)), _) | (None, Some((_, extension))) => extension,
-        (None, None) if kind == Kind::PyTorch => Written::PyTorch.ending(),
-        (None, None) => Written::Safetensors.ending(),
+        (None, None) => kind.ending(),
     };
     let (name, form) = match kind {
-        Kind::Gguf => {
+        Kind::Whole(Written::Gguf) => {
             let quantization = quantization(first);
             let form = format!("gguf {}", model_of(group, quantization.as_deref()));
             (quantization.unwrap_or_else(|| first.to_owned()), form)
         }
         Kind::Adapter => (first.to_owned(), format!("adapter {first}")),
-        Kind::Safetensors => (format!("{group}.{extension}"), "safetensors".to_owned()),
-        Kind::PyTorch => (format!("{group}.{extension}"), "pytorch".to_owned()),
+        Kind::Whole(written) => (format!("{group}.{extension}"), written.format().to_owned()),
     };
     let index = index.map(str::to_owned);
     Variant { name, form, files: names.iter().map(|name| (*name).to_owned()).collect(), bytes, index, kind }
@@ -366,7 +366,7 @@ impl Rank {
         let place = |list: &[&str], matches: &dyn Fn(&str) -> bool| {
             list.iter().position(|word| matches(word)).unwrap_or(list.len())
         };
-        let gguf = kind == Kind::Gguf;
+        let gguf = kind == Kind::Whole(Written::Gguf);
         Self {
             kind,
             unsaid: !explicit,
