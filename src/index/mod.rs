@@ -16,6 +16,7 @@ mod query;
 mod rejudge;
 mod sql;
 mod store;
+mod tensors;
 pub mod triage;
 mod variants;
 pub mod write;

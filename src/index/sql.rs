@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
-use rusqlite::{Connection, Params};
+use rusqlite::{Connection, OptionalExtension, Params, Row};
 use serde::de::DeserializeOwned;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
@@ -46,7 +46,7 @@ impl FromSql for Count {
 }
 
 /// A number; SQLite stores one that is not a number as NULL.
-pub(super) struct Real(pub(super) f64);
+struct Real(f64);
 
 impl FromSql for Real {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
@@ -84,6 +84,21 @@ impl FromSql for Hex {
     }
 }
 
+/// A column that holds a number, or NULL for not-a-number.
+pub(super) fn real(row: &Row<'_>, column: &str) -> rusqlite::Result<f64> {
+    row.get::<_, Real>(column).map(|Real(number)| number)
+}
+
+/// A column that holds a count.
+pub(super) fn count(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
+    row.get::<_, Count>(column).map(|Count(count)| count)
+}
+
+/// A column that holds a word of an enumeration.
+pub(super) fn word<T: DeserializeOwned>(row: &Row<'_>, column: &str) -> rusqlite::Result<T> {
+    row.get::<_, Word<T>>(column).map(|Word(value)| value)
+}
+
 /// Writes a time in RFC 3339 form.
 pub(super) fn as_text<S: Serializer>(time: &Timestamp, serializer: S) -> std::result::Result<S::Ok, S::Error> {
     serializer.collect_str(time)
@@ -98,4 +113,17 @@ pub(super) fn execute(connection: &Connection, sql: &str, params: impl Params) -
         .prepare_cached(sql)
         .and_then(|mut statement| statement.execute(params))
         .map_err(|error| failed(DOING, error))
+}
+
+/// The key of a text that many rows share, added if it is new.
+pub(super) fn interned(connection: &Connection, text: &str, find: &str, add: &str) -> Result<i64> {
+    let known: Option<i64> = connection
+        .prepare_cached(find)
+        .and_then(|mut statement| statement.query_row([text], |row| row.get(0)).optional())
+        .map_err(|error| failed(DOING, error))?;
+    if let Some(key) = known {
+        return Ok(key);
+    }
+    execute(connection, add, [text])?;
+    Ok(connection.last_insert_rowid())
 }
