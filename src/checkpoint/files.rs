@@ -1,5 +1,5 @@
-//! Files by their names: the one list of the endings that weights bear, the one list of what bears such an ending and is
-//! no model, and the small files that say what the weights are.
+//! Files by their names: the one list of the endings that weights bear, the one list of what bears such an ending and
+//! is no model, and the small files that say what the weights are.
 
 /// What writes weights into files, as far as their names tell; in the order in which they are looked at, the exact ones
 /// first.

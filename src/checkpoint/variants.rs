@@ -4,8 +4,8 @@
 //! adapter. Each of these is a [`Variant`]; those that differ in nothing but their quantisation, or in which copy they
 //! are, are of one form. What belongs together is what a loader would load together: an index names its shards whatever
 //! they are called and wherever they lie, `config.json` may name the file to take (`transformers_weights`), and only
-//! after these do names count. Weight files that are part of no checkpoint stand in [`RepositoryContents::others`] with what they
-//! seem to be, so that none is passed over in silence.
+//! after these do names count. Weight files that are part of no checkpoint stand in [`RepositoryContents::others`] with
+//! what they seem to be, so that none is passed over in silence.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,5 @@
-//! How values are kept in columns: words of enumerations, counts, numbers that may not be numbers; and one way to write.
+//! How values are kept in columns: words of enumerations, counts, numbers that may not be numbers; and how rows are
+//! written.
 
 use jiff::Timestamp;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};

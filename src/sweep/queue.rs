@@ -156,8 +156,9 @@ impl Queue {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes note of what a listing said. `key` makes from a listed commit the text that [`QueueEnding::examined`] would
-    /// carry now. A failure that may pass is tried again once its row has rested so long. All rows in one transaction.
+    /// Takes note of what a listing said. `key` makes from a listed commit the text that [`QueueEnding::examined`]
+    /// would carry now. A failure that may pass is tried again once its row has rested so long. All rows in one
+    /// transaction.
     pub fn plan(
         &self,
         hub: &str,
