@@ -24,7 +24,7 @@ use crate::report::table::{Elastic, laid};
 use crate::report::{oddities, sanitise, words};
 use crate::verify::signature::PublicKey;
 use crate::verify::{
-    self, CheckOutcome, Checked, FileReport, Reference, Subject, Verification, VerifiedEnding, Watch, WeighedAnomaly,
+    self, CheckOutcome, Checked, FileReport, GradedOddity, Reference, Subject, Verification, VerifiedEnding, Watch,
     files, reference,
 };
 
@@ -282,8 +282,8 @@ fn line(checked: &Checked) -> String {
 }
 
 /// Oddities in words, the gravest first.
-fn oddities(list: &[WeighedAnomaly], all: bool) -> Vec<String> {
-    let mut sorted: Vec<&WeighedAnomaly> = list.iter().collect();
+fn oddities(list: &[GradedOddity], all: bool) -> Vec<String> {
+    let mut sorted: Vec<&GradedOddity> = list.iter().collect();
     sorted.sort_by_key(|oddity| std::cmp::Reverse(oddity.severity));
     let anomalies = sorted.iter().map(|oddity| &oddity.anomaly);
     let told = if all { oddities::single(anomalies) } else { oddities::grouped(anomalies) };

@@ -1,9 +1,9 @@
 //! Lays an adapter over its base: a checkpoint whose changed weights are computed row by row as they are read.
 //!
-//! Which tensor of the base a part of the adapter changes is told as pairing tells it, by [`arch::ParameterKey`]: by exact
-//! name, else by block, slot and expert, whatever prefixes (`language_model.`, `base_model.model.`) and naming schemes
-//! lie between. Whatever cannot be applied makes the weight that it would have changed unreadable, so that an adapter
-//! never comes out as its base.
+//! Which tensor of the base a part of the adapter changes is told as pairing tells it, by [`arch::ParameterKey`]: by
+//! exact name, else by block, slot and expert, whatever prefixes (`language_model.`, `base_model.model.`) and naming
+//! schemes lie between. Whatever cannot be applied makes the weight that it would have changed unreadable, so that an
+//! adapter never comes out as its base.
 
 mod laid;
 #[cfg(test)]

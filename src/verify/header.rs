@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::magic::ContentKind;
-use super::{Check, CheckOutcome, Look, WeighedAnomaly};
+use super::{Check, CheckOutcome, GradedOddity, Look};
 use crate::checkpoint::anomaly::{self, AnomalyKind, CODE_ON_LOAD};
 use crate::checkpoint::files::{Written, is_weights, is_worth_reading};
 use crate::checkpoint::{self, Anomaly, FileSet, pickle, turn};
@@ -20,7 +20,7 @@ pub fn severity(word: &str) -> Severity {
 }
 
 /// Whether an oddity is code that loading would run, in a file that is loaded as a model.
-pub fn runs_code(oddity: &WeighedAnomaly) -> bool {
+pub fn runs_code(oddity: &GradedOddity) -> bool {
     oddity.anomaly.is(CODE_ON_LOAD) && oddity.severity >= Severity::High
 }
 
@@ -30,12 +30,12 @@ pub fn is_unreadable(anomaly: &Anomaly) -> bool {
 }
 
 /// An anomaly as an oddity of its file.
-pub fn oddity(anomaly: Anomaly) -> WeighedAnomaly {
+pub fn oddity(anomaly: Anomaly) -> GradedOddity {
     // What trainers leave beside a model (optimizer state, arguments) names their own classes, and loading a model does
     // not touch it. Resuming its training does.
     let aside = anomaly.is(CODE_ON_LOAD) && !is_worth_reading(&anomaly.file);
     let severity = if aside && !pickle::only_does_harm(&anomaly) { Severity::Medium } else { severity(&anomaly.kind) };
-    WeighedAnomaly { severity, anomaly }
+    GradedOddity { severity, anomaly }
 }
 
 /// Reads the header of a weight file.

@@ -84,7 +84,7 @@ pub struct Checked {
 
 /// An oddity of a file with its weight here.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct WeighedAnomaly {
+pub struct GradedOddity {
     /// How grave; `high` makes the whole differ.
     pub severity: Severity,
     /// The oddity.
@@ -106,7 +106,7 @@ pub struct FileReport {
     /// The checks.
     pub checks: Vec<Checked>,
     /// Oddities of its header.
-    pub oddities: Vec<WeighedAnomaly>,
+    pub oddities: Vec<GradedOddity>,
 }
 
 impl FileReport {
@@ -127,7 +127,7 @@ impl FileReport {
     }
 }
 
-fn is_grave(oddities: &[WeighedAnomaly]) -> bool {
+fn is_grave(oddities: &[GradedOddity]) -> bool {
     oddities.iter().any(|oddity| oddity.severity >= Severity::High)
 }
 
@@ -205,7 +205,7 @@ pub struct Verification {
     /// Checks of the whole.
     pub checks: Vec<Checked>,
     /// Oddities that concern several files.
-    pub oddities: Vec<WeighedAnomaly>,
+    pub oddities: Vec<GradedOddity>,
 }
 
 /// Watches progress, from any thread.
@@ -375,7 +375,7 @@ fn end(
     counts: &VerifiedCounts,
     files: &[FileReport],
     checks: &[Checked],
-    oddities: &[WeighedAnomaly],
+    oddities: &[GradedOddity],
     references: &[Reference],
 ) -> (VerifiedEnding, String) {
     let whole = |outcome: CheckOutcome| checks.iter().any(|checked| checked.outcome == outcome);

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::header::{is_unreadable, oddity};
-use super::{CheckOutcome, Checked, FileReport, Subject, WeighedAnomaly};
+use super::{CheckOutcome, Checked, FileReport, GradedOddity, Subject};
 use crate::checkpoint::files::is_weights;
 use crate::checkpoint::{Anomaly, Checkpoint, FileSet, anomaly, variants};
 use crate::examination::Severity;
@@ -14,7 +14,7 @@ use crate::report::words;
 const CHECK: &str = "index";
 
 /// Opens every checkpoint of the files as a whole, and tells what its parts alone did not.
-pub fn check(subject: &Subject, reports: &BTreeMap<String, FileReport>) -> (Vec<Checked>, Vec<WeighedAnomaly>) {
+pub fn check(subject: &Subject, reports: &BTreeMap<String, FileReport>) -> (Vec<Checked>, Vec<GradedOddity>) {
     let mut checks = Vec::new();
     let mut oddities = BTreeSet::new();
     if subject.single {
@@ -40,7 +40,7 @@ pub fn check(subject: &Subject, reports: &BTreeMap<String, FileReport>) -> (Vec<
                 continue;
             }
         };
-        let mut found: Vec<WeighedAnomaly> =
+        let mut found: Vec<GradedOddity> =
             opened.anomalies.iter().filter(|anomaly| !is_told(reports, anomaly)).cloned().map(oddity).collect();
         found.extend(total_size(&narrow, &opened).map(oddity));
         let grave = found.iter().filter(|oddity| oddity.severity >= Severity::High).count();
