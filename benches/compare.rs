@@ -11,7 +11,7 @@ use orthoscope::checkpoint::folder::open_path;
 use orthoscope::checkpoint::safetensors::{NewTensor, write};
 use orthoscope::diff::Unobserved;
 use orthoscope::examine::sides::Named;
-use orthoscope::examine::{self, Settings};
+use orthoscope::examine::{self, ExaminationContext};
 use orthoscope::signature::Catalogue;
 use orthoscope::tensor::BF16;
 use sha2::Digest as _;
@@ -95,7 +95,7 @@ fn compare(c: &mut Criterion) {
     let (base, candidate) =
         (open_path(&folder.join("base")).expect("base"), open_path(&folder.join("candidate")).expect("candidate"));
     let catalogue = Catalogue::builtin().expect("the built-in catalogue");
-    let settings = Settings { catalogue: &catalogue, digests: false, claim: None, observer: &Unobserved };
+    let settings = ExaminationContext { catalogue: &catalogue, digests: false, claim: None, observer: &Unobserved };
     let threads = std::env::var("BENCH_THREADS").ok().and_then(|n| n.parse().ok()).unwrap_or(2);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
     let mut group = c.benchmark_group("pair of 2.6 GB, every tensor changed");

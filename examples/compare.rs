@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use orthoscope::diff::Unobserved;
 use orthoscope::error::Result;
-use orthoscope::examine::{Settings, compare_paths};
+use orthoscope::examine::{ExaminationContext, compare_paths};
 use orthoscope::signature::Catalogue;
 
 fn main() -> ExitCode {
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
 /// Compares, and prints the verdict, the relation, and the strength of each writer that lost a direction.
 fn show(base: &Path, candidate: &Path) -> Result<()> {
     let catalogue = Catalogue::builtin()?;
-    let settings = Settings { catalogue: &catalogue, digests: false, claim: None, observer: &Unobserved };
+    let settings = ExaminationContext { catalogue: &catalogue, digests: false, claim: None, observer: &Unobserved };
     let found = compare_paths(base, candidate, &settings);
     println!("{}: {}", found.verdict.as_str(), found.because);
     println!("relation: {}", found.relation.as_str());

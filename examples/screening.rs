@@ -12,12 +12,12 @@ mod support;
 
 use std::io::Write;
 
-use orthoscope::demo::tiny::Size;
+use orthoscope::demo::tiny::TinySize;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let numbers = std::env::args().skip(1).map(|number| number.parse()).collect::<Result<Vec<usize>, _>>()?;
     let [width, layers, inner] = numbers.as_slice().try_into().unwrap_or([2048, 14, 5632]);
-    let size = Size { width, layers, inner, heads: width / 16, vocabulary: 8000 };
+    let size = TinySize { width, layers, inner, heads: width / 16, vocabulary: 8000 };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let (mut different, mut most) = (0, 0.0f64);
     screening::run(size, screening::CANDIDATES, threads, &mut |row| {

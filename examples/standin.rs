@@ -6,12 +6,13 @@
 use std::io::{Read, Write};
 use std::path::Path;
 
-use orthoscope::demo::standin::{Repository, Settings, Standin};
+use orthoscope::demo::standin::{Repository, Standin, StandinSettings};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let folder = arguments.next().ok_or("usage: standin FOLDER [TOKEN]")?;
-    let settings = Settings { token: arguments.next(), tree_page: 50, list_page: 200, ..Settings::default() };
+    let settings =
+        StandinSettings { token: arguments.next(), tree_page: 50, list_page: 200, ..StandinSettings::default() };
     let standin = Standin::start(Repository::from_folder(Path::new(&folder))?, settings)?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", serde_json::json!({"hub": standin.hub(), "delivery": standin.delivery()}))?;

@@ -49,7 +49,30 @@ pub enum ErrorKind {
     Internal,
 }
 
+/// What a base that is not there is said to be; one word of [`ErrorKind::NoBase`] for two reasons, told apart by this.
+pub const BASE_IS_GONE: &str = "cannot be found";
+
 impl ErrorKind {
+    /// Every kind.
+    pub const ALL: [Self; 16] = [
+        Self::Io,
+        Self::NotFound,
+        Self::NoBase,
+        Self::Malformed,
+        Self::TooLarge,
+        Self::Unsupported,
+        Self::Network,
+        Self::Denied,
+        Self::Disabled,
+        Self::Moved,
+        Self::Budget,
+        Self::Offline,
+        Self::Usage,
+        Self::Index,
+        Self::Interrupted,
+        Self::Internal,
+    ];
+
     /// A stable lower-case word for JSON and the index.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -70,6 +93,26 @@ impl ErrorKind {
             Self::Interrupted => "interrupted",
             Self::Internal => "internal",
         }
+    }
+}
+
+/// Why a repository could not be examined, as reports count it: reasons are sentences with names in them, and there are
+/// as many as repositories. Of a stored reason ([`Error::reason`], or several behind the names of their variants) the
+/// first kind decides.
+pub fn reason_class(reason: &str) -> &'static str {
+    let is_word = |part: &str| ErrorKind::ALL.into_iter().find(|kind| kind.as_str() == part);
+    match reason.split(": ").find_map(is_word) {
+        Some(ErrorKind::Denied) => "needs an access grant",
+        Some(ErrorKind::Disabled) => "taken down",
+        Some(ErrorKind::NotFound | ErrorKind::Moved) => "gone",
+        Some(ErrorKind::NoBase) if reason.contains(BASE_IS_GONE) => "its base is gone",
+        Some(ErrorKind::NoBase) => "names no base",
+        Some(ErrorKind::Unsupported) => "no weights in a known format",
+        Some(ErrorKind::Budget | ErrorKind::TooLarge) => "over a budget",
+        Some(ErrorKind::Malformed) => "broken files",
+        Some(ErrorKind::Network | ErrorKind::Offline) => "hub not reachable",
+        Some(ErrorKind::Internal) => "a defect of orthoscope",
+        Some(ErrorKind::Io | ErrorKind::Usage | ErrorKind::Index | ErrorKind::Interrupted) | None => "something else",
     }
 }
 
@@ -111,7 +154,12 @@ impl Error {
         Self::because(kind, doing, source)
     }
 
-    /// The whole chain on one line, for a stored reason.
+    /// The reason that a record keeps: the kind's word, and the whole chain. [`reason_class`] knows it again.
+    pub fn reason(&self) -> String {
+        format!("{}: {}", self.kind.as_str(), self.one_line())
+    }
+
+    /// The whole chain on one line.
     pub fn one_line(&self) -> String {
         let mut text = self.doing.clone();
         let mut cause: Option<&(dyn std::error::Error + 'static)> = self.source.as_deref().map(|e| e as _);
@@ -140,4 +188,42 @@ impl std::error::Error for Error {
 pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a message".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Words and classes are in indexes and reports: a kind that is told by another word is another reason there.
+    #[test]
+    fn every_kind_of_error_is_of_its_class() {
+        let classes = [
+            ("io", "something else"),
+            ("not-found", "gone"),
+            ("no-base", "names no base"),
+            ("malformed", "broken files"),
+            ("too-large", "over a budget"),
+            ("unsupported", "no weights in a known format"),
+            ("network", "hub not reachable"),
+            ("denied", "needs an access grant"),
+            ("disabled", "taken down"),
+            ("moved", "gone"),
+            ("budget", "over a budget"),
+            ("offline", "hub not reachable"),
+            ("usage", "something else"),
+            ("index", "something else"),
+            ("interrupted", "something else"),
+            ("internal", "a defect of orthoscope"),
+        ];
+        let text = "opening hf:io/network: reading network: the header of denied is cut";
+        let found = ErrorKind::ALL.map(|kind| {
+            let reason = Error::new(kind, text).reason();
+            assert_eq!(reason_class(&format!("Q4_K_M: {reason}")), reason_class(&reason));
+            (kind.as_str(), reason_class(&reason))
+        });
+        assert_eq!(found, classes);
+        let gone = Error::new(ErrorKind::NoBase, format!("hf:a/b: the base hf:c/d {BASE_IS_GONE}: 404")).reason();
+        assert_eq!(reason_class(&gone), "its base is gone");
+        assert_eq!(["", "a sentence: of nobody's"].map(reason_class), ["something else"; 2]);
+    }
 }

@@ -28,6 +28,13 @@ impl fmt::Display for RepoId {
 #[serde(transparent)]
 pub struct Revision(pub String);
 
+impl Revision {
+    /// As the hub spells it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 impl fmt::Display for Revision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

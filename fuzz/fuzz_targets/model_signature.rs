@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use orthoscope::verify::bundle::{self, Bundle, PAYLOAD_TYPE, Statement};
 use orthoscope::verify::manifest::stays_inside;
-use orthoscope::verify::signature::{self, Key, State};
+use orthoscope::verify::signature::{self, FileSignatureState, PublicKey};
 
 fn statement(bundle: &Bundle) {
     if let Ok(statement) = bundle::statement("model.sig", bundle) {
@@ -18,9 +18,9 @@ fn statement(bundle: &Bundle) {
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(bundle) = bundle::parse("model.sig", bytes) {
         statement(&bundle);
-        assert_ne!(signature::check(&bundle, None).state, State::Verified);
+        assert_ne!(signature::check(&bundle, None).state, FileSignatureState::Verified);
     }
-    let _ = Key::from_pem("key.pem", bytes);
+    let _ = PublicKey::from_pem("key.pem", bytes);
     let bundle = Bundle {
         payload_type: PAYLOAD_TYPE.to_owned(),
         payload: bytes.to_vec(),
@@ -29,5 +29,5 @@ fuzz_target!(|bytes: &[u8]| {
         ..Bundle::default()
     };
     statement(&bundle);
-    assert_ne!(signature::check(&bundle, None).state, State::Verified);
+    assert_ne!(signature::check(&bundle, None).state, FileSignatureState::Verified);
 });

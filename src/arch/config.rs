@@ -6,7 +6,7 @@ use serde_json::Value;
 
 /// What a configuration says; everything may be missing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Facts {
+pub struct ConfigFacts {
     /// `model_type` of the text part, or GGUF's `general.architecture`; lower case.
     pub model_type: String,
     /// `model_type` of the whole (of a multimodal shell), lower case.
@@ -48,7 +48,7 @@ pub struct Facts {
 /// Objects inside a configuration that describe the text part, innermost last.
 const TEXT_PARTS: &[&str] = &["thinker_config", "text_config", "llm_config", "language_config", "text_cfg"];
 
-impl Facts {
+impl ConfigFacts {
     /// Reads a configuration and, for what it does not say, the metadata of a GGUF header.
     pub fn read(config: &Value, metadata: &BTreeMap<String, String>) -> Self {
         let mut scopes = vec![config];
@@ -186,7 +186,7 @@ mod tests {
             "text_config": {"model_type": "gemma3_text", "hidden_size": 64, "num_hidden_layers": 3,
                             "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
         });
-        let facts = Facts::read(&config, &BTreeMap::new());
+        let facts = ConfigFacts::read(&config, &BTreeMap::new());
         assert_eq!((facts.hidden, facts.layers, facts.kv_heads), (Some(64), Some(3), Some(2)));
         assert_eq!((facts.head_dim, facts.tied), (Some(32), Some(true)));
         assert_eq!((facts.model_type.as_str(), facts.outer_type.as_str()), ("gemma3_text", "gemma3"));
@@ -203,7 +203,7 @@ mod tests {
         ]
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .into();
-        let facts = Facts::read(&Value::Null, &metadata);
+        let facts = ConfigFacts::read(&Value::Null, &metadata);
         assert_eq!((facts.hidden, facts.heads, facts.kv_heads), (Some(160), Some(5), Some(1)));
         assert_eq!((facts.head_dim, facts.layers), (Some(32), Some(4)));
     }
@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn nonsense_is_nothing() {
         let config = json!({"hidden_size": -3, "num_attention_heads": 0, "n_head": "x", "text_config": []});
-        let facts = Facts::read(&config, &BTreeMap::new());
+        let facts = ConfigFacts::read(&config, &BTreeMap::new());
         assert_eq!((facts.hidden, facts.heads, facts.head_dim), (None, Some(0), None));
     }
 }

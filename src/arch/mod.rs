@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
 use crate::limits::MAX_TENSORS;
-pub use config::Facts;
+pub use config::ConfigFacts;
 pub use names::{Parameter, Parsed};
 pub use table::{ARCHITECTURES, Architecture, FusedGate, FusedQkv};
 
@@ -96,7 +96,7 @@ pub struct Role {
 
 /// What a tensor is, the same in every naming scheme: two tensors with one key correspond.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key {
+pub struct ParameterKey {
     /// The block.
     pub layer: Option<u32>,
     /// The slot of the rule that holds, or the path as it is.
@@ -109,11 +109,11 @@ pub struct Key {
 
 /// What the table knows of one tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
+pub struct KnownTensor {
     /// Its role; for stacked experts that of every slice, with the residual axis as each slice is stored.
     pub role: Role,
     /// Its identity across naming schemes.
-    pub key: Key,
+    pub key: ParameterKey,
     /// Experts on the first axis, if they are stacked: slice `e` is elements `e·a·b .. (e+1)·a·b` of (E, a, b).
     pub stack: Option<u32>,
     /// Whether the matrix is stored input first (`Conv1D`): its rows are input channels.
@@ -124,7 +124,7 @@ pub struct Part {
 
 /// How a checkpoint's tensors are named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Scheme {
+pub enum NamingScheme {
     /// Names of a module tree (transformers and relatives).
     Modules,
     /// Meta's and Mistral's consolidated files: q and k rows in rotary pairs.
@@ -135,15 +135,15 @@ pub enum Scheme {
 
 /// An architecture applied to one checkpoint's names.
 #[derive(Debug, Clone)]
-pub struct Resolved {
+pub struct ResolvedArchitecture {
     /// The row of the table.
     pub architecture: &'static Architecture,
     /// Its family, or `fallback` when neither the configuration nor the names tell a row.
     pub family: String,
     /// The naming scheme.
-    pub scheme: Scheme,
+    pub scheme: NamingScheme,
     /// What the configuration says.
-    pub facts: Facts,
+    pub facts: ConfigFacts,
     /// Width of the residual stream.
     pub width: Option<u64>,
     rules: BTreeMap<&'static str, rules::Rule>,
@@ -152,39 +152,42 @@ pub struct Resolved {
 }
 
 /// Resolves a checkpoint by its configuration, metadata and tensor names.
-pub fn resolve_checkpoint(checkpoint: &Checkpoint) -> Resolved {
-    let facts = Facts::read(&checkpoint.config, &checkpoint.metadata);
+pub fn resolve_checkpoint(checkpoint: &Checkpoint) -> ResolvedArchitecture {
+    let facts = ConfigFacts::read(&checkpoint.config, &checkpoint.metadata);
     let names = checkpoint.tensors.iter().map(|(name, entry)| (name.as_str(), entry.shape.as_slice()));
     resolve_facts(facts, names, None)
 }
 
 /// Finds the architecture of a configuration (or `Null`) and a list of names and shapes.
-pub fn resolve<'a>(config: &serde_json::Value, names: impl Iterator<Item = (&'a str, &'a [u64])>) -> Resolved {
-    resolve_facts(Facts::read(config, &BTreeMap::new()), names, None)
+pub fn resolve<'a>(
+    config: &serde_json::Value,
+    names: impl Iterator<Item = (&'a str, &'a [u64])>,
+) -> ResolvedArchitecture {
+    resolve_facts(ConfigFacts::read(config, &BTreeMap::new()), names, None)
 }
 
 /// Resolves a checkpoint as one of a row that is already known, with what another configuration says where its own
 /// says nothing. A candidate is read like its base: its own configuration is the publisher's word.
-pub fn resolve_as(checkpoint: &Checkpoint, like: &Resolved) -> Resolved {
+pub fn resolve_as(checkpoint: &Checkpoint, like: &ResolvedArchitecture) -> ResolvedArchitecture {
     let names = checkpoint.tensors.iter().map(|(name, entry)| (name.as_str(), entry.shape.as_slice()));
-    let facts = like.facts.or(&Facts::read(&checkpoint.config, &checkpoint.metadata));
+    let facts = like.facts.or(&ConfigFacts::read(&checkpoint.config, &checkpoint.metadata));
     let row = (like.family != "fallback").then_some(like.architecture);
     resolve_facts(facts, names, row)
 }
 
 fn resolve_facts<'a>(
-    facts: Facts,
+    facts: ConfigFacts,
     names: impl Iterator<Item = (&'a str, &'a [u64])>,
     row: Option<&'static Architecture>,
-) -> Resolved {
+) -> ResolvedArchitecture {
     let names: Vec<(&str, &[u64])> = names.take(MAX_TENSORS).collect();
     let has = |name: &str| names.iter().any(|(other, _)| *other == name);
     let scheme = if names.iter().any(|(name, _)| name.starts_with("blk.")) || has("token_embd.weight") {
-        Scheme::Gguf
+        NamingScheme::Gguf
     } else if names.iter().any(|(name, _)| name.starts_with("layers.") && name.contains(".attention.w")) {
-        Scheme::Consolidated
+        NamingScheme::Consolidated
     } else {
-        Scheme::Modules
+        NamingScheme::Modules
     };
     let paths: BTreeSet<String> = names
         .iter()
@@ -200,7 +203,8 @@ fn resolve_facts<'a>(
         None if llama_names => (table::llama(), table::llama().family.to_owned()),
         None => (table::llama(), "fallback".to_owned()),
     };
-    let gguf: &[&[rules::Rule]] = if scheme == Scheme::Gguf { &[architecture.gguf.rules, rules::GGUF] } else { &[] };
+    let gguf: &[&[rules::Rule]] =
+        if scheme == NamingScheme::Gguf { &[architecture.gguf.rules, rules::GGUF] } else { &[] };
     let mut by_path = BTreeMap::new();
     for rule in gguf.iter().chain(architecture.rules).copied().flatten() {
         by_path.entry(rule.path).or_insert(*rule);
@@ -230,17 +234,17 @@ fn resolve_facts<'a>(
         }
     }
     let width = fallback::width(facts.hidden, embedding, shapes.into_iter());
-    Resolved { architecture, family, scheme, facts, width, rules: by_path, draft_layers }
+    ResolvedArchitecture { architecture, family, scheme, facts, width, rules: by_path, draft_layers }
 }
 
-impl Resolved {
-    /// The role of a tensor; see [`Resolved::part`] for stacks.
+impl ResolvedArchitecture {
+    /// The role of a tensor; see [`ResolvedArchitecture::part`] for stacks.
     pub fn role(&self, name: &str, shape: &[u64]) -> Role {
         self.part(name, shape).role
     }
 
     /// Everything the table knows of a tensor.
-    pub fn part(&self, name: &str, shape: &[u64]) -> Part {
+    pub fn part(&self, name: &str, shape: &[u64]) -> KnownTensor {
         let parsed = Parsed::new(name, self.architecture.prefixes);
         if parsed.outside {
             return self.outside(&parsed, shape);
@@ -260,7 +264,7 @@ impl Resolved {
     }
 
     /// What lies outside the text decoder: towers, projectors, and draft heads that stand beside the blocks.
-    fn outside(&self, parsed: &Parsed, shape: &[u64]) -> Part {
+    fn outside(&self, parsed: &Parsed, shape: &[u64]) -> KnownTensor {
         let module = parsed.path.rsplit('.').next().unwrap_or_default().to_owned();
         let inside = parsed.stripped.strip_prefix("mtp.").map(|name| Parsed::new(name, self.architecture.prefixes));
         let drafts = inside.and_then(|inside| {
@@ -268,9 +272,9 @@ impl Resolved {
             Some(of_draft(self.by_rule(rule, &inside, shape).role))
         });
         let other = Role { kind: Kind::Other, module, layer: None, expert: None, residual: None };
-        Part {
+        KnownTensor {
             role: drafts.unwrap_or(other),
-            key: Key { layer: None, slot: parsed.stripped.clone(), parameter: parsed.parameter, expert: None },
+            key: ParameterKey { layer: None, slot: parsed.stripped.clone(), parameter: parsed.parameter, expert: None },
             stack: None,
             input_first: false,
             known: false,
@@ -282,7 +286,7 @@ impl Resolved {
         self.draft_layers.contains(&layer)
     }
 
-    fn by_rule(&self, rule: &rules::Rule, parsed: &Parsed, shape: &[u64]) -> Part {
+    fn by_rule(&self, rule: &rules::Rule, parsed: &Parsed, shape: &[u64]) -> KnownTensor {
         let mut parameter = parsed.parameter;
         let mut slot = rule.slot.to_owned();
         // Mamba 2 and gated delta nets keep the step bias as a bare parameter, others as the bias of a projection.
@@ -308,7 +312,7 @@ impl Resolved {
         };
         let by_table = match rule.kind {
             Kind::Router => false,
-            _ if self.scheme == Scheme::Gguf => false,
+            _ if self.scheme == NamingScheme::Gguf => false,
             _ if stacked => self.architecture.experts_input_first,
             _ => self.architecture.input_first && parsed.layer.is_some() && projects,
         };
@@ -340,16 +344,16 @@ impl Resolved {
             && parameter == Parameter::Weight
             && matches!((matrix, self.width), (Some((rows, columns)), Some(width)) if rows != width && columns != width);
         let (kind, residual) = if foreign { (Kind::Other, None) } else { (kind, residual) };
-        Part {
+        KnownTensor {
             role: Role { kind, module, layer: parsed.layer, expert: parsed.expert, residual },
-            key: Key { layer: parsed.layer, slot, parameter, expert: parsed.expert },
+            key: ParameterKey { layer: parsed.layer, slot, parameter, expert: parsed.expert },
             stack,
             input_first: input_first && matrix.is_some(),
             known: true,
         }
     }
 
-    fn by_fallback(&self, parsed: &Parsed, shape: &[u64]) -> Part {
+    fn by_fallback(&self, parsed: &Parsed, shape: &[u64]) -> KnownTensor {
         let (mut kind, module, mut residual) = fallback::part(&parsed.path, parsed.layer.is_some(), shape, self.width);
         if parsed.parameter == Parameter::Bias && kind != Kind::Norm {
             let writes = parsed.layer.is_some() && matches!(module.as_str(), "o_proj" | "down_proj" | "out_proj");
@@ -362,9 +366,9 @@ impl Resolved {
         };
         let input_first =
             matches!((kind, residual), (Kind::Writer, Some(Axis::Columns)) | (Kind::Reader, Some(Axis::Rows)));
-        Part {
+        KnownTensor {
             role: Role { kind, module, layer: parsed.layer, expert: parsed.expert, residual },
-            key: Key {
+            key: ParameterKey {
                 layer: parsed.layer,
                 slot: if parsed.layer.is_some() { parsed.path.clone() } else { format!("^{}", parsed.path) },
                 parameter: parsed.parameter,

@@ -504,6 +504,35 @@ mod tests {
         }
     }
 
+    /// `docs/architectures.md` has the same rows in the same order, and tells of each what it changes in the layout.
+    #[test]
+    fn the_documented_table_is_this_one() {
+        let text = include_str!("../../docs/architectures.md");
+        let part =
+            text.split("\n## The table\n").nth(1).and_then(|rest| rest.split("\n## ").next()).unwrap_or_default();
+        let rows = part.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |")).skip(1);
+        let documented: Vec<Vec<&str>> = rows.map(|row| row.split('|').map(str::trim).collect()).collect();
+        let named = |row: &&Architecture| {
+            let types: Vec<String> = row.types.iter().map(|name| format!("`{name}`")).collect();
+            vec![row.family.to_owned(), types.join(", ")]
+        };
+        let of_table: Vec<Vec<String>> = ARCHITECTURES.iter().map(named).collect();
+        assert_eq!(documented.iter().map(|row| row[..2].to_vec()).collect::<Vec<_>>(), of_table);
+        for (row, told) in ARCHITECTURES.iter().zip(documented) {
+            for (words, holds) in [
+                ("matrices stored input first", row.input_first),
+                ("stacked experts stored input first", row.experts_input_first),
+                ("gate and up rows alternate", row.gate_up == FusedGate::Interleaved),
+                ("fused q, k, v", row.qkv != FusedQkv::Concatenated),
+                ("GGUF: q and k in rotary pairs", row.gguf.permuted_rotary),
+                ("GGUF: gains plus one", row.gguf.norm_shift > 0.0),
+                ("GGUF: value heads in tiles", row.gguf.tiled_value_heads),
+            ] {
+                assert_eq!(told[2].contains(words), holds, "{}: {words}", row.family);
+            }
+        }
+    }
+
     #[test]
     fn every_mark_is_a_path_of_its_own_rules() {
         for row in ARCHITECTURES {

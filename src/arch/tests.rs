@@ -8,7 +8,7 @@ use super::*;
 const D: u64 = 64;
 
 /// Checks `(name, shape, "kind module axis")` under a configuration; `-` stands for no axis.
-fn check(config: Value, expected: &[(&str, &[u64], &str)]) -> Resolved {
+fn check(config: Value, expected: &[(&str, &[u64], &str)]) -> ResolvedArchitecture {
     let resolved = resolve(&config, expected.iter().map(|(name, shape, _)| (*name, *shape)));
     for (name, shape, text) in expected {
         let role = resolved.role(name, shape);
@@ -475,7 +475,7 @@ fn consolidated_names() {
             ("layers.0.ffn_norm.weight", &[D], "norm pre_mlp_norm -"),
         ],
     );
-    assert_eq!(resolved.scheme, Scheme::Consolidated);
+    assert_eq!(resolved.scheme, NamingScheme::Consolidated);
 }
 
 #[test]
@@ -493,7 +493,7 @@ fn gguf_names() {
             ("blk.0.ffn_gate_inp.weight", &[8, D], "router router columns"),
         ],
     );
-    assert_eq!((resolved.scheme, resolved.facts.head_dim), (Scheme::Gguf, Some(16)));
+    assert_eq!((resolved.scheme, resolved.facts.head_dim), (NamingScheme::Gguf, Some(16)));
     // GGUF keeps gpt-oss and GPT-2 output first, whatever their own files do.
     check(
         json!({"general.architecture": "gpt-oss", "gpt-oss.embedding_length": D}),

@@ -158,7 +158,7 @@ mod tests {
         ("index", &["index/bounded.rs"]),
         ("pytorch", &["checkpoint/pickle"]),
         ("quantized", &["checkpoint/quantized"]),
-        ("safetensors", &["checkpoint/safetensors"]),
+        ("safetensors", &["checkpoint/safetensors", "checkpoint/disguise.rs"]),
         ("shards", &["checkpoint/shards.rs", "checkpoint/slices.rs", "checkpoint/assembly.rs"]),
         ("verify", &["verify/shards.rs"]),
     ];

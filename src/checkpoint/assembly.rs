@@ -37,7 +37,7 @@ pub(crate) struct Assembly {
 }
 
 /// One file of a selection as it is read.
-pub(crate) struct Part<'a> {
+pub(crate) struct FilePart<'a> {
     /// Its name.
     pub name: &'a str,
     /// Its bytes.
@@ -58,21 +58,22 @@ impl Assembly {
         files: &FileSet,
         selection: &Selection,
         format: &'static str,
-        read_one: impl Fn(&mut Self, &Part<'_>) -> Result<()>,
+        read_one: impl Fn(&mut Self, &FilePart<'_>) -> Result<()>,
     ) -> Result<Checkpoint> {
         let mut first_error = None;
         for name in &selection.files {
             let Some(source) = files.files.get(name) else { continue };
             let beginning = 0..source.len().min(FIRST_READ);
             source.prefetch(std::slice::from_ref(&beginning));
-            let part = Part { name, source, sha256: files.digests.get(name).copied() };
+            let part = FilePart { name, source, sha256: files.digests.get(name).copied() };
             if let Err(error) = read_one(&mut self, &part) {
                 self.unread.insert(name.clone(), error.one_line());
                 self.anomalies.file(anomaly::UNREADABLE_FILE, name, error.one_line());
                 first_error = first_error.or(Some(error));
             }
         }
-        slices::settle(&mut self);
+        let repeated = std::mem::take(&mut self.repeated);
+        slices::settle(&self.files, &mut self.tensors, &mut self.anomalies, repeated);
         match &selection.index {
             Some(index) => self.compare_with(index),
             // The shards that are there say that there are others: without an index they stand for their tensors.
@@ -116,7 +117,7 @@ impl Assembly {
     }
 
     /// Puts a file on the list, before its tensors: should one of them fail, the others still name the right file.
-    pub fn push_file(&mut self, part: &Part<'_>, metadata: BTreeMap<String, String>) {
+    pub fn push_file(&mut self, part: &FilePart<'_>, metadata: BTreeMap<String, String>) {
         let source = Arc::clone(part.source);
         self.files.push(CheckpointFile { name: part.name.to_owned(), source, sha256: part.sha256, metadata });
     }

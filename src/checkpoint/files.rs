@@ -1,8 +1,9 @@
-//! Weight files by their names: the one list of the endings that weights bear, and the one list of what bears such an
-//! ending and is no model.
+//! Files by their names: the one list of the endings that weights bear, the one list of what bears such an ending and
+//! is no model, and the small files that say what the weights are.
 
-/// What writes weights into files, as far as their names tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What writes weights into files, as far as their names tell; in the order in which they are looked at, the exact ones
+/// first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Written {
     /// By safetensors.
     Safetensors,
@@ -13,33 +14,33 @@ pub enum Written {
 }
 
 impl Written {
-    /// All of them, in the order in which they are looked at: the exact ones first.
+    /// All of them, in that order.
     pub const ALL: [Self; 3] = [Self::Safetensors, Self::Gguf, Self::PyTorch];
+
+    /// The format's name, and the endings of its files: without the dot and in lower case, the usual one first.
+    const fn told(self) -> (&'static str, &'static [&'static str]) {
+        match self {
+            Self::Safetensors => ("safetensors", &["safetensors", "sft"]),
+            Self::Gguf => ("gguf", &["gguf"]),
+            Self::PyTorch => ("pytorch", &["bin", "pt", "pth", "ckpt"]),
+        }
+    }
 
     /// The format's name.
     pub const fn format(self) -> &'static str {
-        match self {
-            Self::Safetensors => "safetensors",
-            Self::Gguf => "gguf",
-            Self::PyTorch => "pytorch",
-        }
+        self.told().0
     }
 
     /// The endings of its files, without the dot and in lower case; the first is the usual one.
     pub const fn endings(self) -> &'static [&'static str] {
-        match self {
-            Self::Safetensors => &["safetensors", "sft"],
-            Self::Gguf => &["gguf"],
-            Self::PyTorch => &["bin", "pt", "pth", "ckpt"],
-        }
+        self.told().1
     }
 
     /// The usual ending.
     pub const fn ending(self) -> &'static str {
-        match self {
-            Self::Safetensors => "safetensors",
-            Self::Gguf => "gguf",
-            Self::PyTorch => "bin",
+        match self.endings() {
+            [usual, ..] => usual,
+            [] => "",
         }
     }
 
@@ -104,6 +105,38 @@ pub fn is_leftover(name: &str) -> bool {
 pub fn is_worth_reading(name: &str) -> bool {
     let base = base_of(name);
     is_weights(name) && !NOT_A_MODEL.iter().any(|one| one.names.contains(&base))
+}
+
+/// Whether a file says what the weights are and how they are used: a configuration, an index, a card, a template, a
+/// vocabulary, code that comes with them.
+pub fn is_small(name: &str) -> bool {
+    const NAMES: &[&str] = &["tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "merges.txt"];
+    NAMES.contains(&base_of(name))
+        || name
+            .rsplit_once('.')
+            .is_some_and(|(_, end)| ["json", "md", "py", "jinja"].iter().any(|known| end.eq_ignore_ascii_case(known)))
+}
+
+/// Names of adapters' files. Diffusers' own is not handled, but is not taken for anything else either.
+pub(super) const ADAPTERS: [&str; 5] = [
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+    "adapters.safetensors",
+    "pytorch_lora_weights.safetensors",
+    "pytorch_lora_weights.bin",
+];
+
+/// What mlx-lm's trainer calls the states on its way, after their number.
+const NUMBERED: &str = "_adapters.safetensors";
+
+/// Whether a file of this name (without folders) holds an adapter.
+pub fn is_adapter_file(base: &str) -> bool {
+    ADAPTERS.contains(&base) || is_numbered(base)
+}
+
+/// Whether it is one of the states on the way of a training run of mlx-lm's.
+pub fn is_numbered(base: &str) -> bool {
+    base.strip_suffix(NUMBERED).is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
 }
 
 #[cfg(test)]

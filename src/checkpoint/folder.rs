@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use walkdir::WalkDir;
 
-use super::files::is_weights;
+use super::files::{is_small, is_weights};
 use super::shards::{split_number, stays_inside};
 use super::unread_kinds::unread_kind;
-use super::variants::{self, Directions, is_small};
+use super::variants::{self, LoadingHints};
 use super::{Checkpoint, FileSet};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
@@ -40,7 +40,7 @@ pub fn file_set(path: &Path) -> Result<FileSet> {
             root.put(&mut set, name, &path);
         }
         // What is loaded by another's word may be called anything.
-        let named: Vec<String> = Directions::read(&set).files().map(str::to_owned).collect();
+        let named: Vec<String> = LoadingHints::read(&set).files().map(str::to_owned).collect();
         for name in named {
             if !set.files.contains_key(&name) && stays_inside(&name) {
                 let path = folder.join(&name);
@@ -58,7 +58,7 @@ pub fn file_set(path: &Path) -> Result<FileSet> {
     } else {
         return Err(Error::new(ErrorKind::Unsupported, format!("{}: neither a folder nor a file", doing())));
     }
-    let named = Directions::read(&set);
+    let named = LoadingHints::read(&set);
     let holds = |name: &&String| is_weights(name) || named.files().any(|file| file == name.as_str());
     if !set.files.keys().any(|name| holds(&name)) {
         let unread = set.files.keys().find_map(|name| Some(format!("{name} is {}", unread_kind(name)?)));

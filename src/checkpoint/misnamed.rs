@@ -3,27 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::collect::shown;
+use super::disguise::by_content;
 use super::files::{Written, is_weights};
-use super::safetensors::{Disguise, disguise};
 use super::{Anomaly, Checkpoint, FORMATS, FileSet, TensorEntry, anomaly};
 use crate::error::{Error, Result};
-use crate::source::ByteSource;
-
-/// The format that a file's first bytes are of.
-pub(crate) fn by_content(source: &dyn ByteSource) -> Option<Written> {
-    let first = source.read(0..source.len().min(64)).ok()?;
-    if let Some((length, rest)) = first.split_first_chunk::<8>()
-        && rest.first() == Some(&b'{')
-        && u64::from_le_bytes(*length).checked_add(8).is_some_and(|end| end <= source.len())
-    {
-        return Some(Written::Safetensors);
-    }
-    match disguise(&first)? {
-        Disguise::Zip | Disguise::Pickle => Some(Written::PyTorch),
-        Disguise::Gguf => Some(Written::Gguf),
-        Disguise::LfsPointer | Disguise::Html => None,
-    }
-}
 
 /// Opens a set that could not be opened by its files' names once more by their content; the first error where that does
 /// not help. Asked only then, so that files with honest names cost no request.

@@ -7,9 +7,11 @@ pub mod adapter;
 pub mod anomaly;
 mod assembly;
 mod collect;
+mod disguise;
 pub mod files;
 pub mod folder;
 pub mod gguf;
+mod gguf_names;
 mod misnamed;
 pub mod pickle;
 mod quantized;
@@ -32,10 +34,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use self::assembly::{Assembly, FilePart};
+use self::files::Written;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
 use crate::source::ByteSource;
-use crate::tensor::{self, DType, Family};
+use crate::tensor::{self, DType, DTypeFamily};
 
 /// An oddity of a file: reported, never judged by itself, and never a reason to stop reading.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -159,7 +163,7 @@ impl TensorEntry {
     pub fn is_quantized(&self) -> bool {
         match &self.storage {
             Storage::Packed(decoder) => decoder.packing() == Packing::Codes,
-            Storage::Plain => self.dtype.family == Family::Block,
+            Storage::Plain => self.dtype.family == DTypeFamily::Block,
             Storage::Unreadable(_) => false,
         }
     }
@@ -284,6 +288,18 @@ pub trait Format: Sync {
 
 /// Every format, tried in this order.
 pub static FORMATS: &[&dyn Format] = &[&adapter::Peft, &safetensors::Safetensors, &gguf::Gguf, &pickle::PyTorch];
+
+/// Reads one file of a set as what its bytes are, whatever format the others are in.
+fn read_as(written: Written, assembly: &mut Assembly, part: &FilePart<'_>) -> Result<()> {
+    match written {
+        Written::Safetensors => safetensors::read_file(assembly, part),
+        Written::PyTorch => pickle::read_file(assembly, part),
+        other => {
+            let doing = format!("reading {}: a {} file is no shard of another format", part.name, other.format());
+            Err(Error::new(ErrorKind::Unsupported, doing))
+        }
+    }
+}
 
 /// Opens the checkpoint of a set of files that loaders would take first; of GGUF files alone the most exact one. A set
 /// in which no name tells is opened in the first format that recognises its bytes.

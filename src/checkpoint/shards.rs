@@ -6,10 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::adapter::is_adapter_file;
 use super::collect::{Anomalies, Strings, json_bytes, kept_name, shown};
-use super::files::{Written, is_leftover};
-use super::variants::is_small;
+use super::files::{Written, is_adapter_file, is_leftover, is_small};
 use super::{FileSet, anomaly, turn};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{MANY_INDEX_BYTES, MAX_FILES, MAX_TENSORS};

@@ -9,7 +9,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::assembly::Assembly;
 use super::collect::Anomalies;
 use super::shards::split_folder;
 use super::{CheckpointFile, Decode, Packing, Storage, TensorEntry, anomaly, decode_plain};
@@ -23,15 +22,17 @@ pub(crate) fn slice_number(stem: &str) -> Option<u32> {
     (digits.len() == 2 && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| digits.parse().ok()).flatten()
 }
 
-/// Settles every name that several files hold.
-pub(super) fn settle(assembly: &mut Assembly) {
-    let repeated = std::mem::take(&mut assembly.repeated);
-    let numbers: Option<Vec<u32>> = assembly
-        .files
+/// Settles every name that several files hold: `repeated` are the tensors whose names a later file holds too.
+pub(super) fn settle(
+    files: &[CheckpointFile],
+    tensors: &mut Tensors,
+    anomalies: &mut Anomalies,
+    repeated: BTreeMap<String, Vec<TensorEntry>>,
+) {
+    let numbers: Option<Vec<u32>> = files
         .iter()
         .map(|file| slice_number(split_folder(&file.name).1.rsplit_once('.').map_or("", |(stem, _)| stem)))
         .collect();
-    let Assembly { files, tensors, anomalies, .. } = assembly;
     match numbers.filter(|numbers| numbers.len() > 1) {
         Some(numbers) => parallel(files, tensors, anomalies, repeated, &numbers),
         None => copies(files, tensors, anomalies, repeated),

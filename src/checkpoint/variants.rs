@@ -4,17 +4,16 @@
 //! adapter. Each of these is a [`Variant`]; those that differ in nothing but their quantisation, or in which copy they
 //! are, are of one form. What belongs together is what a loader would load together: an index names its shards whatever
 //! they are called and wherever they lie, `config.json` may name the file to take (`transformers_weights`), and only
-//! after these do names count. Weight files that are part of no checkpoint stand in [`Contents::others`] with what they
-//! seem to be, so that none is passed over in silence.
+//! after these do names count. Weight files that are part of no checkpoint stand in [`RepositoryContents::others`] with
+//! what they seem to be, so that none is passed over in silence.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::adapter::{is_adapter_file, is_numbered};
 use super::collect::{Anomalies, shown, small_json};
-use super::files::{self, Written};
-use super::gguf::names::{is_companion, quantization, split_part};
+use super::files::{self, Written, is_adapter_file, is_numbered, is_small};
+use super::gguf_names::{is_companion, quantization, split_part};
 use super::shards::{names_in_index, split_folder, split_number, split_parallel, stays_inside};
 use super::unread_kinds::unread_kind;
 use super::{Checkpoint, FORMATS, FileSet, open_as};
@@ -41,9 +40,7 @@ impl Variant {
     /// The format that its files' names promise.
     pub const fn format(&self) -> &'static str {
         match self.kind {
-            Kind::Safetensors => Written::Safetensors.format(),
-            Kind::Gguf => Written::Gguf.format(),
-            Kind::PyTorch => Written::PyTorch.format(),
+            Kind::Whole(written) => written.format(),
             Kind::Adapter => "adapter",
         }
     }
@@ -81,13 +78,21 @@ impl Variant {
     }
 }
 
-/// Forms in the order in which they are looked at: the exact ones first.
+/// What a variant is, in the order in which they are looked at: whole weights first, the exact ones first of all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
-    Safetensors,
-    Gguf,
-    PyTorch,
+    Whole(Written),
     Adapter,
+}
+
+impl Kind {
+    /// The ending of its files where none is there to tell.
+    const fn ending(self) -> &'static str {
+        match self {
+            Self::Whole(written) => written.ending(),
+            Self::Adapter => Written::Safetensors.ending(),
+        }
+    }
 }
 
 /// Stems that loaders take before all others.
@@ -98,28 +103,13 @@ const PLAIN: &[&str] = &["model", "diffusion_pytorch_model", "pytorch_model"];
 const QUANTISATIONS: &[&str] =
     &["Q8", "Q6", "BF16", "F16", "Q5", "Q4", "IQ4", "MXFP4", "F32", "Q3", "IQ3", "Q2", "IQ2"];
 
-/// Whether a file says what the weights are and how they are used: a configuration, an index, a card, a template, a
-/// vocabulary, code that comes with them.
-pub fn is_small(name: &str) -> bool {
-    const NAMES: &[&str] = &["tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "merges.txt"];
-    let last = name.rsplit('/').next().unwrap_or(name);
-    NAMES.contains(&last)
-        || name
-            .rsplit_once('.')
-            .is_some_and(|(_, end)| ["json", "md", "py", "jinja"].iter().any(|known| end.eq_ignore_ascii_case(known)))
-}
-
 /// The endings of weights that are read, for messages.
 pub fn endings() -> String {
     files::endings().map(|ending| format!(".{ending}")).collect::<Vec<_>>().join(", ")
 }
 
 fn kind_of(name: &str) -> Option<Kind> {
-    Some(match Written::promised(name)? {
-        Written::Safetensors => Kind::Safetensors,
-        Written::Gguf => Kind::Gguf,
-        Written::PyTorch => Kind::PyTorch,
-    })
+    Written::promised(name).map(Kind::Whole)
 }
 
 /// The stem (with its folder) and kind of the weights that a shard index of this name speaks of:
@@ -136,7 +126,7 @@ fn index_of(name: &str) -> Option<(&str, Kind)> {
 
 /// What a repository's small files say of its weights: which files an index names, and which one a configuration does.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Directions {
+pub struct LoadingHints {
     /// Index to the files that it names, as paths of the repository; only names that stay inside it.
     indexes: BTreeMap<String, BTreeSet<String>>,
     /// Weight files (or indexes) that a configuration says are to be loaded.
@@ -146,7 +136,7 @@ pub struct Directions {
     unread: BTreeMap<String, String>,
 }
 
-impl Directions {
+impl LoadingHints {
     /// Reads them. What cannot be read directs nothing here, and is told when the checkpoint is opened.
     pub fn read(files: &FileSet) -> Self {
         let mut directions = Self::default();
@@ -212,7 +202,7 @@ pub struct Other {
 
 /// Everything in a repository that a loader could load.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Contents {
+pub struct RepositoryContents {
     /// The checkpoints, best to look at first.
     pub variants: Vec<Variant>,
     /// Weight files of none of them.
@@ -220,7 +210,7 @@ pub struct Contents {
 }
 
 /// Sorts the files of a repository (names and lengths).
-pub fn contents<'a>(files: impl IntoIterator<Item = (&'a str, u64)>, directions: &Directions) -> Contents {
+pub fn contents<'a>(files: impl IntoIterator<Item = (&'a str, u64)>, directions: &LoadingHints) -> RepositoryContents {
     let files: BTreeMap<&str, u64> = files.into_iter().collect();
     let mut groups: BTreeMap<Group<'_>, Vec<&str>> = BTreeMap::new();
     let mut others = Vec::new();
@@ -279,7 +269,7 @@ pub fn contents<'a>(files: impl IntoIterator<Item = (&'a str, u64)>, directions:
             variant.name.clone_from(first);
         }
     }
-    Contents { variants, others }
+    RepositoryContents { variants, others }
 }
 
 /// What files that are loaded together have in common. A single file that bears an index's stem is what loaders take
@@ -301,7 +291,7 @@ pub fn first_of_each(variants: Vec<Variant>) -> (Vec<Variant>, Vec<Variant>) {
 fn group_of(name: &str, kind: Kind, explicit: bool) -> std::result::Result<(Kind, String), &'static str> {
     let (folder, base) = split_folder(name);
     let stem = base.rsplit_once('.').map_or(base, |(stem, _)| stem);
-    if kind == Kind::Gguf {
+    if kind == Kind::Whole(Written::Gguf) {
         if is_companion(name) {
             return Err("a companion of a GGUF model: a projector, an importance matrix or a control vector");
         }
@@ -325,18 +315,16 @@ fn describe(kind: Kind, group: &str, names: &[&str], index: Option<&str>, bytes:
     let of_index = index.and_then(|index| index.rsplit_once(".index.")?.0.rsplit_once('.'));
     let extension = match (of_index, first.rsplit_once('.')) {
         (Some((_, extension)), _) | (None, Some((_, extension))) => extension,
-        (None, None) if kind == Kind::PyTorch => Written::PyTorch.ending(),
-        (None, None) => Written::Safetensors.ending(),
+        (None, None) => kind.ending(),
     };
     let (name, form) = match kind {
-        Kind::Gguf => {
+        Kind::Whole(Written::Gguf) => {
             let quantization = quantization(first);
             let form = format!("gguf {}", model_of(group, quantization.as_deref()));
             (quantization.unwrap_or_else(|| first.to_owned()), form)
         }
         Kind::Adapter => (first.to_owned(), format!("adapter {first}")),
-        Kind::Safetensors => (format!("{group}.{extension}"), "safetensors".to_owned()),
-        Kind::PyTorch => (format!("{group}.{extension}"), "pytorch".to_owned()),
+        Kind::Whole(written) => (format!("{group}.{extension}"), written.format().to_owned()),
     };
     let index = index.map(str::to_owned);
     Variant { name, form, files: names.iter().map(|name| (*name).to_owned()).collect(), bytes, index, kind }
@@ -378,7 +366,7 @@ impl Rank {
         let place = |list: &[&str], matches: &dyn Fn(&str) -> bool| {
             list.iter().position(|word| matches(word)).unwrap_or(list.len())
         };
-        let gguf = kind == Kind::Gguf;
+        let gguf = kind == Kind::Whole(Written::Gguf);
         Self {
             kind,
             unsaid: !explicit,
@@ -396,13 +384,13 @@ impl Rank {
 }
 
 /// The contents of a set of files.
-pub fn contents_of(files: &FileSet, directions: &Directions) -> Contents {
+pub fn contents_of(files: &FileSet, directions: &LoadingHints) -> RepositoryContents {
     contents(files.files.iter().map(|(name, source)| (name.as_str(), source.len())), directions)
 }
 
 /// The variants of a set of files.
 pub fn of_files(files: &FileSet) -> Vec<Variant> {
-    contents_of(files, &Directions::read(files)).variants
+    contents_of(files, &LoadingHints::read(files)).variants
 }
 
 #[cfg(test)]
@@ -410,12 +398,12 @@ mod tests {
     use super::*;
 
     fn names(files: &[&str]) -> Vec<(String, usize)> {
-        let found = contents(files.iter().map(|name| (*name, 10)), &Directions::default()).variants;
+        let found = contents(files.iter().map(|name| (*name, 10)), &LoadingHints::default()).variants;
         found.into_iter().map(|variant| (variant.name, variant.files.len())).collect()
     }
 
     fn forms(files: &[&str]) -> Vec<String> {
-        let found = contents(files.iter().map(|name| (*name, 10)), &Directions::default()).variants;
+        let found = contents(files.iter().map(|name| (*name, 10)), &LoadingHints::default()).variants;
         first_of_each(found).0.into_iter().map(|variant| variant.name).collect()
     }
 
@@ -498,9 +486,9 @@ mod tests {
         assert_eq!(of_files(&files)[0].name, "weights.safetensors");
         let odd =
             set(&[("config.json", r#"{"transformers_weights": "../x.safetensors", "y": 1}"#), ("i.index.json", "")]);
-        assert_eq!(Directions::read(&odd).unread().len(), 1);
+        assert_eq!(LoadingHints::read(&odd).unread().len(), 1);
         assert_eq!(
-            Directions::read(&set(&[("model.safetensors.index.json", "{\"weight_map\": NaN}")])).unread().len(),
+            LoadingHints::read(&set(&[("model.safetensors.index.json", "{\"weight_map\": NaN}")])).unread().len(),
             1
         );
     }
@@ -508,7 +496,7 @@ mod tests {
     #[test]
     fn what_is_part_of_no_checkpoint_is_listed_once() {
         let files = ["model.safetensors", "optimizer.pt", "mmproj-F16.gguf", "tf_model.h5", "m.gguf.part1of2", "x.txt"];
-        let found = contents(files.map(|name| (name, 10)), &Directions::default());
+        let found = contents(files.map(|name| (name, 10)), &LoadingHints::default());
         let others: Vec<(&str, bool)> =
             found.others.iter().map(|other| (other.name.as_str(), other.is_readable)).collect();
         assert_eq!(

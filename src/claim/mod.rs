@@ -35,7 +35,7 @@ pub struct Declarations {
 
 /// A claim, and the bases to try in order.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Resolved {
+pub struct ResolvedClaim {
     /// The claim with all evidence; `base` is the strongest.
     pub claim: Claim,
     /// Every base named, strongest first, as hub names (`org/name`).
@@ -55,7 +55,7 @@ pub(crate) struct Found {
 
 /// Reads every declaration and ranks what it says. `given` is the user's own `--base`, which comes before all claims
 /// but does not remove them from the evidence.
-pub fn resolve(declared: &Declarations, own: &str, given: Option<&str>) -> Resolved {
+pub fn resolve(declared: &Declarations, own: &str, given: Option<&str>) -> ResolvedClaim {
     let mut found: Vec<Found> = declared::read(declared);
     // A repository is not its own base: tools leave their own output's name in configs.
     found.retain(|found| !found.base.eq_ignore_ascii_case(own));
@@ -80,7 +80,7 @@ pub fn resolve(declared: &Declarations, own: &str, given: Option<&str>) -> Resol
     let relation = found.iter().find_map(|found| found.relation.clone());
     let contradictions = contradictions(&found, relation.as_deref());
     let claim = Claim { base: found.first().map(|found| found.base.clone()), relation, evidence, holds: None };
-    Resolved { claim, bases, contradictions }
+    ResolvedClaim { claim, bases, contradictions }
 }
 
 /// Sources that name different bases. Several bases in one source are a merge, not a contradiction.
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn resolved(declared: &Declarations) -> Resolved {
+    fn resolved(declared: &Declarations) -> ResolvedClaim {
         resolve(declared, "me/mine", None)
     }
 

@@ -9,12 +9,12 @@ use clap::Args;
 use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 
 use super::{ExitStatus, FailOn, Global, hubs, log};
-use crate::diff::Observer;
+use crate::diff::DiffObserver;
 use crate::error::Result;
 use crate::examination::Examination;
-use crate::examine::{self, Settings};
+use crate::examine::{self, ExaminationContext};
 use crate::index::Index;
-use crate::report::{Facts, Report, sanitise};
+use crate::report::{Report, UploadFacts, sanitise};
 
 /// Columns of a name in a progress line, so that a bar is left beside it in a narrow terminal.
 const ABOUT: usize = 32;
@@ -31,7 +31,7 @@ const ABOUT: usize = 32;
 A folder or a file on each side, in any format that orthoscope reads. Of a candidate's folder that holds a model in several \
 forms (safetensors, a dozen GGUF quantisations, an adapter), every one is examined, and the gravest verdict is the folder's. \
 Exit status 2 where nothing was found and not everything could be compared, or nothing could be told.")]
-pub struct Arguments {
+pub struct CompareArguments {
     /// The checkpoint that the candidate is said to derive from: a folder or a file
     base: PathBuf,
     /// The checkpoint in question: a folder or a file
@@ -50,7 +50,7 @@ pub struct Arguments {
     no_record: bool,
 }
 
-impl Arguments {
+impl CompareArguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         let renderer = global.renderer(global.format(), false)?;
         hubs::check_here(&self.base)?;
@@ -58,7 +58,7 @@ impl Arguments {
         let digests = hubs::digests(self.digests, renderer);
         let catalogue = global.catalogue()?;
         let bar = Bar::new(global.shows_progress(), "comparing");
-        let settings = Settings { catalogue: &catalogue, digests, claim: None, observer: &bar };
+        let settings = ExaminationContext { catalogue: &catalogue, digests, claim: None, observer: &bar };
         // Unreadable is an outcome with a record, not just a message.
         let examination = examine::compare_paths(&self.base, &self.candidate, &settings);
         bar.finish();
@@ -66,7 +66,7 @@ impl Arguments {
         // What took minutes is printed also where it cannot be recorded.
         let recorded = if self.no_record { Ok(()) } else { record(&global.index, &examination, now) };
         let status = self.fail_on.status([&examination]);
-        let facts = Facts { examined_at: Some(moment(now)), listing: None };
+        let facts = UploadFacts { examined_at: Some(moment(now)), listing: None };
         let facts = BTreeMap::from([(examination.id().hex(), facts)]);
         let report = Report { facts, ..Report::with_catalogue(vec![examination], &catalogue) };
         renderer.render(&report, &global.style(), out)?;
@@ -123,7 +123,7 @@ pub(super) fn left(state: &ProgressState, out: &mut dyn std::fmt::Write) {
     }
 }
 
-impl Observer for Bar {
+impl DiffObserver for Bar {
     fn progress(&self, done: u64, total: u64) {
         let permille = done.saturating_mul(1000) / total.max(1);
         if self.shown.fetch_max(permille, Ordering::Relaxed) < permille {

@@ -14,13 +14,13 @@ use crate::error::{Error, Result};
 #[command(after_help = "Examples:
   orthoscope completions bash > ~/.local/share/bash-completion/completions/orthoscope
   orthoscope completions zsh > \"${fpath[1]}/_orthoscope\"")]
-pub struct Arguments {
+pub struct CompletionsArguments {
     /// The shell
     #[arg(value_enum)]
     shell: Shell,
 }
 
-impl Arguments {
+impl CompletionsArguments {
     pub(super) fn run(self, _: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         let mut text = Vec::new();
         clap_complete::generate(self.shell, &mut command_line(), "orthoscope", &mut text);

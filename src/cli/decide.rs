@@ -22,7 +22,7 @@ use crate::report::{json, sanitise};
 
 Decisions are only ever added, each with a hash over the one before it; `orthoscope doctor` checks the chain. Every report and \
 export of the examination shows them, SARIF as suppressions.")]
-pub struct Arguments {
+pub struct DecideArguments {
     /// A finding's id or an examination's (or enough of its first digits), or a candidate as it is spelled in the index
     #[arg(value_name = "WHAT")]
     what: String,
@@ -42,7 +42,7 @@ fn choices() -> impl TypedValueParser<Value = Choice> {
         .try_map(|word| Choice::from_word(&word).ok_or("not one of these"))
 }
 
-impl Arguments {
+impl DecideArguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         let mut index = Index::open_existing(&global.index)?;
         let id = find(&index, &self.what)?.id;

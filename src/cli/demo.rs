@@ -13,9 +13,9 @@ use owo_colors::{OwoColorize, Style as Ink};
 use super::sweep::{Progress, shown};
 use super::{ExitStatus, Global};
 use crate::checkpoint::files::is_weights;
-use crate::demo::standin::{Port, Repository, Settings, Standin};
-use crate::demo::tiny::Size;
-use crate::demo::tiny::derivatives::{Condition, DERIVATIVES, Derivative, write_base};
+use crate::demo::standin::{Port, Repository, Standin, StandinSettings};
+use crate::demo::tiny::TinySize;
+use crate::demo::tiny::derivatives::{DERIVATIVES, Derivative, UploadCondition, write_base};
 use crate::diff::Unobserved;
 use crate::error::{Error, Result};
 use crate::examination::{Examination, Status};
@@ -31,7 +31,7 @@ use crate::sweep::plan::Plan;
 use crate::sweep::work::SweepSettings;
 
 /// The size of the demo's models: about 2 MB each.
-const SIZE: Size = Size { width: 128, layers: 6, inner: 320, heads: 8, vocabulary: 256 };
+const SIZE: TinySize = TinySize { width: 128, layers: 6, inner: 320, heads: 8, vocabulary: 256 };
 
 /// Decides on all random weights and directions.
 const SEED: u64 = 7;
@@ -52,7 +52,7 @@ pub(super) const INDEX: &str = "orthoscope-demo.db";
 
 Random tiny models are made and edited in every way that orthoscope tells apart, and served on this machine by a stand-in \
 for a model hub. The sweep that then runs is the real one, with the real client, into a real index of its own. Exit status 0 when everything was found to be what it was made, 2 otherwise.")]
-pub struct Arguments {}
+pub struct DemoArguments {}
 
 /// One line of the answer.
 #[derive(serde::Serialize)]
@@ -69,7 +69,7 @@ struct Line {
     finding: Option<String>,
 }
 
-impl Arguments {
+impl DemoArguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         let text = global.format() == "text";
         let written = |error| Error::io("writing the demo's answer", error);
@@ -89,7 +89,7 @@ impl Arguments {
         }
         let hub = folder.path().join("hub");
         world(&hub)?;
-        let standin = Standin::start(Repository::from_folder(&hub)?, Settings::default())?;
+        let standin = Standin::start(Repository::from_folder(&hub)?, StandinSettings::default())?;
         let examiner = examiner(global, folder.path(), &standin)?;
         super::hubs::stop_on_signal(&examiner.client)?;
         // What is found stands in the table below.
@@ -141,7 +141,7 @@ fn plan() -> Plan {
         bases: vec![format!("hf:{BASE}")],
         authors: DERIVATIVES
             .iter()
-            .filter(|derivative| derivative.condition == Condition::WithoutClaim)
+            .filter(|derivative| derivative.condition == UploadCondition::WithoutClaim)
             .map(|derivative| format!("hf:{}", owner(derivative)))
             .collect(),
         ..Plan::default()
@@ -194,7 +194,7 @@ fn make_way(path: &Path) -> Result<()> {
 fn owner(derivative: &Derivative) -> &'static str {
     const OWNERS: &[&str] = &["ash", "birch", "cedar"];
     match derivative.condition {
-        Condition::WithoutClaim => "willow",
+        UploadCondition::WithoutClaim => "willow",
         _ => OWNERS[derivative.name.len() % OWNERS.len()],
     }
 }

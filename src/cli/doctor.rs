@@ -24,7 +24,7 @@ use crate::report::{RENDERERS, sanitise, words};
 
 Each hub is asked one cheap question, with its own token (--offline asks none). Exit status 2 when something has to be done. \
 Tokens are never shown.")]
-pub struct Arguments {
+pub struct DoctorArguments {
     /// Leave out the check of every page of the index, which reads all of it
     #[arg(long)]
     quick: bool,
@@ -63,7 +63,7 @@ impl Check {
     }
 }
 
-impl Arguments {
+impl DoctorArguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         let mut checks = vec![program(), processor(), catalogue(global)];
         checks.extend(index(&global.index, self.quick));

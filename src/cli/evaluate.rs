@@ -10,7 +10,7 @@ use super::compare::Bar;
 use super::{ExitStatus, Global};
 use crate::checkpoint::FORMATS;
 use crate::error::{Error, ErrorKind, Result};
-use crate::evaluate::{self, Case, Evaluation, Label, LambdaErrors, Rate};
+use crate::evaluate::{self, Case, Evaluation, ExactRate, Label, LambdaErrors};
 use crate::examination::Verdict;
 use crate::report::words::count;
 use crate::report::{json, sanitise};
@@ -27,21 +27,21 @@ fine-tuned, merged, adapter, unrelated or incomparable. Cases that cannot be exa
 
 Exit status 1 when an orthogonalized case was missed or an honest one called orthogonalized, 2 when a case could not be \
 examined.")]
-pub struct Arguments {
+pub struct EvaluateArguments {
     /// The label file
     labels: PathBuf,
     /// Only candidates in this form (safetensors, gguf, adapter, pytorch); may be given several times
     #[arg(long = "form", value_name = "FORM")]
-    forms: Vec<String>,
+    formats: Vec<String>,
     /// Only cases whose name contains this
     #[arg(long, value_name = "TEXT")]
     case: Option<String>,
 }
 
-impl Arguments {
+impl EvaluateArguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         let known: Vec<&str> = FORMATS.iter().map(|format| format.name()).chain(["unreadable"]).collect();
-        if let Some(unknown) = self.forms.iter().find(|form| !known.contains(&form.as_str())) {
+        if let Some(unknown) = self.formats.iter().find(|format| !known.contains(&format.as_str())) {
             return Err(Error::new(
                 ErrorKind::Usage,
                 format!("no form is called {unknown:?}; there are {}", known.join(", ")),
@@ -54,7 +54,7 @@ impl Arguments {
         }
         let bar = Bar::new(global.shows_progress(), "examining labelled pairs");
         let folder = self.labels.parent().unwrap_or(Path::new(""));
-        let evaluation = evaluate::evaluate(folder, &labels, &self.forms, &catalogue, &bar);
+        let evaluation = evaluate::evaluate(folder, &labels, &self.formats, &catalogue, &bar);
         bar.finish();
         let mut text = Vec::new();
         if global.format() == "json" {
@@ -79,7 +79,7 @@ impl Arguments {
     }
 }
 
-fn rate(rate: &Rate) -> String {
+fn rate(rate: &ExactRate) -> String {
     match (rate.rate, rate.interval) {
         (Some(share), Some([low, high])) => {
             format!("{} of {} = {share:.3}  (95 % {low:.3} to {high:.3})", rate.count, rate.of)
@@ -120,11 +120,11 @@ fn told(evaluation: &Evaluation, verbose: bool) -> String {
         }
     }
     line(String::new());
-    let mut forms = table(&["form", "detected", "false positives"]);
-    for (form, [detected, false_positives]) in &evaluation.by_form {
-        forms.add_row([sanitise::name(form), rate(detected), rate(false_positives)]);
+    let mut formats = table(&["form", "detected", "false positives"]);
+    for (format, [detected, false_positives]) in &evaluation.by_format {
+        formats.add_row([sanitise::name(format), rate(detected), rate(false_positives)]);
     }
-    line(forms.to_string());
+    line(formats.to_string());
     line(String::new());
     let mut labels = table(&["label", "called orthogonalized", "relations found"]);
     for (label, called) in &evaluation.by_label {

@@ -21,13 +21,13 @@ use crate::signature::Signature;
   orthoscope explain hf:someone/model
 
 Uses the signature's text as it was when the finding was made, which the index keeps.")]
-pub struct Arguments {
+pub struct ExplainArguments {
     /// A finding's id (or enough of its first digits), or an examination or candidate, whose gravest finding it is then
     #[arg(value_name = "FINDING")]
     what: String,
 }
 
-impl Arguments {
+impl ExplainArguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         let index = global.open_index()?;
         let stored = find(&index, &self.what)?;

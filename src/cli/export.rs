@@ -7,10 +7,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::findings::Filter;
+use super::findings::FilterArguments;
 use super::{ExitStatus, Global};
 use crate::error::{Error, Result};
-use crate::index::Stored;
+use crate::index::StoredExamination;
 use crate::report::{Renderer, Report, Style, sanitise};
 use crate::signature::Catalogue;
 
@@ -28,9 +28,9 @@ const BROKEN_SHOWN: usize = 20;
 
 One line of jsonl is one examination, in the order of candidate, revision and base; what could not be examined is there too, \
 with status \"failed\" and its reason. docs/examination.md tells what the fields mean.")]
-pub struct Arguments {
+pub struct ExportArguments {
     #[command(flatten)]
-    filter: Filter,
+    filter: FilterArguments,
     /// With all measurements of every tensor (JSON formats)
     #[arg(long)]
     profile: bool,
@@ -45,7 +45,7 @@ pub struct Arguments {
     sqlite: Option<PathBuf>,
 }
 
-impl Arguments {
+impl ExportArguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         let renderer = global.renderer(global.format(), self.out.is_some() || self.sqlite.is_some())?;
         let catalogue = global.catalogue()?;
@@ -94,7 +94,7 @@ struct Left {
 }
 
 impl Left {
-    fn keep(&mut self, renderer: &dyn Renderer, stored: Result<Stored>) -> Option<Stored> {
+    fn keep(&mut self, renderer: &dyn Renderer, stored: Result<StoredExamination>) -> Option<StoredExamination> {
         let stored = match stored {
             Ok(stored) => stored,
             Err(error) => {

@@ -11,7 +11,7 @@ use super::sweep::parse_date;
 use super::{ExitStatus, Global, hubs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{RELATIONS, Relation, STATUSES, Severity, Status, VERDICTS, Verdict};
-use crate::index::{Cursor, ExaminationFilter, FindingFilter, FindingRow, Index, Page};
+use crate::index::{Cursor, ExaminationFilter, FindingFilter, FindingRow, Index, PageBounds};
 use crate::report::table::{Elastic, laid};
 use crate::report::words::{count, short_id};
 use crate::report::{Report, json, sanitise};
@@ -25,7 +25,7 @@ use crate::sweep::work::last_runs;
   orthoscope findings list --severity high --since 2026-01-31 --format json
   orthoscope findings list --base hf:meta-llama/Llama-3.2-1B --verdict suspect
   orthoscope findings show 3f2a9c1b04de")]
-pub struct Arguments {
+pub struct FindingsArguments {
     #[command(subcommand)]
     command: What,
 }
@@ -55,7 +55,7 @@ enum What {
 #[derive(Args)]
 struct List {
     #[command(flatten)]
-    filter: Filter,
+    filter: FilterArguments,
     /// Of examinations first made by the last sweep, or after it
     #[arg(long, conflicts_with = "since")]
     new: bool,
@@ -69,7 +69,7 @@ struct List {
 
 /// Which examinations.
 #[derive(Args, Debug, Clone, Default)]
-pub struct Filter {
+pub struct FilterArguments {
     /// With this verdict; may be repeated
     #[arg(long = "verdict", value_name = "VERDICT", value_parser = words(&VERDICTS, Verdict::as_str))]
     verdicts: Vec<Verdict>,
@@ -121,7 +121,7 @@ fn words<T: Copy + Send + Sync + 'static>(
         .try_map(move |word| all.iter().copied().find(|value| name(*value) == word).ok_or("not one of these"))
 }
 
-impl Filter {
+impl FilterArguments {
     /// As the index is asked. A name that is nowhere in it can match nothing and is refused: an empty answer would be
     /// read as an all-clear.
     pub fn examinations(&self, index: &Index, catalogue: &Catalogue) -> Result<ExaminationFilter> {
@@ -183,7 +183,7 @@ fn refuse_unknown(what: &str, name: &str, known: &[String]) -> Result<()> {
     Err(Error::new(ErrorKind::Usage, format!("no {what} is called {:?}; {there_are}", sanitise::name(name))))
 }
 
-impl Arguments {
+impl FindingsArguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         match self.command {
             What::List(list) => list.run(global, &global.open_index()?, out),
@@ -213,7 +213,7 @@ impl List {
             examinations.first_since = Some(run.started);
         }
         let filter = FindingFilter { examinations };
-        let paged = index.findings(&filter, Page { limit: self.limit, after: self.after })?;
+        let paged = index.findings(&filter, PageBounds { limit: self.limit, after: self.after })?;
         let failed = |error| Error::io("writing the findings", error);
         if global.format() == "json" {
             json::write_value(&paged.rows, &global.style(), out)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::Global;
-use crate::diff::Observer;
+use crate::diff::DiffObserver;
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::Depth;
 use crate::examine::Examiner;
@@ -91,7 +91,7 @@ pub fn examiner(
     catalogue: &Arc<Catalogue>,
     settings: ExamineSettings,
     night_bytes: Option<u64>,
-    observer: Arc<dyn Observer + Send>,
+    observer: Arc<dyn DiffObserver + Send>,
 ) -> Result<Examiner> {
     let environment = Environment::of_process();
     let client = Client::new(ClientSettings {

@@ -34,7 +34,7 @@ const ANOMALIES_SHOWN: usize = 12;
   orthoscope inspect hf:someone/model-GGUF --all-variants --format json
 
 No base is needed and no weight is read: of a checkpoint on a hub only the headers are fetched, by range.")]
-pub struct Arguments {
+pub struct InspectArguments {
     /// A folder, a file, or a repository (hf:org/name, with @revision or without)
     #[arg(value_name = "PATH|REPO", value_parser = hubs::spelled)]
     what: String,
@@ -46,7 +46,7 @@ pub struct Arguments {
     all_variants: bool,
 }
 
-impl Arguments {
+impl InspectArguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         hubs::check_location(&self.what)?;
         let found = inspect(&self.files(global)?, self.all_variants)?;
@@ -119,7 +119,13 @@ fn dtypes(module: &Module) -> String {
 }
 
 /// Everything of one checkpoint for a person: its head, its modules, and what is odd about it.
-fn text(one: &Inspection, asked: &Arguments, all: bool, width: usize, out: &mut dyn Write) -> std::io::Result<()> {
+fn text(
+    one: &Inspection,
+    asked: &InspectArguments,
+    all: bool,
+    width: usize,
+    out: &mut dyn Write,
+) -> std::io::Result<()> {
     let variant = one.variant.as_deref().map(|variant| format!(", {}", sanitise::name(variant))).unwrap_or_default();
     writeln!(out, "{} ({}{variant})\n", sanitise::name(&one.source), one.format)?;
     sizes(one, out)?;
@@ -164,7 +170,7 @@ fn claim(one: &Inspection, out: &mut dyn Write) -> std::io::Result<()> {
 }
 
 /// The other checkpoints that lie beside it, and what it adapts if it is an adapter.
-fn beside(one: &Inspection, asked: &Arguments, out: &mut dyn Write) -> std::io::Result<()> {
+fn beside(one: &Inspection, asked: &InspectArguments, out: &mut dyn Write) -> std::io::Result<()> {
     if !one.others.is_empty() {
         let others: Vec<String> = one.others.iter().map(|other| sanitise::name(other)).collect();
         let hint = if asked.all_variants { "" } else { " (--all-variants shows each)" };

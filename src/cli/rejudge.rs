@@ -16,13 +16,13 @@ use crate::report::{json, sanitise};
   orthoscope rejudge --index nightly.db --signatures my-signatures
 
 Earlier judgements are kept as history. Examinations that the same catalogue judged already are left alone.")]
-pub struct Arguments {
+pub struct RejudgeArguments {
     /// Also those that this catalogue judged already
     #[arg(long)]
     all: bool,
 }
 
-impl Arguments {
+impl RejudgeArguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         let catalogue = global.catalogue()?;
         let mut index = Index::open_existing(&global.index)?;

@@ -8,7 +8,7 @@ use clap::Args;
 use super::{ExitStatus, Global, hubs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Location;
-use crate::index::{Index, Stored};
+use crate::index::{Index, StoredExamination};
 use crate::report::{Color, NO_TERMINAL, Renderer, Report, Style, sanitise};
 
 /// Write the dossier of an examination: what was found, how sure, what it does not say, and how to check it
@@ -20,7 +20,7 @@ use crate::report::{Color, NO_TERMINAL, Renderer, Report, Style, sanitise};
 
 Reads the index only: a dossier can be made again at any time without the weights. A candidate in which nothing was found is \
 reported by its name or by its examination's id.")]
-pub struct Arguments {
+pub struct ReportArguments {
     /// A finding's id or an examination's (or enough of its first digits), or a candidate as it is spelled in the index
     #[arg(value_name = "WHAT", required_unless_present_any = ["finding", "examination"])]
     what: Option<String>,
@@ -35,7 +35,7 @@ pub struct Arguments {
     out: Option<PathBuf>,
 }
 
-impl Arguments {
+impl ReportArguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         let renderer = global.renderer(global.format(), self.out.is_some())?;
         let index = global.open_index()?;
@@ -52,7 +52,7 @@ impl Arguments {
 }
 
 /// The examination that was asked for: by the id of a finding in it, by its own, or the newest of a candidate.
-pub(super) fn find(index: &Index, what: &str) -> Result<Stored> {
+pub(super) fn find(index: &Index, what: &str) -> Result<StoredExamination> {
     if let Some(stored) = by_finding(index, what)? {
         return Ok(stored);
     }
@@ -65,7 +65,7 @@ pub(super) fn find(index: &Index, what: &str) -> Result<Stored> {
         Location::Path(_) => (as_recorded(&spelled), None),
     };
     for source in source {
-        if let Some(row) = index.newest(&source, revision.as_ref().map(|revision| revision.0.as_str()))? {
+        if let Some(row) = index.newest(&source, revision.as_ref())? {
             return index.get(&row.id.hex())?.ok_or_else(|| missing(what));
         }
     }
@@ -81,7 +81,7 @@ fn as_recorded(path: &str) -> Vec<String> {
 }
 
 /// The examination that a finding is in.
-fn by_finding(index: &Index, prefix: &str) -> Result<Option<Stored>> {
+fn by_finding(index: &Index, prefix: &str) -> Result<Option<StoredExamination>> {
     let rows = index.finding(prefix)?;
     let Some(first) = rows.first() else { return Ok(None) };
     if rows.iter().any(|row| row.finding.id != first.finding.id) {

@@ -18,7 +18,7 @@ use crate::hub::{Meter, RepoInfo};
 use crate::ids::{Location, RepoId, Revision};
 use crate::index::Index;
 use crate::index::triage::Listing;
-use crate::report::{Facts, Listed, Report};
+use crate::report::{ListingFacts, Report, UploadFacts};
 
 /// Examine uploads on a hub, or folders, each against the base it claims or the one given
 #[derive(Args)]
@@ -32,7 +32,7 @@ use crate::report::{Facts, Listed, Report};
 The base is the one the repository claims: in its card, its tags, its configuration, its files' metadata. The first look \
 compares file hashes, the second reads a few rows of some tensors by HTTP range; weights are read further only where that \
 does not decide. Each examination is recorded in the index, also of what could not be examined.")]
-pub struct Arguments {
+pub struct ScanArguments {
     /// Repositories (hf:org/name, ms:owner/name, with @revision or without, or the address of their page) or folders
     #[arg(required = true, value_name = "REPO", value_parser = hubs::spelled)]
     repositories: Vec<String>,
@@ -52,7 +52,7 @@ pub struct Arguments {
     no_record: bool,
 }
 
-impl Arguments {
+impl ScanArguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         // Several reports one after another are for nobody to read: a line each, unless a format was asked for.
         let format = if self.repositories.len() > 1 && global.format() == "text" { "table" } else { global.format() };
@@ -82,8 +82,8 @@ impl Arguments {
             if let Some(index) = &mut index {
                 recorded = recorded.and(record(index, &examination, listing.as_ref(), now));
             }
-            let listing = listing.as_ref().map(|listing| Listed::of(&examination.candidate.source, listing));
-            facts.insert(examination.id().hex(), Facts { examined_at: Some(moment(now)), listing });
+            let listing = listing.as_ref().map(|listing| ListingFacts::of(&examination.candidate.source, listing));
+            facts.insert(examination.id().hex(), UploadFacts { examined_at: Some(moment(now)), listing });
             examinations.push(examination);
         }
         bar.finish();
@@ -108,12 +108,12 @@ fn on_a_hub(
     asked: Option<&Revision>,
     base: Option<&str>,
 ) -> Result<(Examination, Option<Listing>)> {
-    let revision = asked.map(|revision| revision.0.as_str());
     let facts = match base::facts(id, asked, &examiner.client, &examiner.environment, &Meter::unlimited()) {
         Ok(facts) => facts,
         Err(error) if error.kind == ErrorKind::Interrupted => return Err(error),
         Err(error) => {
-            let facts = RepoInfo { name: id.name.clone(), commit: revision.map(str::to_owned), ..RepoInfo::default() };
+            let facts =
+                RepoInfo { name: id.name.clone(), commit: asked.map(ToString::to_string), ..RepoInfo::default() };
             return Ok((examiner.failed(id, &facts, base, &error), None));
         }
     };
@@ -121,7 +121,7 @@ fn on_a_hub(
     let listing = (!examiner.client.settings().offline).then(|| Listing::from(&facts));
     // A hub may know the repository by another name by now.
     let id = RepoId { name: facts.name.clone(), ..id.clone() };
-    match examiner.examine_at(&id, &facts, base, revision) {
+    match examiner.examine_at(&id, &facts, base, asked) {
         Ok(outcome) => Ok((outcome.examination, listing)),
         Err(error) if error.kind == ErrorKind::Interrupted => Err(error),
         Err(error) => Ok((examiner.failed(&id, &facts, base, &error), listing)),

@@ -10,7 +10,7 @@ use super::{ExitStatus, Global};
 use crate::error::{Error, Result};
 use crate::index::Index;
 use crate::limits::MAX_JSON_BYTES;
-use crate::serve::{self, Settings};
+use crate::serve::{self, ServeSettings};
 
 /// Read the index in a browser: triage queue, dossiers, decisions, family trees, prevalence, and a JSON API
 #[derive(Args)]
@@ -22,7 +22,7 @@ use crate::serve::{self, Settings};
 On loopback a token is made at every start and printed with the address to open; with --no-token any user of this machine \
 can read the index and decide under any name. Any other address needs a token of yours: put a proxy with TLS before it, and \
 say so with --behind-tls. The index may be written by a sweep meanwhile; on read-only media it is served without decisions.")]
-pub struct Arguments {
+pub struct ServeArguments {
     /// Where to listen
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8470")]
     bind: SocketAddr,
@@ -40,7 +40,7 @@ pub struct Arguments {
     behind_tls: bool,
 }
 
-impl Arguments {
+impl ServeArguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         // A mistyped name would be served as an index without findings.
         drop(Index::open_to_read(&global.index)?);
@@ -50,7 +50,7 @@ impl Arguments {
         };
         // One that was given is the user's secret; one made here has to be told.
         let made = (given.is_none() && !self.no_token && self.bind.ip().is_loopback()).then(serve::fresh_token);
-        let settings = Settings {
+        let settings = ServeSettings {
             index: global.index.clone(),
             catalogue: global.catalogue()?,
             bind: self.bind,

@@ -15,7 +15,7 @@ use crate::signature::{Catalogue, Signature, builtin_files, folder_files, lint};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  orthoscope signatures list\n  orthoscope signatures show out-rank1-global\n  \
                         orthoscope signatures check --folder my-signatures")]
-pub struct Arguments {
+pub struct SignaturesArguments {
     /// What to do.
     #[command(subcommand)]
     action: Action,
@@ -46,7 +46,7 @@ enum Action {
     },
 }
 
-impl Arguments {
+impl SignaturesArguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         let folder = self.folder.or_else(|| global.signatures.clone());
         let catalogue = || folder.as_deref().map_or_else(Catalogue::builtin, Catalogue::with_folder);
@@ -176,7 +176,7 @@ mod tests {
         #[command(flatten)]
         global: Global,
         #[command(flatten)]
-        arguments: Arguments,
+        arguments: SignaturesArguments,
     }
 
     fn answer(words: &[&str]) -> (Result<ExitStatus>, String) {

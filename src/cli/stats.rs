@@ -30,7 +30,7 @@ use crate::report::{csv, picture};
 Shares come with 95 % intervals, by count and by downloads. Correction needs the detector's rates on labelled pairs, which \
 `orthoscope evaluate --format json` measures; with --rates their own uncertainty is in the intervals. --charts writes \
 NAME.svg, NAME.png and NAME.csv (the numbers) for each picture.")]
-pub struct Arguments {
+pub struct StatsArguments {
     /// Group by this (all when left out; may be given several times)
     #[arg(long, value_enum, value_name = "WHAT")]
     by: Vec<By>,
@@ -61,7 +61,8 @@ enum By {
     /// Bytes of the base's weights
     Size,
     /// The format
-    Form,
+    #[value(name = "form")]
+    Format,
     /// Month of upload
     Month,
     /// Who uploaded it
@@ -74,7 +75,7 @@ impl By {
             Self::Base => Dimension::Base,
             Self::Family => Dimension::Family,
             Self::Size => Dimension::Size,
-            Self::Form => Dimension::Form,
+            Self::Format => Dimension::Format,
             Self::Month => Dimension::Month,
             Self::Uploader => Dimension::Uploader,
         }
@@ -120,7 +121,7 @@ fn write_charts(folder: &Path, charts: &[Chart]) -> Result<()> {
     Ok(())
 }
 
-impl Arguments {
+impl StatsArguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         let detector = match (self.sensitivity, self.false_positives) {
             (Some(sensitivity), Some(false_positives)) => Some(Detector::Exact { sensitivity, false_positives }),

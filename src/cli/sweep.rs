@@ -15,7 +15,7 @@ use super::{ExitStatus, FailOn, Global, log};
 use crate::diff::Unobserved;
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Status, Verdict};
-use crate::examine::repository::Outcome;
+use crate::examine::repository::RepositoryOutcome;
 use crate::hub::HUBS;
 use crate::ids::RepoId;
 use crate::index::Index;
@@ -23,8 +23,8 @@ use crate::index::triage::News;
 use crate::report::rates::{ExpectedFalsePositives, expected_false_positives};
 use crate::report::{json, sanitise, words};
 use crate::sweep;
-use crate::sweep::plan::{Listed, Plan};
-use crate::sweep::work::{Observer, Summary, SweepSettings, last_runs};
+use crate::sweep::plan::{Plan, PlannedCounts};
+use crate::sweep::work::{SweepObserver, SweepSettings, SweepSummary, last_runs};
 
 /// List the derivatives of bases on a hub and examine those that are new or changed; can be stopped and goes on
 #[derive(Args)]
@@ -37,7 +37,7 @@ use crate::sweep::work::{Observer, Summary, SweepSettings, last_runs};
 A repository is examined once for each of its commits. The queue is in the index: stop a sweep with Ctrl-C, or kill it, and \
 the next one goes on where it was. Nothing new means one listing for each base and not a byte of weights. What cannot be \
 examined is recorded with its reason. docs/operations.md tells how to run one every night.")]
-pub struct Arguments {
+pub struct SweepArguments {
     /// Examine the derivatives of this base (hf:org/name); may be repeated
     #[arg(long = "base", value_name = "REPO", value_parser = hubs::spelled)]
     bases: Vec<String>,
@@ -78,7 +78,7 @@ pub struct Arguments {
     fail_on: FailOn,
 }
 
-impl Arguments {
+impl SweepArguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         let usage = |said: &str| Error::new(ErrorKind::Usage, said.to_owned());
         let plan = self.plan()?;
@@ -166,7 +166,7 @@ impl Arguments {
 #[derive(serde::Serialize)]
 struct Answer<'a> {
     #[serde(flatten)]
-    summary: &'a Summary,
+    summary: &'a SweepSummary,
     news: &'a [News],
     expected_false_positives: Option<ExpectedFalsePositives>,
 }
@@ -203,7 +203,7 @@ fn told_news(news: &[News], more: bool) -> String {
 }
 
 /// Repositories that a verdict was given on.
-fn told_of(summary: &Summary) -> u64 {
+fn told_of(summary: &SweepSummary) -> u64 {
     let verdicts = [Verdict::Orthogonalized, Verdict::Suspect, Verdict::Clear, Verdict::Inconclusive];
     verdicts.iter().filter_map(|verdict| summary.outcomes.get(verdict.as_str())).sum()
 }
@@ -223,7 +223,7 @@ pub(super) fn parse_date(text: &str) -> Result<String, String> {
 }
 
 /// The summary for a person.
-pub(super) fn told(summary: &Summary) -> String {
+pub(super) fn told(summary: &SweepSummary) -> String {
     let list = |counts: &std::collections::BTreeMap<String, u64>| {
         let mut sorted: Vec<_> = counts.iter().collect();
         sorted.sort_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
@@ -300,15 +300,15 @@ impl Progress {
     }
 }
 
-impl Observer for Progress {
-    fn planned(&self, listed: &Listed) {
+impl SweepObserver for Progress {
+    fn planned(&self, listed: &PlannedCounts) {
         self.bar.set_message("examining");
         self.bar.set_length(listed.queued + listed.waiting);
         self.bar.set_position(0);
         self.bar.reset_eta();
     }
 
-    fn examined(&self, repository: &RepoId, outcome: &Outcome, done: u64, total: u64) {
+    fn examined(&self, repository: &RepoId, outcome: &RepositoryOutcome, done: u64, total: u64) {
         self.bar.set_length(total.max(done));
         self.bar.set_position(done);
         let examination = &outcome.examination;

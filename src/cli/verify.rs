@@ -22,9 +22,10 @@ use crate::limits::MAX_MANIFEST_BYTES;
 use crate::report::json::write_value;
 use crate::report::table::{Elastic, laid};
 use crate::report::{oddities, sanitise, words};
-use crate::verify::signature::Key;
+use crate::verify::signature::PublicKey;
 use crate::verify::{
-    self, Checked, Ending, FileReport, Oddity, Outcome, Reference, Subject, Verification, Watch, files, reference,
+    self, CheckOutcome, Checked, FileReport, GradedOddity, Reference, Subject, Verification, VerifiedEnding, Watch,
+    files, reference,
 };
 
 /// Files listed without `--verbose`; beyond them those that agree are only counted.
@@ -49,7 +50,7 @@ on this machine, in a cache, or with --download.
 
 Exit status: 0 what was asked for was checked and agrees, 1 something differs, is grave or would run code on loading, 2 \
 something could not be checked or is not there, 64 bad usage.")]
-pub struct Arguments {
+pub struct VerifyArguments {
     /// A folder, a file, or a repository (hf:org/name, ms:owner/name, with @revision or without)
     #[arg(value_name = "PATH|REPO", value_parser = hubs::spelled)]
     what: String,
@@ -67,7 +68,7 @@ pub struct Arguments {
     download: bool,
 }
 
-impl Arguments {
+impl VerifyArguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         hubs::check_location(&self.what)?;
         let key = self.key.as_deref().map(read_key).transpose()?;
@@ -102,9 +103,9 @@ impl Arguments {
             text(&found, global.verbose > 0, global.style().width, out).map_err(written)?;
         }
         Ok(match found.result {
-            Ending::Agrees | Ending::NotHashed => ExitStatus::Success,
-            Ending::Differs => ExitStatus::Findings,
-            Ending::Incomplete => ExitStatus::Incomplete,
+            VerifiedEnding::Agrees | VerifiedEnding::NotHashed => ExitStatus::Success,
+            VerifiedEnding::Differs => ExitStatus::Findings,
+            VerifiedEnding::Incomplete => ExitStatus::Incomplete,
         })
     }
 
@@ -163,8 +164,8 @@ fn read_small(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|error| Error::io(doing(), error))
 }
 
-fn read_key(path: &Path) -> Result<Key> {
-    Key::from_pem(&path.display().to_string(), &read_small(path)?)
+fn read_key(path: &Path) -> Result<PublicKey> {
+    PublicKey::from_pem(&path.display().to_string(), &read_small(path)?)
 }
 
 fn written(error: std::io::Error) -> Error {
@@ -252,8 +253,8 @@ fn text(found: &Verification, all: bool, width: usize, out: &mut dyn Write) -> s
     let mut told = false;
     for file in &found.files {
         // Oddities that make a header differ speak for themselves.
-        let spoken = |checked: &&Checked| checked.check == "header" && checked.outcome == Outcome::Differs;
-        let wrong = file.checks.iter().filter(|one| one.outcome > Outcome::NotChecked && !spoken(one));
+        let spoken = |checked: &&Checked| checked.check == "header" && checked.outcome == CheckOutcome::Differs;
+        let wrong = file.checks.iter().filter(|one| one.outcome > CheckOutcome::NotChecked && !spoken(one));
         let lines: Vec<String> = wrong.map(line).chain(oddities(&file.oddities, all)).collect();
         if !lines.is_empty() && !told {
             writeln!(out, "\nOf single files")?;
@@ -281,8 +282,8 @@ fn line(checked: &Checked) -> String {
 }
 
 /// Oddities in words, the gravest first.
-fn oddities(list: &[Oddity], all: bool) -> Vec<String> {
-    let mut sorted: Vec<&Oddity> = list.iter().collect();
+fn oddities(list: &[GradedOddity], all: bool) -> Vec<String> {
+    let mut sorted: Vec<&GradedOddity> = list.iter().collect();
     sorted.sort_by_key(|oddity| std::cmp::Reverse(oddity.severity));
     let anomalies = sorted.iter().map(|oddity| &oddity.anomaly);
     let told = if all { oddities::single(anomalies) } else { oddities::grouped(anomalies) };
@@ -306,12 +307,12 @@ fn table(found: &Verification, all: bool, width: usize, out: &mut dyn Write) -> 
     let mut rows = Vec::new();
     let mut left_out = 0u64;
     for file in &found.files {
-        if !all && found.files.len() > FILES_SHOWN && file.gravest() <= Outcome::NotChecked {
+        if !all && found.files.len() > FILES_SHOWN && file.gravest() <= CheckOutcome::NotChecked {
             left_out += 1;
             continue;
         }
         let cell = |check: &str| match (check, file.outcome(check)) {
-            ("digest", Outcome::NotChecked) => "not hashed",
+            ("digest", CheckOutcome::NotChecked) => "not hashed",
             (_, outcome) => outcome.words(),
         };
         rows.push(vec![

@@ -7,6 +7,7 @@ use faer::Mat;
 use super::measured::{Fitted, PairMeasurement};
 use super::spectrum;
 use crate::arch::Kind;
+use crate::profile::{ByCoordinates, Coordinates};
 use crate::tensor::numbers::cosine;
 
 /// What the layers agree on: the edit as an operator on the shared directions, averaged over layers.
@@ -17,7 +18,7 @@ pub(super) struct Consensus {
 }
 
 impl Consensus {
-    pub(super) fn new(pairs: &[PairMeasurement<'_>], coordinates: usize, shared: &Mat<f64>) -> Self {
+    pub(super) fn new(pairs: &[PairMeasurement<'_>], coordinates: Coordinates, shared: &Mat<f64>) -> Self {
         let mut layers: BTreeMap<u32, (Mat<f64>, f64)> = BTreeMap::new();
         let width = shared.ncols();
         for pair in pairs {
@@ -88,22 +89,21 @@ impl Consensus {
 }
 
 /// The fit that counts for a pair: writers in the coordinates that won, everything else as it is.
-pub(super) fn fitted<'m>(pair: &'m PairMeasurement<'_>, coordinates: usize) -> Option<&'m Fitted> {
+pub(super) fn fitted<'m>(pair: &'m PairMeasurement<'_>, coordinates: Coordinates) -> Option<&'m Fitted> {
     let projected = pair.projected.as_ref()?;
-    let index = if pair.pair.role.kind == Kind::Writer { coordinates } else { 0 };
-    projected.sides[index].as_ref()
+    let coordinates = if pair.pair.role.kind == Kind::Writer { coordinates } else { Coordinates::Raw };
+    projected.sides[coordinates].as_ref()
 }
 
-/// 0 for raw rows, 1 for normalised rows: whichever explains more of the writers' changes. Raw wins ties, since rows of
-/// equal norm fit both.
-pub(super) fn choose_coordinates(pairs: &[PairMeasurement<'_>]) -> usize {
-    let score = |index: usize| -> f64 {
+/// Whichever explain more of the writers' changes. Raw ones win ties, since rows of equal norm fit both.
+pub(super) fn choose_coordinates(pairs: &[PairMeasurement<'_>]) -> Coordinates {
+    let score = ByCoordinates::new(|coordinates| -> f64 {
         pairs
             .iter()
             .filter(|pair| pair.pair.role.kind == Kind::Writer)
-            .filter_map(|pair| pair.projected.as_ref()?.sides[index].as_ref())
+            .filter_map(|pair| pair.projected.as_ref()?.sides[coordinates].as_ref())
             .map(|side| side.fit.consistency.abs().powi(8) * side.fit.explained)
             .sum()
-    };
-    usize::from(score(1) > 1.02 * score(0))
+    });
+    if score.row_normalised > 1.02 * score.raw { Coordinates::RowNormalised } else { Coordinates::Raw }
 }

@@ -127,7 +127,7 @@ fn choose<'m, 'a>(pairs: &'m [PairMeasurement<'a>]) -> Vec<Asked<'m, 'a>> {
 
 /// Whether a direction was removed from it by what the regression found.
 fn is_removal(measured: &PairMeasurement<'_>) -> bool {
-    let sides = measured.projected.iter().flat_map(|projected| projected.sides.iter().flatten());
+    let sides = measured.projected.iter().flat_map(|projected| projected.sides.both().into_iter().flatten());
     sides.map(|side| side.fit.consistency.abs()).fold(0.0, f64::max) >= CONSISTENCY_SURE
 }
 

@@ -7,7 +7,7 @@ use super::consensus::{Consensus, choose_coordinates, fitted};
 use super::consistency::Along;
 use super::measured::{Change, Fitted, Measurements, PairMeasurement};
 use crate::arch::Kind;
-use crate::profile::{Projection, Sameness, TensorMeasurement};
+use crate::profile::{Coordinates, Projection, Sameness, TensorMeasurement};
 use crate::tensor::numbers::{cosine, median};
 
 /// Least held-out consistency of a writer that fits, when others agree with its direction. Honest changes of real
@@ -307,15 +307,15 @@ pub(super) fn layers_of<'m>(tensors: impl Iterator<Item = &'m TensorMeasurement>
 }
 
 /// Along which direction the strength of each writer is asked for.
-pub struct Directions {
+pub struct RemovedDirections {
     /// For each pair: unit, d numbers; `None` where none was removed.
     pub along: Vec<Option<Vec<f64>>>,
-    /// Whether they are directions of rows divided by their norms.
-    pub row_normalised: bool,
+    /// The coordinates that they are directions in.
+    pub coordinates: Coordinates,
 }
 
 /// The direction that the other layers lost, or a writer's own where it lost one of its own.
-pub fn directions(measured: &Measurements<'_>) -> Directions {
+pub fn directions(measured: &Measurements<'_>) -> RemovedDirections {
     let coordinates = choose_coordinates(&measured.pairs);
     let consensus = Consensus::new(&measured.pairs, coordinates, &measured.shared[coordinates]);
     let along = measured.pairs.iter().map(|measured| {
@@ -327,5 +327,5 @@ pub fn directions(measured: &Measurements<'_>) -> Directions {
             Some(side.direction.clone())
         })
     });
-    Directions { along: along.collect(), row_normalised: coordinates == 1 }
+    RemovedDirections { along: along.collect(), coordinates }
 }

@@ -27,6 +27,7 @@ use crate::arch::{Axis, Kind};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::pair::View;
+use crate::profile::Coordinates;
 use crate::tensor::numbers::median;
 use crate::tensor::{DType, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, Q8_1};
 
@@ -75,7 +76,7 @@ const MOVED_FACTOR: f64 = 5.0;
 pub fn refine(base: &Checkpoint, candidate: &Checkpoint, measured: &mut Measurements<'_>) -> Result<()> {
     // Where nothing measures as a removal there is no strength to know better.
     let hinted = |pair: &PairMeasurement<'_>| {
-        let sides = pair.projected.iter().flat_map(|projected| projected.sides.iter().flatten());
+        let sides = pair.projected.iter().flat_map(|projected| projected.sides.both().into_iter().flatten());
         pair.pair.role.kind == Kind::Writer
             && sides.map(|side| side.fit.consistency).fold(0.0, f64::max) >= fits::CONSISTENCY_HINT
     };
@@ -88,7 +89,7 @@ pub fn refine(base: &Checkpoint, candidate: &Checkpoint, measured: &mut Measurem
         .par_iter()
         .zip(&directions.along)
         .map(|(pair, direction)| match direction {
-            Some(direction) => strength(pair, base, candidate, direction, directions.row_normalised),
+            Some(direction) => strength(pair, base, candidate, direction, directions.coordinates),
             None => Ok(None),
         })
         .collect::<Result<_>>()?;
@@ -103,7 +104,7 @@ fn strength(
     base: &Checkpoint,
     candidate: &Checkpoint,
     direction: &[f64],
-    row_normalised: bool,
+    coordinates: Coordinates,
 ) -> Result<Option<StrengthByBounds>> {
     let pair = measured.pair;
     let Some(residual) = pair.role.residual.filter(|_| pair.role.kind == Kind::Writer) else { return Ok(None) };
@@ -129,9 +130,9 @@ fn strength(
     if direction.len() != oriented.width() {
         return Ok(None);
     }
-    let norms = match row_normalised {
-        true => Some(oriented.row_norms(&oriented.operator.moments(None)?.0)),
-        false => None,
+    let norms = match coordinates {
+        Coordinates::RowNormalised => Some(oriented.row_norms(&oriented.operator.moments(None)?.0)),
+        Coordinates::Raw => None,
     };
     let scale = |at: usize| norms.as_ref().and_then(|norms| norms.get(at)).copied().unwrap_or(1.0);
     let left: Vec<f64> = direction.iter().enumerate().map(|(at, value)| value * scale(at)).collect();

@@ -7,12 +7,12 @@ use super::covectors::AsOperator;
 use super::kernel;
 use super::projection::{Fit, Leading, Regression};
 use crate::pair::{Pair, Unpaired};
-use crate::profile::Sameness;
+use crate::profile::{ByCoordinates, Sameness};
 
 /// What the third stage found of one writer, reader, embedding or head.
 pub struct Projected {
-    /// In raw and in row-normalised coordinates.
-    pub sides: [Option<Fitted>; 2],
+    /// The fit, where one was made.
+    pub sides: ByCoordinates<Option<Fitted>>,
     /// |cos(u, W v)| of the change's own top vectors: 1 for an edit of the other side (u = W v).
     pub transposed: f64,
     /// |mean|·√n of the first right vector: 1 when the change adds one vector to every input channel.
@@ -118,8 +118,8 @@ pub struct Measurements<'a> {
     pub pairs: Vec<PairMeasurement<'a>>,
     /// With reasons.
     pub not_examined: Vec<Unpaired>,
-    /// Shared directions, raw and row-normalised, d × k each.
-    pub shared: [Mat<f64>; 2],
+    /// Shared directions, d × k.
+    pub shared: ByCoordinates<Mat<f64>>,
     /// Biases on the candidate's writers that the base does not have.
     pub added_biases: Vec<Vec<f64>>,
     /// The writers as an operator, where they were asked.

@@ -29,6 +29,7 @@ mod pool;
 mod project;
 pub mod projection;
 pub mod rank;
+pub mod reordering;
 pub mod requantize;
 pub mod spectrum;
 pub mod summary;
@@ -48,7 +49,7 @@ use crate::limits::MAX_ADDED_BIAS_NUMBERS;
 use crate::pair::{Pair, Pairing, Unpaired, View};
 
 /// Told how far a comparison is; called from many threads.
-pub trait Observer: Sync {
+pub trait DiffObserver: Sync {
     /// `done` of `total` units of work (pairs, weighted by size) are done.
     fn progress(&self, _done: u64, _total: u64) {}
 }
@@ -56,7 +57,7 @@ pub trait Observer: Sync {
 /// Watches nothing.
 pub struct Unobserved;
 
-impl Observer for Unobserved {}
+impl DiffObserver for Unobserved {}
 
 static SEQUENTIAL: Once = Once::new();
 
@@ -65,7 +66,7 @@ pub fn measure<'a>(
     base: &'a Checkpoint,
     candidate: &'a Checkpoint,
     pairing: &'a Pairing,
-    observer: &dyn Observer,
+    observer: &dyn DiffObserver,
 ) -> Result<Measurements<'a>> {
     // Work is parallel over tensors and segments; a parallel product inside a tile only costs.
     SEQUENTIAL.call_once(|| faer::set_global_parallelism(faer::Par::Seq));

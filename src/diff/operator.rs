@@ -11,8 +11,8 @@ use faer::{Accum, Mat, MatRef, Par};
 use rayon::prelude::*;
 
 use super::kernel::{self, ColumnSums, Scratch, Sums};
-use super::order::Order;
-use super::requantize::{self, Match, Scheme};
+use super::reordering::Reordering;
+use super::requantize::{self, Match, Quantizer};
 use crate::arch::Axis;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
@@ -46,7 +46,7 @@ pub struct Operator<'a> {
     /// A scale of the candidate that is divided out before the change is taken.
     pub gauge: Gauge,
     /// Where the base's columns or rows are in the candidate, if some moved.
-    pub order: Option<Order>,
+    pub order: Option<Reordering>,
     /// Rows or columns that the candidate has set to zero and that count for nothing on either side.
     pub erased: Option<Erased>,
 }
@@ -202,7 +202,7 @@ impl<'a> Operator<'a> {
                 erased.apply(first, self.columns, w);
             }
             return match &self.order {
-                Some(order) => order.decode(self, first, x),
+                Some(order) => order.decode(self.columns, first, x, &|first, out| self.decode_candidate(first, out)),
                 None => self.decode_candidate(first, x),
             };
         }
@@ -221,7 +221,7 @@ impl<'a> Operator<'a> {
     }
 
     /// Rows of the candidate as they are stored.
-    pub(super) fn decode_candidate(&self, first: usize, out: &mut [f32]) -> Result<()> {
+    fn decode_candidate(&self, first: usize, out: &mut [f32]) -> Result<()> {
         self.pair.candidate.decode_rows(self.candidate, first as u64, out)
     }
 
@@ -390,7 +390,7 @@ impl<'a> Operator<'a> {
 
     /// The known quantiser whose round trip turns the base into the candidate, if one does: chosen on the first row,
     /// then held against all of them. `own` is the candidate's dtype as (precision, smallest normal exponent).
-    pub fn requantized(&self, own: (u32, i32)) -> Result<Option<Scheme>> {
+    pub fn requantized(&self, own: (u32, i32)) -> Result<Option<Quantizer>> {
         let mut w = vec![0f32; self.columns];
         let mut x = w.clone();
         self.decode(0, &mut w, &mut x)?;

@@ -9,8 +9,9 @@
 //! set aside.
 
 use super::kernel::Sums;
-use super::operator::{Moments, Operator, Want};
+use super::operator::{Gauge, Moments, Want};
 use super::oriented::Oriented;
+use super::reordering::Reordering;
 use super::spectrum;
 use crate::arch::Axis;
 use crate::error::Result;
@@ -32,56 +33,19 @@ const MOST: usize = 8192;
 
 /// What of the other coordinates of a writer does not enter the fit, and what was put back.
 #[derive(Debug, Clone, Default)]
-pub struct Aside {
+pub struct ColumnsAside {
     /// Which are kept; `None` when all are.
     pub kept: Option<Vec<bool>>,
     /// How many were put back in their place.
     pub moved: usize,
 }
 
-impl Aside {
+impl ColumnsAside {
     /// Share that is set aside.
     pub fn share(&self) -> f64 {
         self.kept
             .as_ref()
             .map_or(0.0, |kept| kept.iter().filter(|kept| !**kept).count() as f64 / kept.len().max(1) as f64)
-    }
-}
-
-/// Where the base's columns are in the candidate.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Order {
-    /// Whether these are columns as stored; rows otherwise.
-    columns: bool,
-    /// For each of the base's: which of the candidate's, and with which sign.
-    from: Vec<(usize, f32)>,
-}
-
-impl Order {
-    /// How many are elsewhere, or have the other sign.
-    pub fn moved(&self) -> usize {
-        self.from.iter().enumerate().filter(|(to, (from, sign))| to != from || *sign < 0.0).count()
-    }
-
-    /// Rows of the candidate from `first` on, in the base's order.
-    pub(super) fn decode(&self, operator: &Operator<'_>, first: usize, out: &mut [f32]) -> Result<()> {
-        if !self.columns {
-            for (row, out) in out.chunks_exact_mut(operator.columns).enumerate() {
-                let (from, sign) = self.from.get(first + row).copied().unwrap_or((first + row, 1.0));
-                operator.decode_candidate(from, out)?;
-                out.iter_mut().for_each(|value| *value *= sign);
-            }
-            return Ok(());
-        }
-        operator.decode_candidate(first, out)?;
-        let mut line = vec![0f32; operator.columns];
-        for out in out.chunks_exact_mut(operator.columns) {
-            line.copy_from_slice(out);
-            for (value, (from, sign)) in out.iter_mut().zip(&self.from) {
-                *value = line.get(*from).copied().unwrap_or_default() * sign;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -146,7 +110,7 @@ const SPREAD: f64 = 0.5;
 
 /// The uniform scale that a change carries; nothing beside a scale that was divided out.
 pub fn uniform_scale(oriented: &Oriented<'_>, moments: &Moments, kept: Option<&[bool]>) -> Uniform {
-    if oriented.operator.gauge != super::operator::Gauge::None {
+    if oriented.operator.gauge != Gauge::None {
         return Uniform::default();
     }
     let scales: Vec<f64> = oriented
@@ -171,7 +135,7 @@ impl Uniform {
 
 /// Finds the base's columns in the candidate where some are not in their place; `None` where all are, or nothing is
 /// found.
-pub fn find(oriented: &Oriented<'_>, moments: &Moments) -> Result<Option<Order>> {
+pub fn find(oriented: &Oriented<'_>, moments: &Moments) -> Result<Option<Reordering>> {
     let ratios = ratios(oriented, moments);
     let bound = bound(oriented.width(), &ratios);
     let all = middle(&ratios) > ALL_MOVED;
@@ -235,7 +199,7 @@ pub fn find(oriented: &Oriented<'_>, moments: &Moments) -> Result<Option<Order>>
     left.extend((0..taken.len()).filter(|at| !taken[*at]));
     let mut left = left.into_iter();
     let from = from.into_iter().map(|place| place.or_else(|| Some((left.next()?, 1.0)))).collect::<Option<Vec<_>>>();
-    Ok(from.map(|from| Order { columns: oriented.residual == Axis::Rows, from }).filter(|order| order.moved() > 0))
+    Ok(from.map(|from| Reordering { columns: oriented.residual == Axis::Rows, from }).filter(|order| order.moved() > 0))
 }
 
 impl Oriented<'_> {

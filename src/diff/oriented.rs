@@ -60,8 +60,8 @@ impl Oriented<'_> {
     }
 
     /// Per residual coordinate (first) or per other coordinate (second): Σw², Σ Δw, ΣΔ².
-    pub(super) fn side<'m>(&self, moments: &'m Moments, residual: bool) -> Side<'m> {
-        if (self.residual == Axis::Rows) == residual { Side::Rows(moments) } else { Side::Columns(moments) }
+    pub(super) fn side<'m>(&self, moments: &'m Moments, residual: bool) -> AxisSums<'m> {
+        if (self.residual == Axis::Rows) == residual { AxisSums::Rows(moments) } else { AxisSums::Columns(moments) }
     }
 
     /// Norms of W's rows, residual stream first; a zero row counts as norm 1, so that dividing by it changes nothing.
@@ -71,12 +71,12 @@ impl Oriented<'_> {
 }
 
 /// Sums along one axis of a pair.
-pub(super) enum Side<'m> {
+pub(super) enum AxisSums<'m> {
     Rows(&'m Moments),
     Columns(&'m Moments),
 }
 
-impl Side<'_> {
+impl AxisSums<'_> {
     pub(super) fn ww(&self) -> Box<dyn Iterator<Item = f64> + '_> {
         match self {
             Self::Rows(moments) => Box::new(moments.rows.iter().map(|sums| sums.ww)),

@@ -15,7 +15,7 @@ use crate::arch::Kind;
 use crate::checkpoint::{Checkpoint, TensorEntry};
 use crate::error::Result;
 use crate::pair::{Pair, View};
-use crate::profile::Sameness;
+use crate::profile::{ByCoordinates, Coordinates, Sameness};
 use crate::tensor::numbers::median;
 
 /// Directions that enter a regression are at most one for so many of the other coordinates, so that each half of them
@@ -106,9 +106,8 @@ pub(super) fn finish<'a>(
     })
 }
 
-/// A direction chosen in one system of coordinates (0 raw, 1 rows divided by their norms), and the regression it was
-/// chosen from.
-type Choice = (usize, Regression, projection::Chosen);
+/// A direction chosen in one system of coordinates, and the regression it was chosen from.
+type Choice = (Coordinates, Regression, projection::Chosen);
 
 /// One changed matrix that faces the residual stream, while a direction is looked for in it.
 struct Asked<'c> {
@@ -190,16 +189,16 @@ fn column(matrix: &Mat<f32>, at: usize) -> Vec<f64> {
 impl Asked<'_> {
     /// The span that directions are looked for in, for one system of coordinates: own directions and those of the whole
     /// model.
-    fn basis(&self, normalised: usize) -> Mat<f64> {
+    fn basis(&self, coordinates: Coordinates) -> Mat<f64> {
         let oriented = &self.changed.oriented;
         let width = oriented.width();
         let other = self.kept.map_or(oriented.other(), |kept| kept.iter().filter(|kept| **kept).count());
         let room = (other / COORDINATES_EACH).min(width / 2).max(2);
-        let own = if normalised == 1 { self.tops.normalised.as_ref() } else { Some(&self.tops.raw) };
-        let pooled = if self.writes { &self.shared.writers[normalised] } else { &self.shared.readers };
+        let own = self.tops.of(coordinates);
+        let pooled = if self.writes { &self.shared.writers[coordinates] } else { &self.shared.readers };
         // The output head and the router are asked for the writers' directions too.
-        let crossed = (!self.writes).then_some(&self.shared.writers[0]);
-        let probe = (self.writer && normalised == 0).then_some(&self.planted);
+        let crossed = (!self.writes).then_some(&self.shared.writers.raw);
+        let probe = (self.writer && coordinates == Coordinates::Raw).then_some(&self.planted);
         let fits = |part: &&Mat<f64>| part.nrows() == width && part.ncols() > 0;
         let parts: Vec<&Mat<f64>> = [probe, own, Some(pooled), crossed].into_iter().flatten().filter(fits).collect();
         let wanted: usize = parts.iter().map(|part| part.ncols()).sum();
@@ -216,16 +215,17 @@ impl Asked<'_> {
     fn choose(&self) -> Result<(Vec<Choice>, Vec<Vec<f64>>)> {
         let inverse: Option<Vec<f64>> =
             self.changed.norms.as_ref().map(|norms| norms.iter().map(|norm| 1.0 / norm).collect());
-        let mut bases = vec![self.basis(0)];
-        if inverse.is_some() {
-            bases.push(self.basis(1));
-        }
+        let known = |coordinates: &Coordinates| *coordinates == Coordinates::Raw || inverse.is_some();
+        let bases: Vec<(Coordinates, Mat<f64>)> = Coordinates::ALL
+            .into_iter()
+            .filter(known)
+            .map(|coordinates| (coordinates, self.basis(coordinates)))
+            .collect();
         let probes: Vec<Mat<f64>> = bases
             .iter()
-            .enumerate()
-            .map(|(index, basis)| {
+            .map(|(coordinates, basis)| {
                 let mut probe = basis.clone();
-                if let (1, Some(inverse)) = (index, &inverse) {
+                if let (Coordinates::RowNormalised, Some(inverse)) = (coordinates, &inverse) {
                     spectrum::scale_rows(&mut probe, inverse);
                 }
                 probe
@@ -235,7 +235,7 @@ impl Asked<'_> {
         let product = self.changed.oriented.to_other(spectrum::beside(&views).as_ref(), Want::Both)?;
         let (all_p, all_r) = (spectrum::widen(&product.base), spectrum::widen(&product.change));
         let (mut choices, mut backs, mut at) = (Vec::new(), Vec::new(), 0);
-        for (index, basis) in bases.into_iter().enumerate() {
+        for (coordinates, basis) in bases {
             let count = basis.ncols();
             let (p, r) = (all_p.subcols(at, count).to_owned(), all_r.subcols(at, count).to_owned());
             at += count;
@@ -244,7 +244,7 @@ impl Asked<'_> {
             let Some(chosen) = regression.choose() else { continue };
             // Whole: whether the direction is a component of W's own, only all of W tells.
             backs.push(projection::combine(whole.as_ref(), &chosen.e));
-            choices.push((index, regression, chosen));
+            choices.push((coordinates, regression, chosen));
         }
         Ok((choices, backs))
     }
@@ -286,7 +286,7 @@ impl Asked<'_> {
         through: &[Vec<f64>],
         changes: &[Vec<f64>],
         shared_grid: bool,
-    ) -> Result<[Option<Fitted>; 2]> {
+    ) -> Result<ByCoordinates<Option<Fitted>>> {
         let lost = if choices.iter().any(|(.., chosen)| chosen.consistency.abs() >= CONSISTENCY) {
             lost_beside(self.changed, &choices, through, self.alpha)?
         } else {
@@ -299,10 +299,13 @@ impl Asked<'_> {
             let inside = raw(&choices).map_or(all, Regression::energy);
             (all, if inside > 0.0 { (all / inside).max(1.0) } else { 1.0 })
         });
-        let mut sides = [None, None];
-        for (at, (index, regression, chosen)) in choices.into_iter().enumerate() {
-            let left = if index == 0 { energies.0 } else { regression.energy() * energies.1 };
-            let mut fit = self.fit(index, &regression, &chosen, left, (&through[at], &changes[at]))?;
+        let mut sides = ByCoordinates::default();
+        for (at, (coordinates, regression, chosen)) in choices.into_iter().enumerate() {
+            let left = match coordinates {
+                Coordinates::Raw => energies.0,
+                Coordinates::RowNormalised => regression.energy() * energies.1,
+            };
+            let mut fit = self.fit(coordinates, &regression, &chosen, left, (&through[at], &changes[at]))?;
             if shared_grid {
                 // λ̂ comes out many times too small there, and is no measure beside the rows' factors.
                 fit.row_spread = 0.0;
@@ -314,7 +317,7 @@ impl Asked<'_> {
                 // A mixture is known less exactly than one component is.
                 fit.own_component = fit.own_component.max(OWN_COMPONENT);
             }
-            sides[index] = Some(self.side(index, regression, &chosen, fit));
+            sides[coordinates] = Some(self.side(coordinates, regression, &chosen, fit));
         }
         Ok(sides)
     }
@@ -322,14 +325,14 @@ impl Asked<'_> {
     /// The fit along a chosen direction, or along what is left of it without the rows' own factors.
     fn fit(
         &self,
-        index: usize,
+        coordinates: Coordinates,
         regression: &Regression,
         chosen: &projection::Chosen,
         left: f64,
         back: (&[f64], &[f64]),
     ) -> Result<Fit> {
         let oriented = &self.changed.oriented;
-        let norms = if index == 1 { self.changed.norms.as_deref() } else { None };
+        let norms = norms_of(self.changed, coordinates);
         let known = self.kept.map(|_| projection::Kept { left, alpha: self.alpha });
         let along = |r: &[f64], pq: (&[f64], &[f64]), back: (&[f64], &[f64])| {
             projection::fit(oriented, &self.changed.moments, r, pq, back, norms, known)
@@ -345,7 +348,13 @@ impl Asked<'_> {
     }
 
     /// What is kept of one system of coordinates.
-    fn side(&self, index: usize, mut regression: Regression, chosen: &projection::Chosen, mut fit: Fit) -> Fitted {
+    fn side(
+        &self,
+        coordinates: Coordinates,
+        mut regression: Regression,
+        chosen: &projection::Chosen,
+        mut fit: Fit,
+    ) -> Fitted {
         let removal = chosen.consistency >= 0.0;
         if !removal && (fit.strength >= 0.0 || chosen.reverse > LACKING) {
             // What the base lacks it cannot be measured by: the candidate's own is the measure then.
@@ -361,7 +370,7 @@ impl Asked<'_> {
         let balance = if removal { (high / -low).max(0.0) } else { (-low / high).max(0.0) };
         let direction = regression.direction(&chosen.e);
         regression.shrink();
-        let pooled = if self.writes { &self.shared.writers[index] } else { &self.shared.readers };
+        let pooled = if self.writes { &self.shared.writers[coordinates] } else { &self.shared.readers };
         let shared = if pooled.nrows() == self.changed.oriented.width() {
             regression.basis.transpose() * pooled
         } else {
@@ -376,7 +385,12 @@ impl Asked<'_> {
 
 /// The regression in raw coordinates, where a direction was chosen in them.
 fn raw(choices: &[Choice]) -> Option<&Regression> {
-    choices.first().filter(|(index, ..)| *index == 0).map(|(_, regression, _)| regression)
+    choices.first().filter(|(coordinates, ..)| *coordinates == Coordinates::Raw).map(|(_, regression, _)| regression)
+}
+
+/// The norms that rows are divided by in these coordinates, if they are.
+fn norms_of<'c>(changed: &'c Changed<'_>, coordinates: Coordinates) -> Option<&'c [f64]> {
+    changed.norms.as_deref().filter(|_| coordinates == Coordinates::RowNormalised)
 }
 
 /// Whether elements moved all over the matrix, as when codes are decoded, edited and encoded again.
@@ -401,19 +415,18 @@ fn along_direction(oriented: &Oriented<'_>, r: &[f64], norms: Option<&[f64]>) ->
 /// components to itself, so where those were dropped W p is as lost as r; a removed direction takes r away and leaves
 /// the rest.
 fn lost_beside(changed: &Changed<'_>, regressions: &[Choice], through: &[Vec<f64>], alpha: f64) -> Result<Vec<Along>> {
-    let norms = |index: usize| changed.norms.as_deref().filter(|_| index == 1);
     let scale = |norms: Option<&[f64]>, at: usize| norms.and_then(|norms| norms.get(at)).copied().unwrap_or(1.0);
     let probes: Vec<Vec<f64>> = regressions
         .iter()
         .zip(through)
-        .map(|((index, regression, chosen), through)| {
+        .map(|((coordinates, regression, chosen), through)| {
+            let norms = norms_of(changed, *coordinates);
             let r = regression.direction(&chosen.e);
-            let through: Vec<f64> =
-                through.iter().enumerate().map(|(at, value)| value / scale(norms(*index), at)).collect();
+            let through: Vec<f64> = through.iter().enumerate().map(|(at, value)| value / scale(norms, at)).collect();
             let along: f64 = r.iter().zip(&through).map(|(r, value)| r * value).sum();
             let rest: Vec<f64> = r.iter().zip(&through).map(|(r, value)| value - along * r).collect();
             let length = rest.iter().map(|value| value * value).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
-            rest.iter().enumerate().map(|(at, value)| value / length / scale(norms(*index), at)).collect()
+            rest.iter().enumerate().map(|(at, value)| value / length / scale(norms, at)).collect()
         })
         .collect();
     let width = changed.oriented.width();

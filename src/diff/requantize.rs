@@ -20,7 +20,7 @@ enum Grid {
 
 /// A quantiser: grid, group, and the precision its scale is stored in.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Scheme {
+pub struct Quantizer {
     grid: Grid,
     group: Group,
     scale_in_f16: bool,
@@ -44,16 +44,16 @@ const SHORTEST_GROUP: usize = 16;
 
 /// Every scheme to try on rows of `columns` elements: each grid with a scale per tensor and per every run length that
 /// divides the row, and the two ggml types that have one answer.
-pub fn schemes(columns: usize) -> Vec<Scheme> {
+pub fn schemes(columns: usize) -> Vec<Quantizer> {
     let runs: Vec<usize> =
         (SHORTEST_GROUP..=columns).rev().filter(|length| columns.is_multiple_of(*length)).take(64).collect();
     let mut all = Vec::new();
     for grid in [E4M3, E5M2, INT8, INT4, Grid::Nf4] {
-        all.extend(runs.iter().map(|length| Scheme { grid, group: Group::Run(*length), scale_in_f16: false }));
-        all.push(Scheme { grid, group: Group::Tensor, scale_in_f16: false });
+        all.extend(runs.iter().map(|length| Quantizer { grid, group: Group::Run(*length), scale_in_f16: false }));
+        all.push(Quantizer { grid, group: Group::Tensor, scale_in_f16: false });
     }
     for grid in [INT8, Grid::SignedNibble] {
-        all.push(Scheme { grid, group: Group::Run(32), scale_in_f16: true });
+        all.push(Quantizer { grid, group: Group::Run(32), scale_in_f16: true });
     }
     all
 }
@@ -81,7 +81,7 @@ const NF4: [f32; 16] = [
     1.0,
 ];
 
-impl Scheme {
+impl Quantizer {
     /// Its name in reports.
     pub fn name(&self) -> String {
         let grid = match (self.grid, self.scale_in_f16) {
@@ -185,7 +185,7 @@ impl Match {
     /// Compares some rows of base and candidate under a scheme. `(precision, exponent)` is the candidate's own dtype.
     pub fn add(
         &mut self,
-        scheme: &Scheme,
+        scheme: &Quantizer,
         base: &[f32],
         candidate: &[f32],
         columns: usize,

@@ -13,7 +13,7 @@ use super::measured::{Change, Fitted, Measurements};
 use crate::arch::{Axis, Kind};
 use crate::pair::Pairing;
 use crate::profile::names;
-use crate::profile::{Numbers, Profile, Projection, Sameness, TensorMeasurement};
+use crate::profile::{Coordinates, Numbers, Profile, Projection, Sameness, TensorMeasurement};
 use crate::tensor::numbers::{cosine, median};
 
 /// |c| of the transposed test from which the other side counts as edited.
@@ -27,7 +27,7 @@ const GAP_WHOLE: f64 = 6.0;
 const SURE_WHOLE: f64 = 6.0;
 
 /// The model as a whole.
-pub struct Summary {
+pub struct ModelSummary {
     /// Named numbers and one row per pair.
     pub profile: Profile,
     /// The shared direction (global scope) in the coordinates that won, d numbers; empty when there is none.
@@ -35,7 +35,7 @@ pub struct Summary {
 }
 
 /// Sums the measurements up.
-pub fn summarize(pairing: &Pairing, measured: &Measurements<'_>) -> Summary {
+pub fn summarize(pairing: &Pairing, measured: &Measurements<'_>) -> ModelSummary {
     let coordinates = choose_coordinates(&measured.pairs);
     let consensus = Consensus::new(&measured.pairs, coordinates, &measured.shared[coordinates]);
     let directions: Vec<Option<&Fitted>> = measured.pairs.iter().map(|pair| fitted(pair, coordinates)).collect();
@@ -70,7 +70,7 @@ pub fn summarize(pairing: &Pairing, measured: &Measurements<'_>) -> Summary {
     other_side(&mut model, measured, &tensors);
     biases(&mut model, measured, &direction);
     model.keep_finite();
-    Summary { profile: Profile { model, tensors }, direction }
+    ModelSummary { profile: Profile { model, tensors }, direction }
 }
 
 /// Matrices with the fit that was made of each.
@@ -93,7 +93,7 @@ fn fitting<'t>(writers: &Fits<'t>) -> Fits<'t> {
 }
 
 /// The statistics that decide: over the writers that fit, or over all that changed where none does.
-fn projections(model: &mut Numbers, writers: &Fits<'_>, coordinates: usize) {
+fn projections(model: &mut Numbers, writers: &Fits<'_>, coordinates: Coordinates) {
     let fits = fitting(writers);
     model.put(names::PROJECTION_TENSORS, fits.len() as f64);
     model.put(names::PROJECTION_LAYERS, layers(&fits));
@@ -107,7 +107,7 @@ fn projections(model: &mut Numbers, writers: &Fits<'_>, coordinates: usize) {
     model.put(names::PROJECTION_ROW_SPREAD, median(writers.iter().map(|(_, p)| p.row_spread)));
     model.put(names::PROJECTION_CONSISTENCY_ALL, median(writers.iter().map(|(_, p)| p.consistency)));
     model.put(names::PROJECTION_SHARE, fits.len() as f64 / writers.len() as f64);
-    model.put(names::PROJECTION_ROW_NORMALISED, coordinates as f64);
+    model.put(names::PROJECTION_ROW_NORMALISED, coordinates.as_number());
     let shown = if fits.is_empty() { writers } else { &fits };
     let middle = |of: &dyn Fn(&Projection) -> f64| median(shown.iter().map(|(_, p)| of(p)));
     for (measurement, value) in [

@@ -4,17 +4,17 @@
 use faer::Mat;
 
 use super::operator::{Gauge, Moments, Operator, Want};
-use super::order::{self, Aside};
+use super::order::{self, ColumnsAside};
 use super::oriented::Oriented;
 use super::projection::{self, SKETCH, SKETCH_WRITER, TopVectors};
-use super::requantize::Scheme;
+use super::requantize::Quantizer;
 use super::spectrum;
 use crate::arch::{Axis, Kind, Role};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::pair::{Pair, View};
-use crate::profile::Sameness;
-use crate::tensor::{DType, Family};
+use crate::profile::{Coordinates, Sameness};
+use crate::tensor::{DType, DTypeFamily};
 
 /// Own directions of a writer that are kept for pooling and for its regression.
 const OWN_WRITER: usize = 20;
@@ -48,7 +48,7 @@ const CASTS: [(u32, i32); 4] = [(11, -14), (8, -126), (4, -6), (3, -14)];
 /// What the first stage found of one pair.
 pub(super) enum Surveyed<'a> {
     Same(Sameness),
-    Requantized(Scheme),
+    Requantized(Quantizer),
     NotExamined(String),
     Changed(Box<Changed<'a>>),
 }
@@ -71,7 +71,7 @@ pub(super) struct Changed<'a> {
     pub(super) tops: Option<Tops>,
     pub(super) values: Vec<f64>,
     pub(super) energy: f64,
-    pub(super) aside: Aside,
+    pub(super) aside: ColumnsAside,
     /// Sums of what is stored, where rows that are all zero were left out of `moments`.
     pub(super) stored: Option<Moments>,
 }
@@ -93,6 +93,16 @@ pub(super) struct Tops {
     pub(super) next: f64,
     /// First right vector, for the test of the other side.
     pub(super) right: Vec<f64>,
+}
+
+impl Tops {
+    /// In these coordinates, where there are any.
+    pub(super) fn of(&self, coordinates: Coordinates) -> Option<&Mat<f64>> {
+        match coordinates {
+            Coordinates::Raw => Some(&self.raw),
+            Coordinates::RowNormalised => self.normalised.as_ref(),
+        }
+    }
 }
 
 /// First stage for one pair.
@@ -119,7 +129,7 @@ pub(super) fn survey(operator: Operator<'_>) -> Result<Surveyed<'_>> {
         norms: None,
         tops: None,
         values: Vec::new(),
-        aside: Aside::default(),
+        aside: ColumnsAside::default(),
         stored: None,
     };
     changed.look_closer(pair, signs.as_ref(), start).map(|changed| Surveyed::Changed(Box::new(changed)))
@@ -229,7 +239,7 @@ fn same<'a>(
         return Ok(Some(Surveyed::Same(Sameness::Identical)));
     }
     let float = |view: &View, checkpoint: &Checkpoint| {
-        checkpoint.tensors.get(&view.tensor).is_some_and(|entry| entry.dtype.family != Family::Integer)
+        checkpoint.tensors.get(&view.tensor).is_some_and(|entry| entry.dtype.family != DTypeFamily::Integer)
     };
     if !float(&pair.base, base) && !float(&pair.candidate, candidate) {
         return Ok(Some(Surveyed::NotExamined("integers that differ: nothing to measure".to_owned())));
@@ -255,7 +265,7 @@ fn same<'a>(
 fn same_format(pair: &Pair, base: &Checkpoint, candidate: &Checkpoint) -> bool {
     let format = |view: &View, checkpoint: &Checkpoint| {
         let entry = checkpoint.tensors.get(&view.tensor).filter(|entry| !entry.is_quantized())?;
-        (entry.dtype.family == Family::Float && (1..=24).contains(&entry.dtype.precision)).then_some(entry.dtype)
+        (entry.dtype.family == DTypeFamily::Float && (1..=24).contains(&entry.dtype.precision)).then_some(entry.dtype)
     };
     let [base, candidate] = [format(&pair.base, base), format(&pair.candidate, candidate)];
     base.is_some() && base == candidate && pair.base.shift == pair.candidate.shift

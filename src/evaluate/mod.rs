@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::folder;
-use crate::diff::{Observer, Unobserved};
+use crate::diff::{DiffObserver, Unobserved};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, RELATIONS, Relation, Status, Verdict};
 use crate::examine::sides::Named;
-use crate::examine::{self, Settings};
+use crate::examine::{self, ExaminationContext};
 use crate::limits::MAX_JSON_BYTES;
 use crate::profile::names::{self, Measurement};
 use crate::report::rates::exact;
@@ -82,7 +82,7 @@ const LAMBDA_TOLERANCE: f64 = 0.05;
 
 /// A proportion with its exact (Clopper-Pearson) 95 % interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Rate {
+pub struct ExactRate {
     /// How many.
     pub count: u64,
     /// Of how many.
@@ -93,7 +93,7 @@ pub struct Rate {
     pub interval: Option<[f64; 2]>,
 }
 
-impl Rate {
+impl ExactRate {
     /// `count` of `of`.
     pub fn new(count: u64, of: u64) -> Self {
         let rate = (of > 0).then(|| exact(count, of));
@@ -109,7 +109,8 @@ pub struct Case {
     /// Its label.
     pub label: Label,
     /// The candidate's format.
-    pub form: String,
+    #[serde(rename = "form")]
+    pub format: String,
     /// The verdict.
     pub verdict: Verdict,
     /// The relation found.
@@ -132,7 +133,7 @@ pub struct LambdaErrors {
     /// (layer, module) entries.
     pub entries: u64,
     /// Within 0.05 of the truth.
-    pub within: Rate,
+    pub within: ExactRate,
     /// The largest error.
     pub largest: f64,
     /// Root of the mean square.
@@ -155,17 +156,18 @@ impl Case {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Evaluation {
     /// Orthogonalized cases that were found.
-    pub detection: Rate,
+    pub detection: ExactRate,
     /// Honest cases that were called orthogonalized.
-    pub false_positives: Rate,
+    pub false_positives: ExactRate,
     /// Honest cases that were called suspect.
-    pub suspects: Rate,
+    pub suspects: ExactRate,
     /// Smallest false-positive bound that so many honest cases allow: 1/(N + 1).
     pub smallest_bound: f64,
     /// Detection (or false-positive) rate by label.
-    pub by_label: BTreeMap<Label, Rate>,
-    /// Detection rate by form, false-positive rate by form.
-    pub by_form: BTreeMap<String, [Rate; 2]>,
+    pub by_label: BTreeMap<Label, ExactRate>,
+    /// Detection rate and false-positive rate by the candidate's format.
+    #[serde(rename = "by_form")]
+    pub by_format: BTreeMap<String, [ExactRate; 2]>,
     /// Area under the ROC curve of the deciding statistic; none without cases of both kinds.
     pub auroc: Option<f64>,
     /// λ̂ where the change holds nothing but the edit, and everywhere.
@@ -175,7 +177,7 @@ pub struct Evaluation {
     /// Honest labels against relations found: label, relation, how many.
     pub relations: BTreeMap<Label, BTreeMap<&'static str, u64>>,
     /// Honest cases whose relation is their label.
-    pub relations_right: Rate,
+    pub relations_right: ExactRate,
     /// Cases that could not be examined.
     pub failed: u64,
     /// Every case.
@@ -193,33 +195,33 @@ pub fn read_labels(path: &Path) -> Result<Vec<Labelled>> {
     serde_json::from_slice(&bytes).map_err(|e| Error::because(ErrorKind::Usage, doing(), e))
 }
 
-/// Compares every labelled pair. `forms` keeps the cases of those formats only; empty keeps all. `watch` is told the
+/// Compares every labelled pair. `formats` keeps the cases of those only; empty keeps all. `watch` is told the
 /// number done after each case.
 pub fn evaluate(
     folder: &Path,
     labels: &[Labelled],
-    forms: &[String],
+    formats: &[String],
     catalogue: &Catalogue,
-    observer: &dyn Observer,
+    observer: &dyn DiffObserver,
 ) -> Evaluation {
     let mut cases = Vec::new();
     for (done, labelled) in labels.iter().enumerate() {
         observer.progress(done as u64, labels.len() as u64);
-        let form = form_of(&folder.join(&labelled.path));
-        if forms.is_empty() || forms.contains(&form) {
-            cases.push(case(folder, labelled, form, catalogue));
+        let format = format_of(&folder.join(&labelled.path));
+        if formats.is_empty() || formats.contains(&format) {
+            cases.push(case(folder, labelled, format, catalogue));
         }
     }
     summarize(cases)
 }
 
-/// The form a candidate is published in, by what opens it.
-fn form_of(path: &Path) -> String {
+/// The format a candidate is published in, by what opens it.
+fn format_of(path: &Path) -> String {
     folder::open_path(path).map_or_else(|_| "unreadable".to_owned(), |checkpoint| checkpoint.format.to_owned())
 }
 
-fn case(folder: &Path, labelled: &Labelled, form: String, catalogue: &Catalogue) -> Case {
-    let settings = Settings { catalogue, digests: false, claim: None, observer: &Unobserved };
+fn case(folder: &Path, labelled: &Labelled, format: String, catalogue: &Catalogue) -> Case {
+    let settings = ExaminationContext { catalogue, digests: false, claim: None, observer: &Unobserved };
     let named = |path: &Path| Named::local(path.display().to_string());
     let (base_path, path) = (folder.join(&labelled.base), folder.join(&labelled.path));
     let (base_name, name) = (named(&labelled.base), named(&labelled.path));
@@ -231,7 +233,7 @@ fn case(folder: &Path, labelled: &Labelled, form: String, catalogue: &Catalogue)
     Case {
         case: labelled.case.clone(),
         label: labelled.label,
-        form,
+        format,
         verdict: examination.verdict,
         relation: examination.relation,
         statistic: statistic(&examination),
@@ -301,16 +303,16 @@ fn summarize(cases: Vec<Case>) -> Evaluation {
     let examined: Vec<&Case> = cases.iter().filter(|case| case.is_examined()).collect();
     let count = |keep: &dyn Fn(&Case) -> bool| examined.iter().filter(|case| keep(case)).count() as u64;
     let found = |case: &Case| case.verdict == Verdict::Orthogonalized;
-    let rate = |of: &dyn Fn(&Case) -> bool| Rate::new(count(&|case| of(case) && found(case)), count(of));
-    let mut by_label: BTreeMap<Label, Rate> = BTreeMap::new();
-    let mut by_form: BTreeMap<String, [Rate; 2]> = BTreeMap::new();
+    let rate = |of: &dyn Fn(&Case) -> bool| ExactRate::new(count(&|case| of(case) && found(case)), count(of));
+    let mut by_label: BTreeMap<Label, ExactRate> = BTreeMap::new();
+    let mut by_format: BTreeMap<String, [ExactRate; 2]> = BTreeMap::new();
     let mut relations: BTreeMap<Label, BTreeMap<&'static str, u64>> = BTreeMap::new();
     for case in &examined {
         by_label.entry(case.label).or_insert_with(|| rate(&|other| other.label == case.label));
-        by_form.entry(case.form.clone()).or_insert_with(|| {
+        by_format.entry(case.format.clone()).or_insert_with(|| {
             [
-                rate(&|other| other.form == case.form && other.is_positive()),
-                rate(&|other| other.form == case.form && !other.is_positive()),
+                rate(&|other| other.format == case.format && other.is_positive()),
+                rate(&|other| other.format == case.format && !other.is_positive()),
             ]
         });
         if !case.is_positive() {
@@ -321,14 +323,14 @@ fn summarize(cases: Vec<Case>) -> Evaluation {
     Evaluation {
         detection: rate(&Case::is_positive),
         false_positives: rate(&|case| !case.is_positive()),
-        suspects: Rate::new(count(&|case| !case.is_positive() && case.verdict == Verdict::Suspect), honest),
+        suspects: ExactRate::new(count(&|case| !case.is_positive() && case.verdict == Verdict::Suspect), honest),
         smallest_bound: 1.0 / (honest as f64 + 1.0),
         by_label,
-        by_form,
+        by_format,
         auroc: auroc(&examined),
         lambda_pure: lambda_errors(examined.iter().filter(|case| case.pure)),
         lambda_all: lambda_errors(examined.iter()),
-        relations_right: Rate::new(count(&|case| case.label == Label::Honest(case.relation)), honest),
+        relations_right: ExactRate::new(count(&|case| case.label == Label::Honest(case.relation)), honest),
         relations,
         failed: (cases.len() - examined.len()) as u64,
         cases,
@@ -356,7 +358,7 @@ fn lambda_errors<'c>(cases: impl Iterator<Item = &'c &'c Case>) -> Option<Lambda
         cases.flat_map(|case| case.lambda.iter().map(|[truth, found]| (truth - found).abs())).collect();
     (!errors.is_empty()).then(|| LambdaErrors {
         entries: errors.len() as u64,
-        within: Rate::new(
+        within: ExactRate::new(
             errors.iter().filter(|error| **error <= LAMBDA_TOLERANCE).count() as u64,
             errors.len() as u64,
         ),
@@ -373,7 +375,7 @@ mod tests {
         Case {
             case: String::new(),
             label,
-            form: "safetensors".to_owned(),
+            format: "safetensors".to_owned(),
             verdict: Verdict::Clear,
             relation: Relation::FineTuned,
             statistic,
@@ -389,14 +391,14 @@ mod tests {
     #[test]
     fn exact_intervals_agree_with_published_ones() {
         // Clopper and Pearson's own example, and the rule of three.
-        let interval = |count, of| Rate::new(count, of).interval.expect("of some");
+        let interval = |count, of| ExactRate::new(count, of).interval.expect("of some");
         let [low, high] = interval(4, 10);
         assert!((low - 0.1216).abs() < 1e-4 && (high - 0.7376).abs() < 1e-4, "{low} {high}");
         let [low, high] = interval(0, 60);
         assert_eq!(low, 0.0);
         assert!((high - (1.0 - 0.025f64.powf(1.0 / 60.0))).abs() < 1e-9);
         assert_eq!(interval(5, 5)[1], 1.0);
-        assert_eq!((Rate::new(0, 0).rate, Rate::new(0, 0).interval), (None, None));
+        assert_eq!((ExactRate::new(0, 0).rate, ExactRate::new(0, 0).interval), (None, None));
     }
 
     #[test]
@@ -416,14 +418,14 @@ mod tests {
             verdict: Verdict::Inconclusive,
             relation: Relation::Incomparable,
             lambda: vec![[1.2, 0.0]],
-            form: "unreadable".to_owned(),
+            format: "unreadable".to_owned(),
             ..case(label, 0.0)
         };
         let found = Case { verdict: Verdict::Orthogonalized, ..case(Label::Orthogonalized, 2.0) };
         let all = summarize(vec![found, case(TUNED, 0.0), unreadable(Label::Orthogonalized), unreadable(TUNED)]);
         assert_eq!((all.failed, all.detection.of, all.false_positives.of, all.relations_right.of), (2, 1, 1, 1));
         assert_eq!((all.auroc, all.lambda_all), (Some(1.0), None));
-        assert_eq!(all.by_form.keys().collect::<Vec<_>>(), ["safetensors"]);
+        assert_eq!(all.by_format.keys().collect::<Vec<_>>(), ["safetensors"]);
         let none = summarize(vec![unreadable(TUNED)]);
         let json = serde_json::to_value(&none).expect("plain data");
         assert!(json["detection"]["rate"].is_null() && json["false_positives"]["interval"].is_null(), "{json}");

@@ -391,7 +391,7 @@ impl Examination {
     pub fn failed(base: Side, candidate: Side, error: &Error) -> Self {
         Self {
             status: Status::Failed,
-            reason: Some(format!("{}: {}", error.kind.as_str(), error.one_line())),
+            reason: Some(error.reason()),
             because: "the weights could not be examined, so nothing is said about them".to_owned(),
             ..Self::blank(base, candidate)
         }

@@ -57,7 +57,7 @@ impl Concern {
 /// How one thing stands to the base's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum State {
+pub enum SurroundingState {
     /// The same.
     Same,
     /// Not the same.
@@ -72,7 +72,7 @@ pub struct Surrounding {
     /// Which.
     pub concern: Concern,
     /// How it stands to the base's.
-    pub state: State,
+    pub state: SurroundingState,
     /// What differs, or why it was not compared; empty where it is the same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub details: Vec<String>,
@@ -185,9 +185,9 @@ pub fn compare(base: &Around<'_>, candidate: &Around<'_>) -> Vec<Surrounding> {
                 Concern::Code => code(base, candidate),
             };
             let (state, details) = match outcome {
-                Outcome::NotCompared(reason) => (State::NotCompared, vec![reason]),
-                Outcome::Compared(details) if details.is_empty() => (State::Same, details),
-                Outcome::Compared(details) => (State::Differs, details),
+                Outcome::NotCompared(reason) => (SurroundingState::NotCompared, vec![reason]),
+                Outcome::Compared(details) if details.is_empty() => (SurroundingState::Same, details),
+                Outcome::Compared(details) => (SurroundingState::Differs, details),
             };
             Surrounding { concern, state, details: bounded(details) }
         })
@@ -201,7 +201,7 @@ pub fn merge<'a>(variants: impl Iterator<Item = (&'a str, &'a [Surrounding])>) -
         let all: Vec<(&str, &Surrounding)> = (variants.iter())
             .filter_map(|(name, list)| Some((*name, list.iter().find(|one| one.concern == concern)?)))
             .collect();
-        let state = [State::Differs, State::NotCompared, State::Same]
+        let state = [SurroundingState::Differs, SurroundingState::NotCompared, SurroundingState::Same]
             .into_iter()
             .find(|state| all.iter().any(|(_, one)| one.state == *state))?;
         let decisive: Vec<&(&str, &Surrounding)> = all.iter().filter(|(_, one)| one.state == state).collect();

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::arch::{self, Key};
+use crate::arch::{self, ParameterKey};
 use crate::checkpoint::anomaly::CODE_ON_LOAD;
 use crate::checkpoint::variants::{Other, Variant};
 use crate::checkpoint::{Anomaly, Checkpoint, FileSet, pickle};
@@ -75,7 +75,7 @@ pub fn imports(files: &FileSet, names: &[&str]) -> Vec<Anomaly> {
 /// Whether any tensor of the other checkpoint has a name and a size of one of the base's.
 fn shares_tensors(base: &Checkpoint, other: &Checkpoint) -> bool {
     let resolved = arch::resolve_checkpoint(base);
-    let keys: BTreeSet<(Key, u64)> =
+    let keys: BTreeSet<(ParameterKey, u64)> =
         base.tensors.values().map(|entry| (resolved.part(&entry.name, &entry.shape).key, entry.elements())).collect();
     let resolved = arch::resolve_as(other, &resolved);
     other.tensors.values().any(|entry| keys.contains(&(resolved.part(&entry.name, &entry.shape).key, entry.elements())))

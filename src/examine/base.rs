@@ -22,7 +22,7 @@ use super::sides::{self, Named};
 const FACTORS_IN_MEMORY: usize = 256 << 20;
 
 /// An opened base.
-pub struct Base {
+pub struct OpenedBase {
     /// How it is named in records.
     pub side: Side,
     /// Its weights, on this machine.
@@ -39,7 +39,7 @@ pub struct Base {
     factors: Mutex<(BTreeMap<String, Arc<Factor>>, usize)>,
 }
 
-impl Base {
+impl OpenedBase {
     /// The factor of one of its writers: from memory, from the cache, or built and kept.
     pub fn factor(&self, view: &View) -> Result<Arc<Factor>> {
         let name = format!("{}[{}]", view.tensor, view.offset);
@@ -91,7 +91,7 @@ fn keep(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 }
 
 /// One base of a run: fetched by the first that asks, while the others wait.
-type Slot = Arc<Mutex<Option<Result<Arc<Base>, (ErrorKind, String)>>>>;
+type Slot = Arc<Mutex<Option<Result<Arc<OpenedBase>, (ErrorKind, String)>>>>;
 
 /// The bases of a run.
 #[derive(Default)]
@@ -121,7 +121,7 @@ impl Bases {
         client: &Arc<Client>,
         environment: &Environment,
         meter: &Arc<Meter>,
-    ) -> Result<Arc<Base>> {
+    ) -> Result<Arc<OpenedBase>> {
         let slot = {
             let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
             slots.entry(name.to_owned()).or_default().clone()
@@ -159,7 +159,7 @@ fn open(
     client: &Arc<Client>,
     environment: &Environment,
     meter: &Arc<Meter>,
-) -> Result<Base> {
+) -> Result<OpenedBase> {
     // Bases are opened beside the examinations of others.
     let _turn = turn::Scope::begin();
     let opening = |error: Error| Error { doing: format!("opening the base {name}: {}", error.doing), ..error };
@@ -170,7 +170,7 @@ fn open(
             let checkpoint = checkpoint::open(&files).map_err(opening)?;
             let weights = checkpoint.files.iter().map(|file| (file.name.clone(), file.source.len(), file.sha256));
             let side = sides::of_checkpoint(&checkpoint, &Named::local(name), false)?;
-            return Ok(Base {
+            return Ok(OpenedBase {
                 side,
                 facts: None,
                 weights: weights.collect(),
@@ -226,7 +226,7 @@ fn open(
     let side = sides::of_repository(&repo, Some(checkpoint.format));
     let listed = sides::contents_of(&repo);
     let cache = client.cache().to_owned();
-    Ok(Base { side, facts, checkpoint, weights, around: files, listed, cache, factors: Mutex::default() })
+    Ok(OpenedBase { side, facts, checkpoint, weights, around: files, listed, cache, factors: Mutex::default() })
 }
 
 /// What a hub says of one repository at a revision, or at its newest when none is named; offline, no more than its
@@ -239,11 +239,10 @@ pub fn facts(
     meter: &Meter,
 ) -> Result<hub::RepoInfo> {
     let hub = hub::of(id, environment)?;
-    let revision = revision.map(|revision| revision.0.as_str());
     if client.settings().offline && !hub.is_here() {
         return Ok(hub::RepoInfo {
             name: id.name.clone(),
-            commit: revision.map(str::to_owned),
+            commit: revision.map(ToString::to_string),
             ..hub::RepoInfo::default()
         });
     }
@@ -261,13 +260,11 @@ pub fn open_repo(
 ) -> Result<(Repo, Option<hub::RepoInfo>)> {
     let hub = hub::of(id, environment)?;
     if client.settings().offline && !hub.is_here() {
-        let revision = revision.map_or(hub.default_revision(), |revision| revision.0.as_str());
-        return Ok((Repo::open(client, &hub, environment, &id.name, revision, meter)?, None));
+        let revision = revision.cloned().unwrap_or_else(|| hub.default_revision());
+        return Ok((Repo::open(client, &hub, environment, &id.name, &revision, meter)?, None));
     }
-    let info = fetch::info(client, hub.as_ref(), &id.name, revision.map(|revision| revision.0.as_str()), meter)?;
-    let commit = info.commit.clone().filter(|_| hub.keeps_commits());
-    let asked = commit
-        .or_else(|| revision.map(|revision| revision.0.clone()))
-        .unwrap_or_else(|| hub.default_revision().to_owned());
+    let info = fetch::info(client, hub.as_ref(), &id.name, revision, meter)?;
+    let commit = info.commit.clone().filter(|_| hub.keeps_commits()).map(Revision);
+    let asked = commit.or_else(|| revision.cloned()).unwrap_or_else(|| hub.default_revision());
     Ok((Repo::open(client, &hub, environment, &info.name, &asked, meter)?, Some(info)))
 }

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::base::Base;
+use super::base::OpenedBase;
 use super::repository::Candidate;
 use super::screening::{self, Screening};
 use super::settings::Escalate;
-use super::variants::Part;
+use super::variants::CandidateVariant;
 use super::{Examiner, measure, sides};
 use crate::arch::Kind;
-use crate::checkpoint::variants::{self, Directions};
+use crate::checkpoint::variants::{self, LoadingHints};
 use crate::checkpoint::{self, Anomaly, Checkpoint, FileSet, anomaly, turn};
 use crate::claim::structural;
 use crate::error::{Error, ErrorKind, Result};
@@ -22,20 +22,20 @@ use crate::examination::{Depth, Examination, NotExamined, Relation, Side, Verdic
 use crate::hub::{self, Meter, RepoFile};
 use crate::ids::Digest;
 use crate::judge::account::Account;
-use crate::judge::relation::{self, Contents};
+use crate::judge::relation::{self, WeightFiles};
 use crate::judge::{self, verdict};
 use crate::overlay::needs_settling;
 use crate::pair::{self, Pairing};
 use crate::profile::names;
-use crate::screen::Decision;
+use crate::screen::ScreenDecision;
 use crate::source::{ByteSource, Bytes, mmap::Mmap};
 
 /// One checkpoint with its repository and the files that are its own.
 struct Look<'a> {
     candidate: &'a Candidate,
-    part: &'a Part,
+    part: &'a CandidateVariant,
     files: Vec<RepoFile>,
-    base: &'a Arc<Base>,
+    base: &'a Arc<OpenedBase>,
     meter: &'a Arc<Meter>,
 }
 
@@ -44,8 +44,8 @@ impl Examiner {
     pub(super) fn look(
         &self,
         candidate: &Candidate,
-        part: &Part,
-        base: &Arc<Base>,
+        part: &CandidateVariant,
+        base: &Arc<OpenedBase>,
         meter: &Arc<Meter>,
     ) -> Result<Examination> {
         let _turn = turn::Scope::begin();
@@ -94,7 +94,7 @@ impl Examiner {
     pub(super) fn surroundings(
         &self,
         candidate: &Candidate,
-        base: &Base,
+        base: &OpenedBase,
         opened: Option<&Checkpoint>,
     ) -> Vec<Surrounding> {
         if candidate.closed {
@@ -137,7 +137,7 @@ impl Examiner {
             return Err(Error::new(ErrorKind::Unsupported, format!("{doing}, which only a full examination applies")));
         }
         let pairing = pair::pair(&look.base.checkpoint, &opened);
-        if structural::fit(&pairing) == structural::Fit::Not {
+        if structural::fit(&pairing) == structural::ShapeFit::Not {
             let mut examination = Examination::blank(look.base.side.clone(), Side::default());
             examination.depth = Depth::Screen;
             examination.candidate.format = Some(opened.format.to_owned());
@@ -166,7 +166,7 @@ impl Examiner {
         let mut examination = Examination::blank(Side::default(), Side::default());
         screening::describe(&screening, &opened, &pairing, &mut examination);
         Account::of_pairing(&pairing).enter(&mut examination);
-        if !to_full || screening.screened.decision == Decision::Clear {
+        if !to_full || screening.screened.decision == ScreenDecision::Clear {
             return Ok(examination);
         }
         let deeper = match self.writers(look, &opened, &pairing, &screening) {
@@ -303,22 +303,23 @@ fn configuration(hub: &Value, base: &Value) -> Value {
 }
 
 /// Depth one: the same weight files as one of the base's checkpoints, by SHA-256, under the same names or others.
-fn same_files(files: &[RepoFile], base: &Base) -> Option<Relation> {
+fn same_files(files: &[RepoFile], base: &OpenedBase) -> Option<Relation> {
     let ours = files
         .iter()
         .map(|file| Some((file.sha256?, file.bytes, file.path.as_str())))
-        .collect::<Option<Contents<'_>>>()?;
+        .collect::<Option<WeightFiles<'_>>>()?;
     if ours.is_empty() {
         return None;
     }
     let listed: BTreeMap<&str, (u64, Option<Digest>)> =
         base.weights.iter().map(|(name, bytes, sha256)| (name.as_str(), (*bytes, *sha256))).collect();
     // The base's indexes are not asked: what has the same digests as some of its files together is those files.
-    let variants = variants::contents(listed.iter().map(|(name, (bytes, _))| (*name, *bytes)), &Directions::default());
+    let variants =
+        variants::contents(listed.iter().map(|(name, (bytes, _))| (*name, *bytes)), &LoadingHints::default());
     variants.variants.iter().find_map(|variant| {
         let theirs = (variant.files.iter())
             .map(|name| listed.get(name.as_str()).and_then(|(bytes, sha256)| Some(((*sha256)?, *bytes, name.as_str()))))
-            .collect::<Option<Contents<'_>>>()?;
+            .collect::<Option<WeightFiles<'_>>>()?;
         relation::of_same_files(&theirs, &ours)
     })
 }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::aside::{self, Aside};
 use super::sides::{self, Named};
-use super::variants::{self as loops, Holder, Part};
-use super::{Settings, measure};
-use crate::checkpoint::files::is_weights;
-use crate::checkpoint::variants::{self, Directions, Variant};
+use super::variants::{self as loops, CandidateVariant, Holder};
+use super::{ExaminationContext, measure};
+use crate::checkpoint::files::{is_small, is_weights};
+use crate::checkpoint::variants::{self, LoadingHints, Variant};
 use crate::checkpoint::{self, Anomaly, Checkpoint, FileSet, anomaly};
 use crate::claim;
 use crate::error::{Error, ErrorKind, Result};
@@ -20,7 +20,7 @@ use crate::judge::account::Account;
 use crate::source::is_same;
 
 /// The base's checkpoint, and those of its other forms that a candidate's asked for.
-pub struct Base {
+pub struct FolderBase {
     named: Named,
     /// How records name it, where that is more than its files on this machine tell.
     side: Option<Side>,
@@ -30,7 +30,7 @@ pub struct Base {
     opened: BTreeMap<String, Arc<Checkpoint>>,
 }
 
-impl Base {
+impl FolderBase {
     /// Opens the base: the checkpoint that loaders would take.
     pub fn open(named: Named, files: FileSet) -> Result<Self> {
         let variants = variants::of_files(&files);
@@ -39,7 +39,7 @@ impl Base {
     }
 
     /// A base of a run, opened already in one form, with the small files around it.
-    pub fn opened(base: &super::base::Base) -> Self {
+    pub fn opened(base: &super::base::OpenedBase) -> Self {
         let named = Named { source: base.side.source.clone(), revision: base.side.revision.clone() };
         Self {
             named,
@@ -100,8 +100,13 @@ impl Base {
 
 /// Examines every checkpoint that the candidate's folder holds, and accounts for each of its weight files. A variant
 /// that cannot be opened is a failed examination of its own.
-pub fn examine(base: &mut Base, files: &FileSet, named: &Named, settings: &Settings<'_>) -> Result<Examination> {
-    let directions = Directions::read(files);
+pub fn examine(
+    base: &mut FolderBase,
+    files: &FileSet,
+    named: &Named,
+    settings: &ExaminationContext<'_>,
+) -> Result<Examination> {
+    let directions = LoadingHints::read(files);
     let contents = variants::contents_of(files, &directions);
     let mut folder = Folder { base, files, named, settings, around: Vec::new(), sides: None };
     if contents.variants.is_empty() && contents.others.is_empty() {
@@ -112,7 +117,7 @@ pub fn examine(base: &mut Base, files: &FileSet, named: &Named, settings: &Setti
     let mut anomalies = checkpoint::surroundings(files);
     for (name, reason) in &files.refused {
         anomalies.push(Anomaly::new(anomaly::NOT_OPENED, name, None, reason));
-        if !variants::is_small(name) {
+        if !is_small(name) {
             account.gap(name, reason);
         }
     }
@@ -133,7 +138,8 @@ pub fn examine(base: &mut Base, files: &FileSet, named: &Named, settings: &Setti
             Aside::Model(variant) => chosen.push(*variant),
         }
     }
-    let parts: Vec<Part> = chosen.into_iter().map(|variant| Part { variant, further: false }).collect();
+    let parts: Vec<CandidateVariant> =
+        chosen.into_iter().map(|variant| CandidateVariant { variant, further: false }).collect();
     loops::examine(&mut folder, &parts, account, anomalies, settings.catalogue)?.ok_or_else(|| {
         let unread: Vec<&str> = contents.others.iter().map(|other| other.name.as_str()).collect();
         let what = contents.others.first().map_or("", |other| other.what);
@@ -143,7 +149,7 @@ pub fn examine(base: &mut Base, files: &FileSet, named: &Named, settings: &Setti
 }
 
 /// The record of a folder that could not be examined.
-pub fn failed(base: &Named, candidate: &Named, error: &Error, settings: &Settings<'_>) -> Examination {
+pub fn failed(base: &Named, candidate: &Named, error: &Error, settings: &ExaminationContext<'_>) -> Examination {
     let mut failed = Examination::failed(base.side(), candidate.side(), error);
     failed.depth = Depth::Full;
     failed.claim.clone_from(&settings.claim);
@@ -161,10 +167,10 @@ pub(super) fn declarations(files: &FileSet) -> Result<claim::Declarations> {
 
 /// A candidate's folder beside its base.
 struct Folder<'a> {
-    base: &'a mut Base,
+    base: &'a mut FolderBase,
     files: &'a FileSet,
     named: &'a Named,
-    settings: &'a Settings<'a>,
+    settings: &'a ExaminationContext<'a>,
     /// Of the checkpoint in hand: what comes beside its weights.
     around: Vec<Surrounding>,
     /// and both sides; `None` where it could not be opened.
@@ -204,13 +210,13 @@ impl Holder for Folder<'_> {
         None
     }
 
-    fn measure(&mut self, part: &Part) -> Result<Examination> {
+    fn measure(&mut self, part: &CandidateVariant) -> Result<Examination> {
         let like = self.base.like(&part.variant);
         let opened = part.variant.open(self.files)?;
         self.compare(&like, &opened)
     }
 
-    fn failed(&mut self, part: &Part, error: Error, _several: bool) -> Result<Examination> {
+    fn failed(&mut self, part: &CandidateVariant, error: Error, _several: bool) -> Result<Examination> {
         self.sides = None;
         let mut failed = Examination::failed(Side::default(), Side::default(), &error);
         failed.depth = Depth::Full;
@@ -219,7 +225,7 @@ impl Holder for Folder<'_> {
         Ok(failed)
     }
 
-    fn identify(&mut self, part: &Part, several: bool, examination: &mut Examination) -> Result<()> {
+    fn identify(&mut self, part: &CandidateVariant, several: bool, examination: &mut Examination) -> Result<()> {
         self.sign(examination);
         examination.candidate.format.get_or_insert_with(|| part.variant.format().to_owned());
         if several {

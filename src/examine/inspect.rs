@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::arch::{self, Kind, Scheme};
+use crate::arch::{self, Kind, NamingScheme};
 use crate::checkpoint::variants::{self, Variant};
 use crate::checkpoint::{
     self, Anomaly, Checkpoint, FileSet, Storage,
@@ -42,7 +42,7 @@ pub struct Inspection {
     /// The tensors of each part that they play, in the order of kinds.
     pub modules: Vec<Module>,
     /// Every tensor.
-    pub tensors: Vec<Tensor>,
+    pub tensors: Vec<InspectedTensor>,
     /// An adapter's weights that it changes, with the rank of each.
     pub adapted: BTreeMap<String, u64>,
     /// What the files say of their lineage.
@@ -72,7 +72,7 @@ pub struct Module {
 
 /// One tensor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Tensor {
+pub struct InspectedTensor {
     /// Its name in the file.
     pub name: String,
     /// What it does.
@@ -146,7 +146,7 @@ fn of(files: &FileSet, variant: Option<&Variant>, opened: &Checkpoint, found: &[
         if !sum.shapes.contains(&entry.shape) && sum.shapes.len() < 4 {
             sum.shapes.push(entry.shape.clone());
         }
-        tensors.push(Tensor {
+        tensors.push(InspectedTensor {
             name: name.clone(),
             kind,
             module,
@@ -167,9 +167,9 @@ fn of(files: &FileSet, variant: Option<&Variant>, opened: &Checkpoint, found: &[
         format: opened.format.to_owned(),
         architecture: resolved.family.clone(),
         names: match resolved.scheme {
-            Scheme::Modules => "modules",
-            Scheme::Consolidated => "consolidated",
-            Scheme::Gguf => "gguf",
+            NamingScheme::Modules => "modules",
+            NamingScheme::Consolidated => "consolidated",
+            NamingScheme::Gguf => "gguf",
         },
         width: resolved.width,
         layers: layers.len() as u64,

@@ -33,7 +33,7 @@ use crate::checkpoint::adapter::Adapter;
 use crate::checkpoint::folder::file_set;
 use crate::checkpoint::{Anomaly, Checkpoint};
 use crate::claim;
-use crate::diff::{self, Observer};
+use crate::diff::{self, DiffObserver};
 use crate::error::{Error, ErrorKind, Result, panic_text};
 use crate::examination::{Claim, Coverage, Depth, Examination, Side, Status};
 use crate::hub::{Client, DEFAULT, Environment, Meter};
@@ -54,7 +54,7 @@ pub struct Examiner {
     /// The signatures.
     pub catalogue: Arc<Catalogue>,
     /// Watches progress.
-    pub observer: Arc<dyn Observer + Send>,
+    pub observer: Arc<dyn DiffObserver + Send>,
     /// How deep.
     pub settings: ExamineSettings,
     /// The night's count and budget.
@@ -71,9 +71,15 @@ impl Examiner {
 
     /// Examines a folder or file of this machine, in all its forms, against the base given or the one that its own
     /// files claim, with the SHA-256 of its files where asked for. What cannot be examined is an examination too.
-    pub fn examine_path(&self, path: &Path, base: Option<&str>, digests: bool, observer: &dyn Observer) -> Examination {
+    pub fn examine_path(
+        &self,
+        path: &Path,
+        base: Option<&str>,
+        digests: bool,
+        observer: &dyn DiffObserver,
+    ) -> Examination {
         let named = Named::local(path.display().to_string());
-        let mut settings = Settings { catalogue: &self.catalogue, digests, claim: None, observer };
+        let mut settings = ExaminationContext { catalogue: &self.catalogue, digests, claim: None, observer };
         let mut tried = base.map(str::to_owned);
         let examined = fenced(&named.source, || {
             let files = file_set(path)?;
@@ -90,7 +96,7 @@ impl Examiner {
             tried = Some(asked.clone());
             let most = self.settings.max_base_bytes.filter(|_| base.is_none());
             let base = self.bases.get(&asked, most, &self.client, &self.environment, &self.night)?;
-            folder::examine(&mut folder::Base::opened(&base), &files, &named, &settings)
+            folder::examine(&mut folder::FolderBase::opened(&base), &files, &named, &settings)
         });
         examined
             .unwrap_or_else(|error| folder::failed(&Named::local(tried.unwrap_or_default()), &named, &error, &settings))
@@ -98,7 +104,7 @@ impl Examiner {
 }
 
 /// What an examination needs beside the two checkpoints.
-pub struct Settings<'a> {
+pub struct ExaminationContext<'a> {
     /// The signatures.
     pub catalogue: &'a Catalogue,
     /// Whether to hash files whose SHA-256 is not known.
@@ -106,16 +112,16 @@ pub struct Settings<'a> {
     /// What the publisher says, where that was looked up.
     pub claim: Option<Claim>,
     /// Watches progress.
-    pub observer: &'a dyn Observer,
+    pub observer: &'a dyn DiffObserver,
 }
 
 /// Compares what lies at two places of this machine, the candidate in all its forms. What cannot be compared is an
 /// examination too.
-pub fn compare_paths(base: &Path, candidate: &Path, settings: &Settings<'_>) -> Examination {
+pub fn compare_paths(base: &Path, candidate: &Path, settings: &ExaminationContext<'_>) -> Examination {
     let named = |path: &Path| Named::local(path.display().to_string());
     let (base_name, candidate_name) = (named(base), named(candidate));
     let compared = fenced(&candidate_name.source, || {
-        let mut base = folder::Base::open(base_name.clone(), file_set(base)?)?;
+        let mut base = folder::FolderBase::open(base_name.clone(), file_set(base)?)?;
         folder::examine(&mut base, &file_set(candidate)?, &candidate_name, settings)
     });
     compared.unwrap_or_else(|error| folder::failed(&base_name, &candidate_name, &error, settings))
@@ -125,7 +131,7 @@ pub fn compare_paths(base: &Path, candidate: &Path, settings: &Settings<'_>) -> 
 pub fn compare(
     (base, base_name): (&Checkpoint, &Named),
     (candidate, candidate_name): (&Checkpoint, &Named),
-    settings: &Settings<'_>,
+    settings: &ExaminationContext<'_>,
 ) -> Examination {
     let compared = fenced(&candidate_name.source, || {
         let mut examination = measure(base, candidate, settings.observer)?;
@@ -147,7 +153,7 @@ fn fenced<T>(what: &str, step: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 /// Measures a candidate against a base, all that both have: an examination without sides, claim and verdict.
-pub fn measure(base: &Checkpoint, candidate: &Checkpoint, observer: &dyn Observer) -> Result<Examination> {
+pub fn measure(base: &Checkpoint, candidate: &Checkpoint, observer: &dyn DiffObserver) -> Result<Examination> {
     // An adapter is judged as the weights it makes of the base, computed row by row as they are read.
     let settled = overlay::settle(base, candidate)?;
     let is_adapter = Adapter::of(candidate)?.is_some();

@@ -8,18 +8,18 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::aside::{self, Aside};
-use super::base::Base;
-use super::variants::{self as loops, Holder, Part};
+use super::base::OpenedBase;
+use super::variants::{self as loops, CandidateVariant, Holder};
 use super::{Examiner, fenced, sides};
 use crate::checkpoint::files::is_worth_reading;
-use crate::checkpoint::variants::{self, Directions, Other, Variant};
+use crate::checkpoint::variants::{self, LoadingHints, Other, Variant};
 use crate::checkpoint::{self, Anomaly, FileSet};
 use crate::claim::{self, Declarations};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{BASE_IS_GONE, Error, ErrorKind, Result};
 use crate::examination::{Depth, Examination, Side};
 use crate::hub::fetch::{self, Repo};
 use crate::hub::{self, Access, Hub, Meter, RepoFile, RepoInfo};
-use crate::ids::{Digest, RepoId};
+use crate::ids::{Digest, RepoId, Revision};
 use crate::judge::account::Account;
 use crate::judge::relation::is_kin;
 use crate::limits;
@@ -27,7 +27,7 @@ use crate::source::parse;
 use crate::source::{ByteSource, Bytes};
 
 /// An examination with what a queue needs to know of it.
-pub struct Outcome {
+pub struct RepositoryOutcome {
     /// The record.
     pub examination: Examination,
     /// The kind of failure, if it is one.
@@ -36,7 +36,7 @@ pub struct Outcome {
     pub spent: hub::Totals,
 }
 
-impl Outcome {
+impl RepositoryOutcome {
     /// Whether another night may end otherwise though nothing changed.
     pub fn is_passing(&self) -> bool {
         matches!(self.failure, Some(ErrorKind::Network | ErrorKind::Io | ErrorKind::Internal | ErrorKind::Budget))
@@ -52,13 +52,13 @@ impl Outcome {
 pub(super) struct Candidate {
     pub(super) repo: Repo,
     pub(super) facts: RepoInfo,
-    pub(super) claim: claim::Resolved,
+    pub(super) claim: claim::ResolvedClaim,
     /// Its small files, as far as they were asked for.
     pub(super) small: FileSet,
     /// Whether its files may not be read.
     pub(super) closed: bool,
     /// What the small files say of the weights.
-    directions: Directions,
+    directions: LoadingHints,
     /// The checkpoints in it that are looked at as deep as need be: the first of each form.
     chosen: Vec<Variant>,
     /// Further copies and quantisations of these, which are screened.
@@ -77,7 +77,7 @@ impl Candidate {
 impl Examiner {
     /// Examines one repository of a hub. `base` is the base asked for, if the user or the listing named one. Errors are
     /// only those that say nothing about the repository.
-    pub fn examine(&self, id: &RepoId, facts: &RepoInfo, base: Option<&str>) -> Result<Outcome> {
+    pub fn examine(&self, id: &RepoId, facts: &RepoInfo, base: Option<&str>) -> Result<RepositoryOutcome> {
         self.examine_at(id, facts, base, None)
     }
 
@@ -87,18 +87,18 @@ impl Examiner {
         id: &RepoId,
         facts: &RepoInfo,
         base: Option<&str>,
-        revision: Option<&str>,
-    ) -> Result<Outcome> {
+        revision: Option<&Revision>,
+    ) -> Result<RepositoryOutcome> {
         let meter = self.client.meter("this repository's", self.settings.max_bytes, Some(self.night.clone()));
         let result = fenced(&id.to_string(), || self.attempt(id, facts, base, revision, &meter));
         let spent = meter.totals();
         match result {
-            Ok(examination) => Ok(Outcome { examination, failure: None, spent }),
+            Ok(examination) => Ok(RepositoryOutcome { examination, failure: None, spent }),
             Err(error) if error.kind == ErrorKind::Interrupted || self.night.was_refused() => Err(error),
             Err(error) if matches!(error.kind, ErrorKind::Network | ErrorKind::Index) => Err(error),
             Err(error) => {
                 let examination = self.failed(id, facts, base, &error);
-                Ok(Outcome { examination, failure: Some(error.kind), spent })
+                Ok(RepositoryOutcome { examination, failure: Some(error.kind), spent })
             }
         }
     }
@@ -120,7 +120,7 @@ impl Examiner {
         id: &RepoId,
         facts: &RepoInfo,
         base: Option<&str>,
-        revision: Option<&str>,
+        revision: Option<&Revision>,
         meter: &Arc<Meter>,
     ) -> Result<Examination> {
         match facts.access {
@@ -148,7 +148,7 @@ impl Examiner {
                 Ok(base) => base,
                 // A base that is missing is not a candidate that is missing.
                 Err(error) if error.kind == ErrorKind::NotFound => {
-                    let doing = format!("{id}: the base {name} cannot be found: {}", error.doing);
+                    let doing = format!("{id}: the base {name} {BASE_IS_GONE}: {}", error.doing);
                     trouble.get_or_insert(Error { kind: ErrorKind::NoBase, doing, ..error });
                     continue;
                 }
@@ -171,19 +171,19 @@ impl Examiner {
         id: &RepoId,
         facts: &RepoInfo,
         base: Option<&str>,
-        revision: Option<&str>,
+        revision: Option<&Revision>,
         meter: &Arc<Meter>,
     ) -> Result<Candidate> {
         let hub = hub::of(id, &self.environment)?;
-        let commit = facts.commit.as_deref().filter(|_| hub.keeps_commits());
-        let commit = commit.or(revision).unwrap_or(hub.default_revision());
-        let listed = Repo::open(&self.client, &hub, &self.environment, &id.name, commit, meter);
+        let commit = facts.commit.clone().filter(|_| hub.keeps_commits()).map(Revision);
+        let commit = commit.or_else(|| revision.cloned()).unwrap_or_else(|| hub.default_revision());
+        let listed = Repo::open(&self.client, &hub, &self.environment, &id.name, &commit, meter);
         let (repo, facts) = match listed {
             // Pushed to since it was listed: what is there now is examined instead.
             Err(error) if error.kind == ErrorKind::Moved => {
                 let now = fetch::info(&self.client, hub.as_ref(), &id.name, None, meter)?;
                 let commit = now.commit.clone().filter(|_| hub.keeps_commits());
-                let commit = commit.unwrap_or_else(|| hub.default_revision().to_owned());
+                let commit = commit.map_or_else(|| hub.default_revision(), Revision);
                 (Repo::open(&self.client, &hub, &self.environment, &id.name, &commit, meter)?, now)
             }
             other => (other?, facts.clone()),
@@ -192,7 +192,7 @@ impl Examiner {
         let small = small_files(&repo, hub.as_ref(), &facts, meter)?;
         let listed = repo.files().iter().map(|file| (file.path.as_str(), file.bytes));
         let closed = facts.access == Access::Gated && hub.credentials().is_empty();
-        let directions = if closed { Directions::default() } else { Directions::read(&small) };
+        let directions = if closed { LoadingHints::default() } else { LoadingHints::read(&small) };
         let contents = variants::contents(listed, &directions);
         if contents.variants.is_empty() {
             let what = contents.others.first().map(|other| format!("; {} is {}", other.name, other.what));
@@ -215,7 +215,7 @@ impl Examiner {
         facts: &RepoInfo,
         base: Option<&str>,
         meter: &Arc<Meter>,
-    ) -> Result<claim::Resolved> {
+    ) -> Result<claim::ResolvedClaim> {
         let mut declared = declared(facts);
         let given = base.or(self.settings.base.as_deref()).and_then(|base| Some(base.split_once(':')?.1));
         let first = claim::resolve(&declared, &repo.id().name, given);
@@ -252,17 +252,21 @@ impl Examiner {
     }
 
     /// Every checkpoint against a base, an account of the other weight files, and one verdict over all.
-    fn against(&self, candidate: &Candidate, base: &Arc<Base>, meter: &Arc<Meter>) -> Result<Examination> {
+    fn against(&self, candidate: &Candidate, base: &Arc<OpenedBase>, meter: &Arc<Meter>) -> Result<Examination> {
         let mut account = Account::default();
         let mut anomalies = if candidate.closed { Vec::new() } else { checkpoint::surroundings(&candidate.small) };
         for (name, reason) in candidate.directions.unread() {
             account.gap(name, format!("{reason}; it may name other weights"));
         }
         let models = self.others(candidate, base, meter, &mut account, &mut anomalies)?;
-        let parts: Vec<Part> =
-            (candidate.chosen.iter().map(|variant| Part { variant: variant.clone(), further: false }))
-                .chain(candidate.further.iter().cloned().chain(models).map(|variant| Part { variant, further: true }))
-                .collect();
+        let parts: Vec<CandidateVariant> = (candidate
+            .chosen
+            .iter()
+            .map(|variant| CandidateVariant { variant: variant.clone(), further: false }))
+        .chain(
+            candidate.further.iter().cloned().chain(models).map(|variant| CandidateVariant { variant, further: true }),
+        )
+        .collect();
         let before = meter.totals().weight_bytes;
         let mut repository = Repository { examiner: self, candidate, base, meter, before };
         let examined = loops::examine(&mut repository, &parts, account, anomalies, &self.catalogue)?;
@@ -274,7 +278,7 @@ impl Examiner {
     fn others(
         &self,
         candidate: &Candidate,
-        base: &Arc<Base>,
+        base: &Arc<OpenedBase>,
         meter: &Arc<Meter>,
         account: &mut Account,
         anomalies: &mut Vec<Anomaly>,
@@ -315,7 +319,7 @@ impl Examiner {
 struct Repository<'a> {
     examiner: &'a Examiner,
     candidate: &'a Candidate,
-    base: &'a Arc<Base>,
+    base: &'a Arc<OpenedBase>,
     meter: &'a Arc<Meter>,
     /// Bytes of weights that were received before the checkpoint in hand.
     before: u64,
@@ -340,11 +344,11 @@ impl Holder for Repository<'_> {
         self.candidate.files_of(variant).iter().map(|file| file.sha256).collect()
     }
 
-    fn measure(&mut self, part: &Part) -> Result<Examination> {
+    fn measure(&mut self, part: &CandidateVariant) -> Result<Examination> {
         self.examiner.look(self.candidate, part, self.base, self.meter)
     }
 
-    fn failed(&mut self, part: &Part, error: Error, several: bool) -> Result<Examination> {
+    fn failed(&mut self, part: &CandidateVariant, error: Error, several: bool) -> Result<Examination> {
         // What is no fault of this one checkpoint ends all.
         if !several || is_of_all(error.kind) || self.examiner.night.was_refused() {
             return Err(error);
@@ -354,7 +358,7 @@ impl Holder for Repository<'_> {
         Ok(failed)
     }
 
-    fn identify(&mut self, part: &Part, several: bool, examination: &mut Examination) -> Result<()> {
+    fn identify(&mut self, part: &CandidateVariant, several: bool, examination: &mut Examination) -> Result<()> {
         let variant = &part.variant;
         let format = examination.candidate.format.as_deref().unwrap_or(variant.format());
         let mut side = sides::of_repository(&self.candidate.repo, Some(format));

@@ -22,7 +22,7 @@ use crate::profile::{Numbers, Profile};
 use crate::screen::{self, Block, Sampled, Screened, Sight};
 use crate::tensor::numbers::median;
 
-use super::base::Base;
+use super::base::OpenedBase;
 
 /// Writers whose rows are fetched.
 const WRITERS: usize = 12;
@@ -113,7 +113,7 @@ fn share_of(kind: Kind) -> Measurement {
 
 /// Fetches and judges. `budget` is how many of the candidate's bytes may be read. `Unsupported` where there are no
 /// writers that can be solved.
-pub fn run(base: &Arc<Base>, candidate: &Checkpoint, pairing: &Pairing, budget: u64) -> Result<Screening> {
+pub fn run(base: &Arc<OpenedBase>, candidate: &Checkpoint, pairing: &Pairing, budget: u64) -> Result<Screening> {
     let writers = chosen(&base.checkpoint, candidate, pairing);
     if writers.len() < 3 {
         return Err(Error::new(
@@ -177,11 +177,11 @@ pub fn run(base: &Arc<Base>, candidate: &Checkpoint, pairing: &Pairing, budget: 
 }
 
 /// The factor of the base's writer; where nothing will be solved, no more than its size, since building one is dear.
-fn factor(base: &Base, pair: &Pair, is_needed: bool) -> Result<Arc<Factor>> {
+fn factor(base: &OpenedBase, pair: &Pair, is_needed: bool) -> Result<Arc<Factor>> {
     if is_needed { base.factor(&pair.base) } else { Ok(Arc::new(Factor::unused(pair.base.rows as usize))) }
 }
 
-fn look(base: &Base, candidate: &Checkpoint, (pair, first, rows): &(&Pair, u64, u64)) -> Result<Option<Sight>> {
+fn look(base: &OpenedBase, candidate: &Checkpoint, (pair, first, rows): &(&Pair, u64, u64)) -> Result<Option<Sight>> {
     let elements = (rows * pair.base.columns) as usize;
     let mut old = vec![0.0f32; elements];
     let mut new = vec![0.0f32; elements];
@@ -223,7 +223,7 @@ impl Sample {
 
 /// A short run out of the middle of each tensor with the same dtype on both sides: every writer first, then the rest
 /// evenly.
-fn samples(base: &Arc<Base>, candidate: &Checkpoint, pairing: &Pairing, fetched: &[&Pair]) -> Vec<Sample> {
+fn samples(base: &Arc<OpenedBase>, candidate: &Checkpoint, pairing: &Pairing, fetched: &[&Pair]) -> Vec<Sample> {
     let mut writers = Vec::new();
     let mut others = Vec::new();
     for pair in &pairing.pairs {
@@ -315,7 +315,7 @@ pub fn describe(screening: &Screening, opened: &Checkpoint, pairing: &Pairing, e
         p_value: 1.0,
         consistency: screened.consistency,
         explained: median(changed.iter().map(|block| block.top)),
-        coordinates: ["raw", "row-normalised"][screened.coordinates.min(1)].to_owned(),
+        coordinates: screened.coordinates.as_str().to_owned(),
         directions: 1,
         scope: if screened.common > 0.8 { "global" } else { "per-layer" }.to_owned(),
         tensors: screened.fitting as u64,
@@ -324,7 +324,7 @@ pub fn describe(screening: &Screening, opened: &Checkpoint, pairing: &Pairing, e
             .blocks
             .iter()
             .filter_map(|block| {
-                let lambda = if block.changed { block.strength[screened.coordinates.min(1)] } else { 0.0 };
+                let lambda = if block.changed { block.strength[screened.coordinates] } else { 0.0 };
                 let rows = block.rows.max(1) as f64;
                 let stderr = if block.changed { lambda.abs() / rows.sqrt() } else { 0.0 };
                 let module = modules.get(block.name.as_str()).copied().unwrap_or_default().to_owned();
@@ -350,7 +350,7 @@ pub fn describe(screening: &Screening, opened: &Checkpoint, pairing: &Pairing, e
         (names::SCREEN_DETECTION_LIMIT, screened.detection_limit),
         (names::SCREEN_LIMIT_ALONE, screened.limit_alone),
         (names::SCREEN_COLUMNS_ASIDE, median(changed.iter().map(|block| block.aside))),
-        (names::SCREEN_ROW_NORMALISED, screened.coordinates as f64),
+        (names::SCREEN_ROW_NORMALISED, screened.coordinates.as_number()),
     ] {
         model.put(measurement, value);
     }

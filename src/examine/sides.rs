@@ -44,7 +44,7 @@ pub fn of_repository(repo: &Repo, format: Option<&str>) -> Side {
         .collect();
     Side {
         source: repo.id().to_string(),
-        revision: Some(repo.revision().to_owned()),
+        revision: Some(repo.revision().to_string()),
         digest: Side::digest_of(&files),
         files,
         format: format.map(str::to_owned),

@@ -15,7 +15,7 @@ use crate::judge::judge;
 use crate::signature::Catalogue;
 
 /// One checkpoint of a candidate.
-pub(super) struct Part {
+pub(super) struct CandidateVariant {
     /// Its files and its name.
     pub variant: Variant,
     /// Whether it is a further copy or quantisation of one that is looked at as deep as need be.
@@ -28,13 +28,13 @@ pub(super) trait Holder {
     fn digests(&self, variant: &Variant) -> Option<BTreeSet<Digest>>;
 
     /// Opens one and measures it.
-    fn measure(&mut self, part: &Part) -> Result<Examination>;
+    fn measure(&mut self, part: &CandidateVariant) -> Result<Examination>;
 
     /// The examination of one that could not be opened or measured; the error where it is of more than this one.
-    fn failed(&mut self, part: &Part, error: Error, several: bool) -> Result<Examination>;
+    fn failed(&mut self, part: &CandidateVariant, error: Error, several: bool) -> Result<Examination>;
 
     /// Names both sides, and puts in what the publisher claims.
-    fn identify(&mut self, part: &Part, several: bool, examination: &mut Examination) -> Result<()>;
+    fn identify(&mut self, part: &CandidateVariant, several: bool, examination: &mut Examination) -> Result<()>;
 
     /// The candidate as a whole, as one side.
     fn whole(&self, examinations: &[Examination]) -> Side;
@@ -44,7 +44,7 @@ pub(super) trait Holder {
 /// what else the candidate holds. `None` where there is no checkpoint.
 pub(super) fn examine(
     holder: &mut impl Holder,
-    parts: &[Part],
+    parts: &[CandidateVariant],
     mut account: Account,
     anomalies: Vec<Anomaly>,
     catalogue: &Catalogue,

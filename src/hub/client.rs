@@ -163,7 +163,7 @@ impl Client {
         }
         if let Some(reach) = reach {
             let free = if local { BTreeSet::new() } else { self.proxies.clone() };
-            builder = builder.dns_resolver(Arc::new(reach::Filter { reach, free }));
+            builder = builder.dns_resolver(Arc::new(reach::AddressFilter { reach, free }));
         }
         let http =
             builder.build().map_err(|error| Error::because(ErrorKind::Network, "setting up the HTTP client", error))?;

@@ -43,7 +43,7 @@ impl Repo {
         }
         if let Some(cached) = self.hf_cache() {
             let found = cached
-                .file(self.revision(), &file.path, Some(file.bytes))
+                .file(self.revision().as_str(), &file.path, Some(file.bytes))
                 .or_else(|| cached.blob(&file.sha256?, file.bytes));
             if found.is_some() {
                 return found;

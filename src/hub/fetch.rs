@@ -12,7 +12,7 @@ use super::cache::CachedRepo;
 use super::client::Attempt;
 use super::{Ask, Bucket, Client, Environment, Hub, Meter, Place, Query, RepoFile, RepoInfo, shown};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{Digest, GitName, RepoId};
+use crate::ids::{Digest, GitName, RepoId, Revision};
 use crate::limits;
 use crate::source::ByteSource;
 use crate::source::mmap::Mmap;
@@ -89,7 +89,13 @@ enum Found<T> {
 }
 
 /// One repository's facts.
-pub fn info(client: &Client, hub: &dyn Hub, name: &str, revision: Option<&str>, meter: &Meter) -> Result<RepoInfo> {
+pub fn info(
+    client: &Client,
+    hub: &dyn Hub,
+    name: &str,
+    revision: Option<&Revision>,
+    meter: &Meter,
+) -> Result<RepoInfo> {
     let mut ask = hub.info(name, revision)?;
     // A renamed or wrongly-cased repository answers with a redirect on the hub itself.
     for _ in 0..3 {
@@ -116,7 +122,7 @@ pub struct Repo {
     hub: Arc<dyn Hub>,
     cached: Option<Arc<CachedRepo>>,
     id: RepoId,
-    revision: String,
+    revision: Revision,
     files: Vec<RepoFile>,
     incomplete: Option<String>,
 }
@@ -128,7 +134,7 @@ impl Repo {
         hub: &Arc<dyn Hub>,
         environment: &Environment,
         name: &str,
-        revision: &str,
+        revision: &Revision,
         meter: &Meter,
     ) -> Result<Self> {
         let id = RepoId { hub: hub.prefix().to_owned(), name: name.to_owned() };
@@ -138,14 +144,14 @@ impl Repo {
             hub: hub.clone(),
             cached: cached.map(Arc::new),
             id,
-            revision: revision.to_owned(),
+            revision: revision.clone(),
             files: Vec::new(),
             incomplete: None,
         };
         if client.settings().offline && !hub.is_here() {
             let known = repo.cached.as_ref().and_then(|cached| {
-                let commit = cached.commit(revision).unwrap_or_else(|| revision.to_owned());
-                Some((cached.tree(&commit)?, commit))
+                let commit = cached.commit(revision.as_str()).map_or_else(|| revision.clone(), Revision);
+                Some((cached.tree(commit.as_str())?, commit))
             });
             let (files, commit) = known.ok_or_else(|| {
                 Error::new(ErrorKind::Offline, format!("opening {}: not in the cache, and offline", repo.id))
@@ -181,7 +187,7 @@ impl Repo {
     }
 
     /// The revision that everything is read at.
-    pub fn revision(&self) -> &str {
+    pub fn revision(&self) -> &Revision {
         &self.revision
     }
 
@@ -289,13 +295,13 @@ impl Repo {
     /// answers are at fault, and another night may bring right ones; the client of the largest hub says the same of
     /// short files ("usually due to network issues"). A branch may have moved.
     pub(super) fn contradicted(&self) -> ErrorKind {
-        if is_commit(&self.revision) { ErrorKind::Network } else { ErrorKind::Moved }
+        if is_commit(self.revision.as_str()) { ErrorKind::Network } else { ErrorKind::Moved }
     }
 
     /// The commit that is served, where it is another one than asked for.
     fn other_commit<'p>(&self, place: &'p Place) -> Option<&'p str> {
         let served = place.commit.as_deref().filter(|commit| is_commit(commit))?;
-        (is_commit(&self.revision) && served != self.revision).then_some(served)
+        (is_commit(self.revision.as_str()) && served != self.revision.as_str()).then_some(served)
     }
 
     /// A file's bytes on demand: a memory map where the file is on this machine, ranges over the network otherwise.

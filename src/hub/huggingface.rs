@@ -15,11 +15,11 @@ use super::cache::CachedRepo;
 use super::location::{Pages, is_owner_and_name, revision_below};
 use super::rows::Shape;
 use super::{
-    Access, Answer, Ask, Bucket, Environment, Hub, HubEntry, Page, Place, Query, Refusal, RepoFile, RepoInfo,
+    Access, Answer, Ask, Bucket, Environment, Hub, HubEntry, HubPage, Place, Query, Refusal, RepoFile, RepoInfo,
     is_plain_path, join, shown, text,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{Digest, GitName};
+use crate::ids::{Digest, GitName, Revision};
 use crate::limits;
 
 /// Where the Hub is unless `HF_ENDPOINT` says otherwise.
@@ -163,8 +163,8 @@ impl Hub for HuggingFace {
         self.token.iter().map(|token| (header::AUTHORIZATION, token.clone())).collect()
     }
 
-    fn default_revision(&self) -> &'static str {
-        "main"
+    fn default_revision(&self) -> Revision {
+        Revision("main".to_owned())
     }
 
     fn keeps_commits(&self) -> bool {
@@ -214,16 +214,16 @@ impl Hub for HuggingFace {
         Ok(Ask::get(url, Bucket::Api))
     }
 
-    fn read_list(&self, _ask: &Ask, answer: &Answer) -> Result<Page<RepoInfo>> {
+    fn read_list(&self, _ask: &Ask, answer: &Answer) -> Result<HubPage<RepoInfo>> {
         let rows = REPOSITORY.list(answer, "the listing")?.rows;
         // A row that is no repository is left out; an empty page is not the end, only an absent link is.
         let items = rows.iter().filter_map(repository).collect();
-        Ok(Page { items, more: self.next(answer)?, incomplete: None })
+        Ok(HubPage { items, more: self.next(answer)?, incomplete: None })
     }
 
-    fn info(&self, name: &str, revision: Option<&str>) -> Result<Ask> {
+    fn info(&self, name: &str, revision: Option<&Revision>) -> Result<Ask> {
         let mut url = match revision {
-            Some(revision) => self.models(name, &["revision", revision])?,
+            Some(revision) => self.models(name, &["revision", revision.as_str()])?,
             None => self.models(name, &[])?,
         };
         {
@@ -242,13 +242,13 @@ impl Hub for HuggingFace {
         })
     }
 
-    fn tree(&self, name: &str, revision: &str) -> Result<Ask> {
-        let mut url = self.models(name, &["tree", revision])?;
+    fn tree(&self, name: &str, revision: &Revision) -> Result<Ask> {
+        let mut url = self.models(name, &["tree", revision.as_str()])?;
         url.query_pairs_mut().append_pair("recursive", "true");
         Ok(Ask::get(url, Bucket::Api))
     }
 
-    fn read_tree(&self, _ask: &Ask, answer: &Answer) -> Result<Page<RepoFile>> {
+    fn read_tree(&self, _ask: &Ask, answer: &Answer) -> Result<HubPage<RepoFile>> {
         let rows = FILE.list(answer, "the tree")?.rows;
         let mut refused = 0usize;
         let items = rows
@@ -269,12 +269,12 @@ impl Hub for HuggingFace {
             })
             .collect();
         let incomplete = (refused > 0).then(|| format!("{refused} entries with paths that leave the repository"));
-        Ok(Page { items, more: self.next(answer)?, incomplete })
+        Ok(HubPage { items, more: self.next(answer)?, incomplete })
     }
 
-    fn file(&self, name: &str, revision: &str, path: &str) -> Result<Ask> {
+    fn file(&self, name: &str, revision: &Revision, path: &str) -> Result<Ask> {
         let mut segments: Vec<&str> = name.split('/').collect();
-        segments.extend(["resolve", revision]);
+        segments.extend(["resolve", revision.as_str()]);
         segments.extend(path.split('/'));
         Ok(Ask::get(join(&self.endpoint, &segments)?, Bucket::Resolver))
     }
@@ -446,9 +446,9 @@ mod tests {
 
     #[test]
     fn a_revision_with_a_slash_is_one_segment_and_a_path_is_many() {
-        let ask = hub().tree("org/name", "refs/pr/1").unwrap();
+        let ask = hub().tree("org/name", &Revision("refs/pr/1".to_owned())).unwrap();
         assert_eq!(ask.url.path(), "/api/models/org/name/tree/refs%2Fpr%2F1");
-        let ask = hub().file("org/name", "abc", "a b/c#d.safetensors").unwrap();
+        let ask = hub().file("org/name", &Revision("abc".to_owned()), "a b/c#d.safetensors").unwrap();
         assert_eq!(ask.url.path(), "/org/name/resolve/abc/a%20b/c%23d.safetensors");
     }
 
@@ -480,7 +480,9 @@ mod tests {
             {"type":"file","oid":"bb","size":9,"path":"d/m.safetensors","lfs":{"oid":
             "0000000000000000000000000000000000000000000000000000000000000001","size":9,"pointerSize":130}},
             {"type":"file","oid":"cc","size":1,"path":"../../etc/passwd"}]"#;
-        let page = hub().read_tree(&hub().tree("a/b", "main").unwrap(), &answer(200, &[], body)).unwrap();
+        let page = hub()
+            .read_tree(&hub().tree("a/b", &Revision("main".to_owned())).unwrap(), &answer(200, &[], body))
+            .unwrap();
         assert_eq!(page.items.len(), 2);
         assert_eq!(page.items[0].sha256, None);
         assert!(page.items[1].large && page.items[1].sha256.is_some());

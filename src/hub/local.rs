@@ -11,11 +11,12 @@ use serde_json::Value;
 use url::Url;
 
 use super::{
-    Answer, Ask, Bucket, Environment, Hub, HubEntry, Page, Place, Query, Refusal, RepoFile, RepoInfo, is_plain_path,
+    Answer, Ask, Bucket, Environment, Hub, HubEntry, HubPage, Place, Query, Refusal, RepoFile, RepoInfo, is_plain_path,
     join, shown, text,
 };
 use crate::checkpoint::files::is_weights;
 use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Revision;
 
 /// A directory tree.
 pub struct Local {
@@ -75,8 +76,8 @@ impl Hub for Local {
         Vec::new()
     }
 
-    fn default_revision(&self) -> &'static str {
-        "now"
+    fn default_revision(&self) -> Revision {
+        Revision("now".to_owned())
     }
 
     fn list(&self, query: &Query) -> Result<Ask> {
@@ -93,7 +94,7 @@ impl Hub for Local {
         Ok(Ask::get(url, Bucket::Api))
     }
 
-    fn read_list(&self, ask: &Ask, answer: &Answer) -> Result<Page<RepoInfo>> {
+    fn read_list(&self, ask: &Ask, answer: &Answer) -> Result<HubPage<RepoInfo>> {
         let wanted = |key: &str| {
             ask.url.query_pairs().find(|(name, _)| name == key).map(|(_, value)| value.to_ascii_lowercase())
         };
@@ -129,10 +130,10 @@ impl Hub for Local {
                 }),
             }
         }
-        Ok(Page { items, more: Vec::new(), incomplete: None })
+        Ok(HubPage { items, more: Vec::new(), incomplete: None })
     }
 
-    fn info(&self, name: &str, _revision: Option<&str>) -> Result<Ask> {
+    fn info(&self, name: &str, _revision: Option<&Revision>) -> Result<Ask> {
         Ok(Ask::get(self.folder(name)?, Bucket::Api))
     }
 
@@ -152,11 +153,11 @@ impl Hub for Local {
         })
     }
 
-    fn tree(&self, name: &str, _revision: &str) -> Result<Ask> {
+    fn tree(&self, name: &str, _revision: &Revision) -> Result<Ask> {
         Ok(Ask::get(self.folder(name)?, Bucket::Api))
     }
 
-    fn read_tree(&self, _ask: &Ask, answer: &Answer) -> Result<Page<RepoFile>> {
+    fn read_tree(&self, _ask: &Ask, answer: &Answer) -> Result<HubPage<RepoFile>> {
         let value = answer.json()?;
         let items = entries(&value, answer)?
             .iter()
@@ -170,10 +171,10 @@ impl Hub for Local {
                 })
             })
             .collect();
-        Ok(Page { items, more: Vec::new(), incomplete: None })
+        Ok(HubPage { items, more: Vec::new(), incomplete: None })
     }
 
-    fn file(&self, name: &str, _revision: &str, path: &str) -> Result<Ask> {
+    fn file(&self, name: &str, _revision: &Revision, path: &str) -> Result<Ask> {
         let segments: Vec<&str> = name.split('/').chain(path.split('/')).collect();
         Ok(Ask::get(join(&self.root, &segments)?, Bucket::Delivery))
     }

@@ -38,7 +38,7 @@ pub use room::free;
 use cache::CachedRepo;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{Digest, GitName, RepoId};
+use crate::ids::{Digest, GitName, RepoId, Revision};
 
 /// The verb of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,7 +196,7 @@ pub struct RepoFile {
 
 /// One page of an answer, and what else to ask to have it all.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Page<T> {
+pub struct HubPage<T> {
     /// The items of this page.
     pub items: Vec<T>,
     /// Further requests: the next page, or folders that a hub wants to be asked about one by one.
@@ -241,7 +241,7 @@ pub trait Hub: Send + Sync {
     fn credentials(&self) -> Vec<(HeaderName, HeaderValue)>;
 
     /// The branch meant when no revision is named.
-    fn default_revision(&self) -> &'static str;
+    fn default_revision(&self) -> Revision;
 
     /// Asks for repositories. `Unsupported` where the hub cannot be asked that.
     fn list(&self, query: &Query) -> Result<Ask>;
@@ -252,22 +252,22 @@ pub trait Hub: Send + Sync {
     }
 
     /// Reads one page of repositories.
-    fn read_list(&self, ask: &Ask, answer: &Answer) -> Result<Page<RepoInfo>>;
+    fn read_list(&self, ask: &Ask, answer: &Answer) -> Result<HubPage<RepoInfo>>;
 
     /// Asks for one repository's facts.
-    fn info(&self, name: &str, revision: Option<&str>) -> Result<Ask>;
+    fn info(&self, name: &str, revision: Option<&Revision>) -> Result<Ask>;
 
     /// Reads one repository's facts.
     fn read_info(&self, answer: &Answer) -> Result<RepoInfo>;
 
     /// Asks for all files of a revision.
-    fn tree(&self, name: &str, revision: &str) -> Result<Ask>;
+    fn tree(&self, name: &str, revision: &Revision) -> Result<Ask>;
 
     /// Reads one page of files.
-    fn read_tree(&self, ask: &Ask, answer: &Answer) -> Result<Page<RepoFile>>;
+    fn read_tree(&self, ask: &Ask, answer: &Answer) -> Result<HubPage<RepoFile>>;
 
     /// Asks where a file's bytes are.
-    fn file(&self, name: &str, revision: &str, path: &str) -> Result<Ask>;
+    fn file(&self, name: &str, revision: &Revision, path: &str) -> Result<Ask>;
 
     /// Reads where a file's bytes are from a successful or redirecting answer.
     fn read_place(&self, answer: &Answer) -> Result<Place>;

@@ -16,10 +16,11 @@ use super::huggingface::{bearer, clipped, place};
 use super::location::{Pages, is_owner_and_name, revision_below};
 use super::rows::Shape;
 use super::{
-    Access, Answer, Ask, Bucket, Environment, Hub, HubEntry, Page, Place, Query, Refusal, RepoFile, RepoInfo,
+    Access, Answer, Ask, Bucket, Environment, Hub, HubEntry, HubPage, Place, Query, Refusal, RepoFile, RepoInfo,
     is_plain_path, join, shown, text,
 };
 use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Revision;
 
 /// Where ModelScope is unless `MODELSCOPE_ENDPOINT` says otherwise.
 pub const DEFAULT_ENDPOINT: &str = "https://modelscope.cn";
@@ -133,11 +134,11 @@ impl ModelScope {
         join(&self.endpoint, &segments)
     }
 
-    fn tree_of(&self, name: &str, revision: &str, root: &str, recursive: bool) -> Result<Ask> {
+    fn tree_of(&self, name: &str, revision: &Revision, root: &str, recursive: bool) -> Result<Ask> {
         let mut url = self.at(&["api", "v1", "models"], name, &["repo", "files"])?;
         {
             let mut pairs = url.query_pairs_mut();
-            pairs.append_pair("Revision", revision);
+            pairs.append_pair("Revision", revision.as_str());
             pairs.append_pair("Recursive", if recursive { "True" } else { "False" });
             if !root.is_empty() {
                 pairs.append_pair("Root", root);
@@ -229,8 +230,8 @@ impl Hub for ModelScope {
             .collect()
     }
 
-    fn default_revision(&self) -> &'static str {
-        "master"
+    fn default_revision(&self) -> Revision {
+        Revision("master".to_owned())
     }
 
     fn list(&self, query: &Query) -> Result<Ask> {
@@ -256,7 +257,7 @@ impl Hub for ModelScope {
         Ok(Ask::get(url, Bucket::Api))
     }
 
-    fn read_list(&self, ask: &Ask, answer: &Answer) -> Result<Page<RepoInfo>> {
+    fn read_list(&self, ask: &Ask, answer: &Answer) -> Result<HubPage<RepoInfo>> {
         let page = REPOSITORIES.list(answer, "the listing")?;
         let total = REPOSITORIES.beside.iter().find_map(|key| page.beside.get(*key)?.as_u64());
         let (rows, listed) = (page.rows, page.all);
@@ -280,10 +281,10 @@ impl Hub for ModelScope {
                 incomplete = Some(format!("the hub lists only the first {LIST_CAP} of {}", total.unwrap_or(asked + 1)));
             }
         }
-        Ok(Page { items: rows.iter().filter_map(repository).collect(), more, incomplete })
+        Ok(HubPage { items: rows.iter().filter_map(repository).collect(), more, incomplete })
     }
 
-    fn info(&self, name: &str, _revision: Option<&str>) -> Result<Ask> {
+    fn info(&self, name: &str, _revision: Option<&Revision>) -> Result<Ask> {
         Ok(Ask::get(self.at(&["openapi", "v1", "models"], name, &[])?, Bucket::Api))
     }
 
@@ -293,23 +294,23 @@ impl Hub for ModelScope {
         })
     }
 
-    fn tree(&self, name: &str, revision: &str) -> Result<Ask> {
+    fn tree(&self, name: &str, revision: &Revision) -> Result<Ask> {
         self.tree_of(name, revision, "", true)
     }
 
-    fn read_tree(&self, ask: &Ask, answer: &Answer) -> Result<Page<RepoFile>> {
+    fn read_tree(&self, ask: &Ask, answer: &Answer) -> Result<HubPage<RepoFile>> {
         let page = FILES.list(answer, "the tree")?;
         let (rows, listed) = (page.rows, page.all);
         let root = query_value(&ask.url, "Root").unwrap_or_default();
-        let revision = query_value(&ask.url, "Revision").unwrap_or_else(|| self.default_revision().to_owned());
+        let revision = query_value(&ask.url, "Revision").map_or_else(|| self.default_revision(), Revision);
         let recursive = query_value(&ask.url, "Recursive").is_some_and(|value| value == "True");
         let name = repository_of(&self.endpoint, &ask.url).unwrap_or_default();
         if recursive && listed >= TREE_CUT {
             // Cut off: the folder's own entries first, each of its folders after that.
             let more = vec![self.tree_of(&name, &revision, &root, false)?];
-            return Ok(Page { items: Vec::new(), more, incomplete: None });
+            return Ok(HubPage { items: Vec::new(), more, incomplete: None });
         }
-        let mut page = Page { items: Vec::new(), more: Vec::new(), incomplete: None };
+        let mut page = HubPage { items: Vec::new(), more: Vec::new(), incomplete: None };
         if !recursive && listed >= TREE_CUT {
             page.incomplete = Some(format!("folder {root:?} has more entries than the hub lists ({TREE_CUT})"));
         }
@@ -332,9 +333,9 @@ impl Hub for ModelScope {
         Ok(page)
     }
 
-    fn file(&self, name: &str, revision: &str, path: &str) -> Result<Ask> {
+    fn file(&self, name: &str, revision: &Revision, path: &str) -> Result<Ask> {
         let mut url = self.at(&["api", "v1", "models"], name, &["repo"])?;
-        url.query_pairs_mut().append_pair("Revision", revision).append_pair("FilePath", path);
+        url.query_pairs_mut().append_pair("Revision", revision.as_str()).append_pair("FilePath", path);
         Ok(Ask::get(url, Bucket::Resolver))
     }
 
@@ -401,7 +402,7 @@ mod tests {
         let rows: Vec<String> =
             (0..TREE_CUT).map(|i| format!(r#"{{"Path":"d/{i}","Type":"blob","Size":1}}"#)).collect();
         let body = format!(r#"{{"Code":200,"Data":{{"Files":[{}]}}}}"#, rows.join(","));
-        let ask = hub.tree("o/n", "master").unwrap();
+        let ask = hub.tree("o/n", &hub.default_revision()).unwrap();
         let page = hub.read_tree(&ask, &answer(200, body)).unwrap();
         assert!(page.items.is_empty());
         assert!(page.more[0].url.query().unwrap().contains("Recursive=False"));

@@ -103,7 +103,7 @@ impl Reach {
 }
 
 /// Whether a request may go to an address that the hub did not have: its scheme, and its host where that is an address
-/// itself. Names are held to the same by [`Filter`] when they are resolved.
+/// itself. Names are held to the same by [`AddressFilter`] when they are resolved.
 pub(super) fn check(endpoint: &Url, target: &Url, reach: Reach, proxies: &BTreeSet<String>) -> Result<()> {
     let refused = |why: String| {
         let doing = format!("following a redirect of {} to {}: {why}", shown(endpoint), shown(target));
@@ -156,7 +156,7 @@ pub(super) fn proxies() -> BTreeSet<String> {
 }
 
 /// Resolves names, and refuses those that lead further than allowed.
-pub(super) struct Filter {
+pub(super) struct AddressFilter {
     pub(super) reach: Reach,
     /// Names that are resolved whatever they lead to.
     pub(super) free: BTreeSet<String>,
@@ -177,7 +177,7 @@ impl fmt::Display for Forbidden {
 
 impl std::error::Error for Forbidden {}
 
-impl Resolve for Filter {
+impl Resolve for AddressFilter {
     fn resolve(&self, name: Name) -> Resolving {
         let (reach, host) = (self.reach, name.as_str().to_owned());
         let free = self.free.contains(&host);

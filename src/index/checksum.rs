@@ -9,7 +9,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension};
 use sha2::{Digest as _, Sha256};
 
-use super::store::execute;
+use super::sql::execute;
 use super::{Index, failed};
 use crate::error::{Error, ErrorKind, Result};
 

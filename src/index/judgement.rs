@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 
-use super::sql::{Json, Moment, Word, as_text};
+use super::sql::{JsonText, Moment, Word, as_text};
 use super::{Index, failed, load};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, Finding, Orthogonalization, Relation, Severity, Verdict, canonical_json};
@@ -119,7 +119,7 @@ fn past(connection: &Connection, examination: i64) -> Result<Vec<PastJudgement>>
                 relation: row.get::<_, Word<_>>(2)?.0,
                 judged_at: row.get::<_, Moment>(3)?.0,
                 superseded_at: row.get::<_, Moment>(4)?.0,
-                document: row.get::<_, Json>(5)?.0,
+                document: row.get::<_, JsonText>(5)?.0,
             })
         })
         .and_then(Iterator::collect)

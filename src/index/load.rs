@@ -4,9 +4,8 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::bounded::more_not_examined;
-use super::sql::{Count, Hex, Json, Moment, Real, Word};
-use super::{Stored, checksum, failed, variants};
-use crate::arch::Role;
+use super::sql::{Hex, JsonText, Moment, count, real, word};
+use super::{StoredExamination, checksum, failed, tensors, variants};
 use crate::checkpoint::Anomaly;
 use crate::error::Result;
 use crate::examination::surroundings::Surrounding;
@@ -16,24 +15,9 @@ use crate::examination::{
 };
 use crate::ids::Digest;
 use crate::limits::MAX_NOT_EXAMINED;
-use crate::profile::{Profile, Projection, TensorMeasurement};
+use crate::profile::Profile;
 
 const DOING: &str = "reading an examination from the index";
-
-/// A column that holds a number, or NULL for not-a-number.
-fn real(row: &Row<'_>, column: &str) -> rusqlite::Result<f64> {
-    row.get::<_, Real>(column).map(|Real(number)| number)
-}
-
-/// A column that holds a count.
-fn count(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
-    row.get::<_, Count>(column).map(|Count(count)| count)
-}
-
-/// A column that holds a word of an enumeration.
-fn word<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: &str) -> rusqlite::Result<T> {
-    row.get::<_, Word<T>>(column).map(|Word(value)| value)
-}
 
 /// The rows of a child table, in order.
 fn rows<T>(
@@ -57,7 +41,7 @@ pub(super) fn key_of(connection: &Connection, id: &Digest) -> Result<i64> {
 }
 
 /// The examination with that key, whole; an error when its rows are not those that were written.
-pub(super) fn stored(connection: &Connection, key: i64) -> Result<Stored> {
+pub(super) fn stored(connection: &Connection, key: i64) -> Result<StoredExamination> {
     if !checksum::holds(connection, key)? {
         return Err(checksum::broken(connection, key));
     }
@@ -74,7 +58,7 @@ pub(super) fn stored(connection: &Connection, key: i64) -> Result<Stored> {
 }
 
 /// The same without measurements.
-pub(super) fn short(connection: &Connection, key: i64) -> Result<Stored> {
+pub(super) fn short(connection: &Connection, key: i64) -> Result<StoredExamination> {
     if !checksum::holds(connection, key)? {
         return Err(checksum::broken(connection, key));
     }
@@ -144,7 +128,7 @@ fn surroundings(row: &Row<'_>) -> rusqlite::Result<Vec<Surrounding>> {
 }
 
 /// The examination with that key without its measurements and without its variants.
-pub(super) fn stored_without_profile(connection: &Connection, key: i64) -> Result<Stored> {
+pub(super) fn stored_without_profile(connection: &Connection, key: i64) -> Result<StoredExamination> {
     let main = connection
         .prepare_cached(
             "SELECT e.*, c.hash FROM examination e JOIN catalogue c ON c.key = e.catalogue WHERE e.key = ?1",
@@ -174,12 +158,12 @@ pub(super) fn stored_without_profile(connection: &Connection, key: i64) -> Resul
     examination.findings =
         rows(connection, "SELECT * FROM finding WHERE examination = ?1 ORDER BY ordinal", key, finding_row)?;
     let [Moment(first_seen), Moment(last_seen), Moment(judged_at)] = main.times;
-    Ok(Stored { id: main.id, examination, first_seen, last_seen, runs: main.runs, judged_at })
+    Ok(StoredExamination { id: main.id, examination, first_seen, last_seen, runs: main.runs, judged_at })
 }
 
 /// A finding out of a row that has all columns of its table.
 pub(super) fn finding_row(row: &Row<'_>) -> rusqlite::Result<Finding> {
-    let Json(evidence) = row.get("evidence")?;
+    let JsonText(evidence) = row.get("evidence")?;
     Ok(Finding {
         id: row.get("id")?,
         signature: row.get("signature")?,
@@ -287,71 +271,6 @@ fn profile(connection: &Connection, key: i64) -> Result<Profile> {
         key,
         |row| Ok((row.get(0)?, real(row, "value")?)),
     )?;
-    let tensors = rows(connection, "SELECT * FROM tensor WHERE examination = ?1 ORDER BY ordinal", key, tensor_row)?;
+    let tensors = rows(connection, "SELECT * FROM tensor WHERE examination = ?1 ORDER BY ordinal", key, tensors::read)?;
     Ok(Profile { model: model.into_iter().collect(), tensors })
-}
-
-fn tensor_row(row: &Row<'_>) -> rusqlite::Result<TensorMeasurement> {
-    let projection = match row.get::<_, Option<bool>>("fits")? {
-        None => None,
-        Some(fits) => Some(Projection {
-            strength: real(row, "strength")?,
-            stderr: real(row, "stderr")?,
-            consistency: real(row, "consistency")?,
-            cross_fit: real(row, "cross_fit")?,
-            explained: real(row, "explained")?,
-            quietness: real(row, "quietness")?,
-            balance: real(row, "balance")?,
-            own_component: real(row, "own_component")?,
-            agreement: real(row, "agreement")?,
-            sibling_agreement: row.get("sibling_agreement")?,
-            directions: row.get("directions")?,
-            shared_strength: row.get("shared_strength")?,
-            shared_consistency: row.get("shared_consistency")?,
-            alone: row.get("alone")?,
-            fits,
-            row_spread: 0.0,
-        }),
-    };
-    let Json(spectrum) = row.get("spectrum")?;
-    let shares = spectrum.as_array().map(Vec::as_slice).unwrap_or_default();
-    Ok(TensorMeasurement {
-        name: row.get("name")?,
-        role: Role {
-            kind: word(row, "kind")?,
-            module: row.get("module")?,
-            layer: row.get("layer")?,
-            expert: row.get("expert")?,
-            residual: row.get::<_, Option<Word<_>>>("residual")?.map(|Word(axis)| axis),
-        },
-        shape: [count(row, "rows")?, count(row, "columns")?],
-        base_dtype: row.get("base_dtype")?,
-        candidate_dtype: row.get("candidate_dtype")?,
-        sameness: word(row, "sameness")?,
-        changed_fraction: real(row, "changed_fraction")?,
-        zeroed_fraction: real(row, "zeroed_fraction")?,
-        not_finite: [count(row, "base_not_finite")?, count(row, "candidate_not_finite")?],
-        relative_norm: real(row, "relative_norm")?,
-        max_abs: real(row, "max_abs")?,
-        cosine: real(row, "cosine")?,
-        scale: real(row, "scale")?,
-        scale_explained: [
-            real(row, "scale_explained")?,
-            real(row, "row_scale_explained")?,
-            real(row, "column_scale_explained")?,
-        ],
-        norm_drift: [real(row, "row_norm_drift")?, real(row, "column_norm_drift")?],
-        changed_rows: real(row, "changed_rows")?,
-        rounding: real(row, "rounding")?,
-        kurtosis: real(row, "kurtosis")?,
-        spectrum: shares.iter().map(|share| share.as_f64().unwrap_or(f64::NAN)).collect(),
-        effective_rank: real(row, "effective_rank")?,
-        above_noise: row.get("above_noise")?,
-        values_known: row.get("values_known")?,
-        low_rank_share: real(row, "low_rank_share")?,
-        cliff: real(row, "cliff")?,
-        last_share: real(row, "last_share")?,
-        noise: real(row, "noise")?,
-        projection,
-    })
 }

@@ -16,6 +16,7 @@ mod query;
 mod rejudge;
 mod sql;
 mod store;
+mod tensors;
 pub mod triage;
 mod variants;
 pub mod write;
@@ -28,7 +29,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionB
 
 pub use judgement::PastJudgement;
 pub use query::{
-    Cursor, ExaminationFilter, ExaminationRow, Exported, FindingFilter, FindingRow, Order, Page, Paged, RepositoryRow,
+    Cursor, ExaminationFilter, ExaminationRow, Exported, FindingFilter, FindingRow, ListOrder, PageBounds, Paged,
+    RepositoryRow,
 };
 pub use rejudge::Rejudged;
 pub use store::{Recorded, record};
@@ -74,7 +76,7 @@ pub struct Index {
 
 /// An examination as the index has it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Stored {
+pub struct StoredExamination {
     /// Its id.
     pub id: Digest,
     /// The examination, equal to what was recorded.
@@ -268,12 +270,12 @@ impl Index {
     }
 
     /// The examination whose id starts with these hex digits; more than one such is an error that says so.
-    pub fn get(&self, prefix: &str) -> Result<Option<Stored>> {
+    pub fn get(&self, prefix: &str) -> Result<Option<StoredExamination>> {
         self.key_of(prefix)?.map(|key| load::stored(&self.connection, key)).transpose()
     }
 
     /// The same without its measurements and those of its variants, which may be of a hundred thousand tensors.
-    pub fn get_short(&self, prefix: &str) -> Result<Option<Stored>> {
+    pub fn get_short(&self, prefix: &str) -> Result<Option<StoredExamination>> {
         self.key_of(prefix)?.map(|key| load::short(&self.connection, key)).transpose()
     }
 

@@ -7,7 +7,7 @@ use rusqlite::{OptionalExtension, Row};
 use serde::Serialize;
 
 use super::{Index, failed};
-use crate::error::Result;
+use crate::error::{Result, reason_class};
 
 /// What repositories are grouped by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -20,7 +20,8 @@ pub enum Dimension {
     /// Bytes of the base's weights.
     Size,
     /// The format.
-    Form,
+    #[serde(rename = "form")]
+    Format,
     /// The month in which the repository was made.
     Month,
     /// The owner of the repository.
@@ -29,7 +30,7 @@ pub enum Dimension {
 
 /// Every dimension, in the order of a report.
 pub static DIMENSIONS: [Dimension; 6] =
-    [Dimension::Base, Dimension::Family, Dimension::Size, Dimension::Form, Dimension::Month, Dimension::Uploader];
+    [Dimension::Base, Dimension::Family, Dimension::Size, Dimension::Format, Dimension::Month, Dimension::Uploader];
 
 impl Dimension {
     /// Its word on the command line and in addresses.
@@ -38,7 +39,7 @@ impl Dimension {
             Self::Base => "base",
             Self::Family => "family",
             Self::Size => "size",
-            Self::Form => "form",
+            Self::Format => "form",
             Self::Month => "month",
             Self::Uploader => "uploader",
         }
@@ -72,10 +73,10 @@ impl Group {
         self.listed - self.examined
     }
 
-    fn add(&mut self, unit: &Unit, reason: Option<&'static str>) {
+    fn add(&mut self, unit: &Unit, reason: &'static str) {
         self.listed += 1;
         if unit.outcome == Outcome::NotExamined {
-            *self.reasons.entry(reason.unwrap_or(NO_CLASS)).or_default() += 1;
+            *self.reasons.entry(reason).or_default() += 1;
             return;
         }
         self.examined += 1;
@@ -151,7 +152,7 @@ struct Unit {
     base: i64,
     outcome: Outcome,
     seen: i64,
-    form: u32,
+    format: u32,
     size: Size,
     family: u32,
     downloads: i64,
@@ -219,7 +220,7 @@ impl Words {
 #[derive(Default)]
 struct Units {
     units: BTreeMap<i64, Unit>,
-    forms: Words,
+    formats: Words,
     families: Words,
 }
 
@@ -239,7 +240,7 @@ impl Units {
                 _ => Outcome::NotExamined,
             },
             seen: row.get(4)?,
-            form: self.forms.number(&word(5)?),
+            format: self.formats.number(&word(5)?),
             size: Size::of(row.get(6)?),
             family: self.families.number(&word(7)?),
             downloads: row.get(8)?,
@@ -268,23 +269,23 @@ fn sorted(dimension: Dimension, by_key: BTreeMap<Key<'_>, Group>) -> Vec<Group> 
 impl Index {
     /// Counts everything.
     pub fn prevalence(&self) -> Result<Prevalence> {
-        let Units { units, forms, families } = self.units()?;
+        let Units { units, formats, families } = self.units()?;
         let sources = self.sources()?;
         let mut counts =
             Prevalence { overall: Group { label: "all".to_owned(), ..Group::default() }, ..Prevalence::default() };
-        let (forms, families) = (forms.labels(), families.labels());
+        let (formats, families) = (formats.labels(), families.labels());
         let mut groups: BTreeMap<Dimension, BTreeMap<Key<'_>, Group>> = BTreeMap::new();
         let mut first: BTreeMap<i64, i64> = BTreeMap::new();
         let reasons = self.reasons(&units)?;
         for (candidate, unit) in &units {
-            let reason = reasons.get(candidate).copied();
+            let reason = reasons.get(candidate).copied().unwrap_or_default();
             counts.overall.add(unit, reason);
             let source = |key: &i64| sources.get(key).map(|(source, _)| source.as_str()).filter(|s| !s.is_empty());
             let keys = [
                 (Dimension::Base, Key::Word(source(&unit.base))),
                 (Dimension::Family, Key::Word(named(&families, unit.family))),
                 (Dimension::Size, Key::Size(unit.size)),
-                (Dimension::Form, Key::Word(named(&forms, unit.form))),
+                (Dimension::Format, Key::Word(named(&formats, unit.format))),
                 (Dimension::Month, Key::Month(unit.created.map(month))),
                 (Dimension::Uploader, Key::Word(sources.get(candidate).and_then(|(_, owner)| owner.as_deref()))),
             ];
@@ -341,7 +342,7 @@ impl Index {
         rows.collect::<rusqlite::Result<_>>().map_err(sql)
     }
 
-    /// The kind of reason of each repository that could not be examined.
+    /// The class of the reason of each repository that could not be examined.
     fn reasons(&self, units: &BTreeMap<i64, Unit>) -> Result<BTreeMap<i64, &'static str>> {
         let sql = |error| failed("reading reasons", error);
         let mut statement =
@@ -420,43 +421,9 @@ fn month(seconds: i64) -> (i16, i8) {
     (date.year(), date.month())
 }
 
-/// The kind of a reason that is of no other.
-const NO_CLASS: &str = "something else";
-
-/// The kind of a reason: reasons are sentences with names in them, and there are as many as repositories.
-pub(super) fn reason_class(reason: &str) -> &'static str {
-    const CLASSES: &[(&str, &[&str])] = &[
-        ("needs an access grant", &["access grant", "gated", "private", "401", "403"]),
-        ("taken down", &["taken down", "disabled", "451"]),
-        ("its base is gone", &["cannot be found"]),
-        ("gone", &["404", "not found", "no such", "is gone", "moved"]),
-        ("names no base", &["no base", "no claim", "claims no"]),
-        ("no weights in a known format", &["known format", "unsupported", "no weights"]),
-        ("over a budget", &["budget", "too large"]),
-        ("broken files", &["malformed", "truncated", "shorter than", "header", "checksum", "digest"]),
-        ("hub not reachable", &["request", "network", "connection", "timed out", "timeout", "offline"]),
-        ("a defect of orthoscope", &["defect", "panic"]),
-    ];
-    let reason = reason.to_lowercase();
-    CLASSES
-        .iter()
-        .find(|(_, words)| words.iter().any(|word| reason.contains(word)))
-        .map_or(NO_CLASS, |(class, _)| class)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reasons_are_told_apart() {
-        assert_eq!(
-            reason_class("listing files of hf:a/b: the hub wants an access grant (403)"),
-            "needs an access grant"
-        );
-        assert_eq!(reason_class("opening x: no weights in a known format"), "no weights in a known format");
-        assert_eq!(reason_class(""), "something else");
-    }
 
     #[test]
     fn months_are_utc() {

@@ -14,11 +14,11 @@ use serde::Serialize;
 
 use super::decision::OPEN;
 use super::judgement::rank;
-use super::sql::{Count, Hex, Json, Moment, Word, as_text};
-use super::{Index, Stored, failed, hex_range_end, load};
+use super::sql::{Count, Hex, JsonText, Moment, Word, as_text};
+use super::{Index, StoredExamination, failed, hex_range_end, load};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Depth, Finding, Relation, Severity, Status, Verdict};
-use crate::ids::Digest;
+use crate::ids::{Digest, Revision};
 
 /// Which examinations; a field left empty lets all through.
 #[derive(Debug, Clone, Default)]
@@ -62,7 +62,7 @@ pub struct FindingFilter {
 
 /// The order of a list of examinations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Order {
+pub enum ListOrder {
     /// Last made first.
     #[default]
     Newest,
@@ -74,14 +74,14 @@ pub enum Order {
 
 /// How many, and after which.
 #[derive(Debug, Clone, Copy)]
-pub struct Page {
+pub struct PageBounds {
     /// At most this many rows.
     pub limit: u32,
     /// After the row where an earlier page ended.
     pub after: Option<Cursor>,
 }
 
-impl Default for Page {
+impl Default for PageBounds {
     fn default() -> Self {
         Self { limit: 50, after: None }
     }
@@ -326,22 +326,27 @@ fn paged<T>(mut rows: Vec<(Cursor, T)>, limit: u32) -> Paged<T> {
 
 impl Index {
     /// A page of examinations.
-    pub fn examinations(&self, filter: &ExaminationFilter, order: Order, page: Page) -> Result<Paged<ExaminationRow>> {
+    pub fn examinations(
+        &self,
+        filter: &ExaminationFilter,
+        order: ListOrder,
+        page: PageBounds,
+    ) -> Result<Paged<ExaminationRow>> {
         let doing = "listing examinations";
         let mut conditions = conditions(filter, false)?;
         let by = match order {
-            Order::Newest => "e.last_seen DESC, e.key DESC",
-            Order::Severity => "e.severity DESC, e.last_seen DESC, e.key DESC",
-            Order::Recorded => "e.key",
+            ListOrder::Newest => "e.last_seen DESC, e.key DESC",
+            ListOrder::Severity => "e.severity DESC, e.last_seen DESC, e.key DESC",
+            ListOrder::Recorded => "e.key",
         };
         if let Some(Cursor { severity, last_seen, key, .. }) = page.after {
             match order {
-                Order::Newest => conditions.add("(e.last_seen, e.key) < (?, ?)", [last_seen.into(), key.into()]),
-                Order::Severity => conditions.add(
+                ListOrder::Newest => conditions.add("(e.last_seen, e.key) < (?, ?)", [last_seen.into(), key.into()]),
+                ListOrder::Severity => conditions.add(
                     "(e.severity, e.last_seen, e.key) < (?, ?, ?)",
                     [severity.into(), last_seen.into(), key.into()],
                 ),
-                Order::Recorded => conditions.add("e.key > ?", [key.into()]),
+                ListOrder::Recorded => conditions.add("e.key > ?", [key.into()]),
             }
         }
         let sql = format!("SELECT {ROW}{FROM}{} ORDER BY {by} LIMIT ?", conditions.text());
@@ -358,7 +363,7 @@ impl Index {
 
     /// A page of findings: those of the most severe examinations first, then of the last made; within an examination in
     /// its own order.
-    pub fn findings(&self, filter: &FindingFilter, page: Page) -> Result<Paged<FindingRow>> {
+    pub fn findings(&self, filter: &FindingFilter, page: PageBounds) -> Result<Paged<FindingRow>> {
         let doing = "listing findings";
         let mut conditions = conditions(&filter.examinations, true)?;
         if let Some(Cursor { severity, last_seen, key, ordinal }) = page.after {
@@ -421,9 +426,9 @@ impl Index {
     }
 
     /// The newest examination of a candidate, at the revision that begins like this where one is given.
-    pub fn newest(&self, candidate: &str, revision: Option<&str>) -> Result<Option<ExaminationRow>> {
+    pub fn newest(&self, candidate: &str, revision: Option<&Revision>) -> Result<Option<ExaminationRow>> {
         let fits = |row: &ExaminationRow| {
-            revision.is_none_or(|asked| row.revision.as_deref().is_some_and(|known| known.starts_with(asked)))
+            revision.is_none_or(|asked| row.revision.as_deref().is_some_and(|known| known.starts_with(asked.as_str())))
         };
         Ok(self.history(candidate)?.into_iter().find(fits))
     }
@@ -451,7 +456,7 @@ impl Index {
     /// All examinations of a candidate over its revisions, newest first.
     pub fn history(&self, candidate: &str) -> Result<Vec<ExaminationRow>> {
         let filter = ExaminationFilter { candidate: Some(candidate.to_owned()), ..ExaminationFilter::default() };
-        Ok(self.examinations(&filter, Order::Newest, Page { limit: u32::MAX, after: None })?.rows)
+        Ok(self.examinations(&filter, ListOrder::Newest, PageBounds { limit: u32::MAX, after: None })?.rows)
     }
 
     /// The newest examination of this revision of a candidate against this base, by this version of orthoscope: what a
@@ -541,7 +546,7 @@ impl Index {
 
 fn finding_row(row: &Row<'_>) -> rusqlite::Result<(Cursor, FindingRow)> {
     let (cursor, examination) = examination_row(row)?;
-    let Json(evidence) = row.get("evidence")?;
+    let JsonText(evidence) = row.get("evidence")?;
     let finding = Finding {
         id: row.get("finding_id")?,
         signature: row.get("signature")?,
@@ -573,7 +578,7 @@ impl<'a> Exported<'a> {
 }
 
 impl Iterator for Exported<'_> {
-    type Item = Result<Stored>;
+    type Item = Result<StoredExamination>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if let Some(error) = self.error.take() {

@@ -4,9 +4,10 @@ use fastrand::Rng;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::tensors::{FIT_NUMBERS, NUMBERS};
 use crate::arch::{Axis, Kind, Role};
 use crate::checkpoint::Anomaly;
-use crate::examination::surroundings::{Concern, State, Surrounding};
+use crate::examination::surroundings::{Concern, Surrounding, SurroundingState};
 use crate::examination::{
     Claim, ClaimEvidence, Coverage, Depth, Examination, FileDigest, Finding, NotExamined, Orthogonalization, RELATIONS,
     SCHEMA, STATUSES, Severity, Side, Strength, Tool, VERDICTS,
@@ -122,62 +123,43 @@ impl Maker {
     }
 
     fn projection(&mut self) -> Projection {
-        Projection {
-            strength: self.number(),
-            stderr: self.number(),
-            consistency: self.number(),
-            cross_fit: self.number(),
-            explained: self.number(),
-            quietness: self.number(),
-            balance: self.number(),
-            own_component: self.number(),
-            agreement: self.number(),
+        let mut fit = Projection {
             sibling_agreement: self.maybe(Self::number),
             directions: self.rng.u32(..),
             shared_strength: self.maybe(Self::number),
             shared_consistency: self.maybe(Self::number),
             alone: self.rng.bool(),
             fits: self.rng.bool(),
-            row_spread: 0.0,
-        }
+            ..Projection::default()
+        };
+        FIT_NUMBERS.iter().for_each(|(_, _, set)| set(&mut fit, self.number()));
+        fit
     }
 
     fn tensor(&mut self) -> TensorMeasurement {
-        TensorMeasurement {
-            name: self.text(),
-            role: Role {
-                kind: self.one(&KINDS),
-                module: self.text(),
-                layer: self.maybe(|m| m.rng.u32(..)),
-                expert: self.maybe(|m| m.rng.u32(..)),
-                residual: self.maybe(|m| m.one(&[Axis::Rows, Axis::Columns])),
-            },
+        let role = Role {
+            kind: self.one(&KINDS),
+            module: self.text(),
+            layer: self.maybe(|m| m.rng.u32(..)),
+            expert: self.maybe(|m| m.rng.u32(..)),
+            residual: self.maybe(|m| m.one(&[Axis::Rows, Axis::Columns])),
+        };
+        let sameness = self.one(&[Sameness::Identical, Sameness::Recast, Sameness::Requantized, Sameness::Changed]);
+        let mut tensor = TensorMeasurement {
             shape: [self.count(), self.count()],
             base_dtype: self.text(),
             candidate_dtype: self.text(),
-            sameness: self.one(&[Sameness::Identical, Sameness::Recast, Sameness::Requantized, Sameness::Changed]),
-            changed_fraction: self.number(),
-            zeroed_fraction: self.number(),
             not_finite: [self.count(), self.count()],
-            relative_norm: self.number(),
-            max_abs: self.number(),
-            cosine: self.number(),
-            scale: self.number(),
             scale_explained: [self.number(), self.number(), self.number()],
             norm_drift: [self.number(), self.number()],
-            changed_rows: self.number(),
-            rounding: self.number(),
-            kurtosis: self.number(),
             spectrum: self.many(8, Self::finite),
-            effective_rank: self.number(),
             above_noise: self.rng.u32(..),
             values_known: self.rng.u32(..),
-            low_rank_share: self.number(),
-            cliff: self.number(),
-            last_share: self.number(),
-            noise: self.number(),
             projection: self.maybe(Self::projection),
-        }
+            ..TensorMeasurement::same(self.text(), role, sameness)
+        };
+        NUMBERS.iter().for_each(|(_, _, set)| set(&mut tensor, self.number()));
+        tensor
     }
 
     fn profile(&mut self) -> Profile {
@@ -245,7 +227,7 @@ pub(crate) fn examination(seed: u64) -> Examination {
         profile: m.maybe(Maker::profile),
         surroundings: m.many(2, |m| Surrounding {
             concern: m.one(&Concern::ALL),
-            state: m.one(&[State::Same, State::Differs, State::NotCompared]),
+            state: m.one(&[SurroundingState::Same, SurroundingState::Differs, SurroundingState::NotCompared]),
             details: m.many(2, Maker::text),
         }),
         variants: Vec::new(),

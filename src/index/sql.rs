@@ -1,21 +1,22 @@
-//! How values are kept in columns: words of enumerations, counts, numbers that may not be numbers.
+//! How values are kept in columns: words of enumerations, counts, numbers that may not be numbers; and how rows are
+//! written.
 
 use jiff::Timestamp;
-use rusqlite::Result;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
+use rusqlite::{Connection, OptionalExtension, Params, Row};
 use serde::de::DeserializeOwned;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-use super::json;
-use crate::error::Error;
+use super::{failed, json};
+use crate::error::{Error, Result};
 use crate::ids::Digest;
 
 /// A unit variant of an enumeration, stored as the word that JSON has for it.
 pub(super) struct Word<T>(pub(super) T);
 
 impl<T: Serialize> ToSql for Word<T> {
-    fn to_sql(&self) -> Result<ToSqlOutput<'_>> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         match serde_json::to_value(&self.0) {
             Ok(Value::String(word)) => Ok(ToSqlOutput::from(word)),
             _ => Err(rusqlite::Error::ToSqlConversionFailure("a value that is not a word".into())),
@@ -34,7 +35,7 @@ impl<T: DeserializeOwned> FromSql for Word<T> {
 pub(super) struct Count(pub(super) u64);
 
 impl ToSql for Count {
-    fn to_sql(&self) -> Result<ToSqlOutput<'_>> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(ToSqlOutput::from(i64::try_from(self.0).unwrap_or(i64::MAX)))
     }
 }
@@ -46,7 +47,7 @@ impl FromSql for Count {
 }
 
 /// A number; SQLite stores one that is not a number as NULL.
-pub(super) struct Real(pub(super) f64);
+struct Real(f64);
 
 impl FromSql for Real {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
@@ -58,9 +59,9 @@ impl FromSql for Real {
 }
 
 /// A JSON text, its numbers read exactly.
-pub(super) struct Json(pub(super) Value);
+pub(super) struct JsonText(pub(super) Value);
 
-impl FromSql for Json {
+impl FromSql for JsonText {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
         json::exact(value.as_str()?).map(Self).map_err(|error: Error| FromSqlError::Other(Box::new(error)))
     }
@@ -84,7 +85,46 @@ impl FromSql for Hex {
     }
 }
 
+/// A column that holds a number, or NULL for not-a-number.
+pub(super) fn real(row: &Row<'_>, column: &str) -> rusqlite::Result<f64> {
+    row.get::<_, Real>(column).map(|Real(number)| number)
+}
+
+/// A column that holds a count.
+pub(super) fn count(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
+    row.get::<_, Count>(column).map(|Count(count)| count)
+}
+
+/// A column that holds a word of an enumeration.
+pub(super) fn word<T: DeserializeOwned>(row: &Row<'_>, column: &str) -> rusqlite::Result<T> {
+    row.get::<_, Word<T>>(column).map(|Word(value)| value)
+}
+
 /// Writes a time in RFC 3339 form.
 pub(super) fn as_text<S: Serializer>(time: &Timestamp, serializer: S) -> std::result::Result<S::Ok, S::Error> {
     serializer.collect_str(time)
+}
+
+/// What failed where a row of an examination could not be written.
+pub(super) const DOING: &str = "recording an examination";
+
+/// Runs one statement, prepared once for each connection.
+pub(super) fn execute(connection: &Connection, sql: &str, params: impl Params) -> Result<usize> {
+    connection
+        .prepare_cached(sql)
+        .and_then(|mut statement| statement.execute(params))
+        .map_err(|error| failed(DOING, error))
+}
+
+/// The key of a text that many rows share, added if it is new.
+pub(super) fn interned(connection: &Connection, text: &str, find: &str, add: &str) -> Result<i64> {
+    let known: Option<i64> = connection
+        .prepare_cached(find)
+        .and_then(|mut statement| statement.query_row([text], |row| row.get(0)).optional())
+        .map_err(|error| failed(DOING, error))?;
+    if let Some(key) = known {
+        return Ok(key);
+    }
+    execute(connection, add, [text])?;
+    Ok(connection.last_insert_rowid())
 }

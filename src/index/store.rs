@@ -1,19 +1,16 @@
 //! Writing: one examination into its tables, once, however often it is made.
 
-use std::sync::OnceLock;
-
 use jiff::Timestamp;
-use rusqlite::types::{ToSql, Value};
-use rusqlite::{Connection, OptionalExtension, Params, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::judgement::Judgement;
-use super::sql::{Count, Word};
-use super::{Index, bounded, checksum, failed, load, variants};
+use super::sql::{Count, DOING, Word, execute, interned};
+use super::{Index, bounded, checksum, failed, load, tensors, variants};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, Finding, Orthogonalization, Side};
 use crate::hub::on_hub;
 use crate::ids::Digest;
-use crate::profile::{Profile, Projection, TensorMeasurement};
+use crate::profile::Profile;
 use crate::signature::Catalogue;
 
 /// What recording did.
@@ -27,16 +24,6 @@ pub struct Recorded {
     pub new: bool,
     /// Whether they were there and are judged differently now.
     pub judged_anew: bool,
-}
-
-const DOING: &str = "recording an examination";
-
-/// Runs one statement, prepared once for each connection.
-pub(super) fn execute(connection: &Connection, sql: &str, params: impl Params) -> Result<usize> {
-    connection
-        .prepare_cached(sql)
-        .and_then(|mut statement| statement.execute(params))
-        .map_err(|error| failed(DOING, error))
 }
 
 /// Records an examination through a connection that has a transaction open (a [`rusqlite::Transaction`] derefs to one),
@@ -317,101 +304,9 @@ fn profile(connection: &Connection, key: i64, profile: &Profile) -> Result<()> {
         )?;
     }
     for (ordinal, measurement) in (0i64..).zip(&profile.tensors) {
-        tensor(connection, key, ordinal, measurement)?;
+        tensors::write(connection, key, ordinal, measurement)?;
     }
     Ok(())
-}
-
-/// A column and the value that it gets.
-type Column<'a> = (&'static str, &'a dyn ToSql);
-
-/// One row of measurements. The statement is made of the columns beside their values, so the two cannot get out of
-/// step; that reading knows the same columns, a record that is read back shows.
-fn tensor(connection: &Connection, key: i64, ordinal: i64, tensor: &TensorMeasurement) -> Result<()> {
-    static INSERT: OnceLock<String> = OnceLock::new();
-    let shared = |text: &str| {
-        interned(connection, text, "SELECT key FROM word WHERE text = ?1", "INSERT INTO word (text) VALUES (?1)")
-    };
-    let role = &tensor.role;
-    let spectrum = serde_json::to_string(&tensor.spectrum)
-        .map_err(|error| Error::because(ErrorKind::Internal, "storing a spectrum", error))?;
-    let [rows, columns] = tensor.shape;
-    let [base_not_finite, candidate_not_finite] = tensor.not_finite;
-    let [scale_explained, row_scale_explained, column_scale_explained] = tensor.scale_explained;
-    let [row_norm_drift, column_norm_drift] = tensor.norm_drift;
-    let compared: [Column<'_>; 37] = [
-        ("examination", &key),
-        ("ordinal", &ordinal),
-        ("name", &shared(&tensor.name)?),
-        ("kind", &Word(role.kind)),
-        ("module", &shared(&role.module)?),
-        ("layer", &role.layer),
-        ("expert", &role.expert),
-        ("residual", &role.residual.map(Word)),
-        ("rows", &Count(rows)),
-        ("columns", &Count(columns)),
-        ("base_dtype", &shared(&tensor.base_dtype)?),
-        ("candidate_dtype", &shared(&tensor.candidate_dtype)?),
-        ("sameness", &Word(tensor.sameness)),
-        ("changed_fraction", &tensor.changed_fraction),
-        ("zeroed_fraction", &tensor.zeroed_fraction),
-        ("base_not_finite", &Count(base_not_finite)),
-        ("candidate_not_finite", &Count(candidate_not_finite)),
-        ("relative_norm", &tensor.relative_norm),
-        ("max_abs", &tensor.max_abs),
-        ("cosine", &tensor.cosine),
-        ("scale", &tensor.scale),
-        ("scale_explained", &scale_explained),
-        ("row_scale_explained", &row_scale_explained),
-        ("column_scale_explained", &column_scale_explained),
-        ("row_norm_drift", &row_norm_drift),
-        ("column_norm_drift", &column_norm_drift),
-        ("changed_rows", &tensor.changed_rows),
-        ("rounding", &tensor.rounding),
-        ("kurtosis", &tensor.kurtosis),
-        ("spectrum", &spectrum),
-        ("effective_rank", &tensor.effective_rank),
-        ("above_noise", &tensor.above_noise),
-        ("values_known", &tensor.values_known),
-        ("low_rank_share", &tensor.low_rank_share),
-        ("cliff", &tensor.cliff),
-        ("last_share", &tensor.last_share),
-        ("noise", &tensor.noise),
-    ];
-    let fitted = fitted(tensor.projection.as_ref());
-    let fitted = fitted.iter().map(|(column, value)| -> Column<'_> { (column, value) });
-    let row: Vec<Column<'_>> = compared.into_iter().chain(fitted).collect();
-    let insert = INSERT.get_or_init(|| insert_into("tensor_measurement", &row));
-    execute(connection, insert, params_from_iter(row.iter().map(|(_, value)| value)))?;
-    Ok(())
-}
-
-/// The columns of a removed direction, NULL where none was tried.
-fn fitted(fit: Option<&Projection>) -> [(&'static str, Value); 15] {
-    [
-        ("fits", fit.map(|fit| fit.fits).into()),
-        ("strength", fit.map(|fit| fit.strength).into()),
-        ("stderr", fit.map(|fit| fit.stderr).into()),
-        ("consistency", fit.map(|fit| fit.consistency).into()),
-        ("cross_fit", fit.map(|fit| fit.cross_fit).into()),
-        ("explained", fit.map(|fit| fit.explained).into()),
-        ("quietness", fit.map(|fit| fit.quietness).into()),
-        ("balance", fit.map(|fit| fit.balance).into()),
-        ("own_component", fit.map(|fit| fit.own_component).into()),
-        ("agreement", fit.map(|fit| fit.agreement).into()),
-        ("sibling_agreement", fit.and_then(|fit| fit.sibling_agreement).into()),
-        ("directions", fit.map(|fit| fit.directions).into()),
-        ("shared_strength", fit.and_then(|fit| fit.shared_strength).into()),
-        ("shared_consistency", fit.and_then(|fit| fit.shared_consistency).into()),
-        ("alone", fit.map(|fit| fit.alone).into()),
-    ]
-}
-
-/// The statement that inserts these columns' values in their order.
-fn insert_into(table: &str, row: &[Column<'_>]) -> String {
-    let columns: Vec<&str> = row.iter().map(|(column, _)| *column).collect();
-    let marks = vec!["?"; row.len()].join(", ");
-    format!("INSERT INTO {table} ({}) VALUES ({marks})", columns.join(", "))
 }
 
 /// The key of a state of a place and of the place, both added if they are new.
@@ -471,18 +366,6 @@ fn catalogue(connection: &Connection, hash: &str, now: Timestamp) -> Result<i64>
         return Ok(key);
     }
     execute(connection, "INSERT INTO catalogue (hash, first_used) VALUES (?1, ?2)", params![hash, now.as_second()])?;
-    Ok(connection.last_insert_rowid())
-}
-
-fn interned(connection: &Connection, text: &str, find: &str, add: &str) -> Result<i64> {
-    let known: Option<i64> = connection
-        .prepare_cached(find)
-        .and_then(|mut statement| statement.query_row([text], |row| row.get(0)).optional())
-        .map_err(|error| failed(DOING, error))?;
-    if let Some(key) = known {
-        return Ok(key);
-    }
-    execute(connection, add, [text])?;
     Ok(connection.last_insert_rowid())
 }
 

@@ -181,9 +181,9 @@ fn ids_can_be_shortened_until_they_are_ambiguous() {
 fn pages_in_every_order_join_up() {
     let index = filled(57);
     let all: BTreeSet<Digest> = (0..57).map(|seed| examination(seed).id()).collect();
-    for order in [Order::Newest, Order::Severity, Order::Recorded] {
+    for order in [ListOrder::Newest, ListOrder::Severity, ListOrder::Recorded] {
         let mut rows = Vec::new();
-        let mut page = Page { limit: 10, after: None };
+        let mut page = PageBounds { limit: 10, after: None };
         loop {
             let paged = index.examinations(&ExaminationFilter::default(), order, page).unwrap();
             rows.extend(paged.rows);
@@ -194,9 +194,9 @@ fn pages_in_every_order_join_up() {
         assert_eq!(rows.iter().map(|row| row.id).collect::<BTreeSet<_>>(), all);
         let keys: Vec<_> = rows.iter().map(|row| (row.severity, row.last_seen)).collect();
         let sorted = match order {
-            Order::Newest => keys.windows(2).all(|pair| pair[0].1 >= pair[1].1),
-            Order::Severity => keys.windows(2).all(|pair| pair[0] >= pair[1]),
-            Order::Recorded => keys.windows(2).all(|pair| pair[0].1 <= pair[1].1),
+            ListOrder::Newest => keys.windows(2).all(|pair| pair[0].1 >= pair[1].1),
+            ListOrder::Severity => keys.windows(2).all(|pair| pair[0] >= pair[1]),
+            ListOrder::Recorded => keys.windows(2).all(|pair| pair[0].1 <= pair[1].1),
         };
         assert!(sorted, "{order:?}");
     }
@@ -217,7 +217,7 @@ fn findings_are_paged_and_filtered() {
                 },
             };
             let mut rows = Vec::new();
-            let mut page = Page { limit: 4, after: None };
+            let mut page = PageBounds { limit: 4, after: None };
             loop {
                 let paged = index.findings(&filter, page).unwrap();
                 rows.extend(paged.rows);
@@ -242,7 +242,7 @@ fn findings_are_paged_and_filtered() {
 fn filters_let_through_what_they_say() {
     let index = filled(80);
     let count = |filter: ExaminationFilter| {
-        index.examinations(&filter, Order::Newest, Page { limit: 1000, after: None }).unwrap().rows.len()
+        index.examinations(&filter, ListOrder::Newest, PageBounds { limit: 1000, after: None }).unwrap().rows.len()
     };
     let expect = |keep: &dyn Fn(&Examination) -> bool| (0..80).filter(|seed| keep(&examination(*seed))).count();
     let all = ExaminationFilter::default;
@@ -784,7 +784,8 @@ fn a_false_claim_is_of_low_severity_as_long_as_it_is_one() {
 #[test]
 fn rows_of_lists_serialise() {
     let index = filled(3);
-    let rows = index.examinations(&ExaminationFilter::default(), Order::Recorded, Page::default()).unwrap().rows;
+    let rows =
+        index.examinations(&ExaminationFilter::default(), ListOrder::Recorded, PageBounds::default()).unwrap().rows;
     let row = serde_json::to_value(&rows[0]).unwrap();
     assert_eq!(row["id"], json!(examination(0).id().to_string()));
     assert_eq!(row["last_seen"], json!(at(0).to_string()));

@@ -7,9 +7,8 @@ use rusqlite::{Connection, OptionalExtension, Params, Row, params_from_iter};
 use serde::Serialize;
 
 use super::decision::OPEN;
-use super::prevalence::reason_class;
 use super::{Index, failed};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, reason_class};
 use crate::hub::RepoInfo;
 
 /// Rows of one page at most.
@@ -101,7 +100,7 @@ pub struct TriageFilter {
     /// The architecture.
     pub family: Option<String>,
     /// The candidate's format.
-    pub form: Option<String>,
+    pub format: Option<String>,
     /// A decision's word, or `open`.
     pub decision: Option<String>,
     /// Fewest downloads.
@@ -195,7 +194,8 @@ pub struct TriageRow {
     /// The signature of the gravest finding of low severity and above.
     pub signature: Option<String>,
     /// The candidate's format.
-    pub form: String,
+    #[serde(rename = "form")]
+    pub format: String,
     /// The architecture.
     pub family: String,
     /// Downloads of the last 30 days.
@@ -234,7 +234,7 @@ pub struct News {
 
 /// Why repositories could not be examined: one class of reasons.
 #[derive(Debug, Clone, PartialEq)]
-pub struct NotExamined {
+pub struct NotExaminedClass {
     /// The class.
     pub class: &'static str,
     /// How many.
@@ -419,17 +419,17 @@ impl Index {
     }
 
     /// What could not be examined since a time, by class of reason, commonest first.
-    pub fn not_examined_since(&self, from: Timestamp) -> Result<Vec<NotExamined>> {
+    pub fn not_examined_since(&self, from: Timestamp) -> Result<Vec<NotExaminedClass>> {
         let rows = self.select_rows(
             "t.outcome = 'not-examined' AND t.seen >= ?1 ORDER BY t.seen DESC, t.examination DESC LIMIT ?2",
             (from.as_second(), NOT_EXAMINED),
         )?;
-        let mut classes: Vec<NotExamined> = Vec::new();
+        let mut classes: Vec<NotExaminedClass> = Vec::new();
         for row in rows {
             let class = reason_class(&row.because);
             match classes.iter_mut().find(|known| known.class == class) {
                 Some(known) => known.count += 1,
-                None => classes.push(NotExamined { class, count: 1, example: row }),
+                None => classes.push(NotExaminedClass { class, count: 1, example: row }),
             }
         }
         classes.sort_by_key(|class| std::cmp::Reverse(class.count));
@@ -486,7 +486,7 @@ impl Index {
             ("base", &filter.base),
             ("uploader", &filter.uploader),
             ("family", &filter.family),
-            ("form", &filter.form),
+            ("form", &filter.format),
             ("signature", &filter.signature),
         ] {
             if let Some(word) = word {
@@ -592,11 +592,11 @@ impl Index {
     }
 
     /// The words of a kind that there are, in their order; empty ones left out.
-    pub fn kinds(&self, kind: Kind) -> Result<Vec<String>> {
+    pub fn kinds(&self, kind: WordColumn) -> Result<Vec<String>> {
         let (column, table) = match kind {
-            Kind::Form => ("form", "triage"),
-            Kind::Family => ("family", "triage"),
-            Kind::Signature => ("signature", "finding"),
+            WordColumn::Format => ("form", "triage"),
+            WordColumn::Family => ("family", "triage"),
+            WordColumn::Signature => ("signature", "finding"),
         };
         // From each word to the next one along an index: rows are many, words are few.
         let sql = format!(
@@ -641,7 +641,7 @@ impl Conditions {
         for (column, word) in [
             ("t.outcome", &filter.outcome),
             ("t.family", &filter.family),
-            ("t.form", &filter.form),
+            ("t.form", &filter.format),
             ("t.decision", &filter.decision),
             ("t.uploader", &filter.uploader),
             ("t.relation", &filter.relation),
@@ -676,9 +676,9 @@ impl Conditions {
 
 /// A column of words that lists can be filtered by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum WordColumn {
     /// The candidate's format.
-    Form,
+    Format,
     /// Its architecture.
     Family,
     /// A signature that holds.
@@ -711,7 +711,7 @@ fn row_of(row: &Row<'_>) -> rusqlite::Result<TriageRow> {
         severity: row.get(6)?,
         finding: row.get(7)?,
         signature: row.get(21)?,
-        form: row.get(8)?,
+        format: row.get(8)?,
         family: row.get(9)?,
         downloads: u64::try_from(row.get::<_, i64>(10)?).ok(),
         // Seconds out of range can only come from a foreign hand; they are shown as the epoch, not as an error page.

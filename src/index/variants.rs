@@ -3,8 +3,7 @@
 use rusqlite::{Connection, params};
 
 use super::failed;
-use super::sql::Word;
-use super::store::execute;
+use super::sql::{Word, execute};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, Orthogonalization};
 

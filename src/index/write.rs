@@ -203,12 +203,12 @@ mod tests {
 
     use super::*;
     use crate::index::samples::{at, examination};
-    use crate::index::{ExaminationFilter, Order, Page};
+    use crate::index::{ExaminationFilter, ListOrder, PageBounds};
 
     fn count(path: &Path) -> usize {
         let index = Index::open_read_only(path).unwrap();
-        let page = Page { limit: 100_000, after: None };
-        index.examinations(&ExaminationFilter::default(), Order::Recorded, page).unwrap().rows.len()
+        let page = PageBounds { limit: 100_000, after: None };
+        index.examinations(&ExaminationFilter::default(), ListOrder::Recorded, page).unwrap().rows.len()
     }
 
     #[test]

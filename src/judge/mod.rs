@@ -12,7 +12,7 @@ use crate::checkpoint::Anomaly;
 use crate::checkpoint::anomaly::CODE_ON_LOAD;
 use crate::examination::{Depth, Examination, Finding, Tool, Verdict};
 use crate::profile::names;
-use crate::signature::{Catalogue, Family};
+use crate::signature::{Catalogue, SignatureFamily};
 
 /// Imports that a finding names; the anomalies have all.
 const IMPORTS_NAMED: usize = 16;
@@ -57,7 +57,7 @@ fn note_code(examination: &mut Examination) {
 /// Puts the imports, with the places of their opcodes, into the evidence of findings about code.
 fn name_imports(findings: &mut [Finding], anomalies: &[Anomaly], catalogue: &Catalogue) {
     let of_code = |finding: &&mut Finding| {
-        catalogue.get(&finding.signature).is_some_and(|signature| signature.front.family == Family::Code)
+        catalogue.get(&finding.signature).is_some_and(|signature| signature.front.family == SignatureFamily::Code)
     };
     for finding in findings.iter_mut().filter(of_code) {
         let code = anomalies.iter().filter(|anomaly| anomaly.is(CODE_ON_LOAD)).take(IMPORTS_NAMED);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::arch::Kind;
 use crate::examination::Strength;
-use crate::profile::{Profile, Sameness, names};
+use crate::profile::{Coordinates, Profile, Sameness, names};
 use crate::tensor::numbers::median;
 
 /// Norms count as kept when they drift less than this, an order above what storing in bf16 moves a norm of a few
@@ -30,11 +30,12 @@ pub fn describe(profile: &Profile, strengths: &[Strength], global: bool) -> Vec<
     if let Some(directions) = number(names::PROJECTION_DIRECTIONS).filter(|directions| *directions >= 1.5) {
         facts.push(format!("{directions:.0} directions removed together"));
     }
-    facts.push(if number(names::PROJECTION_ROW_NORMALISED).unwrap_or(0.0) > 0.5 {
-        "rows divided by their norms before the edit (row-normalised coordinates)".to_owned()
-    } else {
-        "rows as they are (raw coordinates)".to_owned()
-    });
+    let coordinates = Coordinates::of_number(number(names::PROJECTION_ROW_NORMALISED).unwrap_or(0.0));
+    let rows = match coordinates {
+        Coordinates::Raw => "rows as they are",
+        Coordinates::RowNormalised => "rows divided by their norms before the edit",
+    };
+    facts.push(format!("{rows} ({} coordinates)", coordinates.as_str()));
     let (rows, columns) = (number(names::PROJECTION_ROW_NORM_DRIFT), number(names::PROJECTION_COLUMN_NORM_DRIFT));
     match (rows, columns) {
         (Some(rows), _) if rows < NORM_KEPT => facts.push(format!("row norms kept (median drift {rows:.1e})")),

@@ -12,7 +12,7 @@ use crate::examination::{Examination, Relation, Status};
 use crate::ids::Digest;
 use crate::pair::Pairing;
 use crate::profile::{GRID_KURTOSIS, Profile, Sameness, TensorMeasurement, names};
-use crate::screen::{BlockMeasurement, Decision, Sampled, Screened};
+use crate::screen::{BlockMeasurement, Sampled, ScreenDecision, Screened};
 use crate::tensor::numbers::median;
 
 /// Median cosine of matrices below this: no kinship. Independent matrices of n elements have |cosine| about 1/√n,
@@ -29,7 +29,7 @@ const LEANS: f64 = 0.8;
 const PRUNED: f64 = 0.99;
 
 /// The files of one checkpoint: SHA-256, length, name.
-pub type Contents<'a> = BTreeSet<(Digest, u64, &'a str)>;
+pub type WeightFiles<'a> = BTreeSet<(Digest, u64, &'a str)>;
 
 /// Whether the two have to do with one another.
 pub fn is_kin(relation: Relation) -> bool {
@@ -37,8 +37,8 @@ pub fn is_kin(relation: Relation) -> bool {
 }
 
 /// The relation by hashes alone: the same files under the same names or others; `None` where they are not the same.
-pub fn of_same_files(base: &Contents<'_>, candidate: &Contents<'_>) -> Option<Relation> {
-    let contents = |files: &Contents<'_>| -> BTreeSet<(Digest, u64)> {
+pub fn of_same_files(base: &WeightFiles<'_>, candidate: &WeightFiles<'_>) -> Option<Relation> {
+    let contents = |files: &WeightFiles<'_>| -> BTreeSet<(Digest, u64)> {
         files.iter().map(|(sha256, bytes, _)| (*sha256, *bytes)).collect()
     };
     if base == candidate {
@@ -55,7 +55,7 @@ pub fn of_screen(screened: &Screened, readers: Sampled, recast: bool) -> Relatio
         !changed.is_empty() && changed.iter().filter(|block| of(block)).count() * 2 > changed.len()
     };
     let low_rank = most(&|block| block.top > LEANS);
-    if recast && screened.decision == Decision::Clear && !low_rank {
+    if recast && screened.decision == ScreenDecision::Clear && !low_rank {
         return Relation::Quantized;
     }
     match changed.is_empty() {
@@ -301,9 +301,9 @@ mod tests {
     #[test]
     fn the_same_files_under_other_names_are_the_base_repackaged() {
         let digest = |text: &str| Digest::of(text.as_bytes());
-        let base = Contents::from([(digest("a"), 1, "a.bin"), (digest("b"), 1, "b.bin")]);
-        let renamed = Contents::from([(digest("a"), 1, "x.bin"), (digest("b"), 1, "y.bin")]);
-        let other = Contents::from([(digest("a"), 1, "a.bin"), (digest("c"), 1, "b.bin")]);
+        let base = WeightFiles::from([(digest("a"), 1, "a.bin"), (digest("b"), 1, "b.bin")]);
+        let renamed = WeightFiles::from([(digest("a"), 1, "x.bin"), (digest("b"), 1, "y.bin")]);
+        let other = WeightFiles::from([(digest("a"), 1, "a.bin"), (digest("c"), 1, "b.bin")]);
         assert_eq!(of_same_files(&base, &base.clone()), Some(Relation::Identical));
         assert_eq!(of_same_files(&base, &renamed), Some(Relation::Repackaged));
         assert_eq!(of_same_files(&base, &other), None);

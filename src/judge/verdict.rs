@@ -12,9 +12,9 @@ use crate::examination::{Finding, Orthogonalization, Relation, Strength, Verdict
 use crate::ids::Digest;
 use crate::judge::recipe;
 use crate::judge::relation::is_kin;
-use crate::profile::{Profile, Sameness, TensorMeasurement, names};
-use crate::screen::{Decision, Screened};
-use crate::signature::{Catalogue, Family, Held, Implies};
+use crate::profile::{Coordinates, Profile, Sameness, TensorMeasurement, names};
+use crate::screen::{ScreenDecision, Screened};
+use crate::signature::{Catalogue, Held, Implies, SignatureFamily};
 use crate::tensor::numbers::median;
 
 /// Honest derivatives that the detector was held against, and how many of them were called orthogonalized. The smallest
@@ -61,7 +61,7 @@ pub fn conclude(catalogue: &Catalogue, profile: &Profile, relation: Relation, ke
     let comparable = is_kin(relation);
     // Without kinship numbers about weights mean nothing; what loading the files would do needs no base.
     let mut held: Vec<Held<'_>> = catalogue.judge(profile);
-    held.retain(|held| comparable || held.signature.front.family == Family::Code);
+    held.retain(|held| comparable || held.signature.front.family == SignatureFamily::Code);
     let findings: Vec<Finding> = held.iter().map(|held| held.finding(key)).collect();
     let strongest = held.iter().map(|held| held.signature.front.implies).max().unwrap_or(Implies::None);
     let evidence = comparable.then(|| evidence(profile)).flatten();
@@ -100,9 +100,9 @@ pub fn of_same_files(relation: Relation) -> (Verdict, String) {
 /// The verdict by a screen, which decides from rows by itself; the catalogue adds its findings.
 pub fn of_screen(screened: &Screened) -> (Verdict, String) {
     let verdict = match screened.decision {
-        Decision::Orthogonalized => Verdict::Orthogonalized,
-        Decision::Clear => Verdict::Clear,
-        Decision::Undecided => Verdict::Inconclusive,
+        ScreenDecision::Orthogonalized => Verdict::Orthogonalized,
+        ScreenDecision::Clear => Verdict::Clear,
+        ScreenDecision::Undecided => Verdict::Inconclusive,
     };
     (verdict, screened.because.clone())
 }
@@ -221,7 +221,7 @@ fn evidence(profile: &Profile) -> Option<Orthogonalization> {
         p_value: p_value(&fitting),
         consistency: number(names::PROJECTION_CONSISTENCY),
         explained: number(names::PROJECTION_EXPLAINED),
-        coordinates: if number(names::PROJECTION_ROW_NORMALISED) > 0.5 { "row-normalised" } else { "raw" }.to_owned(),
+        coordinates: Coordinates::of_number(number(names::PROJECTION_ROW_NORMALISED)).as_str().to_owned(),
         directions: if fitting.is_empty() { 0 } else { number(names::PROJECTION_DIRECTIONS).round().max(1.0) as u32 },
         scope: if global || fitting.is_empty() { "global" } else { "per-layer" }.to_owned(),
         tensors: fitting.len() as u64,

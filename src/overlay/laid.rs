@@ -10,14 +10,14 @@ use crate::limits::MAX_FACTOR_ELEMENTS;
 
 /// Where the adapter keeps what belongs to a row or column of the base, where that differs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Order {
+pub(super) struct FactorOrder {
     /// The adapter's output for each of the base's.
     pub rows: Option<Arc<[u32]>>,
     /// The adapter's input for each of the base's.
     pub columns: Option<Arc<[u32]>>,
 }
 
-impl Order {
+impl FactorOrder {
     /// Whether both have everything in the same place.
     pub const fn is_same(&self) -> bool {
         self.rows.is_none() && self.columns.is_none()
@@ -33,7 +33,7 @@ pub(super) struct Laid {
     a: TensorEntry,
     b: TensorEntry,
     magnitude: Option<TensorEntry>,
-    order: Order,
+    order: FactorOrder,
     flipped: bool,
     rows: usize,
     columns: usize,
@@ -61,7 +61,7 @@ impl Laid {
         change: &LowRank,
         [a, b]: [TensorEntry; 2],
         magnitude: Option<TensorEntry>,
-        order: Order,
+        order: FactorOrder,
         flipped: bool,
     ) -> Result<Self, String> {
         if let Storage::Unreadable(reason) = &weight.storage {

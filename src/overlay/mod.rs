@@ -1,9 +1,9 @@
 //! Lays an adapter over its base: a checkpoint whose changed weights are computed row by row as they are read.
 //!
-//! Which tensor of the base a part of the adapter changes is told as pairing tells it, by [`arch::Key`]: by exact name,
-//! else by block, slot and expert, whatever prefixes (`language_model.`, `base_model.model.`) and naming schemes lie
-//! between. Whatever cannot be applied makes the weight that it would have changed unreadable, so that an adapter never
-//! comes out as its base.
+//! Which tensor of the base a part of the adapter changes is told as pairing tells it, by [`arch::ParameterKey`]: by
+//! exact name, else by block, slot and expert, whatever prefixes (`language_model.`, `base_model.model.`) and naming
+//! schemes lie between. Whatever cannot be applied makes the weight that it would have changed unreadable, so that an
+//! adapter never comes out as its base.
 
 mod laid;
 #[cfg(test)]
@@ -20,7 +20,7 @@ use crate::checkpoint::adapter::{self, Adapter, Dialect, Experts, LowRank, Token
 use crate::checkpoint::{Anomalies, AnomalyKind, Checkpoint, Storage, TensorEntry, anomaly, unknown_dtype};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tensor;
-use laid::{Laid, LaidBias, LaidRows, Order};
+use laid::{FactorOrder, Laid, LaidBias, LaidRows};
 use targets::{Orders, Target, Targets};
 
 /// What is to be compared with a base in the place of a candidate that is no whole model by itself: an adapter laid
@@ -286,7 +286,7 @@ impl<'a> Laying<'a> {
             }
         }
         let order = match change.experts {
-            Some(_) => Order::default(),
+            Some(_) => FactorOrder::default(),
             None => self
                 .orders
                 .between(&now.name, &change.target)

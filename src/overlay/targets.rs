@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::laid::Order;
-use crate::arch::{self, Key, Parameter, Parsed, Resolved, Scheme};
+use super::laid::FactorOrder;
+use crate::arch::{self, NamingScheme, Parameter, ParameterKey, Parsed, ResolvedArchitecture};
 use crate::checkpoint::adapter::Adapter;
 use crate::checkpoint::{Checkpoint, Storage, TensorEntry, unknown_dtype};
 use crate::pair::{Piece, Relative, pieces, relative};
@@ -31,10 +31,10 @@ pub(super) struct Target<'a> {
 /// The tensors of a base by what they are.
 pub(super) struct Targets<'a> {
     /// How the base's names are read.
-    pub resolved: Resolved,
+    pub resolved: ResolvedArchitecture,
     /// How the adapter's are.
-    adapter: Resolved,
-    by_key: BTreeMap<Key, Vec<&'a TensorEntry>>,
+    adapter: ResolvedArchitecture,
+    by_key: BTreeMap<ParameterKey, Vec<&'a TensorEntry>>,
     /// Stacked parameters by the module they are in.
     stacks: BTreeMap<(Option<u32>, String), Vec<&'a TensorEntry>>,
     /// The tensors that the adapter speaks of, as it names and shapes them.
@@ -46,7 +46,7 @@ impl<'a> Targets<'a> {
         let resolved = arch::resolve_checkpoint(base);
         let named = named(base, change, adapter);
         let adapter = arch::resolve_as(&named, &resolved);
-        let mut by_key: BTreeMap<Key, Vec<&TensorEntry>> = BTreeMap::new();
+        let mut by_key: BTreeMap<ParameterKey, Vec<&TensorEntry>> = BTreeMap::new();
         let mut stacks: BTreeMap<_, Vec<&TensorEntry>> = BTreeMap::new();
         for (name, entry) in &base.tensors {
             by_key.entry(resolved.part(name, &entry.shape).key).or_default().push(entry);
@@ -83,15 +83,15 @@ impl<'a> Targets<'a> {
             return target(found, None);
         }
         if key.expert.is_some() {
-            let stack = self.by_key.get(&Key { expert: None, ..key.clone() }).cloned().unwrap_or_default();
+            let stack = self.by_key.get(&ParameterKey { expert: None, ..key.clone() }).cloned().unwrap_or_default();
             let reason = "the base keeps its experts in one stack, and it changes one of them apart";
             return target(stack, Some(reason));
         }
         // A head that the base ties to its embedding: the adapter's change is the head's alone.
         if key.slot == "lm_head" && key.parameter == Parameter::Weight && key.layer.is_none() {
-            let embedding = Key { slot: "embed_tokens".to_owned(), ..key };
+            let embedding = ParameterKey { slot: "embed_tokens".to_owned(), ..key };
             let entries = self.by_key.get(&embedding).cloned().unwrap_or_default();
-            let name = if self.resolved.scheme == Scheme::Gguf { "output.weight" } else { "lm_head.weight" };
+            let name = if self.resolved.scheme == NamingScheme::Gguf { "output.weight" } else { "lm_head.weight" };
             return Target { name: Some(name.to_owned()), ..target(entries, None) };
         }
         target(Vec::new(), None)
@@ -104,7 +104,7 @@ impl<'a> Targets<'a> {
 }
 
 /// Block and path of a module.
-fn place(module: &str, resolved: &Resolved) -> (Option<u32>, String) {
+fn place(module: &str, resolved: &ResolvedArchitecture) -> (Option<u32>, String) {
     let parsed = Parsed::new(module, resolved.architecture.prefixes);
     (parsed.layer, if parsed.outside { parsed.stripped } else { parsed.path })
 }
@@ -157,7 +157,7 @@ impl Orders {
         }
         // Experts are laid over in no other order than their own.
         sub.tensors.retain(|_, entry| entry.shape.len() < 3);
-        let by_tensor = |checkpoint: &Checkpoint, resolved: &Resolved| {
+        let by_tensor = |checkpoint: &Checkpoint, resolved: &ResolvedArchitecture| {
             let (pieces, _) = pieces(checkpoint, resolved);
             pieces.into_iter().map(|piece| (piece.tensor.clone(), piece)).collect()
         };
@@ -168,8 +168,8 @@ impl Orders {
     }
 
     /// The order between a tensor of the base and the adapter's of another name; `None` when it is not known.
-    pub fn between(&self, base: &str, adapter: &str) -> Option<Order> {
-        let Some([bases, adapters]) = &self.sides else { return Some(Order::default()) };
+    pub fn between(&self, base: &str, adapter: &str) -> Option<FactorOrder> {
+        let Some([bases, adapters]) = &self.sides else { return Some(FactorOrder::default()) };
         let (own, other) = (bases.get(base)?, adapters.get(adapter)?);
         let slot = own.key.slot.rsplit('.').next().unwrap_or_default();
         let rotary = self.permuted && matches!(slot, "q_proj" | "k_proj");
@@ -185,6 +185,6 @@ impl Orders {
         };
         let rows = order(&own.order, &other.order)?;
         let columns = order(&own.column_order, &other.column_order)?;
-        Some(Order { rows, columns })
+        Some(FactorOrder { rows, columns })
     }
 }

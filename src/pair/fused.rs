@@ -1,8 +1,8 @@
 //! Fused projections on one side, split ones on the other: the fused one is taken apart by row ranges.
 
-use super::matching::{Side, State};
 use super::piece::Piece;
-use crate::arch::Key;
+use super::state::{PairedSide, PairingState};
+use crate::arch::ParameterKey;
 
 /// Fused slots and their parts, in common row order.
 const FUSED: &[(&str, &[&str])] = &[
@@ -12,7 +12,7 @@ const FUSED: &[(&str, &[&str])] = &[
 ];
 
 /// Takes apart what is fused on one side only, then pairs the parts.
-pub fn split(state: &mut State<'_>) {
+pub fn split(state: &mut PairingState<'_>) {
     let base = apart(&mut state.base, &state.candidate);
     let candidate = apart(&mut state.candidate, &state.base);
     if base + candidate > 0 {
@@ -29,7 +29,7 @@ fn parts_of(slot: &str) -> Option<Vec<String>> {
     })
 }
 
-fn apart(side: &mut Side<'_>, other: &Side<'_>) -> usize {
+fn apart(side: &mut PairedSide<'_>, other: &PairedSide<'_>) -> usize {
     let available = other.by_key();
     let mut count = 0;
     let free: Vec<usize> = side.free().collect();
@@ -39,7 +39,7 @@ fn apart(side: &mut Side<'_>, other: &Side<'_>) -> usize {
         let counterparts: Vec<Option<&Piece>> = slots
             .iter()
             .map(|slot| {
-                let key = Key { slot: slot.clone(), ..piece.key.clone() };
+                let key = ParameterKey { slot: slot.clone(), ..piece.key.clone() };
                 available.get(&key).and_then(|found| found.first()).and_then(|at| other.pieces.get(*at))
             })
             .collect();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::content;
-use super::matching::{Side, State};
+use super::state::{PairedSide, PairingState};
 use crate::arch::Parameter;
 use crate::limits::MAX_ALIGNED_LAYERS;
 use crate::tensor::numbers::cosine;
@@ -15,7 +15,7 @@ const PROBES: &[&str] = &["down_proj", "o_proj", "out_proj", "up_proj", "gate_up
 const KIN: f64 = 0.5;
 
 /// Renumbers the candidate's blocks as the base's where their counts differ.
-pub fn align(state: &mut State<'_>) {
+pub fn align(state: &mut PairingState<'_>) {
     let (base, candidate) = (layers(&state.base), layers(&state.candidate));
     if base == candidate || base.is_empty() || candidate.is_empty() {
         return;
@@ -82,7 +82,7 @@ pub fn align(state: &mut State<'_>) {
 }
 
 /// The blocks that hold known matrices.
-fn layers(side: &Side<'_>) -> BTreeSet<u32> {
+fn layers(side: &PairedSide<'_>) -> BTreeSet<u32> {
     side.pieces
         .iter()
         .filter(|piece| piece.known && PROBES.contains(&piece.key.slot.as_str()))
@@ -90,7 +90,7 @@ fn layers(side: &Side<'_>) -> BTreeSet<u32> {
         .collect()
 }
 
-fn probes(side: &Side<'_>) -> BTreeMap<u32, BTreeMap<&'static str, Vec<f32>>> {
+fn probes(side: &PairedSide<'_>) -> BTreeMap<u32, BTreeMap<&'static str, Vec<f32>>> {
     let mut probes = BTreeMap::<u32, BTreeMap<&'static str, Vec<f32>>>::new();
     for piece in side.pieces.iter().filter(|piece| piece.known && piece.key.parameter == Parameter::Weight) {
         let Some(layer) = piece.key.layer else { continue };

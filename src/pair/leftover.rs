@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::content;
-use super::matching::{Side, State};
+use super::state::{PairedSide, PairingState};
 use crate::limits::MAX_COMPARED_PIECES;
 use crate::tensor::numbers::cosine;
 
@@ -21,7 +21,7 @@ const BUDGET: u64 = 1 << 30;
 
 type Groups = BTreeMap<(u64, u64), Vec<usize>>;
 
-fn groups(side: &Side<'_>) -> Groups {
+fn groups(side: &PairedSide<'_>) -> Groups {
     let mut groups = Groups::new();
     for at in side.free() {
         let piece = &side.pieces[at];
@@ -31,7 +31,7 @@ fn groups(side: &Side<'_>) -> Groups {
 }
 
 /// Pairs free pieces of one shape whose sampled rows agree, each being the other's best.
-pub fn by_content(state: &mut State<'_>) {
+pub fn by_content(state: &mut PairingState<'_>) {
     let (bases, mut candidates) = (groups(&state.base), groups(&state.candidate));
     let mut found = Vec::new();
     let mut budget = BUDGET;
@@ -46,7 +46,7 @@ pub fn by_content(state: &mut State<'_>) {
             continue;
         }
         budget -= cost;
-        let samples = |side: &Side<'_>, list: &[usize]| -> Vec<(usize, Vec<f32>)> {
+        let samples = |side: &PairedSide<'_>, list: &[usize]| -> Vec<(usize, Vec<f32>)> {
             let of = |at: &usize| Some((*at, content::sample(side.checkpoint, &side.pieces[*at].view())?));
             list.iter().filter_map(of).collect()
         };
@@ -78,7 +78,7 @@ pub fn by_content(state: &mut State<'_>) {
 
 /// Pairs free pieces of one shape in the order of blocks and names, where both sides have equally many and the table
 /// does not know at least one of the two: names of another origin, contents unlike or unreadable.
-pub fn by_shape(state: &mut State<'_>) {
+pub fn by_shape(state: &mut PairingState<'_>) {
     let (bases, mut candidates) = (groups(&state.base), groups(&state.candidate));
     let mut found = Vec::new();
     for (shape, mut base) in bases {
@@ -86,7 +86,7 @@ pub fn by_shape(state: &mut State<'_>) {
         if base.len() != candidate.len() || shape.0.saturating_mul(shape.1) < LEAST {
             continue;
         }
-        let place = |side: &Side<'_>, at: &usize| {
+        let place = |side: &PairedSide<'_>, at: &usize| {
             let piece = &side.pieces[*at];
             (piece.role.layer, piece.role.kind, piece.tensor.clone(), piece.role.expert)
         };

@@ -9,6 +9,7 @@ mod order;
 mod piece;
 #[cfg(test)]
 mod properties;
+mod state;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -168,10 +169,10 @@ pub struct Pairing {
 
 /// Pairs the tensors of a candidate with those of its base.
 ///
-/// By key first (see [`crate::arch::Key`]): names without wrapper prefixes, and the parts that other naming schemes
-/// give other names; stacked experts one by one; fused projections in pieces where the other side is split. Then what
-/// is left by sampled content, then by shape and order. Every tensor ends in a pair or in one of the two lists of
-/// unpaired ones. The base's row of the architecture table is used for both sides.
+/// By key first (see [`crate::arch::ParameterKey`]): names without wrapper prefixes, and the parts that other naming
+/// schemes give other names; stacked experts one by one; fused projections in pieces where the other side is split.
+/// Then what is left by sampled content, then by shape and order. Every tensor ends in a pair or in one of the two
+/// lists of unpaired ones. The base's row of the architecture table is used for both sides.
 pub fn pair(base: &Checkpoint, candidate: &Checkpoint) -> Pairing {
     matching::pair(base, candidate)
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use crate::limits::MAX_ORDERED_ROWS;
 
 /// Row orders are shared between the tensors of many layers.
-pub type Order = Arc<[u32]>;
+pub type RowOrder = Arc<[u32]>;
 
 /// Rotary pairs against halves. The common layout has in each head of `head` rows the first half (real parts), then the
 /// second; stored are pairs (real, imaginary), as llama.cpp's and Meta's rotary embedding wants them: llama.cpp
 /// converts with `reshape(heads, 2, head / 2, …).swapaxes(1, 2)`.
-pub fn rotary_pairs(rows: u64, head: u64) -> Option<Order> {
+pub fn rotary_pairs(rows: u64, head: u64) -> Option<RowOrder> {
     if head == 0 || !head.is_multiple_of(2) || rows == 0 || !rows.is_multiple_of(head) || rows > MAX_ORDERED_ROWS {
         return None;
     }
@@ -24,7 +24,7 @@ pub fn rotary_pairs(rows: u64, head: u64) -> Option<Order> {
 
 /// Fused rows that are stored group by group, each group holding `widths[0]` rows of the first part, `widths[1]` of the
 /// second and so on; the common layout has all of the first part, then all of the second.
-pub fn grouped(rows: u64, groups: u64, widths: &[u64]) -> Option<Order> {
+pub fn grouped(rows: u64, groups: u64, widths: &[u64]) -> Option<RowOrder> {
     let group: u64 = widths.iter().try_fold(0u64, |sum, width| sum.checked_add(*width))?;
     if groups == 0 || group == 0 || group.checked_mul(groups)? != rows || rows > MAX_ORDERED_ROWS {
         return None;
@@ -41,7 +41,7 @@ pub fn grouped(rows: u64, groups: u64, widths: &[u64]) -> Option<Order> {
 }
 
 /// Gate and up rows that alternate; the common layout has all of the gate first.
-pub fn alternating(rows: u64) -> Option<Order> {
+pub fn alternating(rows: u64) -> Option<RowOrder> {
     if !rows.is_multiple_of(2) || rows > MAX_ORDERED_ROWS {
         return None;
     }
@@ -50,7 +50,7 @@ pub fn alternating(rows: u64) -> Option<Order> {
 
 /// Value heads of linear attention: the common layout lists them key head by key head, llama.cpp stores tiles (the
 /// first value head of every key head, then the second). The first `before` rows are left alone.
-pub fn tiled(rows: u64, before: u64, key_heads: u64, value_heads: u64, width: u64) -> Option<Order> {
+pub fn tiled(rows: u64, before: u64, key_heads: u64, value_heads: u64, width: u64) -> Option<RowOrder> {
     if key_heads == 0 || rows > MAX_ORDERED_ROWS || !value_heads.is_multiple_of(key_heads) || value_heads == key_heads {
         return None;
     }
@@ -102,7 +102,7 @@ pub enum Relative {
     /// Row for row.
     Same,
     /// Through this order.
-    Order(Order),
+    Order(RowOrder),
 }
 
 /// Whether the order leaves everything in place.

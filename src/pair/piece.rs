@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::order::{self, Order, Relative};
+use super::order::{self, Relative, RowOrder};
 use super::{Pair, Unpaired, View};
-use crate::arch::{Axis, FusedGate, FusedQkv, Key, Kind, Parameter, Resolved, Role, Scheme};
+use crate::arch::{Axis, FusedGate, FusedQkv, Kind, NamingScheme, Parameter, ParameterKey, ResolvedArchitecture, Role};
 use crate::checkpoint::Checkpoint;
 use crate::limits::{MAX_STACK_PIECES, MAX_STACKED_EXPERTS};
 
@@ -19,7 +19,7 @@ pub struct Piece {
     /// Its role, the residual axis in common orientation.
     pub role: Role,
     /// Its identity across naming schemes.
-    pub key: Key,
+    pub key: ParameterKey,
     /// First element in the stored tensor.
     pub offset: u64,
     /// Rows in common orientation; a vector is a column here and a row in its view.
@@ -33,9 +33,9 @@ pub struct Piece {
     /// Elements between stored rows, where it is a range of wider ones.
     pub stride: Option<u64>,
     /// Stored row of each row.
-    pub order: Option<Order>,
+    pub order: Option<RowOrder>,
     /// Stored column of each column.
-    pub column_order: Option<Order>,
+    pub column_order: Option<RowOrder>,
     /// What brings stored numbers to the common ones.
     pub shift: f32,
     /// Whether the table named it.
@@ -186,7 +186,7 @@ pub fn join(base: &Piece, candidate: &Piece, rows: u64) -> Option<Pair> {
 }
 
 /// All pieces of a checkpoint, in the order of its names, and the tensors that are no matrices.
-pub fn pieces(checkpoint: &Checkpoint, resolved: &Resolved) -> (Vec<Piece>, Vec<Unpaired>) {
+pub fn pieces(checkpoint: &Checkpoint, resolved: &ResolvedArchitecture) -> (Vec<Piece>, Vec<Unpaired>) {
     let mut pieces = Vec::with_capacity(checkpoint.tensors.len());
     let mut refused = Vec::new();
     let mut orders = Orders { resolved, cache: BTreeMap::new() };
@@ -254,8 +254,8 @@ pub fn pieces(checkpoint: &Checkpoint, resolved: &Resolved) -> (Vec<Piece>, Vec<
 
 /// Row orders of one checkpoint, shared between layers.
 struct Orders<'a> {
-    resolved: &'a Resolved,
-    cache: BTreeMap<(&'static str, u64), Option<Order>>,
+    resolved: &'a ResolvedArchitecture,
+    cache: BTreeMap<(&'static str, u64), Option<RowOrder>>,
 }
 
 impl Orders<'_> {
@@ -265,7 +265,7 @@ impl Orders<'_> {
             return;
         }
         let resolved = self.resolved;
-        let (row, facts, gguf) = (resolved.architecture, &resolved.facts, resolved.scheme == Scheme::Gguf);
+        let (row, facts, gguf) = (resolved.architecture, &resolved.facts, resolved.scheme == NamingScheme::Gguf);
         let rows = piece.rows;
         let slot = piece.key.slot.rsplit('.').next().unwrap_or_default().to_owned();
         let linear =
@@ -275,7 +275,7 @@ impl Orders<'_> {
         let (key_dim, value_dim) = (facts.linear_key_dim.unwrap_or(0), facts.linear_value_dim.unwrap_or(0));
         let before = key_heads.saturating_mul(key_dim).saturating_mul(2);
         piece.order = match slot.as_str() {
-            "q_proj" | "k_proj" if resolved.scheme != Scheme::Modules && row.gguf.permuted_rotary => {
+            "q_proj" | "k_proj" if resolved.scheme != NamingScheme::Modules && row.gguf.permuted_rotary => {
                 let head = facts.head_dim.unwrap_or(0);
                 self.cached("rotary", rows, || order::rotary_pairs(rows, head))
             }
@@ -312,13 +312,13 @@ impl Orders<'_> {
         }
     }
 
-    fn cached(&mut self, kind: &'static str, rows: u64, make: impl FnOnce() -> Option<Order>) -> Option<Order> {
+    fn cached(&mut self, kind: &'static str, rows: u64, make: impl FnOnce() -> Option<RowOrder>) -> Option<RowOrder> {
         self.cache.entry((kind, rows)).or_insert_with(make).clone()
     }
 }
 
 /// The order of a fused query-key-value projection of that many rows.
-fn qkv(resolved: &Resolved, rows: u64) -> Option<Order> {
+fn qkv(resolved: &ResolvedArchitecture, rows: u64) -> Option<RowOrder> {
     let facts = &resolved.facts;
     let (heads, kv_heads, head) = (facts.heads?, facts.kv_heads?, facts.head_dim?);
     let per_head = || order::grouped(rows, heads, &[head, head, head]);

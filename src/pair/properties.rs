@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::testing::{Tensor, checkpoint, tensor};
+use super::testing::{TestTensor, checkpoint, tensor};
 use super::tests::decoded;
 use super::*;
 use crate::arch::Kind;
@@ -115,7 +115,7 @@ proptest! {
     #[test]
     fn arbitrary_names_do_not_panic(names in prop::collection::vec(("\\PC{0,24}", shape()), 0..12)) {
         let tensors = |from: usize| names.iter().skip(from).map(|(name, shape)| tensor(name, shape)).collect::<Vec<_>>();
-        let unique = |tensors: Vec<Tensor>| {
+        let unique = |tensors: Vec<TestTensor>| {
             tensors.into_iter().map(|tensor| (tensor.0.clone(), tensor)).collect::<BTreeMap<_, _>>().into_values().collect()
         };
         pair(&checkpoint(Value::Null, unique(tensors(0))), &checkpoint(Value::Null, unique(tensors(1))));

@@ -10,7 +10,7 @@ use crate::source::Bytes;
 use crate::tensor::F32;
 
 /// A tensor by name, shape and numbers.
-pub struct Tensor(pub String, pub Vec<u64>, pub Vec<f32>);
+pub struct TestTensor(pub String, pub Vec<u64>, pub Vec<f32>);
 
 /// Numbers that depend on the seed alone, roughly uniform in -0.5 .. 0.5.
 pub fn numbers(seed: u64, count: usize) -> Vec<f32> {
@@ -19,17 +19,17 @@ pub fn numbers(seed: u64, count: usize) -> Vec<f32> {
 }
 
 /// A tensor of random numbers whose seed is its name.
-pub fn tensor(name: &str, shape: &[u64]) -> Tensor {
+pub fn tensor(name: &str, shape: &[u64]) -> TestTensor {
     let seed = name.bytes().fold(7u64, |seed, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)));
     let count = shape.iter().product::<u64>() as usize;
-    Tensor(name.to_owned(), shape.to_vec(), numbers(seed, count))
+    TestTensor(name.to_owned(), shape.to_vec(), numbers(seed, count))
 }
 
 /// A checkpoint of one file of `F32` tensors.
-pub fn checkpoint(config: Value, tensors: Vec<Tensor>) -> Checkpoint {
+pub fn checkpoint(config: Value, tensors: Vec<TestTensor>) -> Checkpoint {
     let mut bytes = Vec::new();
     let mut entries = BTreeMap::new();
-    for Tensor(name, shape, values) in tensors {
+    for TestTensor(name, shape, values) in tensors {
         let start = bytes.len() as u64;
         bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
         let range = start..bytes.len() as u64;

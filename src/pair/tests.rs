@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::testing::{Tensor, checkpoint, numbers, tensor};
+use super::testing::{TestTensor, checkpoint, numbers, tensor};
 use super::*;
 use crate::arch::{Axis, Kind};
 
@@ -56,7 +56,7 @@ const LLAMA: &[(&str, &[u64])] = &[
     ("post_attention_layernorm.weight", &[D]),
 ];
 
-fn llama_named(layers: u32) -> Vec<Tensor> {
+fn llama_named(layers: u32) -> Vec<TestTensor> {
     let mut tensors = vec![
         tensor("model.embed_tokens.weight", &[40, D]),
         tensor("lm_head.weight", &[40, D]),
@@ -69,8 +69,8 @@ fn llama_named(layers: u32) -> Vec<Tensor> {
 }
 
 /// The same numbers under other names.
-fn renamed(tensors: Vec<Tensor>, mut name: impl FnMut(&str) -> String) -> Vec<Tensor> {
-    tensors.into_iter().map(|Tensor(old, shape, values)| Tensor(name(&old), shape, values)).collect()
+fn renamed(tensors: Vec<TestTensor>, mut name: impl FnMut(&str) -> String) -> Vec<TestTensor> {
+    tensors.into_iter().map(|TestTensor(old, shape, values)| TestTensor(name(&old), shape, values)).collect()
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn prefixes_do_not_matter() {
 #[test]
 fn heads_that_are_tied_or_dropped() {
     let base = checkpoint(llama_config(), llama_named(1));
-    let headless: Vec<Tensor> = llama_named(1).into_iter().filter(|tensor| tensor.0 != "lm_head.weight").collect();
+    let headless: Vec<TestTensor> = llama_named(1).into_iter().filter(|tensor| tensor.0 != "lm_head.weight").collect();
     let pairing = check(&base, &checkpoint(json!({"tie_word_embeddings": true}), headless));
     assert_eq!(
         pairing.only_base,
@@ -116,9 +116,10 @@ fn heads_that_are_tied_or_dropped() {
     // The base ties: a candidate's head is compared with the base's embedding.
     let headless = llama_named(1).into_iter().filter(|tensor| tensor.0 != "lm_head.weight").collect();
     let base = checkpoint(llama_config(), headless);
-    let mut tensors: Vec<Tensor> = llama_named(1).into_iter().filter(|tensor| tensor.0 != "lm_head.weight").collect();
-    let Tensor(_, shape, values) = tensor("model.embed_tokens.weight", &[40, D]);
-    tensors.push(Tensor("lm_head.weight".into(), shape, values));
+    let mut tensors: Vec<TestTensor> =
+        llama_named(1).into_iter().filter(|tensor| tensor.0 != "lm_head.weight").collect();
+    let TestTensor(_, shape, values) = tensor("model.embed_tokens.weight", &[40, D]);
+    tensors.push(TestTensor("lm_head.weight".into(), shape, values));
     let pairing = check(&base, &checkpoint(llama_config(), tensors));
     let head = by_name(&pairing)["lm_head.weight"];
     assert_eq!((head.role.kind, head.base.tensor.as_str()), (Kind::Head, "model.embed_tokens.weight"));
@@ -128,11 +129,11 @@ fn heads_that_are_tied_or_dropped() {
 #[test]
 fn a_resized_vocabulary_is_compared_where_it_is_common() {
     let base = checkpoint(llama_config(), llama_named(1));
-    let mut tensors: Vec<Tensor> =
+    let mut tensors: Vec<TestTensor> =
         llama_named(1).into_iter().filter(|tensor| tensor.0 != "model.embed_tokens.weight").collect();
-    let Tensor(name, _, mut values) = tensor("model.embed_tokens.weight", &[40, D]);
+    let TestTensor(name, _, mut values) = tensor("model.embed_tokens.weight", &[40, D]);
     values.extend(numbers(1, 3 * D as usize));
-    tensors.push(Tensor(name, vec![43, D], values));
+    tensors.push(TestTensor(name, vec![43, D], values));
     let pairing = check(&base, &checkpoint(llama_config(), tensors));
     let embedding = by_name(&pairing)["model.embed_tokens.weight"];
     assert_eq!((embedding.base.rows, embedding.candidate.rows), (40, 40));
@@ -146,7 +147,7 @@ fn a_resized_vocabulary_is_compared_where_it_is_common() {
 #[test]
 fn missing_added_and_misshapen_tensors_are_listed() {
     let base = checkpoint(llama_config(), llama_named(1));
-    let mut tensors: Vec<Tensor> = llama_named(1)
+    let mut tensors: Vec<TestTensor> = llama_named(1)
         .into_iter()
         .filter(|tensor| !tensor.0.contains("k_proj") && !tensor.0.contains("v_proj"))
         .collect();
@@ -182,7 +183,7 @@ fn experts_config(model_type: &str) -> Value {
 }
 
 /// Three experts one by one, `gate_up` fused or not, inner width `inner`.
-fn single_experts(inner: u64) -> Vec<Tensor> {
+fn single_experts(inner: u64) -> Vec<TestTensor> {
     let mut tensors = vec![tensor("model.embed_tokens.weight", &[40, D])];
     for expert in 0..3 {
         for (module, shape) in [("gate_proj", [inner, D]), ("up_proj", [inner, D]), ("down_proj", [D, inner])] {
@@ -192,12 +193,12 @@ fn single_experts(inner: u64) -> Vec<Tensor> {
     tensors
 }
 
-fn values_of(tensors: &[Tensor], name: &str) -> Vec<f32> {
+fn values_of(tensors: &[TestTensor], name: &str) -> Vec<f32> {
     tensors.iter().find(|tensor| tensor.0 == name).unwrap().2.clone()
 }
 
 /// The same experts stacked: output first as transformers 5 writes them, or input first as gpt-oss and Llama 4.
-fn stacked_experts(inner: u64, input_first: bool, interleaved: bool) -> Vec<Tensor> {
+fn stacked_experts(inner: u64, input_first: bool, interleaved: bool) -> Vec<TestTensor> {
     let single = single_experts(inner);
     let (mut gate_up, mut down) = (Vec::new(), Vec::new());
     for expert in 0..3 {
@@ -220,8 +221,8 @@ fn stacked_experts(inner: u64, input_first: bool, interleaved: bool) -> Vec<Tens
     let shape = |rows: u64, columns: u64| if input_first { vec![3, columns, rows] } else { vec![3, rows, columns] };
     vec![
         tensor("model.embed_tokens.weight", &[40, D]),
-        Tensor("model.layers.0.mlp.experts.gate_up_proj".into(), shape(2 * inner, D), gate_up),
-        Tensor("model.layers.0.mlp.experts.down_proj".into(), shape(D, inner), down),
+        TestTensor("model.layers.0.mlp.experts.gate_up_proj".into(), shape(2 * inner, D), gate_up),
+        TestTensor("model.layers.0.mlp.experts.down_proj".into(), shape(D, inner), down),
     ]
 }
 
@@ -268,7 +269,7 @@ fn fused_projections_meet_split_ones() {
             .iter()
             .zip([16u64, 8, 8])
             .map(|(module, rows)| tensor(&format!("{prefix}.0.self_attn.{module}.weight"), &[rows, D]))
-            .collect::<Vec<Tensor>>()
+            .collect::<Vec<TestTensor>>()
     };
     let parts = split("model.layers");
     let rows_of = |at: usize| -> Vec<Vec<f32>> { parts[at].2.chunks(width).map(<[f32]>::to_vec).collect() };
@@ -283,7 +284,7 @@ fn fused_projections_meet_split_ones() {
         ("phi3", "model.layers.0.self_attn.qkv_proj.weight", concatenated),
         ("internlm2", "model.layers.0.attention.wqkv.weight", grouped),
     ] {
-        let fused = Tensor(name.into(), vec![32, D], rows.concat());
+        let fused = TestTensor(name.into(), vec![32, D], rows.concat());
         let mut one = vec![tensor("model.embed_tokens.weight", &[40, D]), fused];
         one.push(tensor("model.layers.0.self_attn.o_proj.weight", &[D, D]));
         let mut other = split("model.layers");
@@ -314,8 +315,8 @@ fn fused_biases_and_heads_of_neox() {
     let mut split = vec![tensor("gpt_neox.embed_in.weight", &[40, 8])];
     for (part, module) in ["q_proj", "k_proj", "v_proj"].iter().enumerate() {
         let name = |kind: &str| format!("gpt_neox.layers.0.self_attn.{module}.{kind}");
-        split.push(Tensor(name("weight"), vec![8, 8], pick(&weight.2, part, 8)));
-        split.push(Tensor(name("bias"), vec![8], pick(&bias.2, part, 1)));
+        split.push(TestTensor(name("weight"), vec![8, 8], pick(&weight.2, part, 8)));
+        split.push(TestTensor(name("bias"), vec![8], pick(&bias.2, part, 1)));
     }
     let fused = checkpoint(config.clone(), vec![tensor("gpt_neox.embed_in.weight", &[40, 8]), weight, bias]);
     let split = checkpoint(config, split);
@@ -338,7 +339,7 @@ fn conv1d_meets_linear() {
         let (path, out, inner) = names[at];
         let stored = tensor(&format!("transformer.h.0.{path}.weight"), &[inner, out]);
         let values = transpose(&stored.2, inner as usize, out as usize);
-        linear.push(Tensor(format!("blk.0.{name}.weight"), vec![out, inner], values));
+        linear.push(TestTensor(format!("blk.0.{name}.weight"), vec![out, inner], values));
         conv.push(stored);
     }
     let (conv, mut linear) = (checkpoint(config, conv), checkpoint(Value::Null, linear));
@@ -401,22 +402,22 @@ const TO_GGUF: &[(&str, &str)] = &[
     ("model.layers", "blk"),
 ];
 
-fn translated(tensors: Vec<Tensor>, names: &[(&str, &str)], permute: bool) -> Vec<Tensor> {
+fn translated(tensors: Vec<TestTensor>, names: &[(&str, &str)], permute: bool) -> Vec<TestTensor> {
     tensors
         .into_iter()
-        .map(|Tensor(name, shape, values)| {
+        .map(|TestTensor(name, shape, values)| {
             let values = if permute && (name.contains("q_proj") || name.contains("k_proj")) {
                 to_pairs(&values, 4, D as usize)
             } else {
                 values
             };
             let name = names.iter().fold(name, |name, (from, to)| name.replace(from, to));
-            Tensor(name, shape, values)
+            TestTensor(name, shape, values)
         })
         .collect()
 }
 
-fn gguf(architecture: &str, tensors: Vec<Tensor>) -> Checkpoint {
+fn gguf(architecture: &str, tensors: Vec<TestTensor>) -> Checkpoint {
     let mut checkpoint = checkpoint(Value::Null, tensors);
     let keys = [
         ("embedding_length", "16"),
@@ -476,10 +477,10 @@ fn gemma_gains_are_shifted_in_gguf() {
         json!({"model_type": "gemma3_text", "hidden_size": D, "num_attention_heads": 4, "num_key_value_heads": 2});
     let module = vec![
         tensor("model.embed_tokens.weight", &[40, D]),
-        Tensor("model.layers.0.input_layernorm.weight".into(), vec![D], vec![0.5; D as usize]),
-        Tensor("model.layers.0.post_attention_layernorm.weight".into(), vec![D], vec![0.25; D as usize]),
-        Tensor("model.layers.0.pre_feedforward_layernorm.weight".into(), vec![D], vec![0.125; D as usize]),
-        Tensor("model.layers.0.post_feedforward_layernorm.weight".into(), vec![D], vec![0.75; D as usize]),
+        TestTensor("model.layers.0.input_layernorm.weight".into(), vec![D], vec![0.5; D as usize]),
+        TestTensor("model.layers.0.post_attention_layernorm.weight".into(), vec![D], vec![0.25; D as usize]),
+        TestTensor("model.layers.0.pre_feedforward_layernorm.weight".into(), vec![D], vec![0.125; D as usize]),
+        TestTensor("model.layers.0.post_feedforward_layernorm.weight".into(), vec![D], vec![0.75; D as usize]),
     ];
     let names = [
         ("model.embed_tokens", "token_embd"),
@@ -489,12 +490,12 @@ fn gemma_gains_are_shifted_in_gguf() {
         ("post_feedforward_layernorm", "post_ffw_norm"),
         ("model.layers", "blk"),
     ];
-    let copy = |tensors: &[Tensor]| -> Vec<Tensor> {
-        tensors.iter().map(|tensor| Tensor(tensor.0.clone(), tensor.1.clone(), tensor.2.clone())).collect()
+    let copy = |tensors: &[TestTensor]| -> Vec<TestTensor> {
+        tensors.iter().map(|tensor| TestTensor(tensor.0.clone(), tensor.1.clone(), tensor.2.clone())).collect()
     };
-    let shifted = translated(copy(&module), &names, false).into_iter().map(|Tensor(name, shape, values)| {
+    let shifted = translated(copy(&module), &names, false).into_iter().map(|TestTensor(name, shape, values)| {
         let plus = if name.contains("norm") { 1.0 } else { 0.0 };
-        Tensor(name, shape, values.iter().map(|value| value + plus).collect())
+        TestTensor(name, shape, values.iter().map(|value| value + plus).collect())
     });
     let shifted = gguf("gemma3", shifted.collect());
     let modules = checkpoint(config, copy(&module));
@@ -535,12 +536,12 @@ fn linear_attention_in_gguf() {
     let out_rows: Vec<f32> = out.2.chunks(8).flat_map(|row| tile(row, 0, 2, 1)).collect();
     let quantised = vec![
         tensor("token_embd.weight", &[40, D]),
-        Tensor("blk.0.attn_qkv.weight".into(), vec![24, D], tile(&qkv.2, 16, 2, width)),
-        Tensor("blk.0.attn_gate.weight".into(), vec![8, D], tile(&z.2, 0, 2, width)),
-        Tensor("blk.0.ssm_alpha.weight".into(), vec![4, D], tile(&a.2, 0, 1, width)),
-        Tensor("blk.0.ssm_dt.bias".into(), vec![4], tile(&step.2, 0, 1, 1)),
-        Tensor("blk.0.ssm_conv1d.weight".into(), vec![24, 4], tile(&convolution.2, 16, 2, 4)),
-        Tensor("blk.0.ssm_out.weight".into(), vec![D, 8], out_rows),
+        TestTensor("blk.0.attn_qkv.weight".into(), vec![24, D], tile(&qkv.2, 16, 2, width)),
+        TestTensor("blk.0.attn_gate.weight".into(), vec![8, D], tile(&z.2, 0, 2, width)),
+        TestTensor("blk.0.ssm_alpha.weight".into(), vec![4, D], tile(&a.2, 0, 1, width)),
+        TestTensor("blk.0.ssm_dt.bias".into(), vec![4], tile(&step.2, 0, 1, 1)),
+        TestTensor("blk.0.ssm_conv1d.weight".into(), vec![24, 4], tile(&convolution.2, 16, 2, 4)),
+        TestTensor("blk.0.ssm_out.weight".into(), vec![D, 8], out_rows),
         tensor("blk.0.ssm_a", &[4]),
     ];
     let mut embedding = tensor("model.embed_tokens.weight", &[40, D]);
@@ -574,11 +575,11 @@ fn gpt_oss_in_gguf() {
     let mut quantised = vec![tensor("token_embd.weight", &[40, D])];
     quantised[0].2 = modules[0].2.clone();
     for (name, module, part) in [("ffn_gate_exps", "gate_proj", 0), ("ffn_up_exps", "up_proj", 1)] {
-        quantised.push(Tensor(format!("blk.0.{name}.weight"), vec![3, inner, D], stack(module)));
-        quantised.push(Tensor(format!("blk.0.{name}.bias"), vec![3, inner], every_other(part)));
+        quantised.push(TestTensor(format!("blk.0.{name}.weight"), vec![3, inner, D], stack(module)));
+        quantised.push(TestTensor(format!("blk.0.{name}.bias"), vec![3, inner], every_other(part)));
     }
-    quantised.push(Tensor("blk.0.ffn_down_exps.weight".into(), vec![3, D, inner], stack("down_proj")));
-    quantised.push(Tensor("blk.0.ffn_down_exps.bias".into(), vec![3, D], modules[4].2.clone()));
+    quantised.push(TestTensor("blk.0.ffn_down_exps.weight".into(), vec![3, D, inner], stack("down_proj")));
+    quantised.push(TestTensor("blk.0.ffn_down_exps.bias".into(), vec![3, D], modules[4].2.clone()));
     assert_eq!(modules[4].2.len(), 3 * width);
     let (modules, quantised) = (checkpoint(experts_config("gpt_oss"), modules), gguf("gpt-oss", quantised));
     for (base, candidate) in [(&modules, &quantised), (&quantised, &modules)] {
@@ -597,12 +598,12 @@ fn dropped_and_repeated_blocks_are_found_by_content() {
     let base = checkpoint(llama_config(), llama_named(6));
     // Blocks 2 and 3 cut out, the rest renumbered.
     let kept = [0u32, 1, 4, 5];
-    let renumbered = |kept: &[u32]| -> Vec<Tensor> {
-        let mut tensors: Vec<Tensor> = llama_named(0);
+    let renumbered = |kept: &[u32]| -> Vec<TestTensor> {
+        let mut tensors: Vec<TestTensor> = llama_named(0);
         for (place, from) in kept.iter().enumerate() {
             let layer =
                 llama_named(6).into_iter().filter(|tensor| tensor.0.starts_with(&format!("model.layers.{from}.")));
-            let layer = layer.collect::<Vec<Tensor>>();
+            let layer = layer.collect::<Vec<TestTensor>>();
             tensors
                 .extend(renamed(layer, |name| name.replace(&format!("layers.{from}."), &format!("layers.{place}."))));
         }
@@ -633,11 +634,11 @@ fn names_that_tell_nothing_are_paired_by_content_or_shape() {
     assert_eq!(pairing.pairs.iter().filter(|pair| pair.role.kind == Kind::Writer).count(), 4);
 
     // Other numbers under other names: only the order of blocks is left to go by.
-    let other: Vec<Tensor> = (0..2)
+    let other: Vec<TestTensor> = (0..2)
         .flat_map(|layer| [("alpha", [24, D]), ("beta", [D, 24])].map(|(name, shape)| (layer, name, shape)))
         .map(|(layer, name, shape)| tensor(&format!("stack.layers.{layer}.{name}"), &shape))
         .collect();
-    let few: Vec<Tensor> = llama_named(2)
+    let few: Vec<TestTensor> = llama_named(2)
         .into_iter()
         .filter(|tensor| tensor.0.contains("down_proj") || tensor.0.contains("up_proj"))
         .collect();

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::matching::State;
+use super::state::PairingState;
 use super::{Pair, content, order};
-use crate::arch::{Kind, Parameter, Scheme};
+use crate::arch::{Kind, NamingScheme, Parameter};
 use crate::tensor::numbers::cosine;
 
 /// Pairs of one slot that are asked.
@@ -14,7 +14,7 @@ const ASKED: usize = 3;
 const CLEARLY: f64 = 0.1;
 
 /// Checks rotary row orders and norm shifts between files of different naming schemes.
-pub fn layouts(state: &mut State<'_>) {
+pub fn layouts(state: &mut PairingState<'_>) {
     if state.base.resolved.scheme == state.candidate.resolved.scheme {
         return;
     }
@@ -30,7 +30,9 @@ pub fn layouts(state: &mut State<'_>) {
     for (slot, places) in by_slot {
         if matches!(slot.as_str(), "q_proj" | "k_proj") {
             rotary(state, &slot, &places, head);
-        } else if state.base.resolved.scheme == Scheme::Gguf || state.candidate.resolved.scheme == Scheme::Gguf {
+        } else if state.base.resolved.scheme == NamingScheme::Gguf
+            || state.candidate.resolved.scheme == NamingScheme::Gguf
+        {
             gains(state, &slot, &places);
         }
     }
@@ -38,7 +40,7 @@ pub fn layouts(state: &mut State<'_>) {
 
 /// Mean likeness of the first pairs, each changed by `change`.
 fn likeness(
-    state: &State<'_>,
+    state: &PairingState<'_>,
     places: &[usize],
     change: impl Fn(&mut Pair),
     measure: impl Fn(&[f32], &[f32]) -> f64,
@@ -54,7 +56,7 @@ fn likeness(
     (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64)
 }
 
-fn rotary(state: &mut State<'_>, slot: &str, places: &[usize], head: u64) {
+fn rotary(state: &mut PairingState<'_>, slot: &str, places: &[usize], head: u64) {
     // Only a whole projection can be asked: a part of a fused one has an order of its own.
     let plain = |pair: &Pair| pair.base.row_order.is_none() && pair.base.stride.is_none() && !pair.base.transposed;
     let Some((_, _, first)) = places.first().and_then(|at| state.pairs.get(*at)) else { return };
@@ -93,7 +95,7 @@ fn rotary(state: &mut State<'_>, slot: &str, places: &[usize], head: u64) {
     }
 }
 
-fn gains(state: &mut State<'_>, slot: &str, places: &[usize]) {
+fn gains(state: &mut PairingState<'_>, slot: &str, places: &[usize]) {
     let near = |a: &[f32], b: &[f32]| -content::distance(a, b);
     let Some(table) = likeness(state, places, |_| {}, near) else { return };
     let mut best = (table, None);

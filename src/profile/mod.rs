@@ -4,11 +4,14 @@
 
 pub mod names;
 
+mod coordinates;
+
 use std::collections::BTreeMap;
 use std::ops::Deref;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::coordinates::{ByCoordinates, Coordinates};
 use self::names::Measurement;
 use crate::arch::Role;
 
@@ -31,7 +34,7 @@ pub enum Sameness {
 }
 
 /// A direction fitted to one writer (or, transposed, to one reader).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Projection {
     /// λ̂: 1 removes the direction, 2 reflects it, below 0 amplifies it.
     pub strength: f64,

@@ -4,7 +4,7 @@ use maud::Markup;
 
 use super::chart::Room;
 use super::prevalence::{declared_picture, delays_picture, picture, shares};
-use super::rates::{Detector, Rate, wilson};
+use super::rates::{Detector, ShareInterval, wilson};
 use crate::index::prevalence::{DIMENSIONS, Group, Prevalence};
 
 /// One picture with the numbers that it shows.
@@ -47,7 +47,7 @@ fn row(words: &[&str]) -> Vec<String> {
 }
 
 /// Share, lower end, upper end; empty where nothing is known.
-fn numbers(rate: Option<Rate>) -> [String; 3] {
+fn numbers(rate: Option<ShareInterval>) -> [String; 3] {
     match rate {
         Some(rate) => [rate.share, rate.low, rate.high].map(|number| format!("{number:.6}")),
         None => Default::default(),
@@ -72,7 +72,7 @@ fn group_table(name: &str, groups: &[Group], detector: Option<Detector>) -> Vec<
             group.inconclusive,
         ];
         line.extend(counts.iter().map(u64::to_string));
-        let known = |rate: Rate| (group.examined > 0).then_some(rate);
+        let known = |rate: ShareInterval| (group.examined > 0).then_some(rate);
         line.extend(numbers(known(rates.wilson)));
         line.extend(numbers(known(rates.exact)));
         line.extend(numbers((group.downloads[1] > 0.0).then_some(rates.downloads)));

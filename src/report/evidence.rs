@@ -3,7 +3,7 @@
 use crate::examination::{Examination, Finding};
 use crate::report::sanitise;
 use crate::report::words::{BENIGN_CONSISTENCY, BENIGN_REAL, number, percent};
-use crate::signature::{Catalogue, ClauseOutcome, Family};
+use crate::signature::{Catalogue, ClauseOutcome, SignatureFamily};
 
 /// One clause of a signature that held.
 #[derive(Debug, Clone, PartialEq)]
@@ -196,7 +196,7 @@ pub fn considered<'a>(examination: &Examination, catalogue: &'a Catalogue) -> Ve
     catalogue
         .assess(profile)
         .into_iter()
-        .filter(|assessment| assessment.signature.front.family == Family::LookAlike)
+        .filter(|assessment| assessment.signature.front.family == SignatureFamily::LookAlike)
         .map(|assessment| Considered {
             signature: assessment.signature.id(),
             title: &assessment.signature.front.title,

@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, Verdict};
 use crate::index::decision::Decision;
 use crate::judge::verdict::{CONTROLS, CONTROLS_CALLED, CONTROLS_WERE};
-use crate::report::{Listed, Renderer, Report, Style, sanitise, words, writing};
+use crate::report::{ListingFacts, Renderer, Report, Style, sanitise, words, writing};
 
 /// One examination as one document; several as an array. One line (or several lines, see [`Style::lines`]).
 pub struct Json;
@@ -81,7 +81,7 @@ pub struct Record<'a> {
     /// The candidate's page on its hub.
     page: Option<String>,
     uploader: Option<String>,
-    listing: Option<Listed>,
+    listing: Option<ListingFacts>,
     /// What the controls let expect, where something was called.
     false_positives: Option<FalsePositives>,
     #[serde(flatten)]

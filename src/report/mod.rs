@@ -38,7 +38,7 @@ use crate::examination::Examination;
 use crate::ids::Digest;
 use crate::index::decision::Decision;
 use crate::index::triage::{Listing, declares};
-use crate::index::{Index, Stored};
+use crate::index::{Index, StoredExamination};
 use crate::signature::{Catalogue, Signature};
 
 /// What is to be shown.
@@ -53,23 +53,23 @@ pub struct Report {
     /// What people decided, by the examination's place in the list, oldest first.
     pub decisions: BTreeMap<usize, Vec<Decision>>,
     /// What is known beside the records, by examination id (64 hex digits).
-    pub facts: BTreeMap<String, Facts>,
+    pub facts: BTreeMap<String, UploadFacts>,
     /// The commit that the orthoscope which writes this was built from, where it knows.
     pub commit: Option<&'static str>,
 }
 
 /// What is known of an examination beside its record.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-pub struct Facts {
+pub struct UploadFacts {
     /// When these measurements were last made, RFC 3339.
     pub examined_at: Option<String>,
     /// What a hub's listing last said of the candidate.
-    pub listing: Option<Listed>,
+    pub listing: Option<ListingFacts>,
 }
 
 /// What a hub's listing said of a repository.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Listed {
+pub struct ListingFacts {
     /// When the repository was made, RFC 3339.
     pub created_at: Option<String>,
     /// Downloads of the last 30 days.
@@ -98,8 +98,8 @@ impl Report {
     }
 
     /// A report of examinations of an index, with what it knows beside the records and what was decided on them.
-    pub fn of_index(index: &Index, stored: Vec<Stored>, signatures: &Catalogue) -> Result<Self> {
-        let facts = stored.iter().map(|one| Ok((one.id.hex(), Facts::of(index, one)?))).collect::<Result<_>>()?;
+    pub fn of_index(index: &Index, stored: Vec<StoredExamination>, signatures: &Catalogue) -> Result<Self> {
+        let facts = stored.iter().map(|one| Ok((one.id.hex(), UploadFacts::of(index, one)?))).collect::<Result<_>>()?;
         let mut decisions = BTreeMap::new();
         for (place, one) in stored.iter().enumerate() {
             let made = index.decisions(&one.id.hex())?;
@@ -117,14 +117,14 @@ impl Report {
     }
 
     /// An examination's id, and what is known beside its record.
-    pub fn identified(&self, examination: &Examination) -> (Digest, Facts) {
+    pub fn identified(&self, examination: &Examination) -> (Digest, UploadFacts) {
         let id = examination.id();
         let facts = self.facts.get(&id.hex()).cloned().unwrap_or_default();
         (id, facts)
     }
 }
 
-impl Listed {
+impl ListingFacts {
     /// What a listing says of the repository of that source.
     pub fn of(source: &str, listing: &Listing) -> Self {
         Self {
@@ -135,11 +135,11 @@ impl Listed {
     }
 }
 
-impl Facts {
+impl UploadFacts {
     /// What the index knows of an examination in it.
-    pub fn of(index: &Index, stored: &Stored) -> Result<Self> {
+    pub fn of(index: &Index, stored: &StoredExamination) -> Result<Self> {
         let heard = index.heard(&stored.examination.candidate.source)?;
-        let listing = heard.map(|heard| Listed {
+        let listing = heard.map(|heard| ListingFacts {
             created_at: heard.created.map(|time| time.to_string()),
             downloads: heard.downloads,
             declared: heard.declared,

@@ -11,7 +11,7 @@ const NAMED: usize = 3;
 
 /// The oddities of one kind in one file.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Oddity<'a> {
+pub struct GroupedOddity<'a> {
     /// The first of them, which stands for all.
     pub first: &'a Anomaly,
     /// The others.
@@ -19,14 +19,14 @@ pub struct Oddity<'a> {
 }
 
 /// Oddities by kind and file, in the order of the first of each.
-pub fn grouped<'a>(all: impl IntoIterator<Item = &'a Anomaly>) -> Vec<Oddity<'a>> {
-    let mut groups: Vec<Oddity<'a>> = Vec::new();
+pub fn grouped<'a>(all: impl IntoIterator<Item = &'a Anomaly>) -> Vec<GroupedOddity<'a>> {
+    let mut groups: Vec<GroupedOddity<'a>> = Vec::new();
     let mut places = BTreeMap::new();
     for anomaly in all {
         match places.entry((anomaly.kind.as_str(), anomaly.file.as_str())) {
             Entry::Vacant(place) => {
                 place.insert(groups.len());
-                groups.push(Oddity { first: anomaly, others: Vec::new() });
+                groups.push(GroupedOddity { first: anomaly, others: Vec::new() });
             }
             Entry::Occupied(place) => groups[*place.get()].others.push(anomaly),
         }
@@ -35,11 +35,11 @@ pub fn grouped<'a>(all: impl IntoIterator<Item = &'a Anomaly>) -> Vec<Oddity<'a>
 }
 
 /// Each oddity by itself, for those who ask for all.
-pub fn single<'a>(all: impl IntoIterator<Item = &'a Anomaly>) -> Vec<Oddity<'a>> {
-    all.into_iter().map(|first| Oddity { first, others: Vec::new() }).collect()
+pub fn single<'a>(all: impl IntoIterator<Item = &'a Anomaly>) -> Vec<GroupedOddity<'a>> {
+    all.into_iter().map(|first| GroupedOddity { first, others: Vec::new() }).collect()
 }
 
-impl Oddity<'_> {
+impl GroupedOddity<'_> {
     /// The kind, fit to print.
     pub fn kind(&self) -> String {
         sanitise::name(&self.first.kind)

@@ -7,7 +7,9 @@ use crate::index::prevalence::{DIMENSIONS, Dimension, Group, Prevalence};
 use crate::judge::verdict::CONTROLS_WERE;
 use crate::report::chart::{self, Room, Share, fitting};
 use crate::report::html::scroll;
-use crate::report::rates::{Detector, Rate, corrected, exact, expected_false_positives, weighted_sums, wilson};
+use crate::report::rates::{
+    Detector, ShareInterval, corrected, exact, expected_false_positives, weighted_sums, wilson,
+};
 use crate::report::table::{Elastic, laid};
 use crate::report::{sanitise, words};
 
@@ -24,13 +26,13 @@ const TERMINAL_ROWS: usize = 15;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Shares {
     /// Orthogonalized among examined, Wilson's interval.
-    pub wilson: Rate,
+    pub wilson: ShareInterval,
     /// The same with the exact interval.
-    pub exact: Rate,
+    pub exact: ShareInterval,
     /// Share of downloads.
-    pub downloads: Rate,
+    pub downloads: ShareInterval,
     /// Corrected for the detector's rates.
-    pub corrected: Option<Rate>,
+    pub corrected: Option<ShareInterval>,
 }
 
 /// The shares of a group.
@@ -50,7 +52,7 @@ const fn heading(dimension: Dimension) -> &'static str {
         Dimension::Base => "By base",
         Dimension::Family => "By family",
         Dimension::Size => "By size of the base's weights",
-        Dimension::Form => "By form",
+        Dimension::Format => "By form",
         Dimension::Month => "By month of upload",
         Dimension::Uploader => "By uploader",
     }
@@ -238,7 +240,7 @@ fn reasons_told(group: &Group) -> Option<String> {
     (!told.is_empty()).then(|| told.join(", "))
 }
 
-fn known(known: bool, rate: Rate) -> String {
+fn known(known: bool, rate: ShareInterval) -> String {
     if known { rate.told() } else { "–".to_owned() }
 }
 

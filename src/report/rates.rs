@@ -10,7 +10,7 @@ const Z: f64 = 1.959_963_984_540_054;
 
 /// A share and its 95 % interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Rate {
+pub struct ShareInterval {
     /// The share, 0 to 1; 0 of 0 is 0 with the interval 0 to 1.
     pub share: f64,
     /// Lower end.
@@ -19,7 +19,7 @@ pub struct Rate {
     pub high: f64,
 }
 
-impl Rate {
+impl ShareInterval {
     /// Nothing known.
     const UNKNOWN: Self = Self { share: 0.0, low: 0.0, high: 1.0 };
 
@@ -31,39 +31,39 @@ impl Rate {
 }
 
 /// Wilson's score interval: near its nominal coverage for any count, and never outside 0 to 1.
-pub fn wilson(hits: u64, of: u64) -> Rate {
+pub fn wilson(hits: u64, of: u64) -> ShareInterval {
     wilson_weighted(hits.min(of) as f64, of as f64)
 }
 
 /// Wilson's interval for counts that need not be whole (effective sample sizes).
-fn wilson_weighted(hits: f64, of: f64) -> Rate {
+fn wilson_weighted(hits: f64, of: f64) -> ShareInterval {
     if of.is_nan() || of <= 0.0 {
-        return Rate::UNKNOWN;
+        return ShareInterval::UNKNOWN;
     }
     let share = (hits / of).clamp(0.0, 1.0);
     let z2 = Z * Z;
     let middle = (share + z2 / (2.0 * of)) / (1.0 + z2 / of);
     let half = Z / (1.0 + z2 / of) * (share * (1.0 - share) / of + z2 / (4.0 * of * of)).sqrt();
     // At the ends the formula gives 0 and 1 up to rounding, on the wrong side of the share itself at times.
-    Rate { share, low: (middle - half).clamp(0.0, share), high: (middle + half).clamp(share, 1.0) }
+    ShareInterval { share, low: (middle - half).clamp(0.0, share), high: (middle + half).clamp(share, 1.0) }
 }
 
 /// Clopper and Pearson's exact interval: never covers less than 95 %.
-pub fn exact(hits: u64, of: u64) -> Rate {
+pub fn exact(hits: u64, of: u64) -> ShareInterval {
     if of == 0 {
-        return Rate::UNKNOWN;
+        return ShareInterval::UNKNOWN;
     }
     let hits = hits.min(of);
     let quantile = |a: u64, b: u64, p: f64| Beta::new(a as f64, b as f64).map(|beta| beta.inverse_cdf(p));
     let low = if hits == 0 { Ok(0.0) } else { quantile(hits, of - hits + 1, 0.025) };
     let high = if hits == of { Ok(1.0) } else { quantile(hits + 1, of - hits, 0.975) };
     let share = hits as f64 / of as f64;
-    Rate { share, low: low.unwrap_or(0.0).clamp(0.0, share), high: high.unwrap_or(1.0).clamp(share, 1.0) }
+    ShareInterval { share, low: low.unwrap_or(0.0).clamp(0.0, share), high: high.unwrap_or(1.0).clamp(share, 1.0) }
 }
 
 /// The share of weight (of downloads, say) that hits have, with Wilson's interval at Kish's effective sample size
 /// (Σw)²/Σw²: one repository with most of the downloads is one observation, not thousands.
-pub fn weighted(items: impl IntoIterator<Item = (f64, bool)>) -> Rate {
+pub fn weighted(items: impl IntoIterator<Item = (f64, bool)>) -> ShareInterval {
     let (mut all, mut squares, mut hits) = (0.0, 0.0, 0.0);
     for (weight, hit) in items {
         if weight.is_finite() && weight > 0.0 {
@@ -76,9 +76,9 @@ pub fn weighted(items: impl IntoIterator<Item = (f64, bool)>) -> Rate {
 }
 
 /// [`weighted`] from its sums: Σw over hits, Σw, Σw².
-pub fn weighted_sums(hits: f64, all: f64, squares: f64) -> Rate {
+pub fn weighted_sums(hits: f64, all: f64, squares: f64) -> ShareInterval {
     if all.is_nan() || squares.is_nan() || all <= 0.0 || squares <= 0.0 {
-        return Rate::UNKNOWN;
+        return ShareInterval::UNKNOWN;
     }
     let effective = all * all / squares;
     wilson_weighted(hits / all * effective, effective)
@@ -128,7 +128,7 @@ impl Detector {
 /// rates both ends of Wilson's interval are carried over alike; with measured ones the interval is that of Lang and
 /// Reiczigel (2014), which also holds what chance did to the rates. `None` when the detector's rates do not separate,
 /// or nothing was looked at.
-pub fn corrected(hits: u64, of: u64, detector: Detector) -> Option<Rate> {
+pub fn corrected(hits: u64, of: u64, detector: Detector) -> Option<ShareInterval> {
     let (sensitivity, false_positives) = detector.rates();
     let separation = sensitivity - false_positives;
     if of == 0 || !separation.is_finite() || separation <= 0.0 {
@@ -141,7 +141,7 @@ pub fn corrected(hits: u64, of: u64, detector: Detector) -> Option<Rate> {
         Detector::Exact { .. } => (correct(raised.low), correct(raised.high)),
         Detector::Measured { found, raised } => lang_reiczigel(Counted { hits, of }, found, raised)?,
     };
-    Some(Rate { share, low: low.clamp(0.0, share), high: high.clamp(share, 1.0) })
+    Some(ShareInterval { share, low: low.clamp(0.0, share), high: high.clamp(share, 1.0) })
 }
 
 /// The 95 % limits of a prevalence with estimated sensitivity and specificity: Lang and Reiczigel, Preventive
@@ -227,7 +227,7 @@ mod tests {
             assert!(near(rate.low, low) && near(rate.high, high), "{hits} of {of}: {rate:?}");
         }
         assert_eq!(exact(7, 7).high, 1.0);
-        assert_eq!(exact(0, 0), Rate::UNKNOWN);
+        assert_eq!(exact(0, 0), ShareInterval::UNKNOWN);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::examination::*;
 use crate::index::decision::{Choice, Decision};
 use crate::judge::combine::combine;
 use crate::profile::{Profile, Projection, Sameness, TensorMeasurement};
-use crate::report::{Facts, Listed, Report, SignatureText};
+use crate::report::{ListingFacts, Report, SignatureText, UploadFacts};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -54,22 +54,17 @@ fn tent(layer: u32) -> f64 {
 
 fn tensor(layer: u32, module: &str, kind: Kind, relative: f64, lambda: Option<f64>) -> TensorMeasurement {
     let changed = relative > 0.0;
+    let role = Role { kind, module: module.into(), layer: Some(layer), expert: None, residual: Some(Axis::Rows) };
+    let sameness = if changed { Sameness::Changed } else { Sameness::Identical };
     TensorMeasurement {
-        name: format!("model.layers.{layer}.{module}.weight"),
-        role: Role { kind, module: module.into(), layer: Some(layer), expert: None, residual: Some(Axis::Rows) },
         shape: [576, 1536],
         base_dtype: "BF16".into(),
         candidate_dtype: "BF16".into(),
-        sameness: if changed { Sameness::Changed } else { Sameness::Identical },
         changed_fraction: if changed { 0.9 } else { 0.0 },
-        zeroed_fraction: 0.0,
-        not_finite: [0, 0],
         relative_norm: relative,
         max_abs: relative,
         cosine: 0.9999,
-        scale: 0.0,
         scale_explained: [0.02, 0.03, 0.03],
-        norm_drift: [0.0, 0.0],
         changed_rows: if changed { 1.0 } else { 0.0 },
         rounding: 0.001,
         kurtosis: 3.0,
@@ -93,12 +88,10 @@ fn tensor(layer: u32, module: &str, kind: Kind, relative: f64, lambda: Option<f6
             agreement: (990.0 - 2.0 * f64::from(layer)).round() / 1000.0,
             sibling_agreement: Some(0.998),
             directions: 1,
-            shared_strength: None,
-            shared_consistency: None,
-            alone: false,
             fits: true,
-            row_spread: 0.0,
+            ..Projection::default()
         }),
+        ..TensorMeasurement::same(format!("model.layers.{layer}.{module}.weight"), role, sameness)
     }
 }
 
@@ -271,7 +264,7 @@ pub fn suspect() -> Examination {
 pub fn failed() -> Examination {
     Examination {
         status: Status::Failed,
-        reason: Some("listing files of hf:example/gated: the hub wants an access grant (403)".into()),
+        reason: Some("denied: listing files of hf:example/gated: the hub wants an access grant (403)".into()),
         depth: Depth::Hashes,
         coverage: Coverage::default(),
         relation: Relation::Incomparable,
@@ -400,8 +393,9 @@ pub fn report(examination: Examination) -> Report {
     let mut report = Report::of(examination);
     report.catalogue = catalogue();
     for examination in &report.examinations {
-        let listing = Listed { created_at: Some("2026-01-01T00:00:00Z".into()), downloads: Some(1234), declared: true };
-        let facts = Facts { examined_at: Some("2026-01-02T03:04:05Z".into()), listing: Some(listing) };
+        let listing =
+            ListingFacts { created_at: Some("2026-01-01T00:00:00Z".into()), downloads: Some(1234), declared: true };
+        let facts = UploadFacts { examined_at: Some("2026-01-02T03:04:05Z".into()), listing: Some(listing) };
         report.facts.insert(examination.id().hex(), facts);
     }
     report

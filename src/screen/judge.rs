@@ -1,10 +1,13 @@
 //! What all blocks together say, every threshold of it, and the smallest removal that they would have shown.
 
+use std::cmp::Ordering;
+
 use faer::Mat;
 
-use super::look::{Change, Sight};
-use super::pool::{Examined, POOLED_SHARE, Pool, Side, chosen, shared};
-use super::{BlockMeasurement, Decision, Evidence, FITS, Screened, probe, through};
+use super::look::{BlockChange, Sight};
+use super::pool::{BlockSide, Examined, POOLED_SHARE, Pool, chosen, shared};
+use super::{BlockMeasurement, Evidence, FITS, ScreenDecision, Screened, probe, through};
+use crate::profile::{ByCoordinates, Coordinates};
 use crate::tensor::numbers::{cosine, dot, median};
 
 /// Share of c, along a singular component of W itself, from which the change is as well explained by dropping that.
@@ -60,16 +63,17 @@ impl Evidence {
     }
 
     /// Nothing of all that speaks for a removal, in most of many and in all but one of them.
-    pub(super) fn are_quiet(all: &[[Self; 2]]) -> bool {
-        (0..2).all(|at| {
+    pub(super) fn are_quiet(all: &[ByCoordinates<Self>]) -> bool {
+        Coordinates::ALL.into_iter().all(|coordinates| {
             // More than half: a dozen writers are called clear by it, which must not be the easier for their even
             // number, as it would be by the mean of the two in the middle.
-            let most =
-                |is_below: fn(&Self) -> bool| all.iter().filter(|one| is_below(&one[at])).count() * 2 > all.len();
+            let most = |is_below: fn(&Self) -> bool| {
+                all.iter().filter(|one| is_below(&one[coordinates])).count() * 2 > all.len()
+            };
             let near = |one: &Self| one.consistency >= QUIET.consistency && one.agreement >= QUIET.agreement;
             most(|one| one.consistency < QUIET.consistency)
                 && most(|one| one.agreement < QUIET.agreement)
-                && all.iter().filter(|one| near(&one[at]) || one[at].own >= QUIET.own).count() <= 1
+                && all.iter().filter(|one| near(&one[coordinates]) || one[coordinates].own >= QUIET.own).count() <= 1
         })
     }
 }
@@ -86,7 +90,7 @@ pub(super) fn planted_limit(is_found: &dyn Fn(f64) -> bool) -> f64 {
 }
 
 /// Limits for a direction in all blocks, and for directions of single ones.
-pub(super) fn limits(sights: &[Sight], raw: &[&Side], basis: &Mat<f64>) -> (f64, f64) {
+pub(super) fn limits(sights: &[Sight], raw: &[&BlockSide], basis: &Mat<f64>) -> (f64, f64) {
     if raw.len() < WRITERS {
         return (f64::INFINITY, f64::INFINITY);
     }
@@ -106,20 +110,20 @@ pub(super) fn limits(sights: &[Sight], raw: &[&Side], basis: &Mat<f64>) -> (f64,
         c >= FITS.consistency && median(agreements) >= FITS.agreement
     };
     let is_pooled = |lambda: f64| {
-        let part = through(&shared(sights, lambda, 0).transpose().to_owned(), &removed);
+        let part = through(&shared(sights, lambda, Coordinates::Raw).transpose().to_owned(), &removed);
         dot(&part, &part) >= POOLED_SHARE
     };
-    let changes: Vec<&Change> = sights.iter().filter_map(|sight| sight.change.as_ref()).collect();
-    let alone = |lambda: f64| median(changes.iter().map(|change| change.solved(lambda).own[0])) >= FITS.own;
+    let changes: Vec<&BlockChange> = sights.iter().filter_map(|sight| sight.change.as_ref()).collect();
+    let alone = |lambda: f64| median(changes.iter().map(|change| change.solved(lambda).own.raw)) >= FITS.own;
     (planted_limit(&|lambda| all_fit(lambda) && is_pooled(lambda)), planted_limit(&alone))
 }
 
 /// Judges the blocks of one candidate together. `unmeasured` is how many more could not be looked at.
 pub fn judge(mut examined: Vec<Examined>, pool: &Pool, unmeasured: usize) -> Screened {
     agree(&mut examined);
-    let (sights, sides): (Vec<Sight>, Vec<[Option<Side>; 2]>) =
+    let (sights, sides): (Vec<Sight>, Vec<ByCoordinates<Option<BlockSide>>>) =
         examined.into_iter().map(|one| (one.sight, one.sides)).unzip();
-    let raw: Vec<&Side> = sides.iter().filter_map(|sides| sides[0].as_ref()).collect();
+    let raw: Vec<&BlockSide> = sides.iter().filter_map(|sides| sides.raw.as_ref()).collect();
     let blocks: Vec<&BlockMeasurement> = sights.iter().map(|sight| &sight.measurement).collect();
     let changed: Vec<&BlockMeasurement> = blocks.iter().copied().filter(|block| block.changed).collect();
     let coordinates = coordinates(&changed);
@@ -140,10 +144,10 @@ pub fn judge(mut examined: Vec<Examined>, pool: &Pool, unmeasured: usize) -> Scr
         .flat_map(|(at, one)| directions[at + 1..].iter().map(move |other| cosine(one, other).abs()));
     // Where all that changed was set aside, whatever else had been there would be all that is left.
     let (detection_limit, limit_alone) =
-        if raw.is_empty() { (LEAST_PLANTED, LEAST_PLANTED) } else { limits(&sights, &raw, &pool.bases[0]) };
-    let evidence: Vec<[Evidence; 2]> = changed.iter().map(|block| block.evidence).collect();
+        if raw.is_empty() { (LEAST_PLANTED, LEAST_PLANTED) } else { limits(&sights, &raw, &pool.bases.raw) };
+    let evidence: Vec<ByCoordinates<Evidence>> = changed.iter().map(|block| block.evidence).collect();
     let mut screened = Screened {
-        decision: Decision::Undecided,
+        decision: ScreenDecision::Undecided,
         because: String::new(),
         coordinates,
         changed: changed.len(),
@@ -157,7 +161,7 @@ pub fn judge(mut examined: Vec<Examined>, pool: &Pool, unmeasured: usize) -> Scr
         limit_alone,
         own_component: median(fitting.iter().map(|block| {
             // A reduced rank is components of W dropped.
-            let reduced = block.removals.iter().any(|removals| *removals >= REDUCED);
+            let reduced = block.removals.both().into_iter().any(|removals| *removals >= REDUCED);
             if reduced { 1.0 } else { block.own_component[coordinates] }
         })),
         blocks: Vec::new(),
@@ -172,37 +176,42 @@ pub fn judge(mut examined: Vec<Examined>, pool: &Pool, unmeasured: usize) -> Scr
 
 /// Holds every block's direction against those of the others.
 fn agree(examined: &mut [Examined]) {
-    for at in 0..2 {
-        let sides: Vec<usize> = (0..examined.len()).filter(|one| examined[*one].sides[at].is_some()).collect();
-        let directions: Vec<&[f64]> =
-            examined.iter().filter_map(|one| one.sides[at].as_ref()).map(|side| side.chosen.as_slice()).collect();
+    for coordinates in Coordinates::ALL {
+        let sides: Vec<usize> = (0..examined.len()).filter(|one| examined[*one].sides[coordinates].is_some()).collect();
+        let directions: Vec<&[f64]> = examined
+            .iter()
+            .filter_map(|one| one.sides[coordinates].as_ref())
+            .map(|side| side.chosen.as_slice())
+            .collect();
         for (one, agreement) in sides.into_iter().zip(agreements(&directions)) {
-            examined[one].sight.measurement.evidence[at].agreement = agreement;
+            examined[one].sight.measurement.evidence[coordinates].agreement = agreement;
         }
     }
 }
 
 /// Whether a block fits a removed direction.
-fn fits(block: &BlockMeasurement, coordinates: usize) -> bool {
+fn fits(block: &BlockMeasurement, coordinates: Coordinates) -> bool {
     block.evidence[coordinates].fits() && block.strength[coordinates] >= FAINTEST
 }
 
 /// The median c of blocks.
-fn consistency(blocks: &[&BlockMeasurement], coordinates: usize) -> f64 {
+fn consistency(blocks: &[&BlockMeasurement], coordinates: Coordinates) -> f64 {
     median(blocks.iter().map(|block| block.evidence[coordinates].consistency))
 }
 
 /// The coordinates in which more blocks fit; of as many, those in which they fit better.
-fn coordinates(changed: &[&BlockMeasurement]) -> usize {
-    let count = |at: usize| changed.iter().filter(|block| fits(block, at)).count();
-    match (count(0), count(1)) {
-        (raw, normalised) if raw == normalised => usize::from(consistency(changed, 1) > consistency(changed, 0)),
-        (raw, normalised) => usize::from(normalised > raw),
-    }
+fn coordinates(changed: &[&BlockMeasurement]) -> Coordinates {
+    let fitting = ByCoordinates::new(|each| changed.iter().filter(|block| fits(block, each)).count());
+    let c = ByCoordinates::new(|each| consistency(changed, each));
+    let is_normalised = match fitting.row_normalised.cmp(&fitting.raw) {
+        Ordering::Equal => c.row_normalised > c.raw,
+        unequal => unequal == Ordering::Greater,
+    };
+    if is_normalised { Coordinates::RowNormalised } else { Coordinates::Raw }
 }
 
 /// What the rows decide, and why, in one clause.
-fn decide(screened: &Screened, evidence: &[[Evidence; 2]], unmeasured: usize) -> (Decision, String) {
+fn decide(screened: &Screened, evidence: &[ByCoordinates<Evidence>], unmeasured: usize) -> (ScreenDecision, String) {
     let changed = screened.changed;
     let numbers = format!("c = {:.2}, agreement {:.2}", screened.consistency, screened.agreement);
     let because = if changed == 0 {
@@ -211,7 +220,7 @@ fn decide(screened: &Screened, evidence: &[[Evidence; 2]], unmeasured: usize) ->
         if screened.own_component < OWN_COMPONENT {
             let (count, layers) = (screened.fitting, screened.layers.len());
             let why = format!("{count} of {changed} changed writers in {layers} layers fit a removed direction");
-            return (Decision::Orthogonalized, why);
+            return (ScreenDecision::Orthogonalized, why);
         }
         "the changes fit dropped singular components as well as a removed direction".to_owned()
     } else if unmeasured > 0 {
@@ -228,7 +237,10 @@ fn decide(screened: &Screened, evidence: &[[Evidence; 2]], unmeasured: usize) ->
         let below = if limit.is_finite() { format!(" below λ = {limit:.2}") } else { String::new() };
         format!("{what}{below} would not show in the sampled rows")
     } else {
-        return (Decision::Clear, format!("{changed} writers changed and none fits a removed direction ({numbers})"));
+        return (
+            ScreenDecision::Clear,
+            format!("{changed} writers changed and none fits a removed direction ({numbers})"),
+        );
     };
-    (Decision::Undecided, because)
+    (ScreenDecision::Undecided, because)
 }

@@ -3,12 +3,13 @@
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
 
-use super::{Block, BlockMeasurement, Evidence, FITS, ReadRows, column, probe, through};
+use super::{Block, BlockMeasurement, FITS, ReadRows, column, probe, through};
 use crate::diff::factor::Factor;
 use crate::diff::order::{self, Uniform};
 use crate::diff::spectrum;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
+use crate::profile::{ByCoordinates, Coordinates};
 use crate::tensor::numbers::{cosine, dot};
 
 /// Rows from which columns are judged by what they show: the length of a column over fewer says little.
@@ -32,7 +33,7 @@ pub(super) const OWN_STEPS: usize = 4;
 pub struct Sight {
     pub(super) measurement: BlockMeasurement,
     /// `None` where nothing changed but columns that were set aside.
-    pub(super) change: Option<Change>,
+    pub(super) change: Option<BlockChange>,
 }
 
 impl Sight {
@@ -44,7 +45,7 @@ impl Sight {
 
 /// What is kept of Δ_I (m × n) and of the base's writer between the steps. Whatever a planted removal does to the right
 /// vectors follows from it without another pass.
-pub(super) struct Change {
+pub(super) struct BlockChange {
     pub(super) first_row: usize,
     pub(super) columns: usize,
     /// Δ_I, row-major; zero where set aside.
@@ -66,13 +67,13 @@ pub(super) struct Change {
 pub(super) struct Solved {
     /// d × k.
     pub(super) directions: Mat<f64>,
-    /// See [`Evidence::own`].
-    pub(super) own: [f64; 2],
+    /// See [`Evidence::own`](super::Evidence::own).
+    pub(super) own: ByCoordinates<f64>,
     /// How many are removals by themselves.
-    pub(super) removals: [usize; 2],
+    pub(super) removals: ByCoordinates<usize>,
 }
 
-impl Change {
+impl BlockChange {
     pub(super) fn rows(&self) -> usize {
         self.gram.nrows()
     }
@@ -126,7 +127,8 @@ impl Change {
         };
         let directions = combined(&self.solved, &self.probe_solved);
         let times = combined(&self.times, &self.probe_times);
-        let (mut own, mut removals) = ([0.0f64; 2], [0; 2]);
+        let mut own = ByCoordinates::<f64>::default();
+        let mut removals = ByCoordinates::<usize>::default();
         for (k, at) in kept.iter().enumerate() {
             let (s, u) = (column(&directions, k), column(&vectors, *at));
             if dot(&column(&times, k), &s) < ROW_SPACE {
@@ -134,10 +136,15 @@ impl Change {
             }
             let s = self.seen(&s);
             let scaled: Vec<f64> = s.iter().zip(self.seen(&self.norms)).map(|(s, norm)| s * norm * norm).collect();
-            for (side, c) in [-cosine(s, &u), -cosine(&scaled, &u)].into_iter().enumerate() {
-                removals[side] += usize::from(c >= FITS.own);
+            for coordinates in Coordinates::ALL {
+                let predicted = match coordinates {
+                    Coordinates::Raw => s,
+                    Coordinates::RowNormalised => &scaled,
+                };
+                let c = -cosine(predicted, &u);
+                removals[coordinates] += usize::from(c >= FITS.own);
                 if k < OWN {
-                    own[side] = own[side].max(c);
+                    own[coordinates] = own[coordinates].max(c);
                 }
             }
         }
@@ -240,7 +247,7 @@ fn set_aside(block: &Block<'_>, base: &[f64], delta: &mut [f64]) -> Option<Vec<b
 
 /// The rows' right vectors solved for all rows, with a direction that nobody chose beside them to plant a removal
 /// along; `None` where the numbers cannot be solved.
-fn solved(block: &Block<'_>, delta: Vec<f32>, kept: Option<Vec<bool>>, gram: Mat<f64>) -> Result<Option<Change>> {
+fn solved(block: &Block<'_>, delta: Vec<f32>, kept: Option<Vec<bool>>, gram: Mat<f64>) -> Result<Option<BlockChange>> {
     let (n, m, d) = (block.columns, gram.nrows(), block.factor.rows());
     let mut times = Mat::<f32>::zeros(d, m);
     let right = MatRef::from_row_major_slice(&delta, m, n).transpose();
@@ -259,7 +266,7 @@ fn solved(block: &Block<'_>, delta: Vec<f32>, kept: Option<Vec<bool>>, gram: Mat
     solved.truncate(d, m);
     let norms = block.factor.norms();
     let first_row = block.first_row;
-    Ok(Some(Change { first_row, columns: n, delta, kept, gram, times, solved, probe_times, probe_solved, norms }))
+    Ok(Some(BlockChange { first_row, columns: n, delta, kept, gram, times, solved, probe_times, probe_solved, norms }))
 }
 
 impl BlockMeasurement {
@@ -274,10 +281,10 @@ impl BlockMeasurement {
             zeroed: 0.0,
             aside: 0.0,
             top: 0.0,
-            evidence: [Evidence::default(); 2],
-            strength: [0.0; 2],
-            removals: [0; 2],
-            own_component: [0.0; 2],
+            evidence: ByCoordinates::default(),
+            strength: ByCoordinates::default(),
+            removals: ByCoordinates::default(),
+            own_component: ByCoordinates::default(),
         }
     }
 }

@@ -22,7 +22,6 @@ mod look;
 mod pool;
 
 use faer::Mat;
-use serde::{Deserialize, Serialize};
 
 pub use self::judge::judge;
 pub use self::look::{Sight, look};
@@ -30,6 +29,7 @@ pub use self::pool::{Examined, Pool, examine, pool};
 use crate::diff::factor::Factor;
 use crate::diff::spectrum;
 use crate::error::Result;
+use crate::profile::{ByCoordinates, Coordinates};
 
 /// Decodes rows of the base's writer, from the row given: as many as the slice holds.
 pub type ReadRows<'a> = dyn Fn(usize, &mut [f32]) -> Result<()> + Sync + 'a;
@@ -55,7 +55,7 @@ pub struct Block<'a> {
 }
 
 /// What speaks for a removal in one writer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Evidence {
     /// c of the direction of largest c in the pooled span, on columns that did not choose it.
     pub consistency: f64,
@@ -67,7 +67,7 @@ pub struct Evidence {
 }
 
 /// What one block told.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct BlockMeasurement {
     /// The base's tensor name.
     pub name: String,
@@ -85,22 +85,20 @@ pub struct BlockMeasurement {
     pub aside: f64,
     /// Share of ‖Δ‖² in the largest singular value, of what was not set aside.
     pub top: f64,
-    /// What speaks for a removal, in raw coordinates and in row-normalised ones.
-    pub evidence: [Evidence; 2],
-    /// λ̂ in raw coordinates and in row-normalised ones, of the whole direction. Too low where other directions of the
-    /// pool help to explain the rows.
-    pub strength: [f64; 2],
-    /// Right vectors that are removals by themselves, in both.
-    pub removals: [usize; 2],
-    /// c along the singular component of W that the direction leans on, as a share of c along the direction, in both: 1
-    /// when the edit drops that component.
-    pub own_component: [f64; 2],
+    /// What speaks for a removal.
+    pub evidence: ByCoordinates<Evidence>,
+    /// λ̂ of the whole direction. Too low where other directions of the pool help to explain the rows.
+    pub strength: ByCoordinates<f64>,
+    /// Right vectors that are removals by themselves.
+    pub removals: ByCoordinates<usize>,
+    /// c along the singular component of W that the direction leans on, as a share of c along the direction: 1 when the
+    /// edit drops that component.
+    pub own_component: ByCoordinates<f64>,
 }
 
 /// What the screen makes of a candidate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Decision {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScreenDecision {
     /// Several writers in several layers fit a removed direction.
     Orthogonalized,
     /// Enough writers changed, none fits, and a removal would have shown.
@@ -126,14 +124,14 @@ impl Sampled {
 }
 
 /// The screen's result.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Screened {
     /// The decision.
-    pub decision: Decision,
+    pub decision: ScreenDecision,
     /// Why, in one clause.
     pub because: String,
-    /// 0 raw, 1 row-normalised: where the blocks fit better.
-    pub coordinates: usize,
+    /// Where the blocks fit better.
+    pub coordinates: Coordinates,
     /// Blocks whose elements changed.
     pub changed: usize,
     /// Blocks that fit a removed direction.

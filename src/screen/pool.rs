@@ -3,12 +3,13 @@
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
 
-use super::look::{Change, Sight, Solved, strips};
+use super::look::{BlockChange, Sight, Solved, strips};
 use super::{ReadRows, probe, through};
 use crate::diff::consistency::{self, Grams};
 use crate::diff::factor::Factor;
 use crate::diff::{projection, spectrum};
 use crate::error::{Error, ErrorKind, Result};
+use crate::profile::{ByCoordinates, Coordinates};
 use crate::tensor::numbers::dot;
 
 /// Directions of all writers together in which each is examined.
@@ -17,32 +18,31 @@ pub(super) const POOLED: usize = 16;
 /// Share of a planted direction, squared, that must be in the pooled span.
 pub(super) const POOLED_SHARE: f64 = 0.7;
 
-/// What the writers share: an orthonormal basis in raw coordinates, with the probe, and one in row-normalised ones.
+/// What the writers share: an orthonormal basis, in raw coordinates with the probe.
 pub struct Pool {
-    pub(super) bases: [Mat<f64>; 2],
+    pub(super) bases: ByCoordinates<Mat<f64>>,
 }
 
 /// Pools what was seen.
 pub fn pool(sights: &[Sight]) -> Pool {
-    let [raw, normalised] = [0, 1].map(|coordinates| shared(sights, 0.0, coordinates));
-    if raw.nrows() == 0 {
-        return Pool { bases: [raw, normalised] };
+    let mut bases = ByCoordinates::new(|coordinates| shared(sights, 0.0, coordinates));
+    if bases.raw.nrows() > 0 {
+        let removed = probe(bases.raw.nrows());
+        let removed = Mat::from_fn(removed.len(), 1, |i, _| removed[i]);
+        bases.raw = spectrum::orthonormal(spectrum::beside(&[bases.raw.as_ref(), removed.as_ref()]).as_ref());
     }
-    let removed = probe(raw.nrows());
-    let removed = Mat::from_fn(removed.len(), 1, |i, _| removed[i]);
-    let raw = spectrum::orthonormal(spectrum::beside(&[raw.as_ref(), removed.as_ref()]).as_ref());
-    Pool { bases: [raw, normalised] }
+    Pool { bases }
 }
 
-/// The directions that most of the blocks share, with λ of the probe planted in each: raw (0) or row-normalised (1).
-pub(super) fn shared(sights: &[Sight], lambda: f64, coordinates: usize) -> Mat<f64> {
-    let changes: Vec<&Change> = sights.iter().filter_map(|sight| sight.change.as_ref()).collect();
+/// The directions that most of the blocks share, with λ of the probe planted in each.
+pub(super) fn shared(sights: &[Sight], lambda: f64, coordinates: Coordinates) -> Mat<f64> {
+    let changes: Vec<&BlockChange> = sights.iter().filter_map(|sight| sight.change.as_ref()).collect();
     // Writers of one model write to one residual stream.
     let width = changes.first().map_or(0, |change| change.norms.len());
     let spans: Vec<Mat<f64>> = (changes.iter())
         .map(|change| {
             let mut directions = change.solved(lambda).directions;
-            if coordinates == 1 {
+            if coordinates == Coordinates::RowNormalised {
                 spectrum::scale_rows(&mut directions, &change.norms);
             }
             spectrum::orthonormal(directions.as_ref())
@@ -54,11 +54,11 @@ pub(super) fn shared(sights: &[Sight], lambda: f64, coordinates: usize) -> Mat<f
 /// One block examined in what all share.
 pub struct Examined {
     pub(super) sight: Sight,
-    pub(super) sides: [Option<Side>; 2],
+    pub(super) sides: ByCoordinates<Option<BlockSide>>,
 }
 
 /// A block in one system of coordinates.
-pub(super) struct Side {
+pub(super) struct BlockSide {
     pub(super) halves: [Grams; 2],
     /// Q_Iᵀ Q_I: what of each direction is in the rows seen.
     pub(super) seen: Mat<f64>,
@@ -75,16 +75,16 @@ pub(super) fn chosen(halves: &[Grams; 2]) -> Option<(f64, Vec<f64>)> {
 
 /// Examines one block in the pool: one pass over the base's writer.
 pub fn examine(mut sight: Sight, pool: &Pool, factor: &Factor, read: &ReadRows<'_>) -> Result<Examined> {
-    let Some(change) = &sight.change else { return Ok(Examined { sight, sides: [None, None] }) };
+    let Some(change) = &sight.change else { return Ok(Examined { sight, sides: ByCoordinates::default() }) };
     let (d, m, n) = (change.norms.len(), change.rows(), change.columns);
-    let [raw, normalised] = &pool.bases;
-    if raw.nrows() != d || normalised.nrows() != d || factor.rows() != d {
+    let ByCoordinates { raw, row_normalised } = &pool.bases;
+    if raw.nrows() != d || row_normalised.nrows() != d || factor.rows() != d {
         let doing = format!("screening {}: writers of different widths", sight.measurement.name);
         return Err(Error::new(ErrorKind::Unsupported, doing));
     }
     // D⁻¹Q instead of Q gives QᵀD⁻¹W.
     let inverse: Vec<f64> = change.norms.iter().map(|norm| 1.0 / norm).collect();
-    let mut scaled = normalised.clone();
+    let mut scaled = row_normalised.clone();
     spectrum::scale_rows(&mut scaled, &inverse);
     let probes = spectrum::narrow(spectrum::beside(&[raw.as_ref(), scaled.as_ref()]).as_ref());
     let mut p = Mat::<f32>::zeros(n, probes.ncols());
@@ -101,9 +101,11 @@ pub fn examine(mut sight: Sight, pool: &Pool, factor: &Factor, read: &ReadRows<'
     }
     let Solved { own, removals, .. } = change.solved(0.0);
     sight.measurement.removals = removals;
-    let mut sides = [None, None];
-    for (at, (start, basis)) in [(0, raw), (raw.ncols(), normalised)].into_iter().enumerate() {
-        sight.measurement.evidence[at].own = own[at];
+    let mut sides = ByCoordinates::default();
+    for coordinates in Coordinates::ALL {
+        sight.measurement.evidence[coordinates].own = own[coordinates];
+        let basis = &pool.bases[coordinates];
+        let start = if coordinates == Coordinates::Raw { 0 } else { raw.ncols() };
         let count = basis.ncols();
         let halves = consistency::halves(p.subcols(start, count), r.subcols(start, count));
         let Some((c, e)) = chosen(&halves) else { continue };
@@ -111,18 +113,20 @@ pub fn examine(mut sight: Sight, pool: &Pool, factor: &Factor, read: &ReadRows<'
         let seen = rows.transpose() * rows;
         let share = dot(&e, &through(&seen, &e));
         let direction = through(basis, &e);
-        let covector: Vec<f64> = match at {
-            1 => direction.iter().zip(&inverse).map(|(direction, inverse)| direction * inverse).collect(),
-            _ => direction,
+        let covector: Vec<f64> = match coordinates {
+            Coordinates::RowNormalised => {
+                direction.iter().zip(&inverse).map(|(direction, inverse)| direction * inverse).collect()
+            }
+            Coordinates::Raw => direction,
         };
         let along = halves[0].plus(&halves[1]).along(&e);
         let measurement = &mut sight.measurement;
-        measurement.evidence[at].consistency = c;
-        measurement.own_component[at] = change.own_component(factor, covector, along.consistency());
+        measurement.evidence[coordinates].consistency = c;
+        measurement.own_component[coordinates] = change.own_component(factor, covector, along.consistency());
         let strength = along.strength();
         // The rows seen have only so much of the direction.
-        measurement.strength[at] = if share > 0.0 { strength / share } else { 0.0 };
-        sides[at] = Some(Side { halves, seen, chosen: e });
+        measurement.strength[coordinates] = if share > 0.0 { strength / share } else { 0.0 };
+        sides[coordinates] = Some(BlockSide { halves, seen, chosen: e });
     }
     Ok(Examined { sight, sides })
 }

@@ -166,15 +166,15 @@ fn removals_are_found_and_honest_changes_are_not() {
     for rows in [16, 32] {
         for strength in [0.2, 0.5, 1.0] {
             let found = screened(&bases, n, rows, |_, w| remove(w, n, &r, strength, &ones));
-            assert_eq!(found.decision, Decision::Orthogonalized, "{rows} rows, λ {strength}: {}", told(&found));
+            assert_eq!(found.decision, ScreenDecision::Orthogonalized, "{rows} rows, λ {strength}: {}", told(&found));
             // Too low rather than too high: other directions of the pool help to explain the rows.
             let share = found.strength / f64::from(strength);
             assert!((0.4..1.15).contains(&share), "{rows} rows, λ {strength}: {}", told(&found));
             assert!(found.agreement > 0.9 && found.common > 0.8, "{}", told(&found));
         }
         let found = screened(&bases, n, rows, |_, w| remove(w, n, &r, 0.8, &norms(w, n)));
-        assert_eq!(found.decision, Decision::Orthogonalized, "row-normalised: {}", told(&found));
-        assert_eq!(found.coordinates, 1, "{}", told(&found));
+        assert_eq!(found.decision, ScreenDecision::Orthogonalized, "row-normalised: {}", told(&found));
+        assert_eq!(found.coordinates, Coordinates::RowNormalised, "{}", told(&found));
         // Half of the layers only.
         let found = screened(
             &bases,
@@ -182,21 +182,21 @@ fn removals_are_found_and_honest_changes_are_not() {
             rows,
             |layer, w| if layer % 2 == 0 { w.to_vec() } else { remove(w, n, &r, 0.6, &ones) },
         );
-        assert_eq!((found.decision, found.changed), (Decision::Orthogonalized, 4), "{}", told(&found));
+        assert_eq!((found.decision, found.changed), (ScreenDecision::Orthogonalized, 4), "{}", told(&found));
 
         for (rank, size) in [(1, 1.0), (1, 8.0), (16, 2.0)] {
             let found = screened(&bases, n, rows, |layer, w| low_rank(w, n, rank, size, 100 + layer as u64));
-            assert_ne!(found.decision, Decision::Orthogonalized, "rank {rank}: {}", told(&found));
-            assert!(rank > 1 || found.decision == Decision::Clear, "rank {rank}: {}", told(&found));
+            assert_ne!(found.decision, ScreenDecision::Orthogonalized, "rank {rank}: {}", told(&found));
+            assert!(rank > 1 || found.decision == ScreenDecision::Clear, "rank {rank}: {}", told(&found));
         }
         let noise = |layer: usize, w: &[f32]| -> Vec<f32> {
             let mut random = fastrand::Rng::with_seed(500 + layer as u64);
             w.iter().map(|w| w + 0.002 * (random.f32() - 0.5)).collect()
         };
         let found = screened(&bases, n, rows, noise);
-        assert_eq!(found.decision, Decision::Clear, "noise: {}", told(&found));
+        assert_eq!(found.decision, ScreenDecision::Clear, "noise: {}", told(&found));
         let found = screened(&bases, n, rows, |_, w| w.iter().map(|w| w * 0.97).collect());
-        assert_ne!(found.decision, Decision::Orthogonalized, "rescaled: {}", told(&found));
+        assert_ne!(found.decision, ScreenDecision::Orthogonalized, "rescaled: {}", told(&found));
     }
 }
 
@@ -213,12 +213,12 @@ fn louder_changes_and_moved_columns_hide_no_removal_from_the_screen() {
                     let scale = if normalised { norms(w, n) } else { vec![1.0; d] };
                     decoyed(decoy, &remove(w, n, &r, 0.5, &scale), n, layer as u64)
                 });
-                assert_ne!(found.decision, Decision::Clear, "{rows} rows, {decoy}: {}", told(&found));
-                let found_all = rows < 32 || found.decision == Decision::Orthogonalized;
+                assert_ne!(found.decision, ScreenDecision::Clear, "{rows} rows, {decoy}: {}", told(&found));
+                let found_all = rows < 32 || found.decision == ScreenDecision::Orthogonalized;
                 assert!(found_all || decoy == "rank 8, louder", "{rows} rows, {decoy}: {}", told(&found));
             }
             let found = screened(&bases, n, rows, |layer, w| decoyed(decoy, w, n, layer as u64));
-            assert_ne!(found.decision, Decision::Orthogonalized, "{rows} rows, {decoy} alone: {}", told(&found));
+            assert_ne!(found.decision, ScreenDecision::Orthogonalized, "{rows} rows, {decoy} alone: {}", told(&found));
         }
     }
 }
@@ -235,7 +235,7 @@ fn directions_that_no_two_writers_share_are_never_clear() {
                 let own = direction(&mut fastrand::Rng::with_seed(layer as u64), d);
                 remove(w, n, &own, strength, &ones)
             });
-            assert_ne!(found.decision, Decision::Clear, "{rows} rows, λ {strength}: {}", told(&found));
+            assert_ne!(found.decision, ScreenDecision::Clear, "{rows} rows, λ {strength}: {}", told(&found));
         }
     }
 }
@@ -253,8 +253,8 @@ fn a_reduced_rank_is_no_removal() {
         (0..d * n).map(|at| left[(at / n, at % n)] as f32).collect()
     };
     let found = screened(&bases, n, 32, |_, w| reduced(w));
-    assert_eq!(found.decision, Decision::Undecided, "{}", told(&found));
-    assert!(found.blocks.iter().all(|block| block.removals[0] >= REDUCED), "{:?}", found.blocks);
+    assert_eq!(found.decision, ScreenDecision::Undecided, "{}", told(&found));
+    assert!(found.blocks.iter().all(|block| block.removals.raw >= REDUCED), "{:?}", found.blocks);
 }
 
 #[test]
@@ -271,15 +271,15 @@ fn what_is_above_the_limit_of_the_screen_is_not_clear() {
                 w.iter().map(|w| w + size * (random.f32() - 0.5)).collect()
             };
             let honest = screened(&bases, n, 24, noisy);
-            assert_ne!(honest.decision, Decision::Orthogonalized, "{}", told(&honest));
-            if honest.decision != Decision::Clear {
+            assert_ne!(honest.decision, ScreenDecision::Orthogonalized, "{}", told(&honest));
+            if honest.decision != ScreenDecision::Clear {
                 continue;
             }
             clear += 1;
             let r = direction(&mut fastrand::Rng::with_seed(seed), d);
             let lambda = 1.3 * honest.detection_limit as f32;
             let found = screened(&bases, n, 24, |layer, w| noisy(layer, &remove(w, n, &r, lambda, &ones)));
-            assert_ne!(found.decision, Decision::Clear, "λ {lambda}: {}", told(&found));
+            assert_ne!(found.decision, ScreenDecision::Clear, "λ {lambda}: {}", told(&found));
         }
     }
     assert!(clear > 0, "nothing was clear");
@@ -292,14 +292,14 @@ fn what_the_rows_cannot_tell_is_undecided() {
     let bases = bases(&mut random, d, n, 6);
     let r = direction(&mut random, d);
     let ones = vec![1.0; d];
-    assert_eq!(screened(&bases, n, 16, |_, w| w.to_vec()).decision, Decision::Undecided);
+    assert_eq!(screened(&bases, n, 16, |_, w| w.to_vec()).decision, ScreenDecision::Undecided);
     for changed in 1..=2 {
         let few =
             screened(&bases, n, 16, |layer, w| if layer < changed { remove(w, n, &r, 1.0, &ones) } else { w.to_vec() });
-        assert_eq!(few.decision, Decision::Undecided, "{changed} writers are no finding: {}", told(&few));
+        assert_eq!(few.decision, ScreenDecision::Undecided, "{changed} writers are no finding: {}", told(&few));
     }
     let coarse = screened(&bases, n, 16, |_, w| w.iter().map(|w| (w * 12.0).round() / 12.0).collect());
-    assert_ne!(coarse.decision, Decision::Orthogonalized, "{}", told(&coarse));
+    assert_ne!(coarse.decision, ScreenDecision::Orthogonalized, "{}", told(&coarse));
     // Writers that cannot be measured are not clear.
     let noise = |w: &[f32]| -> Vec<f32> { w.iter().enumerate().map(|(at, w)| w + 1e-3 * (at as f32).sin()).collect() };
     let sights: Vec<Sight> = (bases.iter())
@@ -318,7 +318,7 @@ fn what_the_rows_cannot_tell_is_undecided() {
         examine(sight, &pool, factor, &read).unwrap()
     });
     let found = judge(examined.collect(), &pool, 1);
-    assert_eq!(found.decision, Decision::Undecided, "{}", told(&found));
+    assert_eq!(found.decision, ScreenDecision::Undecided, "{}", told(&found));
 }
 
 #[test]
@@ -385,6 +385,6 @@ fn a_dropped_component_is_no_removal() {
     };
     for rows in [16, 32] {
         let found = screened(&bases, n, rows, |_, w| dropped(w));
-        assert_eq!(found.decision, Decision::Undecided, "{rows} rows: {}", told(&found));
+        assert_eq!(found.decision, ScreenDecision::Undecided, "{rows} rows: {}", told(&found));
     }
 }

@@ -16,7 +16,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::{App, Failure, Settings, lock};
+use super::{App, PageFailure, ServeSettings, lock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::MAX_SESSIONS;
 
@@ -37,7 +37,7 @@ const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form
                       frame-ancestors 'none'";
 
 /// Who may come in.
-pub(crate) struct Access {
+pub(crate) struct ServeAccess {
     token: Option<[u8; 32]>,
     /// Keys the forms' tokens; new with every start.
     secret: [u8; 32],
@@ -95,8 +95,8 @@ fn keyed(key: &[u8; 32], text: &str) -> [u8; 32] {
     Sha256::new().chain_update(key).chain_update(inner).finalize().into()
 }
 
-impl Access {
-    pub(super) fn new(settings: &Settings) -> Result<Self> {
+impl ServeAccess {
+    pub(super) fn new(settings: &ServeSettings) -> Result<Self> {
         let doing = "starting the server";
         let secret = random();
         let token = match &settings.token {
@@ -225,7 +225,7 @@ pub(super) async fn guard(State(app): State<Arc<App>>, mut request: Request, nex
     let api = request.uri().path().starts_with("/api/");
     let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
-    let denied = |what: &str| Failure(Error::new(ErrorKind::Denied, what)).into_response();
+    let denied = |what: &str| PageFailure(Error::new(ErrorKind::Denied, what)).into_response();
     let mut response = if request.headers().get_all(header::HOST).iter().count() > 1 {
         // A proxy and this server might each believe another one.
         (StatusCode::BAD_REQUEST, "more than one Host header\n").into_response()

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::asked::{self, Asked};
+use super::asked::{self, ListAsked};
 use super::{App, pages, prevalence as correction, status_of};
 use crate::error::{Error, Result};
 use crate::report::json::write_value;
@@ -19,15 +19,15 @@ use crate::report::{Style, prevalence as shares, sanitise};
 const ROWS: u32 = 100;
 
 /// An error as JSON.
-pub(super) struct Failure(Error);
+pub(super) struct ApiFailure(Error);
 
-impl From<Error> for Failure {
+impl From<Error> for ApiFailure {
     fn from(error: Error) -> Self {
         Self(error)
     }
 }
 
-impl IntoResponse for Failure {
+impl IntoResponse for ApiFailure {
     fn into_response(self) -> Response {
         let status = status_of(&self.0);
         let body = json!({ "error": sanitise::sentence(&self.0.one_line()), "kind": self.0.kind.as_str() });
@@ -35,7 +35,7 @@ impl IntoResponse for Failure {
     }
 }
 
-type Answer = Result<Response, Failure>;
+type Answer = Result<Response, ApiFailure>;
 
 /// A value as JSON that is harmless to print.
 fn answer(status: StatusCode, value: &impl Serialize) -> Answer {
@@ -45,7 +45,7 @@ fn answer(status: StatusCode, value: &impl Serialize) -> Answer {
     Ok((status, [(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
 
-pub(super) async fn list(State(app): State<Arc<App>>, asked: Result<Query<Asked>, QueryRejection>) -> Answer {
+pub(super) async fn list(State(app): State<Arc<App>>, asked: Result<Query<ListAsked>, QueryRejection>) -> Answer {
     let asked = asked::of(asked)?;
     let (filter, sort) = asked.read()?;
     let rows = asked.rows()?.unwrap_or(ROWS);
@@ -78,7 +78,7 @@ pub(super) async fn decisions(State(app): State<Arc<App>>, Path(id): Path<String
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Decide {
+pub(super) struct DecideJson {
     decision: String,
     who: String,
     #[serde(default)]
@@ -89,7 +89,7 @@ pub(super) struct Decide {
 pub(super) async fn decide(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
-    axum::Json(wanted): axum::Json<Decide>,
+    axum::Json(wanted): axum::Json<DecideJson>,
 ) -> Answer {
     let choice = pages::choice(&wanted.decision)?;
     let decision = app
@@ -106,7 +106,7 @@ pub(super) async fn history(State(app): State<Arc<App>>, Query(asked): Query<pag
     answer(StatusCode::OK, &rows)
 }
 
-pub(super) async fn prevalence(State(app): State<Arc<App>>, Query(asked): Query<correction::Asked>) -> Answer {
+pub(super) async fn prevalence(State(app): State<Arc<App>>, Query(asked): Query<correction::DetectorAsked>) -> Answer {
     let detector = asked.read()?;
     let counts = app.read(|index, _| index.prevalence()).await?;
     answer(StatusCode::OK, &shares::values(&counts, detector))

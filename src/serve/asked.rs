@@ -48,12 +48,14 @@ pub(super) fn severity_word(severity: i64) -> &'static str {
 /// one.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Asked {
+pub(super) struct ListAsked {
     pub outcome: String,
     pub severity: String,
     pub base: String,
     pub family: String,
-    pub form: String,
+    /// The format, by the word that addresses have for it.
+    #[serde(rename = "form")]
+    pub format: String,
     pub decision: String,
     pub downloads: String,
     pub since: String,
@@ -74,7 +76,7 @@ pub(super) struct Asked {
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] for a field that is none: one that is misspelled would let everything through.
-pub(super) fn of(query: Result<Query<Asked>, QueryRejection>) -> Result<Asked> {
+pub(super) fn of(query: Result<Query<ListAsked>, QueryRejection>) -> Result<ListAsked> {
     query
         .map(|Query(asked)| asked)
         .map_err(|refused| Error::new(ErrorKind::Usage, format!("reading an address: {}", refused.body_text())))
@@ -111,7 +113,7 @@ fn day(field: &str, text: &str, later: i64) -> Result<Option<Timestamp>> {
         .ok_or_else(|| wrong(field, &text, "a date like 2026-01-31"))
 }
 
-impl Asked {
+impl ListAsked {
     /// What the queue shows whoever asks for nothing in particular: what waits for a decision.
     pub(super) fn waiting() -> Self {
         let severity = severity_word(WAITS_FROM).to_owned();
@@ -131,7 +133,7 @@ impl Asked {
             severity: (0..).zip(SEVERITIES).find(|(_, known)| Some(*known) == severity).map(|(rank, _)| rank),
             base: given(&self.base),
             family: given(&self.family),
-            form: given(&self.form),
+            format: given(&self.format),
             decision: owned(word("decision", &self.decision, &DECISIONS)?),
             downloads: number("downloads", &self.downloads)?,
             since: day("since", &self.since, 0)?,
@@ -164,7 +166,7 @@ impl Asked {
             ("severity", &self.severity),
             ("base", &self.base),
             ("family", &self.family),
-            ("form", &self.form),
+            ("form", &self.format),
             ("decision", &self.decision),
             ("downloads", &self.downloads),
             ("since", &self.since),
@@ -201,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_word_that_is_none_is_refused_with_the_list() {
-        type Field = fn(&mut Asked) -> &mut String;
+        type Field = fn(&mut ListAsked) -> &mut String;
         let fields: [(&str, Field, &str); 7] = [
             ("outcome", |asked| &mut asked.outcome, "not-examined"),
             ("severity", |asked| &mut asked.severity, "medium"),
@@ -212,7 +214,7 @@ mod tests {
             ("sort", |asked| &mut asked.sort, "downloads"),
         ];
         for (name, field, right) in fields {
-            let mut asked = Asked::default();
+            let mut asked = ListAsked::default();
             *field(&mut asked) = "bogus".into();
             let error = asked.read().expect_err("is none");
             assert_eq!(error.kind, ErrorKind::Usage);
@@ -221,9 +223,9 @@ mod tests {
             asked.read().expect("is one");
         }
         let wrong = [
-            Asked { downloads: "many".into(), ..Asked::default() },
-            Asked { since: "yesterday".into(), ..Asked::default() },
-            Asked { until: "9999-12-31".into(), ..Asked::default() },
+            ListAsked { downloads: "many".into(), ..ListAsked::default() },
+            ListAsked { since: "yesterday".into(), ..ListAsked::default() },
+            ListAsked { until: "9999-12-31".into(), ..ListAsked::default() },
         ];
         assert!(wrong.iter().all(|asked| asked.read().is_err()));
     }

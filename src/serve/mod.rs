@@ -42,7 +42,7 @@ use listen::Limits;
 const IDLE_READERS: usize = 8;
 
 /// What to serve and to whom.
-pub struct Settings {
+pub struct ServeSettings {
     /// The index.
     pub index: PathBuf,
     /// The signatures, for their prose.
@@ -61,7 +61,7 @@ pub struct Settings {
 pub(crate) struct App {
     index: PathBuf,
     pub(crate) catalogue: Catalogue,
-    pub(crate) access: access::Access,
+    pub(crate) access: access::ServeAccess,
     pub(crate) clock: fn() -> Timestamp,
     readers: Mutex<Vec<Index>>,
     /// None where the index can be read and not written.
@@ -79,8 +79,8 @@ impl App {
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for a bind address beyond loopback without a token, or a token that is too short.
-    pub(crate) fn new(settings: Settings) -> Result<Self> {
-        let access = access::Access::new(&settings)?;
+    pub(crate) fn new(settings: ServeSettings) -> Result<Self> {
+        let access = access::ServeAccess::new(&settings)?;
         let writer = match Index::open(&settings.index) {
             Ok(index) => Some(Mutex::new(index)),
             Err(error) => Index::open_read_only(&settings.index).map(|_| None).map_err(|_| error)?,
@@ -160,7 +160,7 @@ pub(crate) fn router(app: Arc<App>, longest: Duration) -> Router {
         .route("/api/v1/examinations/{id}/decisions", get(api::decisions).post(api::decide))
         .route("/api/v1/repositories/history", get(api::history))
         .route("/api/v1/prevalence", get(api::prevalence))
-        .fallback(|| async { Failure(Error::new(ErrorKind::NotFound, "there is no such page")) })
+        .fallback(|| async { PageFailure(Error::new(ErrorKind::NotFound, "there is no such page")) })
         .layer(middleware::from_fn_with_state(app.clone(), access::guard))
         .layer(DefaultBodyLimit::max(MAX_FORM_BYTES))
         .layer(middleware::from_fn_with_state(longest, listen::in_time))
@@ -168,7 +168,7 @@ pub(crate) fn router(app: Arc<App>, longest: Duration) -> Router {
 }
 
 /// Serves until told to stop. `ready` is given the address that is listened on, and whether decisions can be recorded.
-pub fn run(settings: Settings, ready: impl FnOnce(SocketAddr, bool)) -> Result<()> {
+pub fn run(settings: ServeSettings, ready: impl FnOnce(SocketAddr, bool)) -> Result<()> {
     let bind = settings.bind;
     let app = Arc::new(App::new(settings)?);
     let writable = app.writer.is_some();
@@ -247,9 +247,9 @@ async fn icon() -> impl IntoResponse {
 }
 
 /// An error as a page.
-pub(crate) struct Failure(pub(crate) Error);
+pub(crate) struct PageFailure(pub(crate) Error);
 
-impl From<Error> for Failure {
+impl From<Error> for PageFailure {
     fn from(error: Error) -> Self {
         Self(error)
     }
@@ -266,7 +266,7 @@ pub(crate) fn status_of(error: &Error) -> StatusCode {
     }
 }
 
-impl IntoResponse for Failure {
+impl IntoResponse for PageFailure {
     fn into_response(self) -> Response {
         let status = status_of(&self.0);
         let text = sanitise::sentence(&self.0.one_line());

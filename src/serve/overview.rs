@@ -10,14 +10,14 @@ use maud::{Markup, html};
 
 use super::access::Session;
 use super::asked::OUTCOMES;
-use super::pages::{self, Page, age, lambda};
+use super::pages::{self, HtmlPage, age, lambda};
 use super::{App, layout};
-use crate::index::triage::{News, NotExamined, TriageFilter, TriageRow};
+use crate::index::triage::{News, NotExaminedClass, TriageFilter, TriageRow};
 use crate::report::chart::{self, Room};
 use crate::report::html::scroll;
 use crate::report::sanitise;
 use crate::report::words::{bytes, count, when};
-use crate::sweep::work::{Run, Summary, last_runs};
+use crate::sweep::work::{Run, SweepSummary, last_runs};
 
 /// Sweeps that are shown beside one another.
 const RUNS: u32 = 12;
@@ -35,10 +35,10 @@ struct Overview {
     news: Vec<News>,
     waiting: Vec<TriageRow>,
     all_waiting: u64,
-    not_examined: Vec<NotExamined>,
+    not_examined: Vec<NotExaminedClass>,
 }
 
-pub(super) async fn home(State(app): State<Arc<App>>, Extension(session): Extension<Session>) -> Page {
+pub(super) async fn home(State(app): State<Arc<App>>, Extension(session): Extension<Session>) -> HtmlPage {
     let now = (app.clock)();
     let shown = app
         .read(move |index, _| {
@@ -96,12 +96,12 @@ fn duration(seconds: f64) -> String {
     }
 }
 
-fn of(summary: &Summary, outcome: &str) -> u64 {
+fn of(summary: &SweepSummary, outcome: &str) -> u64 {
     summary.outcomes.get(outcome).copied().unwrap_or(0)
 }
 
 /// Outcomes that are no verdict: kinds of failure.
-fn failures(summary: &Summary) -> u64 {
+fn failures(summary: &SweepSummary) -> u64 {
     summary.outcomes.iter().filter(|(word, _)| !OUTCOMES.contains(&word.as_str())).map(|(_, count)| count).sum()
 }
 
@@ -181,7 +181,7 @@ fn new(app: &App, news: &[News]) -> Markup {
     }
 }
 
-fn unexamined(classes: &[NotExamined], ever: bool) -> Markup {
+fn unexamined(classes: &[NotExaminedClass], ever: bool) -> Markup {
     html! {
         h2 { @if ever { "Could not be examined" } @else { "Could not be examined in the last sweep" } }
         @if classes.is_empty() { p { "Everything could." } } @else {
@@ -211,9 +211,9 @@ fn unexamined(classes: &[NotExamined], ever: bool) -> Markup {
 
 /// The last sweeps beside one another, where there are several.
 fn sweeps(runs: &[Run]) -> Markup {
-    let ended: Vec<(&Run, &Summary)> =
+    let ended: Vec<(&Run, &SweepSummary)> =
         runs.iter().filter(|run| run.ended.is_some()).filter_map(|run| Some((run, run.summary.as_ref()?))).collect();
-    let picture = |id: &str, title: &str, number: fn(&Summary) -> u64| {
+    let picture = |id: &str, title: &str, number: fn(&SweepSummary) -> u64| {
         let bars: Vec<(String, i64)> = ended
             .iter()
             .rev()

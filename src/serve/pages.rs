@@ -11,15 +11,15 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::access::Session;
-use super::asked::{self, Asked, DECISIONS, DECLARED, OUTCOMES, SEVERITIES, relations, severity_word, sorts};
-use super::{App, Failure, layout};
+use super::asked::{self, DECISIONS, DECLARED, ListAsked, OUTCOMES, SEVERITIES, relations, severity_word, sorts};
+use super::{App, PageFailure, layout};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::decision::{CHOICES, Choice, OPEN};
-use crate::index::triage::{CLAIMS, Kind, TriagePage, TriageRow};
-use crate::index::{Index, Stored};
+use crate::index::triage::{CLAIMS, TriagePage, TriageRow, WordColumn};
+use crate::index::{Index, StoredExamination};
 use crate::report::html as dossiers;
 use crate::report::words::{self, when};
-use crate::report::{Facts, Report, sanitise};
+use crate::report::{Report, UploadFacts, sanitise};
 
 /// Rows of a page of the queue.
 const ROWS: u32 = 50;
@@ -33,7 +33,7 @@ const HISTORY_ROWS: u32 = 200;
 /// Columns of a reason in a list.
 const WHY_COLUMNS: usize = 120;
 
-pub(super) type Page = Result<Html<String>, Failure>;
+pub(super) type HtmlPage = Result<Html<String>, PageFailure>;
 
 /// How long ago, in the largest unit that fits.
 pub(super) fn age(then: Timestamp, now: Timestamp) -> String {
@@ -63,16 +63,20 @@ pub(super) async fn queue(
     State(app): State<Arc<App>>,
     Extension(session): Extension<Session>,
     RawQuery(raw): RawQuery,
-    asked: Result<Query<Asked>, QueryRejection>,
-) -> Page {
+    asked: Result<Query<ListAsked>, QueryRejection>,
+) -> HtmlPage {
     // A form sends its fields also where all are empty, and means everything.
-    let asked = if raw.is_none_or(|raw| raw.is_empty()) { Asked::waiting() } else { asked::of(asked)? };
+    let asked = if raw.is_none_or(|raw| raw.is_empty()) { ListAsked::waiting() } else { asked::of(asked)? };
     let (filter, sort) = asked.read()?;
     let wanted = asked.clone();
     let (page, matching, kinds) = app
         .read(move |index, _| {
             let page = index.triage(&filter, sort, wanted.after(), ROWS)?;
-            let kinds = [index.kinds(Kind::Form)?, index.kinds(Kind::Family)?, index.kinds(Kind::Signature)?];
+            let kinds = [
+                index.kinds(WordColumn::Format)?,
+                index.kinds(WordColumn::Family)?,
+                index.kinds(WordColumn::Signature)?,
+            ];
             Ok((page, index.matching(&filter, COUNTED + 1)?, kinds))
         })
         .await?;
@@ -114,7 +118,7 @@ const FILTERS: [(&str, &str); 16] = [
     ("sort", "Sort by"),
 ];
 
-fn filters(asked: &Asked, [forms, families, signatures]: &[Vec<String>; 3]) -> Markup {
+fn filters(asked: &ListAsked, [formats, families, signatures]: &[Vec<String>; 3]) -> Markup {
     let of = |list: &[String]| list.iter().filter(|word| layout::fits(word)).cloned().collect::<Vec<_>>();
     let owned = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     let values = asked.fields();
@@ -138,7 +142,7 @@ fn filters(asked: &Asked, [forms, families, signatures]: &[Vec<String>; 3]) -> M
                     "claim" => (select(name, label, &owned(&CLAIMS), value, Some("any"))),
                     "relation" => (select(name, label, &owned(&relations()), value, Some("any"))),
                     "family" => (select(name, label, &of(families), value, Some("any"))),
-                    "form" => (select(name, label, &of(forms), value, Some("any"))),
+                    "form" => (select(name, label, &of(formats), value, Some("any"))),
                     _ => (select(name, label, &owned(&sorts()), value, None)),
                 }
             }
@@ -174,7 +178,7 @@ fn select(name: &str, label: &str, words: &[String], chosen: &str, any: Option<&
     }
 }
 
-fn list(app: &App, asked: &Asked, page: &TriagePage) -> Markup {
+fn list(app: &App, asked: &ListAsked, page: &TriagePage) -> Markup {
     html! {
         @if page.items.is_empty() {
             p { "Nothing matches." }
@@ -245,8 +249,8 @@ fn about(row: &TriageRow) -> String {
         false => format!("of {}", sanitise::name(&row.base)),
     }];
     told.push(row.relation.clone());
-    if !row.form.is_empty() {
-        told.push(sanitise::fit(&sanitise::name(&row.form), 18, "…"));
+    if !row.format.is_empty() {
+        told.push(sanitise::fit(&sanitise::name(&row.format), 18, "…"));
     }
     if let Some(downloads) = row.downloads {
         told.push(words::count(downloads, "download", "downloads"));
@@ -264,12 +268,12 @@ fn uploader(row: &TriageRow) -> Markup {
 }
 
 /// The examination of an id, or the error that there is none.
-pub(super) fn find(index: &Index, id: &str) -> Result<Stored> {
+pub(super) fn find(index: &Index, id: &str) -> Result<StoredExamination> {
     index.get(id)?.ok_or_else(|| missing(id))
 }
 
 /// The same without measurements.
-pub(super) fn find_short(index: &Index, id: &str) -> Result<Stored> {
+pub(super) fn find_short(index: &Index, id: &str) -> Result<StoredExamination> {
     index.get_short(id)?.ok_or_else(|| missing(id))
 }
 
@@ -289,7 +293,7 @@ pub(super) async fn dossier(
     Extension(session): Extension<Session>,
     Path(id): Path<String>,
     Query(before): Query<Before>,
-) -> Page {
+) -> HtmlPage {
     let (stored, facts, decisions, past, next, before) = app
         .read(move |index, _| {
             let stored = find(index, &id)?;
@@ -301,7 +305,7 @@ pub(super) async fn dossier(
                 None => None,
             };
             let (decisions, past) = (index.decisions(&id)?, index.past_judgements(&id)?);
-            let facts = Facts::of(index, &stored)?;
+            let facts = UploadFacts::of(index, &stored)?;
             Ok((stored, facts, decisions, past, index.next_waiting(&id)?, before))
         })
         .await?;
@@ -384,7 +388,7 @@ fn decision_form(app: &App, session: &Session, id: &str, who: &str) -> Markup {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Decide {
+pub(super) struct DecideForm {
     form_token: String,
     who: String,
     // Nothing is chosen beforehand, and a browser leaves out what is not chosen.
@@ -409,10 +413,10 @@ pub(super) async fn decide(
     State(app): State<Arc<App>>,
     Extension(session): Extension<Session>,
     Path(id): Path<String>,
-    Form(form): Form<Decide>,
-) -> Result<Response, Failure> {
+    Form(form): Form<DecideForm>,
+) -> Result<Response, PageFailure> {
     if !app.access.form_token_holds(&session, &form.form_token) {
-        return Err(Failure(Error::new(
+        return Err(PageFailure(Error::new(
             ErrorKind::Denied,
             "the form is too old (the server has been started again since); go back, load the page anew and send it again",
         )));
@@ -420,7 +424,7 @@ pub(super) async fn decide(
     let choice = choice(&form.decision)?;
     if form.note.trim().is_empty() {
         let what = "recording a decision: say why; whoever reads it later has nothing else to go by";
-        return Err(Failure(Error::new(ErrorKind::Usage, what)));
+        return Err(PageFailure(Error::new(ErrorKind::Usage, what)));
     }
     let address = app
         .write(move |index, app| {
@@ -445,7 +449,7 @@ pub(super) async fn repository(
     State(app): State<Arc<App>>,
     Extension(session): Extension<Session>,
     Query(asked): Query<Source>,
-) -> Page {
+) -> HtmlPage {
     let source = asked.source.clone();
     let rows = app.read(move |index, _| index.repository_rows(&source, HISTORY_ROWS)).await?;
     let body = html! {
@@ -479,7 +483,7 @@ pub(super) async fn repository(
     Ok(layout::page(&app, &session, &asked.source, "", body))
 }
 
-pub(super) async fn decisions(State(app): State<Arc<App>>, Extension(session): Extension<Session>) -> Page {
+pub(super) async fn decisions(State(app): State<Arc<App>>, Extension(session): Extension<Session>) -> HtmlPage {
     let (all, broken) =
         app.read(|index, _| Ok((index.last_decisions(HISTORY_ROWS)?, index.broken_decisions()?))).await?;
     let body = html! {

@@ -9,7 +9,7 @@ use maud::html;
 use serde::Deserialize;
 
 use super::access::Session;
-use super::{App, Failure, layout};
+use super::{App, PageFailure, layout};
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::prevalence::markup;
 use crate::report::rates::Detector;
@@ -17,12 +17,12 @@ use crate::report::rates::Detector;
 /// The detector's rates to correct for, in percent as people write them.
 #[derive(Debug, Default, Clone, Deserialize)]
 #[serde(default)]
-pub(super) struct Asked {
+pub(super) struct DetectorAsked {
     pub sensitivity: String,
     pub false_positives: String,
 }
 
-impl Asked {
+impl DetectorAsked {
     /// The rates, where both are given.
     pub(super) fn read(&self) -> Result<Option<Detector>> {
         let rate = |name: &str, text: &str| -> Result<Option<f64>> {
@@ -50,8 +50,8 @@ impl Asked {
 pub(super) async fn page(
     State(app): State<Arc<App>>,
     Extension(session): Extension<Session>,
-    Query(asked): Query<Asked>,
-) -> Result<Html<String>, Failure> {
+    Query(asked): Query<DetectorAsked>,
+) -> Result<Html<String>, PageFailure> {
     let detector = asked.read()?;
     let counts = app.read(|index, _| index.prevalence()).await?;
     let body = html! {

@@ -38,7 +38,7 @@ async fn serve_these(examinations: Vec<Examination>, token: Option<&str>) -> Ser
     let listing = Listing { downloads: Some(1234), family: Some("llama".into()), ..Listing::default() };
     open.record_listing("hf:example/tiny-edited", &listing, noon()).expect("records");
     drop(open);
-    let settings = Settings {
+    let settings = ServeSettings {
         index: index.clone(),
         catalogue: Catalogue::builtin().expect("parses"),
         bind: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -53,7 +53,7 @@ async fn serve_these(examinations: Vec<Examination>, token: Option<&str>) -> Ser
 
 /// A running server: where it listens, how to send it a signal, and its end.
 async fn start(
-    settings: Settings,
+    settings: ServeSettings,
     limits: Limits,
 ) -> (SocketAddr, tokio::sync::mpsc::UnboundedSender<()>, tokio::task::JoinHandle<()>) {
     let app = Arc::new(App::new(settings).expect("starts"));
@@ -410,7 +410,7 @@ async fn the_overview_says_what_is_new_and_what_waits() {
 
 #[tokio::test]
 async fn beyond_loopback_only_with_a_token() {
-    let settings = |bind: [u8; 4], token: Option<&str>| Settings {
+    let settings = |bind: [u8; 4], token: Option<&str>| ServeSettings {
         index: PathBuf::from("/nonexistent/index.db"),
         catalogue: Catalogue::default(),
         bind: SocketAddr::from((bind, 0)),
@@ -444,8 +444,8 @@ async fn beyond_loopback_only_with_a_token() {
     assert_eq!(after.status(), 303);
 }
 
-fn settings_over(folder: &std::path::Path, token: Option<&str>) -> Settings {
-    Settings {
+fn settings_over(folder: &std::path::Path, token: Option<&str>) -> ServeSettings {
+    ServeSettings {
         index: folder.join("index.db"),
         catalogue: Catalogue::default(),
         bind: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -707,7 +707,7 @@ fn fill(index: &mut Index, examinations: u32) {
                  has_claim, catalogue, judged_at, relation, verdict, because, severity)
                  SELECT printf('%064x', 1000000 + i), 'orthoscope/examination/1', '0.1.0', bs.key, cs.key, b.key, c.key,
                      1760000000 + i, 1760000000 + i, 1, CASE WHEN h % 17 = 0 THEN 'failed' ELSE 'complete' END,
-                     CASE WHEN h % 17 = 0 THEN 'the hub wants an access grant (403)' END, 'screen', 272, 272, 200, 1000, 0, 0,
+                     CASE WHEN h % 17 = 0 THEN 'denied: the hub wants an access grant (403)' END, 'screen', 272, 272, 200, 1000, 0, 0,
                      1, 1760000000 + i, 'fine-tuned',
                      CASE WHEN h % 11 = 0 THEN 'orthogonalized' WHEN h % 50 = 1 THEN 'suspect' ELSE 'clear' END, 'made up',
                      CASE WHEN h % 11 = 0 THEN 4 WHEN h % 50 = 1 THEN 2 ELSE 0 END

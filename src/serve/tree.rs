@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::access::Session;
 use super::pages::{is_false_claim, lambda};
-use super::{App, Failure, layout};
+use super::{App, PageFailure, layout};
 use crate::error::Result;
 use crate::index::Index;
 use crate::index::triage::TriageRow;
@@ -43,7 +43,7 @@ struct Below {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Asked {
+pub(super) struct TreeAsked {
     #[serde(default)]
     base: String,
 }
@@ -51,8 +51,8 @@ pub(super) struct Asked {
 pub(super) async fn page(
     State(app): State<Arc<App>>,
     Extension(session): Extension<Session>,
-    Query(asked): Query<Asked>,
-) -> Result<Html<String>, Failure> {
+    Query(asked): Query<TreeAsked>,
+) -> Result<Html<String>, PageFailure> {
     let base = asked.base.clone();
     let (bases, tree) = app
         .read(move |index, _| {

@@ -22,7 +22,7 @@ pub struct Range {
 /// Which bound of a range is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Side {
+pub enum Bound {
     /// [`Range::min`].
     Min,
     /// [`Range::max`].
@@ -31,7 +31,7 @@ pub enum Side {
     Below,
 }
 
-impl Side {
+impl Bound {
     /// The word in the front matter.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -44,8 +44,8 @@ impl Side {
 
 impl Range {
     /// The bounds that were given.
-    pub fn bounds(&self) -> impl Iterator<Item = (Side, f64)> {
-        [(Side::Min, self.min), (Side::Max, self.max), (Side::Below, self.below)]
+    pub fn bounds(&self) -> impl Iterator<Item = (Bound, f64)> {
+        [(Bound::Min, self.min), (Bound::Max, self.max), (Bound::Below, self.below)]
             .into_iter()
             .filter_map(|(side, bound)| bound.map(|bound| (side, bound)))
     }
@@ -57,11 +57,11 @@ impl Range {
 }
 
 /// Whether one bound lets a value through.
-fn within(side: Side, bound: f64, value: f64) -> bool {
+fn within(side: Bound, bound: f64, value: f64) -> bool {
     match side {
-        Side::Min => value >= bound,
-        Side::Max => value <= bound,
-        Side::Below => value < bound,
+        Bound::Min => value >= bound,
+        Bound::Max => value <= bound,
+        Bound::Below => value < bound,
     }
 }
 
@@ -112,7 +112,7 @@ impl Condition {
     }
 
     /// The bounds that do not let these measurements through; an absent measurement fails every bound of its clause.
-    pub fn failing_bounds(&self, measurements: &BTreeMap<String, f64>) -> Vec<(&str, Side)> {
+    pub fn failing_bounds(&self, measurements: &BTreeMap<String, f64>) -> Vec<(&str, Bound)> {
         let mut failing = Vec::new();
         for (name, range) in &self.clauses {
             let value = measurements.get(name).copied();
@@ -153,8 +153,8 @@ mod tests {
         let condition = condition("\"a.b\" = { min = 3 }\n\"c.d\" = { max = 0.5, min = 0 }");
         assert!(condition.holds(&values(&[("a.b", 3.0), ("c.d", 0.0)])));
         assert!(!condition.holds(&values(&[("a.b", 3.0)])));
-        assert_eq!(condition.failing_bounds(&values(&[("a.b", 3.0)])), [("c.d", Side::Min), ("c.d", Side::Max)]);
-        assert_eq!(condition.failing_bounds(&values(&[("a.b", 2.0), ("c.d", 0.4)])), [("a.b", Side::Min)]);
+        assert_eq!(condition.failing_bounds(&values(&[("a.b", 3.0)])), [("c.d", Bound::Min), ("c.d", Bound::Max)]);
+        assert_eq!(condition.failing_bounds(&values(&[("a.b", 2.0), ("c.d", 0.4)])), [("a.b", Bound::Min)]);
         assert!(!Condition::default().holds(&values(&[("a.b", 3.0)])));
     }
 

@@ -13,7 +13,7 @@ use crate::ids::Digest;
 /// Where a signature stands in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Status {
+pub enum SignatureStatus {
     /// Judged and shown, but its numbers may still move.
     Preview,
     /// Judged and shown; its meaning does not change any more.
@@ -22,7 +22,7 @@ pub enum Status {
     Withdrawn,
 }
 
-impl Status {
+impl SignatureStatus {
     /// The word in the front matter.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -36,7 +36,7 @@ impl Status {
 /// What kind of thing a signature describes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Family {
+pub enum SignatureFamily {
     /// A direction, or several, taken out of weights; and its close kin.
     Orthogonalization,
     /// Something honest that shares some of the numbers: named so that it can be shown as an alternative.
@@ -47,7 +47,7 @@ pub enum Family {
     Code,
 }
 
-impl Family {
+impl SignatureFamily {
     /// The word in the front matter.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -127,11 +127,11 @@ pub struct FrontMatter {
     /// The version of orthoscope that first had it.
     pub since: String,
     /// Where it stands in its life.
-    pub status: Status,
+    pub status: SignatureStatus,
     /// How serious a finding it makes.
     pub severity: Severity,
     /// What kind of thing it describes.
-    pub family: Family,
+    pub family: SignatureFamily,
     /// What it says about the verdict.
     pub implies: Implies,
     /// Families of tools whose output is consistent with it. Tools, never people.

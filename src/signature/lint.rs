@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::SourceFile;
-use super::file::{Family, FrontMatter, Implies, NEEDS, Signature, severity_word};
+use super::file::{FrontMatter, Implies, NEEDS, Signature, SignatureFamily, severity_word};
 use crate::examination::Severity;
 use crate::profile::names::MEASUREMENTS;
 
@@ -19,7 +19,7 @@ pub enum Level {
 
 /// One fault of one file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Fault {
+pub struct LintFault {
     /// The file's name without `.md`.
     pub file: String,
     /// How bad.
@@ -30,7 +30,7 @@ pub struct Fault {
     pub message: String,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for LintFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let level = match self.level {
             Level::Error => "error",
@@ -65,7 +65,7 @@ pub static RULES: &[(&str, &str)] = &[
 ];
 
 /// All faults of these files, sorted.
-pub fn check(files: &[SourceFile]) -> Vec<Fault> {
+pub fn check(files: &[SourceFile]) -> Vec<LintFault> {
     let mut faults = Vec::new();
     let mut ids: BTreeSet<String> = BTreeSet::new();
     for file in files {
@@ -87,7 +87,7 @@ pub fn check(files: &[SourceFile]) -> Vec<Fault> {
 /// Faults of one file, as they are found.
 struct Report<'a> {
     file: &'a str,
-    faults: &'a mut Vec<Fault>,
+    faults: &'a mut Vec<LintFault>,
 }
 
 impl Report<'_> {
@@ -100,7 +100,7 @@ impl Report<'_> {
     }
 
     fn add(&mut self, level: Level, rule: &'static str, message: String) {
-        self.faults.push(Fault { file: self.file.to_owned(), level, rule, message });
+        self.faults.push(LintFault { file: self.file.to_owned(), level, rule, message });
     }
 }
 
@@ -147,11 +147,11 @@ fn words(front: &FrontMatter, report: &mut Report<'_>) {
 
 fn severity(front: &FrontMatter, report: &mut Report<'_>) {
     let wrong = match front.family {
-        Family::LookAlike => front.severity != Severity::Info || front.implies != Implies::None,
-        Family::Packaging => front.implies != Implies::None,
-        Family::Orthogonalization | Family::Code => {
+        SignatureFamily::LookAlike => front.severity != Severity::Info || front.implies != Implies::None,
+        SignatureFamily::Packaging => front.implies != Implies::None,
+        SignatureFamily::Orthogonalization | SignatureFamily::Code => {
             front.implies == Implies::Orthogonalized
-                && (front.severity != Severity::High || front.family != Family::Orthogonalization)
+                && (front.severity != Severity::High || front.family != SignatureFamily::Orthogonalization)
         }
     };
     if wrong {
@@ -259,7 +259,7 @@ fn known(values: &BTreeMap<String, f64>, which: &str, report: &mut Report<'_>) {
     }
 }
 
-fn describe(failing: &[(&str, super::condition::Side)]) -> String {
+fn describe(failing: &[(&str, super::condition::Bound)]) -> String {
     let all: Vec<String> = failing.iter().map(|(name, side)| format!("{name} {}", side.as_str())).collect();
     if all.is_empty() { "a value that is not a number".to_owned() } else { all.join(", ") }
 }

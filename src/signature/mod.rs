@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 
 pub use builtin::BUILTIN;
 pub use condition::{ClauseOutcome, Condition, Range};
-pub use file::{Family, Implies, Signature, Status};
+pub use file::{Implies, Signature, SignatureFamily, SignatureStatus};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::Finding;
@@ -200,7 +200,7 @@ impl Catalogue {
         let measurements = &with_later(&profile.model);
         self.signatures
             .iter()
-            .filter(|signature| signature.front.status != Status::Withdrawn)
+            .filter(|signature| signature.front.status != SignatureStatus::Withdrawn)
             .map(|signature| {
                 let clauses = signature.front.when.assess(measurements);
                 let holds = !clauses.is_empty() && clauses.iter().all(|clause| clause.holds);

@@ -9,9 +9,11 @@ pub mod work;
 
 use std::path::Path;
 
+use jiff::Timestamp;
+
 use self::plan::Plan;
 use self::queue::Queue;
-use self::work::{Summary, SweepSettings};
+use self::work::{SweepSettings, SweepSummary};
 use crate::error::Result;
 use crate::examine::Examiner;
 use crate::index::write::WriterThread;
@@ -24,9 +26,9 @@ pub fn sweep(
     path: &Path,
     plan: &Plan,
     settings: &SweepSettings,
-    observer: &dyn work::Observer,
-) -> Result<(Summary, Rejudged)> {
-    let queue = Queue::open(path, seconds_now())?;
+    observer: &dyn work::SweepObserver,
+) -> Result<(SweepSummary, Rejudged)> {
+    let queue = Queue::open(path, Timestamp::now())?;
     let rejudged = Index::open(path)?.judge_again(&examiner.catalogue, false)?;
     let thread = WriterThread::start(path)?;
     let writer = thread.writer()?;
@@ -34,9 +36,4 @@ pub fn sweep(
     drop(writer);
     thread.finish()?;
     Ok((summary?, rejudged))
-}
-
-/// Seconds since 1970.
-pub fn seconds_now() -> i64 {
-    jiff::Timestamp::now().as_second()
 }

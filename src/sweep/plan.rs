@@ -1,5 +1,6 @@
 //! What to look at: listings of hubs, put into the queue page by page.
 
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -9,7 +10,6 @@ use crate::ids::Location;
 use crate::judge;
 
 use super::queue::{Planned, Queue};
-use super::seconds_now;
 
 /// What a sweep was asked for.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -31,7 +31,7 @@ pub struct Plan {
 /// What planning found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Listed {
+pub struct PlannedCounts {
     /// Repositories listed.
     pub seen: u64,
     /// Of them, queued.
@@ -81,17 +81,17 @@ fn listings(plan: &Plan) -> Result<Vec<Listing>> {
 /// Polls after which a watch follows the listings to their end again.
 const THOROUGH_EVERY: u64 = 12;
 
-/// Seconds that a repository rests in a watch after a failure that may pass.
-const REST: i64 = 3600;
+/// How long a repository rests in a watch after a failure that may pass.
+const REST: SignedDuration = SignedDuration::from_hours(1);
 
 /// Follows every listing of the plan into the queue. `poll` counts from 0 in a watch: the polls after the first read a
 /// listing that has its newest first only until a page with nothing new on it, with a thorough one in between.
-pub fn list(examiner: &Examiner, queue: &Queue, plan: &Plan, poll: u64) -> Result<Listed> {
+pub fn list(examiner: &Examiner, queue: &Queue, plan: &Plan, poll: u64) -> Result<PlannedCounts> {
     let thorough = poll.is_multiple_of(THOROUGH_EVERY);
-    let rest = if poll == 0 { 0 } else { REST };
+    let rest = if poll == 0 { SignedDuration::ZERO } else { REST };
     let tool = judge::tool(&examiner.catalogue);
     let key = |commit: &str| examiner.settings.key(commit, &tool);
-    let mut total = Listed::default();
+    let mut total = PlannedCounts::default();
     for listing in listings(plan)? {
         let hub = hub::named(&listing.hub, &examiner.environment)?;
         let newest_first = hub.lists_newest_first();
@@ -115,7 +115,7 @@ pub fn list(examiner: &Examiner, queue: &Queue, plan: &Plan, poll: u64) -> Resul
                 known = true;
             }
             let mut news = false;
-            for planned in queue.plan(&listing.hub, &listing.base, &rows, &key, rest, seconds_now())? {
+            for planned in queue.plan(&listing.hub, &listing.base, &rows, &key, rest, Timestamp::now())? {
                 match planned {
                     Planned::Queued => {
                         news = true;

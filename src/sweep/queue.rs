@@ -12,6 +12,7 @@ use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use jiff::{SignedDuration, Timestamp};
 use rusqlite::{OptionalExtension, TransactionBehavior, params};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -25,7 +26,7 @@ pub const MOST_ATTEMPTS: u32 = 12;
 
 /// One row to work on.
 #[derive(Debug, Clone)]
-pub struct Item {
+pub struct QueueItem {
     /// Short name of the hub.
     pub hub: String,
     /// The repository's name.
@@ -40,7 +41,7 @@ pub struct Item {
 
 /// What a row ended in.
 #[derive(Debug, Clone)]
-pub struct Ending<'a> {
+pub struct QueueEnding<'a> {
     /// Commit, depth and tool version, one a line: the same again is skipped.
     pub examined: &'a str,
     /// Verdict or kind of failure.
@@ -64,7 +65,7 @@ pub enum Planned {
 
 /// Counts by state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct QueueCounts {
     /// Waiting for a worker.
     pub queued: u64,
     /// With a worker.
@@ -93,6 +94,16 @@ fn failed(doing: &str) -> impl Fn(rusqlite::Error) -> Error + '_ {
     move |error| index_failed(doing, error)
 }
 
+/// The second that is so long after a time, as the queue keeps times.
+fn later(time: Timestamp, rest: SignedDuration) -> i64 {
+    time.as_second().saturating_add(rest.as_secs())
+}
+
+/// Whether a row that changed at that second has rested so long.
+fn has_rested(changed: i64, rest: SignedDuration, now: Timestamp) -> bool {
+    now.as_second().saturating_sub(changed) >= rest.as_secs()
+}
+
 /// What a listing said of a repository, as the queue keeps it: what only a hostile uploader makes long is left out, as
 /// one row must not fill the index. What is asked for again when the repository is examined may be missing whole.
 fn facts_of(row: &RepoInfo, doing: &str) -> Result<String> {
@@ -117,7 +128,7 @@ fn facts_of(row: &RepoInfo, doing: &str) -> Result<String> {
 impl Queue {
     /// Opens the queue in the SQLite file at `path`, takes the sweep's lock, and takes back leases of processes that
     /// are gone. `Usage` when another sweep holds the lock.
-    pub fn open(path: &Path, now: i64) -> Result<Self> {
+    pub fn open(path: &Path, now: Timestamp) -> Result<Self> {
         let lock_path = PathBuf::from(format!("{}.sweep-lock", path.display()));
         let lock = OpenOptions::new()
             .write(true)
@@ -135,7 +146,7 @@ impl Queue {
         index.connection().pragma_update(None, "synchronous", "NORMAL").map_err(failed(doing))?;
         index
             .connection()
-            .execute("UPDATE sweep_queue SET state = 'queued', changed = ?1 WHERE state = 'leased'", [now])
+            .execute("UPDATE sweep_queue SET state = 'queued', changed = ?1 WHERE state = 'leased'", [now.as_second()])
             .map_err(failed(doing))?;
         Ok(Self { index: Mutex::new(index), _lock: lock })
     }
@@ -145,8 +156,8 @@ impl Queue {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes note of what a listing said. `key` makes from a listed commit the text that [`Ending::examined`] would
-    /// carry now. A failure that may pass is tried again once its row has rested for `rest` seconds. All rows in one
+    /// Takes note of what a listing said. `key` makes from a listed commit the text that [`QueueEnding::examined`]
+    /// would carry now. A failure that may pass is tried again once its row has rested so long. All rows in one
     /// transaction.
     pub fn plan(
         &self,
@@ -154,8 +165,8 @@ impl Queue {
         base: &str,
         rows: &[RepoInfo],
         key: &dyn Fn(&str) -> String,
-        rest: i64,
-        now: i64,
+        rest: SignedDuration,
+        now: Timestamp,
     ) -> Result<Vec<Planned>> {
         let doing = "planning the sweep";
         let mut index = self.index();
@@ -177,7 +188,7 @@ impl Queue {
             let what = match known {
                 Some((state, ..)) if state != "done" => Planned::Waiting,
                 Some((_, Some(examined), passing, changed))
-                    if examined == key(listed) && (!passing || now - changed < rest) =>
+                    if examined == key(listed) && (!passing || !has_rested(changed, rest, now)) =>
                 {
                     Planned::Skipped
                 }
@@ -190,7 +201,7 @@ impl Queue {
                          VALUES (?1, ?2, ?3, ?4, ?5, 'queued', ?6, ?6)
                          ON CONFLICT DO UPDATE SET listed = ?4, facts = ?5, state = 'queued', attempts = 0,
                              not_before = 0, changed = ?6",
-                        params![hub, row.name, base, listed, facts, now],
+                        params![hub, row.name, base, listed, facts, now.as_second()],
                     )
                     .map_err(failed(doing))?,
                 // What waits is examined as it is now; what is skipped still gets its newest counts.
@@ -210,7 +221,7 @@ impl Queue {
 
     /// Leases the next row until it is done or handed back; those that were tried least come first, so one that kills
     /// its worker does not block the rest.
-    pub fn lease(&self, now: i64) -> Result<Option<Item>> {
+    pub fn lease(&self, now: Timestamp) -> Result<Option<QueueItem>> {
         let doing = "leasing from the sweep's queue";
         // The column `leased_until` of the released schema is left at its default: leases end with the process, not
         // with time.
@@ -224,7 +235,7 @@ impl Queue {
                      WHERE state = 'queued' AND not_before <= ?1
                      ORDER BY attempts, first_seen, hub, repository, base LIMIT 1)
                  RETURNING hub, repository, base, facts, attempts",
-                [now],
+                [now.as_second()],
                 |row| {
                     Ok((
                         row.get::<_, String>(0)?,
@@ -241,11 +252,11 @@ impl Queue {
         let facts = serde_json::from_str(&facts).map_err(|error| {
             Error::because(ErrorKind::Index, format!("{doing}: the facts of {hub}:{repository}"), error)
         })?;
-        Ok(Some(Item { hub, repository, base, facts, attempts }))
+        Ok(Some(QueueItem { hub, repository, base, facts, attempts }))
     }
 
     /// The row's examination is recorded: it is done.
-    pub fn done(&self, item: &Item, ending: &Ending<'_>, now: i64) -> Result<()> {
+    pub fn done(&self, item: &QueueItem, ending: &QueueEnding<'_>, now: Timestamp) -> Result<()> {
         self.index()
             .connection()
             .execute(
@@ -260,41 +271,41 @@ impl Queue {
                     ending.outcome,
                     ending.passing,
                     ending.reason,
-                    now
+                    now.as_second()
                 ],
             )
             .map(|_| ())
             .map_err(failed("ending a row of the sweep's queue"))
     }
 
-    /// Back to the queue, to rest for `rest` seconds; the attempt counts.
-    pub fn again(&self, item: &Item, rest: i64, now: i64) -> Result<()> {
+    /// Back to the queue, to rest so long; the attempt counts.
+    pub fn again(&self, item: &QueueItem, rest: SignedDuration, now: Timestamp) -> Result<()> {
         self.index()
             .connection()
             .execute(
                 "UPDATE sweep_queue SET state = 'queued', not_before = ?4, changed = ?5
                  WHERE hub = ?1 AND repository = ?2 AND base = ?3",
-                params![item.hub, item.repository, item.base, now + rest, now],
+                params![item.hub, item.repository, item.base, later(now, rest), now.as_second()],
             )
             .map(|_| ())
             .map_err(failed("returning a row to the sweep's queue"))
     }
 
     /// Back to the queue as if never leased: the user stopped the sweep, or the night's budget is spent.
-    pub fn give_back(&self, item: &Item, now: i64) -> Result<()> {
+    pub fn give_back(&self, item: &QueueItem, now: Timestamp) -> Result<()> {
         self.index()
             .connection()
             .execute(
                 "UPDATE sweep_queue SET state = 'queued', attempts = max(attempts - 1, 0), changed = ?4
                  WHERE hub = ?1 AND repository = ?2 AND base = ?3",
-                params![item.hub, item.repository, item.base, now],
+                params![item.hub, item.repository, item.base, now.as_second()],
             )
             .map(|_| ())
             .map_err(failed("giving a row of the sweep's queue back"))
     }
 
     /// Counts by state.
-    pub fn counts(&self) -> Result<Counts> {
+    pub fn counts(&self) -> Result<QueueCounts> {
         let doing = "counting the sweep's queue";
         let index = self.index();
         let mut statement = index
@@ -304,7 +315,7 @@ impl Queue {
         let rows = statement
             .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))
             .map_err(failed(doing))?;
-        let mut counts = Counts::default();
+        let mut counts = QueueCounts::default();
         for row in rows {
             let (state, count) = row.map_err(failed(doing))?;
             let count = u64::try_from(count).unwrap_or(0);
@@ -317,14 +328,14 @@ impl Queue {
         Ok(counts)
     }
 
-    /// Seconds until the next resting row may be taken, if rows are waiting at all.
-    pub fn next_in(&self, now: i64) -> Result<Option<i64>> {
+    /// How long until the next resting row may be taken, if rows are waiting at all.
+    pub fn next_in(&self, now: Timestamp) -> Result<Option<SignedDuration>> {
         self.index()
             .connection()
             .query_row("SELECT min(not_before) FROM sweep_queue WHERE state = 'queued'", [], |row| {
                 row.get::<_, Option<i64>>(0)
             })
-            .map(|next| next.map(|next| (next - now).max(0)))
+            .map(|next| next.map(|next| SignedDuration::from_secs(next.saturating_sub(now.as_second()).max(0))))
             .map_err(failed("asking the sweep's queue"))
     }
 
@@ -386,20 +397,23 @@ impl Queue {
     }
 
     /// Notes the beginning of a run.
-    pub fn begin(&self, plan: &str, now: i64) -> Result<i64> {
+    pub fn begin(&self, plan: &str, now: Timestamp) -> Result<i64> {
         let index = self.index();
         let connection = index.connection();
         connection
-            .execute("INSERT INTO sweep_run (started, plan) VALUES (?1, ?2)", params![now, plan])
+            .execute("INSERT INTO sweep_run (started, plan) VALUES (?1, ?2)", params![now.as_second(), plan])
             .map_err(failed("noting the sweep"))?;
         Ok(connection.last_insert_rowid())
     }
 
     /// Notes the end of a run.
-    pub fn end(&self, run: i64, summary: &str, now: i64) -> Result<()> {
+    pub fn end(&self, run: i64, summary: &str, now: Timestamp) -> Result<()> {
         self.index()
             .connection()
-            .execute("UPDATE sweep_run SET ended = ?2, summary = ?3 WHERE id = ?1", params![run, now, summary])
+            .execute(
+                "UPDATE sweep_run SET ended = ?2, summary = ?3 WHERE id = ?1",
+                params![run, now.as_second(), summary],
+            )
             .map(|_| ())
             .map_err(failed("noting the sweep's end"))
     }
@@ -408,6 +422,13 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// No rest.
+    const NONE: SignedDuration = SignedDuration::ZERO;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
 
     fn repo(name: &str, commit: &str) -> RepoInfo {
         RepoInfo { name: name.into(), commit: Some(commit.into()), ..RepoInfo::default() }
@@ -418,52 +439,56 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("index.db");
         let key = |commit: &str| format!("{commit}\nscreen\n1\ncat");
-        let queue = Queue::open(&path, 0).unwrap();
-        let plan =
-            |commit: &str, now| queue.plan("hf", "hf:org/base", &[repo("a/b", commit)], &key, 0, now).unwrap()[0];
+        let queue = Queue::open(&path, at(0)).unwrap();
+        let plan = |commit: &str, now| {
+            queue.plan("hf", "hf:org/base", &[repo("a/b", commit)], &key, NONE, at(now)).unwrap()[0]
+        };
         assert_eq!(plan("c1", 1), Planned::Queued);
         assert_eq!(plan("c1", 2), Planned::Waiting);
-        let item = queue.lease(3).unwrap().unwrap();
+        let item = queue.lease(at(3)).unwrap().unwrap();
         assert_eq!((item.repository.as_str(), item.attempts), ("a/b", 1));
-        assert!(queue.lease(4).unwrap().is_none());
-        let ending = Ending { examined: &key("c1"), outcome: "clear", passing: false, reason: None };
-        queue.done(&item, &ending, 5).unwrap();
+        assert!(queue.lease(at(4)).unwrap().is_none());
+        let ending = QueueEnding { examined: &key("c1"), outcome: "clear", passing: false, reason: None };
+        queue.done(&item, &ending, at(5)).unwrap();
         assert_eq!(plan("c1", 6), Planned::Skipped);
         assert_eq!(plan("c2", 7), Planned::Queued, "a new commit");
-        let item = queue.lease(8).unwrap().unwrap();
-        queue.again(&item, 50, 8).unwrap();
-        assert!(queue.lease(9).unwrap().is_none(), "it rests");
-        assert_eq!(queue.next_in(10).unwrap(), Some(48));
-        let item = queue.lease(60).unwrap().unwrap();
+        let item = queue.lease(at(8)).unwrap().unwrap();
+        queue.again(&item, SignedDuration::from_secs(50), at(8)).unwrap();
+        assert!(queue.lease(at(9)).unwrap().is_none(), "it rests");
+        assert_eq!(queue.next_in(at(10)).unwrap(), Some(SignedDuration::from_secs(48)));
+        let item = queue.lease(at(60)).unwrap().unwrap();
         assert_eq!(item.attempts, 2);
-        queue.give_back(&item, 61).unwrap();
-        assert_eq!(queue.lease(62).unwrap().unwrap().attempts, 2);
-        let ending = Ending { examined: &key("c2"), outcome: "network", passing: true, reason: Some("down") };
-        queue.done(&item, &ending, 63).unwrap();
-        let resting = queue.plan("hf", "hf:org/base", &[repo("a/b", "c2")], &key, 100, 64).unwrap();
+        queue.give_back(&item, at(61)).unwrap();
+        assert_eq!(queue.lease(at(62)).unwrap().unwrap().attempts, 2);
+        let ending = QueueEnding { examined: &key("c2"), outcome: "network", passing: true, reason: Some("down") };
+        queue.done(&item, &ending, at(63)).unwrap();
+        let resting = queue
+            .plan("hf", "hf:org/base", &[repo("a/b", "c2")], &key, SignedDuration::from_secs(100), at(64))
+            .unwrap();
         assert_eq!(resting, [Planned::Skipped], "not at once in a watch");
         assert_eq!(plan("c2", 64), Planned::Queued, "a passing failure is tried again another night");
-        let other =
-            queue.plan("hf", "hf:org/base", &[repo("a/b", "c2")], &|c| format!("{c}\nscreen\n2"), 0, 65).unwrap();
+        let other = queue
+            .plan("hf", "hf:org/base", &[repo("a/b", "c2")], &|c| format!("{c}\nscreen\n2"), NONE, at(65))
+            .unwrap();
         assert_eq!(other, [Planned::Waiting]);
     }
 
     #[test]
     fn a_row_of_a_listing_takes_no_more_than_its_share() {
         let folder = tempfile::tempdir().unwrap();
-        let queue = Queue::open(&folder.path().join("index.db"), 0).unwrap();
+        let queue = Queue::open(&folder.path().join("index.db"), at(0)).unwrap();
         let mut row = repo("a/b", "c");
         row.tags = (0..500_000).map(|number| format!("tag-{number}")).chain(["x".repeat(10 << 20)]).collect();
         row.card = serde_json::json!({ "text": "y".repeat(10 << 20) });
         row.base_models = serde_json::json!(["org/base"]);
-        queue.plan("hf", "", &[row], &|commit| commit.to_owned(), 0, 0).unwrap();
+        queue.plan("hf", "", &[row], &|commit| commit.to_owned(), NONE, at(0)).unwrap();
         let length: i64 = queue
             .index()
             .connection()
             .query_row("SELECT length(facts) FROM sweep_queue", [], |row| row.get(0))
             .unwrap();
         assert!(length <= MAX_LISTING_BYTES as i64, "{length}");
-        let facts = queue.lease(1).unwrap().unwrap().facts;
+        let facts = queue.lease(at(1)).unwrap().unwrap().facts;
         assert_eq!((facts.tags.len(), facts.tags[0].as_str()), (MAX_TAGS, "tag-0"));
         assert_eq!((facts.card, facts.base_models), (serde_json::Value::Null, serde_json::json!(["org/base"])));
     }
@@ -472,32 +497,32 @@ mod tests {
     fn leases_of_a_killed_process_come_back_and_two_sweeps_do_not_share_an_index() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("index.db");
-        let queue = Queue::open(&path, 0).unwrap();
+        let queue = Queue::open(&path, at(0)).unwrap();
         let rows = [repo("a/1", "c"), repo("a/2", "c")];
-        queue.plan("hf", "", &rows, &|c| c.to_owned(), 0, 0).unwrap();
-        let first = queue.lease(1).unwrap().unwrap();
-        assert_eq!(Queue::open(&path, 1).err().unwrap().kind, ErrorKind::Usage);
+        queue.plan("hf", "", &rows, &|c| c.to_owned(), NONE, at(0)).unwrap();
+        let first = queue.lease(at(1)).unwrap().unwrap();
+        assert_eq!(Queue::open(&path, at(1)).err().unwrap().kind, ErrorKind::Usage);
         drop(queue);
-        let queue = Queue::open(&path, 2).unwrap();
-        assert_eq!(queue.counts().unwrap(), Counts { queued: 2, leased: 0, done: 0 });
-        let next = queue.lease(3).unwrap().unwrap();
+        let queue = Queue::open(&path, at(2)).unwrap();
+        assert_eq!(queue.counts().unwrap(), QueueCounts { queued: 2, leased: 0, done: 0 });
+        let next = queue.lease(at(3)).unwrap().unwrap();
         assert_ne!(next.repository, first.repository, "what was tried less comes first");
-        assert_eq!(queue.lease(4).unwrap().unwrap().attempts, 2);
+        assert_eq!(queue.lease(at(4)).unwrap().unwrap().attempts, 2);
     }
 
     #[test]
     fn a_leased_row_stays_leased_however_late_it_is_until_the_queue_is_opened_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("index.db");
-        let queue = Queue::open(&path, 0).unwrap();
-        queue.plan("hf", "", &[repo("a/1", "c")], &|c| c.to_owned(), 0, 0).unwrap();
-        queue.lease(1).unwrap().unwrap();
-        for late in [601, 602, 100_000, i64::MAX] {
-            assert!(queue.lease(late).unwrap().is_none(), "at {late} its worker is still at it");
+        let queue = Queue::open(&path, at(0)).unwrap();
+        queue.plan("hf", "", &[repo("a/1", "c")], &|c| c.to_owned(), NONE, at(0)).unwrap();
+        queue.lease(at(1)).unwrap().unwrap();
+        for late in [601, 602, 100_000, Timestamp::MAX.as_second()] {
+            assert!(queue.lease(at(late)).unwrap().is_none(), "at {late} its worker is still at it");
         }
-        assert_eq!(queue.counts().unwrap(), Counts { queued: 0, leased: 1, done: 0 });
+        assert_eq!(queue.counts().unwrap(), QueueCounts { queued: 0, leased: 1, done: 0 });
         drop(queue);
-        let queue = Queue::open(&path, 2).unwrap();
-        assert_eq!(queue.lease(2).unwrap().unwrap().attempts, 2, "a dead worker's row is free at once");
+        let queue = Queue::open(&path, at(2)).unwrap();
+        assert_eq!(queue.lease(at(2)).unwrap().unwrap().attempts, 2, "a dead worker's row is free at once");
     }
 }

@@ -6,22 +6,21 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::{Examination, Severity};
 use crate::examine::Examiner;
-use crate::examine::repository::Outcome;
+use crate::examine::repository::RepositoryOutcome;
 use crate::hub::RepoInfo;
 use crate::ids::RepoId;
 use crate::index::triage::{Listing, record_listing};
 use crate::index::write::Writer;
 use crate::index::{self, Index};
 
-use super::plan::{self, Listed, Plan};
-use super::queue::{Ending, Item, MOST_ATTEMPTS, Queue};
-use super::seconds_now;
+use super::plan::{self, Plan, PlannedCounts};
+use super::queue::{MOST_ATTEMPTS, Queue, QueueEnding, QueueItem};
 
 /// How a sweep runs.
 #[derive(Debug, Clone)]
@@ -30,8 +29,8 @@ pub struct SweepSettings {
     pub workers: usize,
     /// Attempts of a repository that meets network trouble, per run.
     pub tries: u32,
-    /// Seconds a repository rests between them.
-    pub rest: i64,
+    /// How long a repository rests between them.
+    pub rest: SignedDuration,
     /// Repositories examined in this run at most.
     pub limit: Option<u64>,
     /// Keep polling for new uploads, this far apart.
@@ -40,7 +39,7 @@ pub struct SweepSettings {
 
 impl Default for SweepSettings {
     fn default() -> Self {
-        Self { workers: 4, tries: 3, rest: 30, limit: None, watch: None }
+        Self { workers: 4, tries: 3, rest: SignedDuration::from_secs(30), limit: None, watch: None }
     }
 }
 
@@ -52,7 +51,7 @@ pub struct Run {
     /// When it ended; `None` while it runs, and for one that was killed.
     pub ended: Option<Timestamp>,
     /// What it did, where it ended.
-    pub summary: Option<Summary>,
+    pub summary: Option<SweepSummary>,
 }
 
 /// The last runs, latest first.
@@ -79,9 +78,9 @@ pub fn last_runs(index: &Index, most: u32) -> Result<Vec<Run>> {
 /// What a run did.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Summary {
+pub struct SweepSummary {
     /// What was listed.
-    pub listed: Listed,
+    pub listed: PlannedCounts,
     /// Repositories that ended in an outcome.
     pub examined: u64,
     /// Per outcome: verdict, or kind of failure.
@@ -118,7 +117,7 @@ pub struct Summary {
     pub worst: Option<Severity>,
 }
 
-impl Summary {
+impl SweepSummary {
     /// What of that which was asked for was not done, in words.
     pub fn undone(&self) -> Vec<String> {
         let mut undone = Vec::new();
@@ -151,17 +150,17 @@ impl Summary {
 const UNDONE: &[&str] = &["network", "io", "internal", "budget", "index", "malformed", "unsupported", "too-large"];
 
 /// Hears of progress.
-pub trait Observer: Sync {
+pub trait SweepObserver: Sync {
     /// Planning is over.
-    fn planned(&self, _listed: &Listed) {}
+    fn planned(&self, _listed: &PlannedCounts) {}
     /// A row ended; `done` of `total` rows of this round have.
-    fn examined(&self, _repository: &RepoId, _outcome: &Outcome, _done: u64, _total: u64) {}
+    fn examined(&self, _repository: &RepoId, _outcome: &RepositoryOutcome, _done: u64, _total: u64) {}
 }
 
 /// An observer that does nothing.
 pub struct Silent;
 
-impl Observer for Silent {}
+impl SweepObserver for Silent {}
 
 /// Plans and works until done. With `watch`, until stopped.
 pub fn sweep(
@@ -170,12 +169,12 @@ pub fn sweep(
     writer: &Writer,
     plan: &Plan,
     settings: &SweepSettings,
-    observer: &dyn Observer,
-) -> Result<Summary> {
+    observer: &dyn SweepObserver,
+) -> Result<SweepSummary> {
     let started = Instant::now();
     let described = serde_json::to_string(plan).unwrap_or_default();
-    let run = queue.begin(&described, seconds_now())?;
-    let mut summary = Summary::default();
+    let run = queue.begin(&described, Timestamp::now())?;
+    let mut summary = SweepSummary::default();
     for poll in 0.. {
         match plan::list(examiner, queue, plan, poll) {
             Ok(listed) => {
@@ -216,13 +215,13 @@ pub fn sweep(
     let unreported = queue.unreported(run)?;
     summary.worst = summary.worst.max(unreported.worst);
     summary.unreported = unreported.outcomes;
-    queue.end(run, &serde_json::to_string(&summary).unwrap_or_default(), seconds_now())?;
+    queue.end(run, &serde_json::to_string(&summary).unwrap_or_default(), Timestamp::now())?;
     Ok(summary)
 }
 
 /// Says what a poll of a watch could not list when it happens, as a watch may not end for weeks; what the poll before
 /// could not list either is not said again. Without a watch the end of the run is near, and tells.
-fn note(settings: &SweepSettings, before: &Summary, incomplete: &[String]) {
+fn note(settings: &SweepSettings, before: &SweepSummary, incomplete: &[String]) {
     if settings.watch.is_some() {
         for said in incomplete.iter().filter(|said| !before.listed.incomplete.contains(said)) {
             tracing::warn!("not listed in full: {said}");
@@ -236,8 +235,8 @@ fn round(
     queue: &Queue,
     writer: &Writer,
     settings: &SweepSettings,
-    observer: &dyn Observer,
-    summary: &mut Summary,
+    observer: &dyn SweepObserver,
+    summary: &mut SweepSummary,
 ) -> Result<()> {
     let total =
         queue.counts()?.queued.min(settings.limit.map_or(u64::MAX, |limit| limit - summary.examined.min(limit)));
@@ -255,7 +254,7 @@ fn round(
                     if settings.limit.is_some_and(|limit| earlier >= limit) {
                         break;
                     }
-                    let step = match queue.lease(seconds_now()) {
+                    let step = match queue.lease(Timestamp::now()) {
                         Ok(Some(item)) => {
                             one(examiner, queue, writer, settings, &item).map(|ended| Some((item, ended)))
                         }
@@ -274,10 +273,12 @@ fn round(
                             observer.examined(&id, &outcome, shared.1, total);
                         }
                         Ok(Some((_, None))) => {}
-                        Ok(None) => match queue.next_in(seconds_now()) {
+                        Ok(None) => match queue.next_in(Timestamp::now()) {
                             // Rows rest: the network may come back. Others may still be leased by fellow workers.
-                            Ok(Some(wait)) if wait > 0 => {
-                                let _ = examiner.client.pause(Duration::from_secs(wait.clamp(1, 5) as u64));
+                            Ok(Some(wait)) if wait.is_positive() => {
+                                let _ = examiner
+                                    .client
+                                    .pause(wait.unsigned_abs().clamp(Duration::from_secs(1), Duration::from_secs(5)));
                             }
                             Ok(Some(_)) => {}
                             Ok(None) => break,
@@ -306,11 +307,11 @@ fn one(
     queue: &Queue,
     writer: &Writer,
     settings: &SweepSettings,
-    item: &Item,
-) -> Result<Option<Outcome>> {
+    item: &QueueItem,
+) -> Result<Option<RepositoryOutcome>> {
     let id = RepoId { hub: item.hub.clone(), name: item.repository.clone() };
     let base = Some(item.base.as_str()).filter(|base| !base.is_empty());
-    let given_up = |error: &Error, kind: ErrorKind| Outcome {
+    let given_up = |error: &Error, kind: ErrorKind| RepositoryOutcome {
         examination: examiner.failed(&id, &item.facts, base, error),
         failure: Some(kind),
         spent: Default::default(),
@@ -325,13 +326,13 @@ fn one(
         match examiner.examine(&id, &item.facts, base) {
             Ok(outcome) => outcome,
             Err(error) if error.kind == ErrorKind::Interrupted || examiner.night.was_refused() => {
-                queue.give_back(item, seconds_now())?;
+                queue.give_back(item, Timestamp::now())?;
                 return Ok(None);
             }
             Err(error) if error.kind == ErrorKind::Index => return Err(error),
             Err(error) if item.attempts < settings.tries => {
                 tracing::info!("{id}: {}", error.one_line());
-                queue.again(item, settings.rest, seconds_now())?;
+                queue.again(item, settings.rest, Timestamp::now())?;
                 return Ok(None);
             }
             Err(error) => given_up(&error, error.kind),
@@ -343,13 +344,13 @@ fn one(
     let commit = item.facts.commit.as_deref().unwrap_or_default();
     let examined = examiner.settings.key(commit, &outcome.examination.tool);
     let word = outcome.word();
-    let ending = Ending {
+    let ending = QueueEnding {
         examined: &examined,
         outcome: word,
         passing: outcome.is_passing(),
         reason: outcome.examination.reason.as_deref(),
     };
-    queue.done(item, &ending, seconds_now())?;
+    queue.done(item, &ending, Timestamp::now())?;
     Ok(Some(outcome))
 }
 
@@ -369,7 +370,7 @@ fn record(writer: &Writer, examination: &Examination, facts: &RepoInfo, base: Op
     recorded.wait().map(|_| ())
 }
 
-fn count(summary: &mut Summary, outcome: &Outcome) {
+fn count(summary: &mut SweepSummary, outcome: &RepositoryOutcome) {
     let examination = &outcome.examination;
     let add = |map: &mut BTreeMap<String, u64>, key: String| *map.entry(key).or_default() += 1;
     summary.examined += 1;

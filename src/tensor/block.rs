@@ -8,7 +8,7 @@ macro_rules! block_type {
         #[doc = $what]
         pub static $name: $crate::tensor::DType = $crate::tensor::DType {
             name: stringify!($name),
-            family: $crate::tensor::Family::Block,
+            family: $crate::tensor::DTypeFamily::Block,
             block: $elements,
             bytes: $bytes,
             precision: 0,

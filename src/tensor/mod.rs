@@ -19,7 +19,7 @@ use serde::{Serialize, Serializer};
 
 /// What a dtype's numbers are, for deciding what may be compared with what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Family {
+pub enum DTypeFamily {
     /// IEEE-like floating point.
     Float,
     /// Integers and booleans: compared for equality, decoded only for statistics.
@@ -35,7 +35,7 @@ pub struct DType {
     /// The name as the format spells it (`BF16`, `Q4_K`).
     pub name: &'static str,
     /// What its numbers are.
-    pub family: Family,
+    pub family: DTypeFamily,
     /// Elements in one block.
     pub block: usize,
     /// Bytes of one block.
@@ -58,7 +58,7 @@ impl DType {
     /// The dtype of that name in safetensors spelling, if it is one of [`DTYPES`]. ggml's block types are in that list
     /// but not in safetensors, so a header naming one is naming an unknown dtype.
     pub fn named(name: &str) -> Option<&'static DType> {
-        DTYPES.iter().copied().find(|dtype| dtype.name == name && dtype.family != Family::Block)
+        DTYPES.iter().copied().find(|dtype| dtype.name == name && dtype.family != DTypeFamily::Block)
     }
 }
 

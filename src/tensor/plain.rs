@@ -2,7 +2,7 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::{DType, Family};
+use super::{DType, DTypeFamily};
 
 fn each<const N: usize>(input: &[u8], output: &mut [f32], decode: impl Fn([u8; N]) -> f32) {
     for (bytes, out) in input.as_chunks::<N>().0.iter().zip(output) {
@@ -15,7 +15,7 @@ macro_rules! plain {
         #[doc = $what]
         pub static $name: DType = DType {
             name: $text,
-            family: Family::$family,
+            family: DTypeFamily::$family,
             block: 1,
             bytes: $bytes,
             precision: $precision,
@@ -29,7 +29,7 @@ plain!(F32, "F32", Float, 4, 24, "IEEE 754 binary32.", f32::from_le_bytes);
 /// bfloat16: the upper half of binary32.
 pub static BF16: DType = DType {
     name: "BF16",
-    family: Family::Float,
+    family: DTypeFamily::Float,
     block: 1,
     bytes: 2,
     precision: 8,
@@ -112,7 +112,7 @@ pub(crate) fn power_of_two(code: u8) -> f32 {
 
 /// IEEE 754 binary16.
 pub static F16: DType =
-    DType { name: "F16", family: Family::Float, block: 1, bytes: 2, precision: 11, decode: half_to_single };
+    DType { name: "F16", family: DTypeFamily::Float, block: 1, bytes: 2, precision: 11, decode: half_to_single };
 
 /// In runs, so that the processor's own conversion is looked for once a run and not once a number.
 fn half_to_single(input: &[u8], output: &mut [f32]) {
@@ -186,7 +186,7 @@ pub(crate) static F4_VALUES: [f32; 16] = table(2, 1, 1, Special::None);
 /// OCP FP6 E2M3, four in three bytes, lowest bits first.
 pub static F6_E2M3: DType = DType {
     name: "F6_E2M3",
-    family: Family::Float,
+    family: DTypeFamily::Float,
     block: 4,
     bytes: 3,
     precision: 4,
@@ -199,7 +199,7 @@ pub static F6_E2M3: DType = DType {
 /// OCP FP6 E3M2, four in three bytes, lowest bits first.
 pub static F6_E3M2: DType = DType {
     name: "F6_E3M2",
-    family: Family::Float,
+    family: DTypeFamily::Float,
     block: 4,
     bytes: 3,
     precision: 3,
@@ -221,7 +221,7 @@ fn six_bit(input: &[u8], output: &mut [f32], values: &[f32; 64]) {
 /// OCP FP4 E2M1, two in a byte, low half first.
 pub static F4: DType = DType {
     name: "F4",
-    family: Family::Float,
+    family: DTypeFamily::Float,
     block: 2,
     bytes: 1,
     precision: 2,
@@ -235,7 +235,7 @@ pub static F4: DType = DType {
 
 /// A dtype whose name is not in the table.
 pub static UNKNOWN: DType =
-    DType { name: "UNKNOWN", family: Family::Opaque, block: 1, bytes: 1, precision: 0, decode: |_, _| {} };
+    DType { name: "UNKNOWN", family: DTypeFamily::Opaque, block: 1, bytes: 1, precision: 0, decode: |_, _| {} };
 
 #[cfg(test)]
 mod tests {

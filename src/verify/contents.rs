@@ -6,12 +6,12 @@ use std::ops::Range;
 use super::bundle::Statement;
 use super::hash::{Algorithm, Hash, hash};
 use super::reference::Expected;
-use super::{Check, Content, Look, Outcome, Reference};
+use super::{Check, CheckOutcome, Look, Reference, SubjectContent};
 
 /// Hashes a file, once in each way that somebody stated, and holds it to every statement.
-pub struct Contents;
+pub struct ContentsCheck;
 
-impl Check for Contents {
+impl Check for ContentsCheck {
     fn name(&self) -> &'static str {
         "digest"
     }
@@ -24,7 +24,7 @@ impl Check for Contents {
             .filter(|(_, all): &(_, Vec<Expected>)| !all.is_empty())
             .collect();
         if stated.is_empty() {
-            return look.put(self.name(), Outcome::NotApplicable, None, None);
+            return look.put(self.name(), CheckOutcome::NotApplicable, None, None);
         }
         if !look.item.is_here() {
             return self.unhashed(look, &stated);
@@ -33,8 +33,8 @@ impl Check for Contents {
             Ok(source) => source.clone(),
             Err(reason) => {
                 let outcome = match look.item.content {
-                    Content::Wrong(_) => Outcome::Differs,
-                    _ => Outcome::Failed,
+                    SubjectContent::Wrong(_) => CheckOutcome::Differs,
+                    _ => CheckOutcome::Failed,
                 };
                 return look.put(self.name(), outcome, None, Some(reason));
             }
@@ -53,13 +53,13 @@ impl Check for Contents {
         for ((start, end), algorithms) in ranges {
             match hash(source.as_ref(), start..end, &algorithms, &|bytes| watch.hashed(bytes)) {
                 Ok(hashes) => found.extend(hashes.into_iter().map(|(algorithm, hash)| ((start, end, algorithm), hash))),
-                Err(error) => return look.put(self.name(), Outcome::Failed, None, Some(error.one_line())),
+                Err(error) => return look.put(self.name(), CheckOutcome::Failed, None, Some(error.one_line())),
             }
         }
         look.report.sha256 = found.get(&(0, source.len(), Algorithm::Sha256)).and_then(Hash::sha256);
         for (reference, all) in stated {
             let differs = disagreement(&all, source.len(), &found);
-            let outcome = if differs.is_some() { Outcome::Differs } else { Outcome::Ok };
+            let outcome = if differs.is_some() { CheckOutcome::Differs } else { CheckOutcome::Ok };
             let of = look.item.cached.then(|| "of the copy in the cache, not of what the hub serves now".to_owned());
             look.put(self.name(), outcome, Some(reference.name.clone()), differs.or(of));
         }
@@ -86,7 +86,7 @@ fn disagreement(all: &[Expected], length: u64, found: &BTreeMap<(u64, u64, Algor
     })
 }
 
-impl Contents {
+impl ContentsCheck {
     /// A file whose bytes are elsewhere: its statements are held against each other, and it is called unchecked at
     /// best.
     fn unhashed(&self, look: &mut Look<'_>, stated: &[(&Reference, Vec<Expected>)]) {
@@ -103,8 +103,8 @@ impl Contents {
                 Some(format!("{} states {listed} and {} {hash}", other.name, reference.name))
             });
             let (outcome, detail) = match contradicts {
-                Some(detail) => (Outcome::Differs, detail),
-                None => (Outcome::NotChecked, "contents not hashed (--download hashes them)".to_owned()),
+                Some(detail) => (CheckOutcome::Differs, detail),
+                None => (CheckOutcome::NotChecked, "contents not hashed (--download hashes them)".to_owned()),
             };
             look.put(self.name(), outcome, Some(reference.name.clone()), Some(detail));
         }

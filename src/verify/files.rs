@@ -19,7 +19,7 @@ use crate::source::{ByteSource, mmap::Mmap};
 
 /// Where a file's bytes are.
 #[derive(Clone)]
-pub enum Content {
+pub enum SubjectContent {
     /// On this machine.
     Here(PathBuf),
     /// On a hub, to be read by ranges.
@@ -32,21 +32,21 @@ pub enum Content {
 
 /// One file.
 #[derive(Clone)]
-pub struct Item {
+pub struct SubjectFile {
     /// Its path relative to the top, with slashes.
     pub name: String,
     /// Its length, for a file on a hub as listed.
     pub bytes: u64,
     /// Its bytes.
-    pub content: Content,
+    pub content: SubjectContent,
     /// Whether they are a cache's copy from before, found by what the hub lists: not what it would serve now.
     pub cached: bool,
 }
 
-impl Item {
+impl SubjectFile {
     /// Whether hashing it takes no download.
     pub fn is_here(&self) -> bool {
-        !matches!(self.content, Content::There(_))
+        !matches!(self.content, SubjectContent::There(_))
     }
 
     /// Whether looking at its first bytes would fetch the whole of it: small files of a hub, some of which count as a
@@ -58,12 +58,12 @@ impl Item {
     /// Its bytes, or why they cannot be had.
     pub fn source(&self) -> Result<Arc<dyn ByteSource>, String> {
         match &self.content {
-            Content::Here(path) => match Mmap::open(path, self.name.clone()) {
+            SubjectContent::Here(path) => match Mmap::open(path, self.name.clone()) {
                 Ok(map) => Ok(Arc::new(map)),
                 Err(error) => Err(error.one_line()),
             },
-            Content::There(source) => Ok(source.clone()),
-            Content::Unreadable(reason) | Content::Wrong(reason) => Err(reason.clone()),
+            SubjectContent::There(source) => Ok(source.clone()),
+            SubjectContent::Unreadable(reason) | SubjectContent::Wrong(reason) => Err(reason.clone()),
         }
     }
 }
@@ -76,7 +76,7 @@ pub struct Subject {
     /// The commit, where it is known.
     pub revision: Option<String>,
     /// Files by name.
-    pub items: BTreeMap<String, Item>,
+    pub items: BTreeMap<String, SubjectFile>,
     /// Whether one file was named, so that nothing is said of others.
     pub single: bool,
 }
@@ -105,8 +105,12 @@ pub fn local(path: &Path) -> Result<(Subject, Vec<Reference>)> {
     let label = path.display().to_string();
     if metadata.is_file() {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let item =
-            Item { name: name.clone(), bytes: metadata.len(), content: Content::Here(path.to_owned()), cached: false };
+        let item = SubjectFile {
+            name: name.clone(),
+            bytes: metadata.len(),
+            content: SubjectContent::Here(path.to_owned()),
+            cached: false,
+        };
         let mut cache = Reference::cache(commit_of(path.parent().unwrap_or(path)));
         if let Some(hash) = blob(path) {
             cache.expected.insert(name.clone(), vec![Expected::hash(hash)]);
@@ -138,8 +142,8 @@ pub fn local(path: &Path) -> Result<(Subject, Vec<Reference>)> {
                     return Err(Error::because(ErrorKind::Io, doing(), error));
                 }
                 let name = name_in(&real, &at);
-                let content = Content::Unreadable(format!("it cannot be looked into: {error}"));
-                items.insert(name.clone(), Item { name, bytes: 0, content, cached: false });
+                let content = SubjectContent::Unreadable(format!("it cannot be looked into: {error}"));
+                items.insert(name.clone(), SubjectFile { name, bytes: 0, content, cached: false });
                 continue;
             }
         };
@@ -149,7 +153,7 @@ pub fn local(path: &Path) -> Result<(Subject, Vec<Reference>)> {
                 continue;
             }
             let what = format!("more than {MAX_FOLDERS_DEEP} folders deep; not looked into");
-            Item { name: name.clone(), bytes: 0, content: Content::Unreadable(what), cached: false }
+            SubjectFile { name: name.clone(), bytes: 0, content: SubjectContent::Unreadable(what), cached: false }
         } else {
             one(&name, entry.path(), entry.path_is_symlink(), &inside)
         };
@@ -166,9 +170,13 @@ pub fn local(path: &Path) -> Result<(Subject, Vec<Reference>)> {
 }
 
 /// One entry that is no folder; links must end at a file inside.
-fn one(name: &str, path: &Path, is_link: bool, inside: &Path) -> Item {
-    let unreadable =
-        |why: String| Item { name: name.to_owned(), bytes: 0, content: Content::Unreadable(why), cached: false };
+fn one(name: &str, path: &Path, is_link: bool, inside: &Path) -> SubjectFile {
+    let unreadable = |why: String| SubjectFile {
+        name: name.to_owned(),
+        bytes: 0,
+        content: SubjectContent::Unreadable(why),
+        cached: false,
+    };
     let real = match path.canonicalize() {
         Ok(real) => real,
         Err(error) if is_link => return unreadable(format!("a link to nothing that can be read: {error}")),
@@ -178,9 +186,12 @@ fn one(name: &str, path: &Path, is_link: bool, inside: &Path) -> Item {
         return unreadable("a link that leads out of the folder; not followed".to_owned());
     }
     match real.metadata() {
-        Ok(metadata) if metadata.is_file() => {
-            Item { name: name.to_owned(), bytes: metadata.len(), content: Content::Here(real), cached: false }
-        }
+        Ok(metadata) if metadata.is_file() => SubjectFile {
+            name: name.to_owned(),
+            bytes: metadata.len(),
+            content: SubjectContent::Here(real),
+            cached: false,
+        },
         Ok(metadata) if metadata.is_dir() => unreadable("a link to a folder; not followed".to_owned()),
         Ok(_) => unreadable("neither a file nor a folder".to_owned()),
         Err(error) => unreadable(format!("it cannot be read: {error}")),
@@ -243,26 +254,26 @@ pub fn repository(
         }
         let cached = !repo.is_here() && repo.on_disk(file).is_some();
         let content = content(repo, file, meter, download)?;
-        items.insert(file.path.clone(), Item { name: file.path.clone(), bytes: file.bytes, content, cached });
+        items.insert(file.path.clone(), SubjectFile { name: file.path.clone(), bytes: file.bytes, content, cached });
     }
-    let revision = Some(repo.revision().to_owned());
+    let revision = Some(repo.revision().to_string());
     Ok(Subject { label: label.to_owned(), revision, items, single: false })
 }
 
-fn content(repo: &Repo, file: &RepoFile, meter: &Arc<Meter>, download: bool) -> Result<Content> {
+fn content(repo: &Repo, file: &RepoFile, meter: &Arc<Meter>, download: bool) -> Result<SubjectContent> {
     if let Some(path) = repo.on_disk(file) {
-        return Ok(Content::Here(path));
+        return Ok(SubjectContent::Here(path));
     }
     if !download {
         return Ok(match repo.source(file, meter) {
-            Ok(source) => Content::There(source),
-            Err(error) => Content::Unreadable(error.one_line()),
+            Ok(source) => SubjectContent::There(source),
+            Err(error) => SubjectContent::Unreadable(error.one_line()),
         });
     }
     match repo.download(file, meter) {
-        Ok(path) => Ok(Content::Here(path)),
+        Ok(path) => Ok(SubjectContent::Here(path)),
         Err(error) if error.kind == ErrorKind::Interrupted => Err(error),
-        Err(error) if error.kind == ErrorKind::Moved => Ok(Content::Wrong(error.one_line())),
-        Err(error) => Ok(Content::Unreadable(error.one_line())),
+        Err(error) if error.kind == ErrorKind::Moved => Ok(SubjectContent::Wrong(error.one_line())),
+        Err(error) => Ok(SubjectContent::Unreadable(error.one_line())),
     }
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::magic::Kind;
-use super::{Check, Look, Oddity, Outcome};
+use super::magic::ContentKind;
+use super::{Check, CheckOutcome, GradedOddity, Look};
 use crate::checkpoint::anomaly::{self, AnomalyKind, CODE_ON_LOAD};
 use crate::checkpoint::files::{Written, is_weights, is_worth_reading};
 use crate::checkpoint::{self, Anomaly, FileSet, pickle, turn};
@@ -20,7 +20,7 @@ pub fn severity(word: &str) -> Severity {
 }
 
 /// Whether an oddity is code that loading would run, in a file that is loaded as a model.
-pub fn runs_code(oddity: &Oddity) -> bool {
+pub fn runs_code(oddity: &GradedOddity) -> bool {
     oddity.anomaly.is(CODE_ON_LOAD) && oddity.severity >= Severity::High
 }
 
@@ -30,18 +30,18 @@ pub fn is_unreadable(anomaly: &Anomaly) -> bool {
 }
 
 /// An anomaly as an oddity of its file.
-pub fn oddity(anomaly: Anomaly) -> Oddity {
+pub fn oddity(anomaly: Anomaly) -> GradedOddity {
     // What trainers leave beside a model (optimizer state, arguments) names their own classes, and loading a model does
     // not touch it. Resuming its training does.
     let aside = anomaly.is(CODE_ON_LOAD) && !is_worth_reading(&anomaly.file);
     let severity = if aside && !pickle::only_does_harm(&anomaly) { Severity::Medium } else { severity(&anomaly.kind) };
-    Oddity { severity, anomaly }
+    GradedOddity { severity, anomaly }
 }
 
 /// Reads the header of a weight file.
-pub struct Header;
+pub struct HeaderCheck;
 
-impl Check for Header {
+impl Check for HeaderCheck {
     fn name(&self) -> &'static str {
         "header"
     }
@@ -49,14 +49,14 @@ impl Check for Header {
     fn run(&self, look: &mut Look<'_>) {
         let name = look.item.name.clone();
         let (Some(kind), true) = (look.kind.clone(), is_weights(&name)) else {
-            return look.put(self.name(), Outcome::NotApplicable, None, None);
+            return look.put(self.name(), CheckOutcome::NotApplicable, None, None);
         };
         let ending = match kind {
-            Kind::Safetensors => Written::Safetensors.ending(),
-            Kind::Gguf => Written::Gguf.ending(),
-            Kind::Zip | Kind::Pickle => Written::PyTorch.ending(),
+            ContentKind::Safetensors => Written::Safetensors.ending(),
+            ContentKind::Gguf => Written::Gguf.ending(),
+            ContentKind::Zip | ContentKind::Pickle => Written::PyTorch.ending(),
             // What is no format of weights has no header, and was told already.
-            _ => return look.put(self.name(), Outcome::NotApplicable, None, None),
+            _ => return look.put(self.name(), CheckOutcome::NotApplicable, None, None),
         };
         let Ok(source) = look.source().cloned() else { return };
         // Files are looked at side by side.
@@ -77,9 +77,9 @@ impl Check for Header {
                 let oddities = &look.report.oddities;
                 // A file that cannot be read to its end may still have told enough to be called grave.
                 let outcome = match oddities.iter().map(|oddity| oddity.severity).max() {
-                    Some(Severity::High) => Outcome::Differs,
-                    _ if oddities.iter().any(|oddity| is_unreadable(&oddity.anomaly)) => Outcome::Failed,
-                    _ => Outcome::Ok,
+                    Some(Severity::High) => CheckOutcome::Differs,
+                    _ if oddities.iter().any(|oddity| is_unreadable(&oddity.anomaly)) => CheckOutcome::Failed,
+                    _ => CheckOutcome::Ok,
                 };
                 let told = match oddities.len() {
                     0 => None,
@@ -89,7 +89,7 @@ impl Check for Header {
             }
             Err(error) => {
                 let reason = error.one_line().replacen(&plain, &name, 1);
-                look.put(self.name(), Outcome::Failed, None, Some(reason));
+                look.put(self.name(), CheckOutcome::Failed, None, Some(reason));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What a file is by its first bytes, and what its name promises.
 
-use super::{Check, Look, Outcome};
+use super::{Check, CheckOutcome, Look};
 use crate::checkpoint::files::Written;
 use crate::checkpoint::unread_kinds::unread_kind;
 
@@ -9,7 +9,7 @@ pub const FIRST: u64 = 512;
 
 /// What a file is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kind {
+pub enum ContentKind {
     /// Nothing in it.
     Empty,
     /// A safetensors file: a length, then a JSON object.
@@ -44,7 +44,7 @@ pub enum Kind {
     Unknown,
 }
 
-impl Kind {
+impl ContentKind {
     /// A short word for tables and records.
     pub const fn word(&self) -> &'static str {
         match self {
@@ -67,41 +67,41 @@ impl Kind {
 }
 
 /// Programs, archives and foreign formats by their first bytes.
-const BEGINNINGS: &[(&[u8], Kind)] = &[
-    (b"GGUF", Kind::Gguf),
-    (b"lmgg", Kind::Ggml),
-    (b"tjgg", Kind::Ggml),
-    (b"fmgg", Kind::Ggml),
-    (b"PK\x03\x04", Kind::Zip),
-    (b"PK\x05\x06", Kind::Zip),
-    (b"\x7fELF", Kind::Program("elf")),
-    (b"MZ", Kind::Program("pe")),
-    (b"\xfe\xed\xfa\xce", Kind::Program("mach-o")),
-    (b"\xfe\xed\xfa\xcf", Kind::Program("mach-o")),
-    (b"\xce\xfa\xed\xfe", Kind::Program("mach-o")),
-    (b"\xcf\xfa\xed\xfe", Kind::Program("mach-o")),
-    (b"\xca\xfe\xba\xbe", Kind::Program("mach-o")),
-    (b"#!", Kind::Program("script")),
-    (b"\x1f\x8b", Kind::Packed("gzip")),
-    (b"\x28\xb5\x2f\xfd", Kind::Packed("zstd")),
-    (b"\xfd7zXZ\x00", Kind::Packed("xz")),
-    (b"BZh", Kind::Packed("bzip2")),
-    (b"7z\xbc\xaf\x27\x1c", Kind::Packed("7z")),
-    (b"Rar!", Kind::Packed("rar")),
-    (b"\x89HDF\r\n\x1a\n", Kind::Other("hdf5")),
-    (b"\x93NUMPY", Kind::Other("numpy")),
+const BEGINNINGS: &[(&[u8], ContentKind)] = &[
+    (b"GGUF", ContentKind::Gguf),
+    (b"lmgg", ContentKind::Ggml),
+    (b"tjgg", ContentKind::Ggml),
+    (b"fmgg", ContentKind::Ggml),
+    (b"PK\x03\x04", ContentKind::Zip),
+    (b"PK\x05\x06", ContentKind::Zip),
+    (b"\x7fELF", ContentKind::Program("elf")),
+    (b"MZ", ContentKind::Program("pe")),
+    (b"\xfe\xed\xfa\xce", ContentKind::Program("mach-o")),
+    (b"\xfe\xed\xfa\xcf", ContentKind::Program("mach-o")),
+    (b"\xce\xfa\xed\xfe", ContentKind::Program("mach-o")),
+    (b"\xcf\xfa\xed\xfe", ContentKind::Program("mach-o")),
+    (b"\xca\xfe\xba\xbe", ContentKind::Program("mach-o")),
+    (b"#!", ContentKind::Program("script")),
+    (b"\x1f\x8b", ContentKind::Packed("gzip")),
+    (b"\x28\xb5\x2f\xfd", ContentKind::Packed("zstd")),
+    (b"\xfd7zXZ\x00", ContentKind::Packed("xz")),
+    (b"BZh", ContentKind::Packed("bzip2")),
+    (b"7z\xbc\xaf\x27\x1c", ContentKind::Packed("7z")),
+    (b"Rar!", ContentKind::Packed("rar")),
+    (b"\x89HDF\r\n\x1a\n", ContentKind::Other("hdf5")),
+    (b"\x93NUMPY", ContentKind::Other("numpy")),
 ];
 
 /// What a file of `length` bytes is that begins so.
-pub fn kind(first: &[u8], length: u64) -> Kind {
+pub fn kind(first: &[u8], length: u64) -> ContentKind {
     if length == 0 {
-        return Kind::Empty;
+        return ContentKind::Empty;
     }
     // Before all else: a safetensors file begins with a length, which may look like anything.
     if let Some((size, rest)) = first.split_first_chunk::<8>() {
         let size = u64::from_le_bytes(*size);
         if rest.first() == Some(&b'{') && size >= 2 && size.checked_add(8).is_some_and(|end| end <= length) {
-            return Kind::Safetensors;
+            return ContentKind::Safetensors;
         }
     }
     if let Some((_, kind)) = BEGINNINGS.iter().find(|(beginning, _)| first.starts_with(beginning)) {
@@ -109,37 +109,40 @@ pub fn kind(first: &[u8], length: u64) -> Kind {
     }
     // Protocols from 2 on say so; the older ones are told by what such a pickle begins with.
     if first.first() == Some(&0x80) && first.get(1).is_some_and(|protocol| (2..=5).contains(protocol)) {
-        return Kind::Pickle;
+        return ContentKind::Pickle;
     }
     if first.iter().all(|byte| *byte == 0) {
-        return Kind::Zeros;
+        return ContentKind::Zeros;
     }
     text_kind(first)
 }
 
-fn text_kind(first: &[u8]) -> Kind {
+fn text_kind(first: &[u8]) -> ContentKind {
     let bare = first.strip_prefix(b"\xef\xbb\xbf").unwrap_or(first).trim_ascii_start();
     if bare.starts_with(b"version https://git-lfs.github.com/spec/") {
         let text = String::from_utf8_lossy(bare);
         let field = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
         let oid = field("oid sha256:").filter(|oid| oid.len() == 64 && oid.bytes().all(|b| b.is_ascii_hexdigit()));
-        return Kind::LfsPointer(oid.map(str::to_ascii_lowercase), field("size ").and_then(|size| size.parse().ok()));
+        return ContentKind::LfsPointer(
+            oid.map(str::to_ascii_lowercase),
+            field("size ").and_then(|size| size.parse().ok()),
+        );
     }
     let lower = bare.get(..bare.len().min(64)).unwrap_or_default().to_ascii_lowercase();
     if lower.starts_with(b"<!doctype html") || lower.starts_with(b"<html") || lower.starts_with(b"<head") {
-        return Kind::Html;
+        return ContentKind::Html;
     }
     if lower.starts_with(b"<?xml") || lower.starts_with(b"<error") {
-        return Kind::Xml;
+        return ContentKind::Xml;
     }
     if is_text_pickle(first) {
-        return Kind::Pickle;
+        return ContentKind::Pickle;
     }
     let readable = |byte: &u8| matches!(byte, b'\t' | b'\n' | b'\r' | 0x20..=0x7e | 0x80..);
     match bare.first() {
-        Some(b'{' | b'[') if first.iter().all(readable) => Kind::Json,
-        _ if first.iter().all(readable) && is_utf8_start(first) => Kind::Text,
-        _ => Kind::Unknown,
+        Some(b'{' | b'[') if first.iter().all(readable) => ContentKind::Json,
+        _ if first.iter().all(readable) && is_utf8_start(first) => ContentKind::Text,
+        _ => ContentKind::Unknown,
     }
 }
 
@@ -181,40 +184,40 @@ pub fn promised(name: &str) -> &'static [&'static str] {
 }
 
 /// Says what a file is instead of what its name promises, and what to do about it.
-pub fn explain(kind: &Kind, promised: &[&str]) -> String {
+pub fn explain(kind: &ContentKind, promised: &[&str]) -> String {
     let promised = promised.join(" or ");
     match kind {
-        Kind::LfsPointer(_, size) => {
+        ContentKind::LfsPointer(_, size) => {
             let size = size.map_or_else(|| "its".to_owned(), |size| format!("{size}"));
             format!(
                 "a Git LFS pointer, not {promised}: {size} bytes of content were never downloaded (run `git lfs pull`, \
                  or download the file from its hub)"
             )
         }
-        Kind::Html => format!(
+        ContentKind::Html => format!(
             "a web page, not {promised}: what a server answers in place of a file it does not give (download it again, \
              with a token if the repository is gated)"
         ),
-        Kind::Xml => {
+        ContentKind::Xml => {
             format!("an XML document, not {promised}: often a storage service's error (download the file again)")
         }
-        Kind::Json | Kind::Text => {
+        ContentKind::Json | ContentKind::Text => {
             format!("{}, not {promised}: often a server's error message (look into it)", kind.word())
         }
-        Kind::Program(what) => format!("a program ({what}), not {promised}"),
-        Kind::Zip | Kind::Pickle => {
+        ContentKind::Program(what) => format!("a program ({what}), not {promised}"),
+        ContentKind::Zip | ContentKind::Pickle => {
             format!("{}, not {promised}: loaders that go by content would unpickle it", kind.word())
         }
-        Kind::Empty => format!("empty, not {promised}"),
-        Kind::Zeros => format!("zeros from its first byte on, not {promised}: a download that was never filled"),
+        ContentKind::Empty => format!("empty, not {promised}"),
+        ContentKind::Zeros => format!("zeros from its first byte on, not {promised}: a download that was never filled"),
         other => format!("{}, not {promised}", other.word()),
     }
 }
 
 /// Holds a file's first bytes to its name.
-pub struct Magic;
+pub struct MagicCheck;
 
-impl Check for Magic {
+impl Check for MagicCheck {
     fn name(&self) -> &'static str {
         "magic"
     }
@@ -229,16 +232,16 @@ impl Check for Magic {
         }
         // Small files of a hub are only fetched whole, and some count as downloads.
         if promised.is_empty() || look.item.is_costly() {
-            return look.put(self.name(), Outcome::NotApplicable, None, None);
+            return look.put(self.name(), CheckOutcome::NotApplicable, None, None);
         }
         match look.first() {
             Ok(first) => {
                 let kind = kind(&first, look.length());
                 look.report.kind = Some(kind.word().to_owned());
                 if promised.contains(&kind.word()) {
-                    look.put(self.name(), Outcome::Ok, None, None);
+                    look.put(self.name(), CheckOutcome::Ok, None, None);
                 } else {
-                    look.put(self.name(), Outcome::Differs, None, Some(explain(&kind, promised)));
+                    look.put(self.name(), CheckOutcome::Differs, None, Some(explain(&kind, promised)));
                 }
                 look.kind = Some(kind);
             }
@@ -251,7 +254,7 @@ impl Check for Magic {
 mod tests {
     use super::*;
 
-    fn of(bytes: &[u8]) -> Kind {
+    fn of(bytes: &[u8]) -> ContentKind {
         kind(&bytes[..bytes.len().min(FIRST as usize)], bytes.len() as u64)
     }
 
@@ -284,8 +287,8 @@ mod tests {
 
     #[test]
     fn a_length_beyond_the_file_is_no_safetensors() {
-        assert_ne!(of(&[&1000u64.to_le_bytes()[..], b"{\"a\":1}"].concat()), Kind::Safetensors);
-        assert_ne!(of(&[&u64::MAX.to_le_bytes()[..], b"{\"a\":1}"].concat()), Kind::Safetensors);
+        assert_ne!(of(&[&1000u64.to_le_bytes()[..], b"{\"a\":1}"].concat()), ContentKind::Safetensors);
+        assert_ne!(of(&[&u64::MAX.to_le_bytes()[..], b"{\"a\":1}"].concat()), ContentKind::Safetensors);
     }
 
     #[test]
@@ -293,7 +296,7 @@ mod tests {
         let oid = "ab".repeat(32);
         let text = format!("version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize 4976698672\n");
         let found = of(text.as_bytes());
-        assert_eq!(found, Kind::LfsPointer(Some(oid), Some(4_976_698_672)));
+        assert_eq!(found, ContentKind::LfsPointer(Some(oid), Some(4_976_698_672)));
         let said = explain(&found, promised("model.safetensors"));
         assert!(said.contains("4976698672") && said.contains("git lfs pull"), "{said}");
     }

@@ -31,7 +31,7 @@ use crate::ids::Digest;
 use crate::report::words;
 use crate::source::ByteSource;
 
-pub use files::{Content, Item, Subject};
+pub use files::{Subject, SubjectContent, SubjectFile};
 pub use reference::{Expected, Reference};
 
 /// The schema's name and version; a change that breaks a reader raises the number.
@@ -40,7 +40,7 @@ pub const SCHEMA: &str = "orthoscope/verification/1";
 /// What came of one check, by gravity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Outcome {
+pub enum CheckOutcome {
     /// There was nothing to check.
     NotApplicable,
     /// It agrees.
@@ -55,7 +55,7 @@ pub enum Outcome {
     Differs,
 }
 
-impl Outcome {
+impl CheckOutcome {
     /// Words for people.
     pub const fn words(self) -> &'static str {
         match self {
@@ -75,7 +75,7 @@ pub struct Checked {
     /// The check: `listed`, `size`, `digest`, `magic`, `header`; of the whole also `manifest`, `signature`, `index`.
     pub check: &'static str,
     /// What came of it.
-    pub outcome: Outcome,
+    pub outcome: CheckOutcome,
     /// What the file was held against, where that was somebody's statement.
     pub against: Option<String>,
     /// One sentence, where there is more to say.
@@ -84,7 +84,7 @@ pub struct Checked {
 
 /// An oddity of a file with its weight here.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Oddity {
+pub struct GradedOddity {
     /// How grave; `high` makes the whole differ.
     pub severity: Severity,
     /// The oddity.
@@ -106,7 +106,7 @@ pub struct FileReport {
     /// The checks.
     pub checks: Vec<Checked>,
     /// Oddities of its header.
-    pub oddities: Vec<Oddity>,
+    pub oddities: Vec<GradedOddity>,
 }
 
 impl FileReport {
@@ -115,19 +115,19 @@ impl FileReport {
     }
 
     /// The gravest outcome of this check.
-    pub fn outcome(&self, check: &str) -> Outcome {
+    pub fn outcome(&self, check: &str) -> CheckOutcome {
         let of = self.checks.iter().filter(|checked| checked.check == check);
-        of.map(|checked| checked.outcome).max().unwrap_or(Outcome::NotApplicable)
+        of.map(|checked| checked.outcome).max().unwrap_or(CheckOutcome::NotApplicable)
     }
 
     /// The gravest outcome of all checks.
-    pub fn gravest(&self) -> Outcome {
-        let worst = self.checks.iter().map(|checked| checked.outcome).max().unwrap_or(Outcome::NotApplicable);
-        if is_grave(&self.oddities) { Outcome::Differs } else { worst }
+    pub fn gravest(&self) -> CheckOutcome {
+        let worst = self.checks.iter().map(|checked| checked.outcome).max().unwrap_or(CheckOutcome::NotApplicable);
+        if is_grave(&self.oddities) { CheckOutcome::Differs } else { worst }
     }
 }
 
-fn is_grave(oddities: &[Oddity]) -> bool {
+fn is_grave(oddities: &[GradedOddity]) -> bool {
     oddities.iter().any(|oddity| oddity.severity >= Severity::High)
 }
 
@@ -143,13 +143,13 @@ pub struct ReferenceReport {
     /// Whether it means to name every file, so that others are additions.
     pub complete: bool,
     /// The signature, where there is one.
-    pub signature: Option<signature::Signature>,
+    pub signature: Option<signature::FileSignature>,
 }
 
 /// How it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Ending {
+pub enum VerifiedEnding {
     /// Every content that somebody states a hash of was hashed, and all agrees.
     Agrees,
     /// What was looked at agrees; contents were not hashed, as nobody asked for that or nobody states hashes of them.
@@ -162,7 +162,7 @@ pub enum Ending {
 
 /// How many files came out how.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Counts {
+pub struct VerifiedCounts {
     /// Files that are there.
     pub files: u64,
     /// Of these, files whose contents were hashed and agree with every statement.
@@ -193,11 +193,11 @@ pub struct Verification {
     /// The commit, where it is known.
     pub revision: Option<String>,
     /// How it ends.
-    pub result: Ending,
+    pub result: VerifiedEnding,
     /// The same in one sentence.
     pub because: String,
     /// The number of files.
-    pub counts: Counts,
+    pub counts: VerifiedCounts,
     /// What the files were held against.
     pub references: Vec<ReferenceReport>,
     /// Files, by name.
@@ -205,7 +205,7 @@ pub struct Verification {
     /// Checks of the whole.
     pub checks: Vec<Checked>,
     /// Oddities that concern several files.
-    pub oddities: Vec<Oddity>,
+    pub oddities: Vec<GradedOddity>,
 }
 
 /// Watches progress, from any thread.
@@ -224,11 +224,11 @@ impl Watch for Unwatched {}
 /// One look at one file.
 pub struct Look<'a> {
     /// The file.
-    pub item: &'a Item,
+    pub item: &'a SubjectFile,
     /// What is stated of it, and by whom.
     pub expected: Vec<(&'a Reference, &'a [Expected])>,
     /// What it is, once that was looked at.
-    pub kind: Option<magic::Kind>,
+    pub kind: Option<magic::ContentKind>,
     /// What is found.
     pub report: FileReport,
     source: Result<Arc<dyn ByteSource>, String>,
@@ -238,7 +238,7 @@ pub struct Look<'a> {
 }
 
 impl<'a> Look<'a> {
-    fn new(item: &'a Item, references: &'a [Reference], watch: &'a dyn Watch) -> Self {
+    fn new(item: &'a SubjectFile, references: &'a [Reference], watch: &'a dyn Watch) -> Self {
         let expected = references.iter().filter_map(|reference| Some((reference, reference.of(item)?))).collect();
         Self {
             item,
@@ -264,8 +264,12 @@ impl<'a> Look<'a> {
 
     /// What to call a check that cannot be made for want of bytes. Content that was fetched and thrown away as wrong is
     /// told once, by its hash.
-    fn unread(&self) -> Outcome {
-        if matches!(self.item.content, Content::Wrong(_)) { Outcome::NotChecked } else { Outcome::Failed }
+    fn unread(&self) -> CheckOutcome {
+        if matches!(self.item.content, SubjectContent::Wrong(_)) {
+            CheckOutcome::NotChecked
+        } else {
+            CheckOutcome::Failed
+        }
     }
 
     /// Its first bytes, read once.
@@ -286,7 +290,7 @@ impl<'a> Look<'a> {
         first
     }
 
-    fn put(&mut self, check: &'static str, outcome: Outcome, against: Option<String>, detail: Option<String>) {
+    fn put(&mut self, check: &'static str, outcome: CheckOutcome, against: Option<String>, detail: Option<String>) {
         self.report.checks.push(Checked { check, outcome, against, detail });
     }
 }
@@ -301,11 +305,12 @@ pub trait Check: Sync {
 }
 
 /// Every check of a file, in this order. A new one is a file of this folder and a line here.
-pub static CHECKS: &[&dyn Check] = &[&size::Size, &magic::Magic, &contents::Contents, &header::Header];
+pub static CHECKS: &[&dyn Check] =
+    &[&size::SizeCheck, &magic::MagicCheck, &contents::ContentsCheck, &header::HeaderCheck];
 
 /// Checks all files against everything that is stated of them. Never fails: what cannot be checked is an outcome.
 pub fn verify(subject: &Subject, references: &[Reference], watch: &dyn Watch) -> Verification {
-    let hashed = |item: &&Item| {
+    let hashed = |item: &&SubjectFile| {
         item.is_here() && references.iter().any(|r| r.of(item).is_some_and(|all| all.iter().any(|e| e.hash.is_some())))
     };
     let bytes = subject.items.values().filter(hashed).fold(0u64, |sum, item| sum.saturating_add(item.bytes));
@@ -342,23 +347,23 @@ pub fn verify(subject: &Subject, references: &[Reference], watch: &dyn Watch) ->
     }
 }
 
-fn count(files: &[FileReport], subject: &Subject) -> Counts {
-    let mut counts = Counts::default();
+fn count(files: &[FileReport], subject: &Subject) -> VerifiedCounts {
+    let mut counts = VerifiedCounts::default();
     for file in files {
         counts.files += u64::from(file.bytes.is_some());
         match file.gravest() {
-            Outcome::Differs => counts.differ += 1,
-            Outcome::Failed => counts.failed += 1,
-            Outcome::Absent => counts.absent += 1,
+            CheckOutcome::Differs => counts.differ += 1,
+            CheckOutcome::Failed => counts.failed += 1,
+            CheckOutcome::Absent => counts.absent += 1,
             _ => {}
         }
         match file.outcome("digest") {
-            Outcome::Ok => {
+            CheckOutcome::Ok => {
                 counts.hashed += 1;
                 counts.cached += u64::from(subject.items.get(&file.name).is_some_and(|item| item.cached));
             }
-            Outcome::NotChecked => counts.not_hashed += 1,
-            Outcome::NotApplicable if file.bytes.is_some() => counts.unstated += 1,
+            CheckOutcome::NotChecked => counts.not_hashed += 1,
+            CheckOutcome::NotApplicable if file.bytes.is_some() => counts.unstated += 1,
             _ => {}
         }
     }
@@ -367,13 +372,13 @@ fn count(files: &[FileReport], subject: &Subject) -> Counts {
 
 /// How it ends, and a sentence that claims no more than was done.
 fn end(
-    counts: &Counts,
+    counts: &VerifiedCounts,
     files: &[FileReport],
     checks: &[Checked],
-    oddities: &[Oddity],
+    oddities: &[GradedOddity],
     references: &[Reference],
-) -> (Ending, String) {
-    let whole = |outcome: Outcome| checks.iter().any(|checked| checked.outcome == outcome);
+) -> (VerifiedEnding, String) {
+    let whole = |outcome: CheckOutcome| checks.iter().any(|checked| checked.outcome == outcome);
     let several = |number: u64| words::count(number, "file", "files");
     let mut sentences = Vec::new();
     let code = files.iter().filter(|file| file.oddities.iter().any(header::runs_code)).count() as u64;
@@ -385,7 +390,7 @@ fn end(
         let verb = if differ == 1 { "is not what it should be" } else { "are not what they should be" };
         sentences.push(format!("{} {verb}", several(differ)));
     }
-    if whole(Outcome::Differs) || is_grave(oddities) {
+    if whole(CheckOutcome::Differs) || is_grave(oddities) {
         sentences.push("what concerns the whole does not agree".to_owned());
     }
     let differs = !sentences.is_empty();
@@ -395,7 +400,7 @@ fn end(
     if counts.failed > 0 {
         sentences.push(format!("{} could not be checked", several(counts.failed)));
     }
-    if whole(Outcome::Failed) || whole(Outcome::Absent) {
+    if whole(CheckOutcome::Failed) || whole(CheckOutcome::Absent) {
         sentences.push("not everything that was stated could be used".to_owned());
     }
     let incomplete = !differs && !sentences.is_empty();
@@ -416,16 +421,19 @@ fn end(
         sentences.push(format!("nobody states a hash of {}", several(counts.unstated)));
     }
     let unchecked = |reference: &Reference| {
-        reference.signature.as_ref().is_some_and(|signature| signature.state == signature::State::NotChecked)
+        reference
+            .signature
+            .as_ref()
+            .is_some_and(|signature| signature.state == signature::FileSignatureState::NotChecked)
     };
     if references.iter().any(unchecked) {
         sentences.push("who signed was not checked".to_owned());
     }
     let ending = match (differs, incomplete) {
-        (true, _) => Ending::Differs,
-        (_, true) => Ending::Incomplete,
-        _ if counts.not_hashed == 0 && counts.hashed > 0 => Ending::Agrees,
-        _ => Ending::NotHashed,
+        (true, _) => VerifiedEnding::Differs,
+        (_, true) => VerifiedEnding::Incomplete,
+        _ if counts.not_hashed == 0 && counts.hashed > 0 => VerifiedEnding::Agrees,
+        _ => VerifiedEnding::NotHashed,
     };
     let mut sentence = sentences.join("; ");
     if let Some(first) = sentence.get(..1) {
@@ -434,7 +442,7 @@ fn end(
     }
     if sentence.is_empty() {
         "There are no files.".clone_into(&mut sentence);
-        return (Ending::Incomplete, sentence);
+        return (VerifiedEnding::Incomplete, sentence);
     }
     sentence.push('.');
     (ending, sentence)

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::bundle::{self, Resource};
 use super::hash::Hash;
-use super::signature::{self, Key, Signature, State};
-use super::{Checked, FileReport, Item, Outcome, ReferenceReport, Subject, manifest};
+use super::signature::{self, FileSignature, FileSignatureState, PublicKey};
+use super::{CheckOutcome, Checked, FileReport, ReferenceReport, Subject, SubjectFile, manifest};
 use crate::error::Result;
 use crate::hub::fetch::Repo;
 use crate::limits::MAX_MANIFEST_BYTES;
@@ -54,7 +54,7 @@ pub struct Reference {
     /// What came of reading the statement itself.
     pub checks: Vec<Checked>,
     /// The signature, where there is one.
-    pub signature: Option<Signature>,
+    pub signature: Option<FileSignature>,
 }
 
 impl Reference {
@@ -79,13 +79,13 @@ impl Reference {
         };
         if let Some(missing) = repo.incomplete() {
             reference.complete = false;
-            reference.put("listed", Outcome::Failed, format!("the hub's list is not whole: {missing}"));
+            reference.put("listed", CheckOutcome::Failed, format!("the hub's list is not whole: {missing}"));
         }
         reference
     }
 
     /// A file with a statement: a list of checksums, or a model signature. Errors when it is neither.
-    pub fn read(name: &str, bytes: &[u8], key: Option<&Key>) -> Result<Self> {
+    pub fn read(name: &str, bytes: &[u8], key: Option<&PublicKey>) -> Result<Self> {
         if bytes.trim_ascii_start().starts_with(b"{") {
             return Self::signed(name, bytes, key);
         }
@@ -95,19 +95,19 @@ impl Reference {
         let mut reference =
             Self { kind: "manifest", name: name.to_owned(), expected: files.collect(), ..Self::default() };
         for refused in list.refused {
-            reference.put("manifest", Outcome::Failed, refused);
+            reference.put("manifest", CheckOutcome::Failed, refused);
         }
         if list.more_refused > 0 {
             let more = list.more_refused;
-            reference.put("manifest", Outcome::Failed, format!("{more} more lines that cannot be used"));
+            reference.put("manifest", CheckOutcome::Failed, format!("{more} more lines that cannot be used"));
         }
         if reference.expected.is_empty() && reference.checks.is_empty() {
-            reference.put("manifest", Outcome::Failed, "it names no file".to_owned());
+            reference.put("manifest", CheckOutcome::Failed, "it names no file".to_owned());
         }
         Ok(reference)
     }
 
-    fn signed(name: &str, bytes: &[u8], key: Option<&Key>) -> Result<Self> {
+    fn signed(name: &str, bytes: &[u8], key: Option<&PublicKey>) -> Result<Self> {
         let bundle = bundle::parse(name, bytes)?;
         let statement = bundle::statement(name, &bundle)?;
         let signature = signature::check(&bundle, key);
@@ -131,26 +131,26 @@ impl Reference {
             reference.expected.insert(file, expected.collect());
         }
         let outcome = match signature.state {
-            State::Verified => Outcome::Ok,
-            State::NotChecked => Outcome::NotChecked,
-            State::Differs => Outcome::Differs,
+            FileSignatureState::Verified => CheckOutcome::Ok,
+            FileSignatureState::NotChecked => CheckOutcome::NotChecked,
+            FileSignatureState::Differs => CheckOutcome::Differs,
         };
         reference.put("signature", outcome, signature.because.clone());
         if let Some(root) = &statement.root {
             if root.agrees() {
-                reference.put("root", Outcome::Ok, format!("its files hash together to {}", root.computed));
+                reference.put("root", CheckOutcome::Ok, format!("its files hash together to {}", root.computed));
             } else {
                 let stated = root.stated.chars().take(80).collect::<String>();
                 let what = format!("its files hash together to {} where sha256:{stated} is stated", root.computed);
-                reference.put("root", Outcome::Differs, what);
+                reference.put("root", CheckOutcome::Differs, what);
             }
         }
         for refused in statement.refused.iter().take(8) {
-            reference.put("signature", Outcome::Failed, refused.clone());
+            reference.put("signature", CheckOutcome::Failed, refused.clone());
         }
         if statement.refused.len() > 8 {
             let more = statement.refused.len() - 8;
-            reference.put("signature", Outcome::Failed, format!("{more} more resources that cannot be used"));
+            reference.put("signature", CheckOutcome::Failed, format!("{more} more resources that cannot be used"));
         }
         reference.signature = Some(signature);
         Ok(reference)
@@ -159,16 +159,20 @@ impl Reference {
     /// The statement that a key was given for and that is not there.
     pub fn missing_signature() -> Self {
         let mut reference = Self { kind: "signature", name: "model.sig".to_owned(), ..Self::default() };
-        reference.put("signature", Outcome::Absent, "a key was given, and no model signature was found".to_owned());
+        reference.put(
+            "signature",
+            CheckOutcome::Absent,
+            "a key was given, and no model signature was found".to_owned(),
+        );
         reference
     }
 
-    fn put(&mut self, check: &'static str, outcome: Outcome, detail: String) {
+    fn put(&mut self, check: &'static str, outcome: CheckOutcome, detail: String) {
         self.checks.push(Checked { check, outcome, against: Some(self.name.clone()), detail: Some(detail) });
     }
 
     /// What is stated of a file.
-    pub fn of(&self, item: &Item) -> Option<&[Expected]> {
+    pub fn of(&self, item: &SubjectFile) -> Option<&[Expected]> {
         self.expected.get(&item.name).map(Vec::as_slice)
     }
 
@@ -203,7 +207,7 @@ impl Reference {
 
 /// Statements that lie beside the files: lists of checksums and model signatures in the top folder. One that cannot be
 /// read is told in a statement without files.
-pub fn found(subject: &Subject, key: Option<&Key>) -> Vec<Reference> {
+pub fn found(subject: &Subject, key: Option<&PublicKey>) -> Vec<Reference> {
     let mut found = Vec::new();
     for name in subject.items.keys().filter(|name| !name.contains('/')) {
         let (list, signature) = (manifest::is_named_so(name), bundle::is_named_so(name));
@@ -222,7 +226,7 @@ pub fn found(subject: &Subject, key: Option<&Key>) -> Vec<Reference> {
         };
         found.push(read.and_then(reading).unwrap_or_else(|error| {
             let mut broken = Reference { kind, name: name.clone(), ..Reference::default() };
-            broken.put(kind, Outcome::Failed, error.one_line());
+            broken.put(kind, CheckOutcome::Failed, error.one_line());
             broken
         }));
     }
@@ -236,7 +240,7 @@ pub(super) fn listed(subject: &Subject, references: &[Reference], files: &mut BT
         let against = Some(reference.name.clone());
         for name in reference.expected.keys().filter(|name| !subject.items.contains_key(*name)) {
             // Of a signed model nothing may be missing: without it, it is not what was signed.
-            let outcome = if reference.kind == "signature" { Outcome::Differs } else { Outcome::Absent };
+            let outcome = if reference.kind == "signature" { CheckOutcome::Differs } else { CheckOutcome::Absent };
             let report = files.entry(name.clone()).or_insert_with(|| FileReport::new(name, None));
             let detail = Some("it is stated and not there".to_owned());
             report.checks.push(Checked { check: CHECK, outcome, against: against.clone(), detail });
@@ -247,7 +251,7 @@ pub(super) fn listed(subject: &Subject, references: &[Reference], files: &mut BT
             if named {
                 report.checks.push(Checked {
                     check: CHECK,
-                    outcome: Outcome::Ok,
+                    outcome: CheckOutcome::Ok,
                     against: against.clone(),
                     detail: None,
                 });
@@ -257,7 +261,7 @@ pub(super) fn listed(subject: &Subject, references: &[Reference], files: &mut BT
             {
                 let detail = Some(format!("it is there and {} does not name it", reference.name));
                 // A list of checksums of other files says nothing of this one.
-                let outcome = if reference.complete { Outcome::Differs } else { Outcome::Absent };
+                let outcome = if reference.complete { CheckOutcome::Differs } else { CheckOutcome::Absent };
                 report.checks.push(Checked { check: CHECK, outcome, against: against.clone(), detail });
             }
         }

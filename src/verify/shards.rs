@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::header::{is_unreadable, oddity};
-use super::{Checked, FileReport, Oddity, Outcome, Subject};
+use super::{CheckOutcome, Checked, FileReport, GradedOddity, Subject};
 use crate::checkpoint::files::is_weights;
 use crate::checkpoint::{Anomaly, Checkpoint, FileSet, anomaly, variants};
 use crate::examination::Severity;
@@ -14,7 +14,7 @@ use crate::report::words;
 const CHECK: &str = "index";
 
 /// Opens every checkpoint of the files as a whole, and tells what its parts alone did not.
-pub fn check(subject: &Subject, reports: &BTreeMap<String, FileReport>) -> (Vec<Checked>, Vec<Oddity>) {
+pub fn check(subject: &Subject, reports: &BTreeMap<String, FileReport>) -> (Vec<Checked>, Vec<GradedOddity>) {
     let mut checks = Vec::new();
     let mut oddities = BTreeSet::new();
     if subject.single {
@@ -36,11 +36,11 @@ pub fn check(subject: &Subject, reports: &BTreeMap<String, FileReport>) -> (Vec<
         let opened = match variant.open(&files) {
             Ok(opened) => opened,
             Err(error) => {
-                put(Outcome::Failed, error.one_line());
+                put(CheckOutcome::Failed, error.one_line());
                 continue;
             }
         };
-        let mut found: Vec<Oddity> =
+        let mut found: Vec<GradedOddity> =
             opened.anomalies.iter().filter(|anomaly| !is_told(reports, anomaly)).cloned().map(oddity).collect();
         found.extend(total_size(&narrow, &opened).map(oddity));
         let grave = found.iter().filter(|oddity| oddity.severity >= Severity::High).count();
@@ -51,10 +51,10 @@ pub fn check(subject: &Subject, reports: &BTreeMap<String, FileReport>) -> (Vec<
         );
         match grave {
             0 if opened.anomalies.iter().any(is_unreadable) => {
-                put(Outcome::Failed, format!("{summary}, of which some cannot be read"));
+                put(CheckOutcome::Failed, format!("{summary}, of which some cannot be read"));
             }
-            0 => put(Outcome::Ok, summary),
-            _ => put(Outcome::Differs, format!("{summary}; {grave} of its oddities grave")),
+            0 => put(CheckOutcome::Ok, summary),
+            _ => put(CheckOutcome::Differs, format!("{summary}; {grave} of its oddities grave")),
         }
         oddities.extend(found);
     }
@@ -75,7 +75,7 @@ fn weights(subject: &Subject) -> FileSet {
 /// Whether the look at the file alone told the same already: the oddity itself, or that its header cannot be read.
 fn is_told(reports: &BTreeMap<String, FileReport>, anomaly: &Anomaly) -> bool {
     let Some(report) = reports.get(&anomaly.file) else { return false };
-    (is_unreadable(anomaly) && report.gravest() >= Outcome::Failed)
+    (is_unreadable(anomaly) && report.gravest() >= CheckOutcome::Failed)
         || report.oddities.iter().any(|told| told.anomaly == *anomaly)
 }
 

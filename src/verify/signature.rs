@@ -22,7 +22,7 @@ const SIGSTORE_ISSUER_BEFORE: &str = "1.3.6.1.4.1.57264.1.1";
 
 /// A public key on one of the curves that model signatures use.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Key {
+pub struct PublicKey {
     curve: Curve,
     /// The whole `SubjectPublicKeyInfo` in DER.
     info: Vec<u8>,
@@ -59,7 +59,7 @@ impl Curve {
     }
 }
 
-impl Key {
+impl PublicKey {
     /// Reads a public key or a certificate in PEM. Errors as bad usage: the file is the user's own.
     pub fn from_pem(name: &str, bytes: &[u8]) -> Result<Self> {
         let wrong = |what: &str| Error::new(ErrorKind::Usage, format!("reading the key {name}: {what}"));
@@ -150,7 +150,7 @@ fn encoded_before(payload: &[u8]) -> Vec<u8> {
 /// What is known of a signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum State {
+pub enum FileSignatureState {
     /// The key given made it.
     Verified,
     /// No key was given, so nothing is known of who made it.
@@ -161,9 +161,9 @@ pub enum State {
 
 /// A signature as far as it was looked into.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Signature {
+pub struct FileSignature {
     /// What is known.
-    pub state: State,
+    pub state: FileSignatureState,
     /// One sentence.
     pub because: String,
     /// The subject of the certificate that came with it: unverified.
@@ -177,10 +177,10 @@ pub struct Signature {
 }
 
 /// Looks into a bundle's signature with the user's key, if there is one.
-pub fn check(bundle: &Bundle, key: Option<&Key>) -> Signature {
+pub fn check(bundle: &Bundle, key: Option<&PublicKey>) -> FileSignature {
     let signer = bundle.certificates.first().map(|der| Signer::of(der)).unwrap_or_default();
     let (state, because) = decide(bundle, key);
-    Signature {
+    FileSignature {
         state,
         because,
         subject: signer.subject,
@@ -190,31 +190,34 @@ pub fn check(bundle: &Bundle, key: Option<&Key>) -> Signature {
     }
 }
 
-fn decide(bundle: &Bundle, key: Option<&Key>) -> (State, String) {
+fn decide(bundle: &Bundle, key: Option<&PublicKey>) -> (FileSignatureState, String) {
     if bundle.signatures.is_empty() {
-        return (State::Differs, "it carries no signature".to_owned());
+        return (FileSignatureState::Differs, "it carries no signature".to_owned());
     }
     let Some(key) = key else {
         return match bundle.certificates.first() {
-            Some(der) => match Key::from_certificate(der) {
+            Some(der) => match PublicKey::from_certificate(der) {
                 Some(own) if own.fits(bundle) => (
-                    State::NotChecked,
+                    FileSignatureState::NotChecked,
                     "not checked: it fits the certificate that came with it, which anyone can make; give --key with the \
                      signer's certificate or key"
                         .to_owned(),
                 ),
-                Some(_) => (State::Differs, "it does not fit the certificate that came with it".to_owned()),
-                None => (State::NotChecked, "not checked: its certificate cannot be read; give --key".to_owned()),
+                Some(_) => (FileSignatureState::Differs, "it does not fit the certificate that came with it".to_owned()),
+                None => (FileSignatureState::NotChecked, "not checked: its certificate cannot be read; give --key".to_owned()),
             },
-            None => (State::NotChecked, "not checked: give --key with the signer's public key".to_owned()),
+            None => (FileSignatureState::NotChecked, "not checked: give --key with the signer's public key".to_owned()),
         };
     };
     match &bundle.hint {
         Some(hint) if !hint.is_empty() && !hint.eq_ignore_ascii_case(&key.hint()) => {
-            (State::Differs, "it was made by another key than the one given".to_owned())
+            (FileSignatureState::Differs, "it was made by another key than the one given".to_owned())
         }
-        _ if key.fits(bundle) => (State::Verified, "the key given made it".to_owned()),
-        _ => (State::Differs, "the key given did not make it, or what was signed was changed since".to_owned()),
+        _ if key.fits(bundle) => (FileSignatureState::Verified, "the key given made it".to_owned()),
+        _ => (
+            FileSignatureState::Differs,
+            "the key given did not make it, or what was signed was changed since".to_owned(),
+        ),
     }
 }
 
@@ -263,13 +266,13 @@ pub(super) mod tests {
     use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
 
     /// A new key pair and its public key.
-    pub fn pair() -> (EcdsaKeyPair, Key) {
+    pub fn pair() -> (EcdsaKeyPair, PublicKey) {
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
         let point = pair.public_key().as_ref().to_vec();
         // SubjectPublicKeyInfo of a P-256 key: a fixed beginning, then the point.
         let head = hex::decode("3059301306072a8648ce3d020106082a8648ce3d030107034200").unwrap();
         let info = [head, point].concat();
-        let key = Key::from_info(&info).unwrap();
+        let key = PublicKey::from_info(&info).unwrap();
         (pair, key)
     }
 
@@ -283,16 +286,16 @@ pub(super) mod tests {
         let (pair, key) = pair();
         let (_, other) = self::pair();
         let mut bundle = Bundle { payload: b"{\"it's\": 1}".to_vec(), ..Bundle::default() };
-        assert_eq!(check(&bundle, Some(&key)).state, State::Differs);
+        assert_eq!(check(&bundle, Some(&key)).state, FileSignatureState::Differs);
         sign(&mut bundle, &pair);
-        assert_eq!(check(&bundle, Some(&key)).state, State::Verified);
-        assert_eq!(check(&bundle, Some(&other)).state, State::Differs);
-        assert_eq!(check(&bundle, None).state, State::NotChecked);
+        assert_eq!(check(&bundle, Some(&key)).state, FileSignatureState::Verified);
+        assert_eq!(check(&bundle, Some(&other)).state, FileSignatureState::Differs);
+        assert_eq!(check(&bundle, None).state, FileSignatureState::NotChecked);
         bundle.hint = Some(other.hint());
-        assert_eq!(check(&bundle, Some(&key)).state, State::Differs);
+        assert_eq!(check(&bundle, Some(&key)).state, FileSignatureState::Differs);
         bundle.hint = Some(key.hint());
         bundle.payload.push(b' ');
-        assert_eq!(check(&bundle, Some(&key)).state, State::Differs);
+        assert_eq!(check(&bundle, Some(&key)).state, FileSignatureState::Differs);
     }
 
     #[test]
@@ -310,7 +313,7 @@ pub(super) mod tests {
 
     #[test]
     fn keys_that_are_none_are_bad_usage() {
-        let refused = |text: &str| Key::from_pem("key.pem", text.as_bytes()).unwrap_err();
+        let refused = |text: &str| PublicKey::from_pem("key.pem", text.as_bytes()).unwrap_err();
         assert_eq!(refused("nonsense").kind, ErrorKind::Usage);
         let private = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
         assert!(refused(private).doing.contains("private"));
@@ -322,7 +325,7 @@ pub(super) mod tests {
         fn any_certificate_is_read_or_not(bytes: Vec<u8>) {
             let bundle = Bundle { certificates: vec![bytes.clone()], signatures: vec![bytes], ..Bundle::default() };
             let signature = check(&bundle, None);
-            proptest::prop_assert_ne!(signature.state, State::Verified);
+            proptest::prop_assert_ne!(signature.state, FileSignatureState::Verified);
         }
     }
 }

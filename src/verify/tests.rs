@@ -9,19 +9,19 @@ use crate::ids::Digest;
 use crate::source::Bytes;
 use crate::tensor::F32;
 
-fn subject(files: &[(&str, Content)]) -> Subject {
+fn subject(files: &[(&str, SubjectContent)]) -> Subject {
     let items = files.iter().map(|(name, content)| {
         let bytes = match content {
-            Content::There(source) => source.len(),
+            SubjectContent::There(source) => source.len(),
             _ => 0,
         };
-        ((*name).to_owned(), Item { name: (*name).to_owned(), bytes, content: content.clone(), cached: false })
+        ((*name).to_owned(), SubjectFile { name: (*name).to_owned(), bytes, content: content.clone(), cached: false })
     });
     Subject { label: "m".to_owned(), revision: None, items: items.collect(), single: false }
 }
 
-fn there(bytes: &[u8]) -> Content {
-    Content::There(Arc::new(Bytes::new("f", bytes)))
+fn there(bytes: &[u8]) -> SubjectContent {
+    SubjectContent::There(Arc::new(Bytes::new("f", bytes)))
 }
 
 fn reference(kind: &'static str, name: &str, expected: Vec<Expected>) -> Reference {
@@ -43,10 +43,10 @@ fn what_is_not_hashed_is_never_ok_and_statements_are_held_against_each_other() {
     let subject = subject(&[("a.safetensors", there(&to_bytes(&[tensor], &BTreeMap::new()).unwrap()))]);
     let hub = reference("hub", "a.safetensors", vec![stated(b"x")]);
     let same = verify(&subject, &[hub.clone(), reference("manifest", "a.safetensors", vec![stated(b"x")])], &Unwatched);
-    assert_eq!((same.files[0].outcome("digest"), same.result), (Outcome::NotChecked, Ending::NotHashed));
+    assert_eq!((same.files[0].outcome("digest"), same.result), (CheckOutcome::NotChecked, VerifiedEnding::NotHashed));
     assert_eq!((same.counts.hashed, same.counts.not_hashed), (0, 1));
     let other = verify(&subject, &[hub, reference("manifest", "a.safetensors", vec![stated(b"y")])], &Unwatched);
-    assert_eq!((other.files[0].outcome("digest"), other.result), (Outcome::Differs, Ending::Differs));
+    assert_eq!((other.files[0].outcome("digest"), other.result), (CheckOutcome::Differs, VerifiedEnding::Differs));
 }
 
 #[test]
@@ -56,27 +56,27 @@ fn parts_must_cover_a_file_to_its_end() {
     let part = |range: std::ops::Range<u64>, bytes: &[u8]| Expected { range: Some(range), ..stated(bytes) };
     let run = |contents: &[u8], parts: &[Expected]| {
         std::fs::write(&path, contents).unwrap();
-        let mut subject = subject(&[("f", Content::Here(path.clone()))]);
+        let mut subject = subject(&[("f", SubjectContent::Here(path.clone()))]);
         subject.items.get_mut("f").unwrap().bytes = contents.len() as u64;
         verify(&subject, &[reference("signature", "f", parts.to_vec())], &Unwatched).files[0].outcome("digest")
     };
     let parts = [part(0..4, b"abcd"), part(4..6, b"ef")];
-    assert_eq!(run(b"abcdef", &parts), Outcome::Ok);
-    assert_eq!(run(b"abcdeg", &parts), Outcome::Differs);
-    assert_eq!(run(b"abcdefg", &parts), Outcome::Differs);
-    assert_eq!(run(b"abcde", &parts), Outcome::Differs);
-    assert_eq!(run(b"abcdef", &parts[1..]), Outcome::Differs);
+    assert_eq!(run(b"abcdef", &parts), CheckOutcome::Ok);
+    assert_eq!(run(b"abcdeg", &parts), CheckOutcome::Differs);
+    assert_eq!(run(b"abcdefg", &parts), CheckOutcome::Differs);
+    assert_eq!(run(b"abcde", &parts), CheckOutcome::Differs);
+    assert_eq!(run(b"abcdef", &parts[1..]), CheckOutcome::Differs);
 }
 
 #[test]
 fn wrong_contents_and_unreadable_files_are_outcomes_of_their_own() {
-    let wrong = subject(&[("a.bin", Content::Wrong("not what is listed".to_owned()))]);
+    let wrong = subject(&[("a.bin", SubjectContent::Wrong("not what is listed".to_owned()))]);
     let found = verify(&wrong, &[reference("hub", "a.bin", vec![stated(b"x")])], &Unwatched);
-    assert_eq!((found.files[0].outcome("digest"), found.result), (Outcome::Differs, Ending::Differs));
+    assert_eq!((found.files[0].outcome("digest"), found.result), (CheckOutcome::Differs, VerifiedEnding::Differs));
     // Nobody states anything of it, and its name promises nothing: still not clean.
-    let unreadable = subject(&[("notes", Content::Unreadable("no permission".to_owned()))]);
+    let unreadable = subject(&[("notes", SubjectContent::Unreadable("no permission".to_owned()))]);
     let found = verify(&unreadable, &[], &Unwatched);
-    assert_eq!((found.files[0].gravest(), found.result), (Outcome::Failed, Ending::Incomplete));
+    assert_eq!((found.files[0].gravest(), found.result), (CheckOutcome::Failed, VerifiedEnding::Incomplete));
 }
 
 #[test]

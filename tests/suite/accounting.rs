@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use orthoscope::cli::{ExitStatus, FailOn};
-use orthoscope::demo::tiny::edits::{self, Form};
+use orthoscope::demo::tiny::edits::{self, RemovalKind};
 use orthoscope::demo::tiny::gguf::{self, Quantization};
-use orthoscope::demo::tiny::{Model, Size, direction};
+use orthoscope::demo::tiny::{Model, TinySize, direction};
 use orthoscope::diff::Unobserved;
 use orthoscope::examination::{Examination, NotExamined, Relation, Status, Verdict};
-use orthoscope::examine::{self, Settings};
+use orthoscope::examine::{self, ExaminationContext};
 use orthoscope::judge::account::Account;
 use orthoscope::signature::Catalogue;
 use orthoscope::tensor::DType;
@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use crate::support::{TINY, ablated, bytes};
 
 /// Small, so that thousands are compared; three layers, as two are too few for a finding.
-const SMALL: Size = Size { width: 32, layers: 3, inner: 64, heads: 2, vocabulary: 40 };
+const SMALL: TinySize = TinySize { width: 32, layers: 3, inner: 64, heads: 2, vocabulary: 40 };
 
 fn put(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) {
     let path = folder.join(name);
@@ -72,7 +72,7 @@ impl Pair {
 
 fn compare(folder: &Path) -> Examination {
     let catalogue = Catalogue::builtin().unwrap();
-    let settings = Settings { catalogue: &catalogue, digests: false, claim: None, observer: &Unobserved };
+    let settings = ExaminationContext { catalogue: &catalogue, digests: false, claim: None, observer: &Unobserved };
     examine::compare_paths(&folder.join("base"), &folder.join("candidate"), &settings)
 }
 
@@ -83,7 +83,7 @@ fn is_clean(examination: &Examination) -> bool {
 }
 
 fn edited(base: &Model) -> Model {
-    ablated(base, 10, 1.0, Form::Plain)
+    ablated(base, 10, 1.0, RemovalKind::Plain)
 }
 
 #[test]
@@ -498,7 +498,7 @@ proptest! {
         let name = &writers[which % writers.len()];
         let mut model = pair.base.clone();
         let r = direction(5, "removed", 32);
-        edits::orthogonalize(model.tensors.get_mut(name).unwrap(), &r, 1.0, Form::Plain);
+        edits::orthogonalize(model.tensors.get_mut(name).unwrap(), &r, 1.0, RemovalKind::Plain);
         let at = model.tensors.keys().position(|other| other == name).unwrap();
         let file = bytes(&model, "F32");
         let broken = damaged(&file, damage, at, seed);

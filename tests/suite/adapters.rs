@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use orthoscope::checkpoint::{self, Checkpoint, FileSet, Storage};
-use orthoscope::demo::tiny::{Model, Size, Weight, direction};
+use orthoscope::demo::tiny::{Model, TinySize, Weight, direction};
 use orthoscope::examination::{Examination, Status, Verdict};
 use orthoscope::overlay::settle;
 use orthoscope::source::{ByteSource, Bytes};
@@ -85,7 +85,7 @@ fn width(model: &Model) -> usize {
 }
 
 fn base() -> Model {
-    Size::default().llama(11)
+    TinySize::default().llama(11)
 }
 
 /// The removal's factors over every writer, in PEFT's names, with a rank and scale by module.
@@ -399,7 +399,7 @@ const LAYOUTS: [Layout; 7] =
     [Layout::Peft, Layout::Named, Layout::Dora, Layout::Bare, Layout::Mlx, Layout::LlamaCpp, Layout::Whole];
 
 fn small() -> Model {
-    Size { width: 32, layers: 2, inner: 48, heads: 2, vocabulary: 20 }.llama(3)
+    TinySize { width: 32, layers: 2, inner: 48, heads: 2, vocabulary: 20 }.llama(3)
 }
 
 impl Layout {

@@ -3,7 +3,7 @@
 use assert_cmd::Command;
 use orthoscope::demo::standin::Standin;
 use orthoscope::demo::tiny::direction;
-use orthoscope::demo::tiny::edits::{self, Form};
+use orthoscope::demo::tiny::edits::{self, RemovalKind};
 use orthoscope::tensor::DType;
 use serde_json::Value;
 
@@ -15,7 +15,7 @@ fn one_edited() -> Standin {
     let base = TINY.llama(1);
     let repositories = vec![
         repository("org/base", &base, bytes(&base, "BF16")).with("README.md", "# Base\n"),
-        repository("someone/edited", &base, bytes(&ablated(&base, 3, 1.0, Form::Plain), "BF16")),
+        repository("someone/edited", &base, bytes(&ablated(&base, 3, 1.0, RemovalKind::Plain), "BF16")),
     ];
     Standin::start(repositories, open_settings()).unwrap()
 }
@@ -81,7 +81,7 @@ fn the_demo_finds_what_it_made_twice_over() {
 #[test]
 fn a_scan_examines_uploads_and_folders_and_records_them() {
     let base = TINY.llama(1);
-    let edited = ablated(&base, 3, 1.0, Form::Plain);
+    let edited = ablated(&base, 3, 1.0, RemovalKind::Plain);
     let orphan = repository("someone/orphan", &base, bytes(&tuned(&base, 4), "BF16")).with("README.md", "# No claim\n");
     let standin = Standin::start(
         vec![
@@ -166,7 +166,7 @@ fn what_cannot_be_recorded_is_printed_all_the_same() {
         std::fs::write(folder.path().join(name).join("model.safetensors"), weights).unwrap();
     };
     write("base", bytes(&base, "BF16"));
-    write("edited", bytes(&ablated(&base, 3, 1.0, Form::Plain), "BF16"));
+    write("edited", bytes(&ablated(&base, 3, 1.0, RemovalKind::Plain), "BF16"));
     let index = orthoscope::index::Index::open(&folder.path().join("full.db")).unwrap();
     let full = "CREATE TRIGGER full BEFORE INSERT ON examination BEGIN SELECT raise(ABORT, 'the disk is full'); END";
     index.connection().execute_batch(full).unwrap();
@@ -235,7 +235,7 @@ fn folders() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (name, model) in [
         ("base", base.clone()),
-        ("edited", ablated(&base, 3, 0.7, Form::Plain)),
+        ("edited", ablated(&base, 3, 0.7, RemovalKind::Plain)),
         ("tuned", tuned(&base, 4)),
         ("copy", base.clone()),
     ] {
@@ -380,11 +380,11 @@ fn swapped_sides_are_told_in_every_report() {
 
     // Where the edit reflected a direction in one writer, its inverse is a removal there.
     let base = TINY.llama(1);
-    let mut reflected = ablated(&base, 3, 0.7, Form::Plain);
+    let mut reflected = ablated(&base, 3, 0.7, RemovalKind::Plain);
     let one = base.writers().remove(0);
     let r = direction(3, "removed", TINY.width);
     reflected.tensors.insert(one.clone(), base.tensors[&one].clone());
-    edits::orthogonalize(reflected.tensors.get_mut(&one).unwrap(), &r, 1.3, Form::Plain);
+    edits::orthogonalize(reflected.tensors.get_mut(&one).unwrap(), &r, 1.3, RemovalKind::Plain);
     reflected.write(&folder.path().join("reflected"), DType::named("BF16").unwrap(), 1).unwrap();
     for format in ["text", "markdown", "html"] {
         let (_, text, _) = ran(folder.path(), NOWHERE, &["compare", "reflected", "base", "--format", format]);

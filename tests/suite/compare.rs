@@ -4,19 +4,19 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use orthoscope::checkpoint::folder::open_path;
-use orthoscope::demo::tiny::edits::{self, Form};
-use orthoscope::demo::tiny::{Model, Size, direction};
+use orthoscope::demo::tiny::edits::{self, RemovalKind};
+use orthoscope::demo::tiny::{Model, TinySize, direction};
 use orthoscope::diff::Unobserved;
 use orthoscope::examination::{Examination, Relation, Status, Verdict};
 use orthoscope::examine::sides::Named;
-use orthoscope::examine::{self, Settings};
+use orthoscope::examine::{self, ExaminationContext};
 use orthoscope::signature::Catalogue;
 use orthoscope::tensor::{BF16, DType, F16, F32};
 
 /// Compares two folders without recording anything.
 pub fn compare_folders(base: &Path, candidate: &Path) -> Examination {
     let catalogue = Catalogue::builtin().unwrap();
-    let settings = Settings { catalogue: &catalogue, digests: false, claim: None, observer: &Unobserved };
+    let settings = ExaminationContext { catalogue: &catalogue, digests: false, claim: None, observer: &Unobserved };
     let (base, candidate) = (open_path(base).unwrap(), open_path(candidate).unwrap());
     examine::compare((&base, &Named::local("base")), (&candidate, &Named::local("candidate")), &settings)
 }
@@ -31,7 +31,7 @@ pub fn compare(base: &Model, candidate: &Model, dtype: &'static DType, shards: u
 }
 
 fn base() -> Model {
-    Size::default().llama(11)
+    TinySize::default().llama(11)
 }
 
 fn width(model: &Model) -> usize {
@@ -44,7 +44,7 @@ fn layer(name: &str) -> u32 {
 }
 
 /// λ by tensor of `model`'s writers, applied along a direction per layer (or one for all).
-fn ablate(model: &mut Model, form: Form, per_layer: bool, lambda: impl Fn(u32) -> f64) -> BTreeMap<String, f64> {
+fn ablate(model: &mut Model, form: RemovalKind, per_layer: bool, lambda: impl Fn(u32) -> f64) -> BTreeMap<String, f64> {
     let d = width(model);
     let mut truth = BTreeMap::new();
     for name in model.writers() {
@@ -92,7 +92,7 @@ fn a_direction_removed_everywhere_is_found_with_its_strength() {
     let base = base();
     for lambda in [1.0, 0.5, 0.05] {
         let mut candidate = base.clone();
-        let truth = ablate(&mut candidate, Form::Plain, false, |_| lambda);
+        let truth = ablate(&mut candidate, RemovalKind::Plain, false, |_| lambda);
         let examination = compare(&base, &candidate, &BF16, 1);
         assert_orthogonalized(&examination, &truth, 0.01);
         assert!(has(&examination, "out-rank1-global"), "{:?}", examination.findings);
@@ -105,7 +105,7 @@ fn a_direction_removed_everywhere_is_found_with_its_strength() {
 fn a_tent_over_depth_and_directions_of_their_own_come_back() {
     let base = base();
     let mut candidate = base.clone();
-    let truth = ablate(&mut candidate, Form::Plain, true, |layer| [0.0, 0.4, 0.8, 0.6, 0.2][layer as usize]);
+    let truth = ablate(&mut candidate, RemovalKind::Plain, true, |layer| [0.0, 0.4, 0.8, 0.6, 0.2][layer as usize]);
     let examination = compare(&base, &candidate, &BF16, 1);
     assert_orthogonalized(&examination, &truth, 0.02);
     assert!(has(&examination, "out-rank1-per-layer"), "{:?}", examination.findings);
@@ -116,7 +116,7 @@ fn a_tent_over_depth_and_directions_of_their_own_come_back() {
 fn row_normalised_edits_are_seen_in_their_own_coordinates() {
     let base = base();
     let mut candidate = base.clone();
-    let truth = ablate(&mut candidate, Form::RowNormalised, false, |_| 0.7);
+    let truth = ablate(&mut candidate, RemovalKind::RowNormalised, false, |_| 0.7);
     let examination = compare(&base, &candidate, &BF16, 1);
     assert_orthogonalized(&examination, &truth, 0.02);
     assert_eq!(examination.orthogonalization.as_ref().unwrap().coordinates, "row-normalised");
@@ -127,7 +127,7 @@ fn row_normalised_edits_are_seen_in_their_own_coordinates() {
 fn edits_that_bring_norms_back_are_found_and_named() {
     let base = base();
     for (form, signature) in
-        [(Form::RowNormKept, "row-norm-preserving"), (Form::ColumnNormKept, "column-norm-preserving")]
+        [(RemovalKind::RowNormKept, "row-norm-preserving"), (RemovalKind::ColumnNormKept, "column-norm-preserving")]
     {
         let mut candidate = base.clone();
         let truth = ablate(&mut candidate, form, false, |_| 1.0);
@@ -141,7 +141,7 @@ fn edits_that_bring_norms_back_are_found_and_named() {
 fn reflections_and_several_directions_are_named() {
     let base = base();
     let mut reflected = base.clone();
-    let truth = ablate(&mut reflected, Form::Plain, false, |_| 2.0);
+    let truth = ablate(&mut reflected, RemovalKind::Plain, false, |_| 2.0);
     let examination = compare(&base, &reflected, &BF16, 1);
     assert_orthogonalized(&examination, &truth, 0.02);
     assert!(has(&examination, "reflection"), "{:?}", examination.findings);
@@ -150,7 +150,12 @@ fn reflections_and_several_directions_are_named() {
     let d = width(&two);
     for name in two.writers() {
         for purpose in ["first", "second"] {
-            edits::orthogonalize(two.tensors.get_mut(&name).unwrap(), &direction(6, purpose, d), 1.0, Form::Plain);
+            edits::orthogonalize(
+                two.tensors.get_mut(&name).unwrap(),
+                &direction(6, purpose, d),
+                1.0,
+                RemovalKind::Plain,
+            );
         }
     }
     let examination = compare(&base, &two, &BF16, 1);
@@ -181,7 +186,7 @@ fn readers_that_lost_a_direction_are_found() {
 fn an_edit_survives_training_noise_quantisation_and_casts() {
     let base = base();
     let mut edited = base.clone();
-    let truth = ablate(&mut edited, Form::Plain, false, |_| 0.8);
+    let truth = ablate(&mut edited, RemovalKind::Plain, false, |_| 0.8);
 
     let mut trained = edited.clone();
     edits::fine_tune(&mut trained, 0.02, 3);
@@ -284,7 +289,7 @@ fn rank_one_look_alikes_are_not_removals() {
 fn a_direction_added_is_not_called_a_removal() {
     let base = base();
     let mut candidate = base.clone();
-    ablate(&mut candidate, Form::Plain, false, |_| -0.8);
+    ablate(&mut candidate, RemovalKind::Plain, false, |_| -0.8);
     let examination = compare(&base, &candidate, &BF16, 1);
     assert!(has(&examination, "direction-amplified"), "{:?}", examination.findings);
     assert!(examination.verdict != Verdict::Orthogonalized, "{}", examination.because);
@@ -296,14 +301,14 @@ fn a_direction_added_is_not_called_a_removal() {
 fn one_layer_alone_is_suspect_and_no_more() {
     let base = base();
     let mut candidate = base.clone();
-    ablate(&mut candidate, Form::Plain, false, |layer| if layer == 2 { 1.0 } else { 0.0 });
+    ablate(&mut candidate, RemovalKind::Plain, false, |layer| if layer == 2 { 1.0 } else { 0.0 });
     let examination = compare(&base, &candidate, &BF16, 1);
     assert_eq!(examination.verdict, Verdict::Suspect, "{} {:?}", examination.because, examination.findings);
 }
 
 #[test]
 fn another_model_of_the_same_shape_is_no_kin() {
-    let examination = compare(&base(), &Size::default().llama(12), &BF16, 1);
+    let examination = compare(&base(), &TinySize::default().llama(12), &BF16, 1);
     assert_eq!((examination.relation, examination.verdict), (Relation::Unrelated, Verdict::Inconclusive));
     assert!(examination.findings.is_empty());
 }
@@ -312,7 +317,7 @@ fn another_model_of_the_same_shape_is_no_kin() {
 fn gpt2_layout_is_read_with_the_residual_stream_on_the_columns() {
     // A Conv1D stores (in, out): the table, not the shape, says which side is removed. Square on purpose.
     let folder = tempfile::tempdir().unwrap();
-    let size = Size { width: 64, inner: 64, heads: 4, layers: 4, vocabulary: 96 };
+    let size = TinySize { width: 64, inner: 64, heads: 4, layers: 4, vocabulary: 96 };
     let llama = size.llama(21);
     let transposed = |weight: &orthoscope::demo::tiny::Weight| {
         let (rows, columns) = (weight.shape[0], weight.shape[1]);
@@ -337,7 +342,7 @@ fn gpt2_layout_is_read_with_the_residual_stream_on_the_columns() {
         gpt2
     };
     let mut edited = llama.clone();
-    let truth = ablate(&mut edited, Form::Plain, false, |_| 0.9);
+    let truth = ablate(&mut edited, RemovalKind::Plain, false, |_| 0.9);
     as_gpt2(&llama).write(&folder.path().join("base"), &BF16, 1).unwrap();
     as_gpt2(&edited).write(&folder.path().join("candidate"), &BF16, 1).unwrap();
     let examination = compare_folders(&folder.path().join("base"), &folder.path().join("candidate"));

@@ -1,8 +1,8 @@
 //! What hides a removal and what only looks like one: changes louder than the edit, columns that moved, loud channels, swapped sides,
 //! and that no removal above the printed limit ends as clear.
 
-use orthoscope::demo::tiny::edits::{self, Form};
-use orthoscope::demo::tiny::{Model, Size, direction};
+use orthoscope::demo::tiny::edits::{self, RemovalKind};
+use orthoscope::demo::tiny::{Model, TinySize, direction};
 use orthoscope::examination::{Examination, Relation, Verdict};
 use orthoscope::tensor::{BF16, F32};
 use proptest::prelude::*;
@@ -12,14 +12,14 @@ use crate::compare::compare;
 const WIDTH: usize = 96;
 
 fn base() -> Model {
-    Size { width: WIDTH, layers: 4, inner: 224, heads: 4, vocabulary: 64 }.llama(31)
+    TinySize { width: WIDTH, layers: 4, inner: 224, heads: 4, vocabulary: 64 }.llama(31)
 }
 
 fn removed() -> Vec<f32> {
     direction(31, "removed", WIDTH)
 }
 
-fn edit(model: &mut Model, r: &[f32], lambda: f64, form: Form, is_meant: impl Fn(&str) -> bool) {
+fn edit(model: &mut Model, r: &[f32], lambda: f64, form: RemovalKind, is_meant: impl Fn(&str) -> bool) {
     for name in model.writers().into_iter().filter(|name| is_meant(name)) {
         edits::orthogonalize(model.tensors.get_mut(&name).unwrap(), r, lambda, form);
     }
@@ -27,7 +27,7 @@ fn edit(model: &mut Model, r: &[f32], lambda: f64, form: Form, is_meant: impl Fn
 
 fn edited(lambda: f64) -> Model {
     let mut model = base();
-    edit(&mut model, &removed(), lambda, Form::Plain, |_| true);
+    edit(&mut model, &removed(), lambda, RemovalKind::Plain, |_| true);
     model
 }
 
@@ -163,7 +163,7 @@ fn leaning(share: f32) -> Vec<f32> {
 #[test]
 fn a_direction_that_leans_on_one_channel_is_removed_like_any_other() {
     for share in [0.5, 0.7, 0.9, 0.99] {
-        for form in [Form::Plain, Form::RowNormalised, Form::RowNormKept] {
+        for form in [RemovalKind::Plain, RemovalKind::RowNormalised, RemovalKind::RowNormKept] {
             let mut candidate = base();
             edit(&mut candidate, &leaning(share), 1.0, form, |_| true);
             let examination = compare(&base(), &candidate, &BF16, 1);
@@ -175,7 +175,7 @@ fn a_direction_that_leans_on_one_channel_is_removed_like_any_other() {
 #[test]
 fn a_channel_alone_is_excused_only_as_pruning_leaves_it() {
     let mut writers_alone = base();
-    edit(&mut writers_alone, &leaning(1.0), 1.0, Form::Plain, |_| true);
+    edit(&mut writers_alone, &leaning(1.0), 1.0, RemovalKind::Plain, |_| true);
     let examination = compare(&base(), &writers_alone, &BF16, 1);
     assert_eq!(examination.verdict, Verdict::Suspect, "{}", examination.because);
     assert!(has(&examination, "channel-removed"), "{:?}", examination.findings);
@@ -207,7 +207,7 @@ fn directions_of_their_own_in_every_writer_are_a_removal() {
     let mut candidate = base();
     for name in candidate.writers() {
         let r = direction(31, &name, WIDTH);
-        edits::orthogonalize(candidate.tensors.get_mut(&name).unwrap(), &r, 1.0, Form::Plain);
+        edits::orthogonalize(candidate.tensors.get_mut(&name).unwrap(), &r, 1.0, RemovalKind::Plain);
     }
     let examination = compare(&base(), &candidate, &BF16, 1);
     assert_eq!(examination.verdict, Verdict::Orthogonalized, "{} {:?}", examination.because, examination.findings);
@@ -223,7 +223,7 @@ fn a_removal_planted_above_the_printed_limit_is_seen() {
         let limit = examination.orthogonalization.unwrap().detection_limit;
         assert!(limit > 0.0);
         let mut planted = honest;
-        edit(&mut planted, &removed(), (1.5 * limit).min(1.5), Form::Plain, |_| true);
+        edit(&mut planted, &removed(), (1.5 * limit).min(1.5), RemovalKind::Plain, |_| true);
         let examination = compare(&base(), &planted, &BF16, 1);
         assert_eq!(examination.verdict, Verdict::Orthogonalized, "limit {limit}: {}", examination.because);
     }
@@ -270,7 +270,7 @@ fn rows_that_were_each_scaled_by_a_factor_of_their_own_are_no_removal_and_hide_n
             let told = format!("{spread}, {seed}: {}{}", examination.because, fits(&examination));
             assert_eq!(examination.verdict, Verdict::Clear, "{told}");
             let mut candidate = base.clone();
-            edit(&mut candidate, &removed(), 0.4, Form::Plain, |_| true);
+            edit(&mut candidate, &removed(), 0.4, RemovalKind::Plain, |_| true);
             with_magnitudes(&mut candidate, spread, seed);
             let examination = compare(&base, &candidate, &BF16, 1);
             let told = format!("{spread}, {seed}: {}{}", examination.because, fits(&examination));
@@ -284,7 +284,7 @@ fn scaling_the_rows_of_a_few_edited_writers_does_not_hide_them_behind_the_others
     let mut candidate = base();
     edits::fine_tune(&mut candidate, 0.002, 5);
     let few = |name: &str| name.contains("o_proj") && !name.contains("layers.3.");
-    edit(&mut candidate, &removed(), 1.0, Form::Plain, few);
+    edit(&mut candidate, &removed(), 1.0, RemovalKind::Plain, few);
     for name in candidate.writers().into_iter().filter(|name| few(name)) {
         let weight = candidate.tensors.get_mut(&name).unwrap();
         let factors = direction(8, &name, weight.shape[0]);
@@ -376,7 +376,7 @@ fn on_a_shared_grid_no_removal_above_the_printed_limit_is_clear() {
     for bits in [4, 5, 6] {
         for lambda in [0.05, 0.1, 0.2, 0.4, 0.7, 1.0] {
             let (base, candidate) =
-                on_one_grid(bits, |weight| edits::orthogonalize(weight, &removed(), lambda, Form::Plain));
+                on_one_grid(bits, |weight| edits::orthogonalize(weight, &removed(), lambda, RemovalKind::Plain));
             let examination = compare(&base, &candidate, &BF16, 1);
             let limit = examination.orthogonalization.as_ref().unwrap().detection_limit;
             if examination.relation != Relation::Identical {
@@ -435,7 +435,7 @@ proptest! {
         adapter in prop::sample::select(vec![0usize, 0, 2, 6]),
     ) {
         let mut candidate = base();
-        let form = [Form::Plain, Form::RowNormalised, Form::RowNormKept][form];
+        let form = [RemovalKind::Plain, RemovalKind::RowNormalised, RemovalKind::RowNormKept][form];
         let meant = |name: &str| {
             let of_layer = (0..layers).any(|layer| name.contains(&format!("layers.{layer}.")));
             of_layer && (modules == 0 || name.contains(["", "o_proj", "down_proj"][modules]))

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use assert_cmd::Command;
 use orthoscope::demo::standin::{Repository, Standin};
-use orthoscope::demo::tiny::edits::Form;
+use orthoscope::demo::tiny::edits::RemovalKind;
 use orthoscope::demo::tiny::gguf::{self, Quantization};
-use orthoscope::demo::tiny::{Model, Size};
+use orthoscope::demo::tiny::{Model, TinySize};
 use serde_json::Value;
 
 use crate::program::program;
@@ -47,7 +47,7 @@ fn verdicts(examination: &Value) -> Vec<(&str, &str)> {
 fn an_edited_quantisation_beside_honest_weights_decides() {
     let folder = tempfile::tempdir().unwrap();
     let base = TINY.llama(1);
-    let edited = ablated(&base, 10, 1.0, Form::Plain);
+    let edited = ablated(&base, 10, 1.0, RemovalKind::Plain);
     for side in ["base", "candidate"] {
         config(folder.path(), side, &base);
         write(folder.path(), &format!("{side}/model.safetensors"), &bytes(&base, "BF16"));
@@ -90,7 +90,7 @@ fn a_quantisation_is_compared_with_the_bases_own_where_it_has_one() {
     assert_eq!(same["verdict"], "clear");
     assert_eq!(same["coverage"]["identical"], same["coverage"]["compared"], "bit for bit");
     // A removal fainter than four bits of noise, and still a change of the writers alone.
-    let edited = ablated(&base, 10, 0.3, Form::Plain);
+    let edited = ablated(&base, 10, 0.3, RemovalKind::Plain);
     write(folder.path(), "candidate/copy-Q4_0.gguf", &gguf::bytes(&edited, "copy", Quantization::Q4_0));
     let found = compare(folder.path(), &[], 1);
     assert_eq!(found["verdict"], "orthogonalized");
@@ -127,7 +127,7 @@ fn a_pickle_that_would_run_code_is_a_finding_of_its_own_under_any_name() {
 #[test]
 fn a_repository_of_several_forms_on_a_hub_gets_one_verdict() {
     let base = TINY.llama(1);
-    let edited = ablated(&base, 10, 1.0, Form::Plain);
+    let edited = ablated(&base, 10, 1.0, RemovalKind::Plain);
     let card = "---\nbase_model: org/base\n---\n";
     let both = repository("user/both", &base, bytes(&base, "BF16"))
         .with("both-Q8_0.gguf", gguf::bytes(&edited, "both", Quantization::Q8_0))
@@ -171,7 +171,7 @@ fn a_repository_of_several_forms_on_a_hub_gets_one_verdict() {
 #[test]
 fn of_what_cannot_be_compared_nothing_follows_for_its_claim_wherever_it_lies() {
     let base = TINY.llama(1);
-    let other = Size { width: 48, ..TINY }.llama(7);
+    let other = TinySize { width: 48, ..TINY }.llama(7);
     let weights = bytes(&other, "BF16");
     let repositories = vec![
         repository("org/base", &base, bytes(&base, "BF16")).with("README.md", "# Base\n"),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use assert_cmd::Command;
-use orthoscope::demo::tiny::Size;
+use orthoscope::demo::tiny::TinySize;
 use orthoscope::index::Index;
 use orthoscope::tensor::BF16;
 
@@ -37,7 +37,7 @@ fn spoiled(spoil: impl FnOnce(&Path)) -> Outcome {
     let folder = tempfile::tempdir().unwrap();
     let (base, candidate, index) =
         (folder.path().join("base"), folder.path().join("candidate"), folder.path().join("index.db"));
-    let model = Size { width: 32, layers: 2, inner: 64, heads: 2, vocabulary: 40 }.llama(1);
+    let model = TinySize { width: 32, layers: 2, inner: 64, heads: 2, vocabulary: 40 }.llama(1);
     model.write(&base, &BF16, 1).unwrap();
     model.write(&candidate, &BF16, 1).unwrap();
     spoil(&candidate);

@@ -1,5 +1,6 @@
 //! The house rules that a reader can count: how long a function is, how wide a comment, and where caps on input stand.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Lines that a function may have, from its signature to its closing brace.
@@ -131,6 +132,22 @@ fn caps_on_input_stand_in_one_file() {
     assert!(caps > 50, "{caps} caps");
     assert!(wrong.is_empty(), "not in src/limits.rs, and no reason why:\n{}", wrong.join("\n"));
     assert_eq!(held.len(), NO_CAPS.len(), "only {held:?} are where they are said to be");
+}
+
+/// A type that other files see is found by its name alone.
+#[test]
+fn no_two_types_that_are_seen_outside_have_one_name() {
+    let mut places = BTreeMap::<String, Vec<String>>::new();
+    for (file, text) in sources() {
+        for line in text.lines().filter(|line| line.starts_with("pub")) {
+            if let Some(name) = ["struct", "enum", "trait", "type"].iter().find_map(|keyword| declared(line, keyword)) {
+                places.entry(name.to_owned()).or_default().push(format!("src/{file}"));
+            }
+        }
+    }
+    assert!(places.len() > 400, "{} types", places.len());
+    places.retain(|_, files| files.len() > 1);
+    assert!(places.is_empty(), "types of one name: {places:#?}");
 }
 
 /// Names that the program depends on, from the manifest's sections of that kind.

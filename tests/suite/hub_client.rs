@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use orthoscope::checkpoint::files;
-use orthoscope::demo::standin::{Fault, Gate, Logged, Port, Repository, Settings, Standin, Surprise};
+use orthoscope::demo::standin::{Fault, Gate, Logged, Port, Repository, Standin, StandinSettings, Surprise};
 use orthoscope::error::ErrorKind;
 use orthoscope::hub::fetch::{self, Repo};
 use orthoscope::hub::reach::Reach;
 use orthoscope::hub::{self, Client, ClientSettings, Environment, Hub, Meter, Query};
+use orthoscope::ids::Revision;
 use orthoscope::source::ByteSource;
 
 const CARD: &str = "---\nbase_model: org/base\n---\n# Derivative\n";
@@ -36,14 +37,14 @@ struct Setting {
     folder: tempfile::TempDir,
 }
 
-fn setting(repositories: Vec<Repository>, settings: Settings) -> Setting {
+fn setting(repositories: Vec<Repository>, settings: StandinSettings) -> Setting {
     setting_of("hf", repositories, settings, |client| client)
 }
 
 fn setting_of(
     prefix: &str,
     repositories: Vec<Repository>,
-    settings: Settings,
+    settings: StandinSettings,
     adjust: impl FnOnce(ClientSettings) -> ClientSettings,
 ) -> Setting {
     let token = settings.token.clone();
@@ -70,7 +71,7 @@ fn setting_of(
 impl Setting {
     fn open(&self, name: &str) -> orthoscope::error::Result<Repo> {
         let info = fetch::info(&self.client, self.hub.as_ref(), name, None, &Meter::unlimited())?;
-        let revision = info.commit.unwrap_or_else(|| self.hub.default_revision().to_owned());
+        let revision = info.commit.map_or_else(|| self.hub.default_revision(), Revision);
         Repo::open(&self.client, &self.hub, &self.environment, name, &revision, &Meter::unlimited())
     }
 
@@ -101,7 +102,7 @@ impl Setting {
 fn a_listing_is_followed_to_its_end_over_many_pages() {
     let repositories =
         (0..47).map(|i| model(&format!("someone/m{i:02}"))).chain([Repository::new("org/base")]).collect();
-    let setting = setting(repositories, Settings { list_page: 10, ..Settings::default() });
+    let setting = setting(repositories, StandinSettings { list_page: 10, ..StandinSettings::default() });
     let mut names = Vec::new();
     let query = Query { base: Some("org/base".into()), ..Query::default() };
     fetch::list(&setting.client, setting.hub.as_ref(), &query, &Meter::unlimited(), &mut |page| {
@@ -126,7 +127,7 @@ fn a_tree_is_followed_over_its_pages_and_read_by_commit() {
     for i in 0..230 {
         repository = repository.with(&format!("shards/part {i:03} é.txt"), "x");
     }
-    let setting = setting(vec![repository], Settings { tree_page: 50, ..Settings::default() });
+    let setting = setting(vec![repository], StandinSettings { tree_page: 50, ..StandinSettings::default() });
     let repo = setting.open("someone/many").unwrap();
     assert_eq!(repo.files().len(), 233);
     assert!(repo.file("model.safetensors").unwrap().sha256.is_some());
@@ -156,8 +157,10 @@ fn every_fault_on_the_way_to_a_range_is_overcome() {
         Fault::OtherLength,
         Fault::Unsatisfiable,
     ] {
-        let setting =
-            setting(vec![model("someone/m")], Settings { token: Some("hf_secret".into()), ..Settings::default() });
+        let setting = setting(
+            vec![model("someone/m")],
+            StandinSettings { token: Some("hf_secret".into()), ..StandinSettings::default() },
+        );
         let meter = Meter::unlimited();
         let weights = setting.weights("someone/m", &meter);
         setting.standin.inject(fault, "/bridge/", 2);
@@ -178,7 +181,7 @@ fn every_fault_on_the_way_to_a_range_is_overcome() {
 fn every_fault_on_the_way_to_an_answer_is_overcome() {
     let faults = [Fault::Unavailable, Fault::Dropped, Fault::Truncated, Fault::Garbage, Fault::Limited, Fault::Short];
     for fault in faults {
-        let setting = setting(vec![model("someone/m")], Settings::default());
+        let setting = setting(vec![model("someone/m")], StandinSettings::default());
         setting.standin.inject(fault, "/api/models/someone/m", 1);
         assert_eq!(setting.open("someone/m").unwrap().files().len(), 3, "{fault:?}");
     }
@@ -186,7 +189,7 @@ fn every_fault_on_the_way_to_an_answer_is_overcome() {
 
 #[test]
 fn a_range_that_never_works_ends_in_an_error_and_not_in_a_download() {
-    let setting = setting(vec![model("someone/m")], Settings::default());
+    let setting = setting(vec![model("someone/m")], StandinSettings::default());
     let meter = Meter::unlimited();
     let weights = setting.weights("someone/m", &meter);
     setting.standin.inject(Fault::IgnoredRange, "/bridge/", 100);
@@ -199,7 +202,7 @@ fn a_range_that_never_works_ends_in_an_error_and_not_in_a_download() {
 
 #[test]
 fn a_stated_wait_is_kept_and_a_quota_is_never_overrun() {
-    let settings = Settings { api_quota: Some(8), window: Duration::from_secs(2), ..Settings::default() };
+    let settings = StandinSettings { api_quota: Some(8), window: Duration::from_secs(2), ..StandinSettings::default() };
     let setting = setting(vec![model("someone/m")], settings);
     let start = Instant::now();
     std::thread::scope(|scope| {
@@ -234,7 +237,7 @@ fn outcomes_are_told_apart() {
             surprised("someone/moved", Surprise::Moved),
             surprised("someone/closed", Surprise::Gated),
         ],
-        Settings::default(),
+        StandinSettings::default(),
     );
     let read = |name: &str| {
         let repo = setting.open(name)?;
@@ -253,7 +256,7 @@ fn outcomes_are_told_apart() {
 
 #[test]
 fn a_push_between_tree_and_read_is_noticed() {
-    let setting = setting(vec![model("someone/m")], Settings::default());
+    let setting = setting(vec![model("someone/m")], StandinSettings::default());
     let repo = setting.open("someone/m").unwrap();
     setting.standin.push(model("someone/m").with("model.safetensors", noise(8, 700_000)));
     let file = repo.file("model.safetensors").unwrap().clone();
@@ -263,7 +266,7 @@ fn a_push_between_tree_and_read_is_noticed() {
 
 #[test]
 fn a_budget_stops_before_the_bytes_and_neighbours_share_a_request() {
-    let setting = setting(vec![model("someone/m")], Settings::default());
+    let setting = setting(vec![model("someone/m")], StandinSettings::default());
     let meter = Meter::new("this repository's", Some(250_000), None);
     let weights = setting.weights("someone/m", &meter);
     weights.prefetch(&[200_000..200_100, 200_200..200_300, 600_000..600_100]);
@@ -276,7 +279,7 @@ fn a_budget_stops_before_the_bytes_and_neighbours_share_a_request() {
 
 #[test]
 fn a_download_goes_on_where_it_broke_off_and_is_held_to_its_hash() {
-    let setting = setting(vec![model("someone/m")], Settings::default());
+    let setting = setting(vec![model("someone/m")], StandinSettings::default());
     let repo = setting.open("someone/m").unwrap();
     let file = repo.file("model.safetensors").unwrap().clone();
     setting.standin.inject(Fault::Truncated, "/bridge/", 2);
@@ -301,21 +304,29 @@ fn a_download_goes_on_where_it_broke_off_and_is_held_to_its_hash() {
 
 #[test]
 fn offline_makes_no_request() {
-    let setting = setting_of("hf", vec![model("someone/m")], Settings::default(), |client| ClientSettings {
+    let setting = setting_of("hf", vec![model("someone/m")], StandinSettings::default(), |client| ClientSettings {
         offline: true,
         ..client
     });
     assert_eq!(setting.open("someone/m").err().unwrap().kind, ErrorKind::Offline);
-    let opened =
-        Repo::open(&setting.client, &setting.hub, &setting.environment, "someone/m", "main", &Meter::unlimited());
+    let opened = Repo::open(
+        &setting.client,
+        &setting.hub,
+        &setting.environment,
+        "someone/m",
+        &Revision("main".to_owned()),
+        &Meter::unlimited(),
+    );
     assert_eq!(opened.err().unwrap().kind, ErrorKind::Offline);
     assert!(setting.standin.log().is_empty());
 }
 
 #[test]
 fn stopping_ends_a_long_wait_at_once() {
-    let setting =
-        setting(vec![model("someone/m")], Settings { window: Duration::from_secs(600), ..Settings::default() });
+    let setting = setting(
+        vec![model("someone/m")],
+        StandinSettings { window: Duration::from_secs(600), ..StandinSettings::default() },
+    );
     setting.standin.inject(Fault::Limited, "/api", 1_000);
     let stop = setting.client.stop().clone();
     let stopper = std::thread::spawn(move || {
@@ -334,7 +345,7 @@ fn the_other_hub_works_through_the_same_client() {
     for i in 0..3100 {
         repository = repository.with(&format!("folder{}/file{i:04}.txt", i % 3), "x");
     }
-    let settings = Settings { token: Some("ms_secret".into()), ..Settings::default() };
+    let settings = StandinSettings { token: Some("ms_secret".into()), ..StandinSettings::default() };
     let setting = setting_of("ms", vec![repository, model("owner/other")], settings, |client| client);
     let mut names = Vec::new();
     let query = Query { author: Some("owner".into()), ..Query::default() };
@@ -344,9 +355,15 @@ fn the_other_hub_works_through_the_same_client() {
     })
     .unwrap();
     assert_eq!(names, ["owner/name", "owner/other"]);
-    let repo =
-        Repo::open(&setting.client, &setting.hub, &setting.environment, "owner/name", "master", &Meter::unlimited())
-            .unwrap();
+    let repo = Repo::open(
+        &setting.client,
+        &setting.hub,
+        &setting.environment,
+        "owner/name",
+        &Revision("master".to_owned()),
+        &Meter::unlimited(),
+    )
+    .unwrap();
     assert_eq!(repo.files().len(), 3103, "a tree cut off at 3,000 entries is listed folder by folder");
     let file = repo.file("model.safetensors").unwrap().clone();
     let weights = repo.source(&file, &Meter::unlimited()).unwrap();
@@ -377,7 +394,7 @@ fn a_directory_tree_is_a_hub_too() {
     assert_eq!(names, [("org/base".to_owned(), true), ("someone/with space".to_owned(), true)]);
     let info = fetch::info(&client, hub.as_ref(), "someone/with space", None, &meter).unwrap();
     assert_eq!(info.name, "someone/with space");
-    let repo = Repo::open(&client, &hub, &environment, &info.name, "now", &meter).unwrap();
+    let repo = Repo::open(&client, &hub, &environment, &info.name, &hub.default_revision(), &meter).unwrap();
     let file = repo.file("model.safetensors").unwrap().clone();
     assert_eq!(&*repo.source(&file, &meter).unwrap().read(100..200).unwrap(), &noise(3, 5000)[100..200]);
     assert_eq!(fetch::info(&client, hub.as_ref(), "no/such", None, &meter).unwrap_err().kind, ErrorKind::NotFound);
@@ -477,14 +494,14 @@ fn list_all(client: &Client, address: &str) -> orthoscope::error::Result<usize> 
 #[test]
 fn a_wrong_answer_is_asked_for_again() {
     for fault in [Fault::Short, Fault::OtherBytes] {
-        let setting = setting(vec![model("someone/m")], Settings::default());
+        let setting = setting(vec![model("someone/m")], StandinSettings::default());
         let repo = setting.open("someone/m").unwrap();
         setting.standin.inject(fault, "/resolve-cache/", 1);
         assert_eq!(repo.small("README.md", &Meter::unlimited()).unwrap(), CARD.as_bytes(), "{fault:?}");
         assert_eq!(setting.standin.log().iter().filter(|entry| entry.fault == Some(fault)).count(), 1);
     }
     for fault in [Fault::Short, Fault::OtherBytes, Fault::OtherLength, Fault::Unsatisfiable] {
-        let setting = setting(vec![model("someone/m")], Settings::default());
+        let setting = setting(vec![model("someone/m")], StandinSettings::default());
         let repo = setting.open("someone/m").unwrap();
         let file = repo.file("model.safetensors").unwrap().clone();
         setting.standin.inject(fault, "/bridge/", 1);
@@ -496,7 +513,7 @@ fn a_wrong_answer_is_asked_for_again() {
 #[test]
 fn what_stays_wrong_is_no_moved_repository() {
     let opened = || {
-        let setting = setting(vec![model("someone/m")], Settings::default());
+        let setting = setting(vec![model("someone/m")], StandinSettings::default());
         let repo = setting.open("someone/m").unwrap();
         (setting, repo)
     };
@@ -529,7 +546,7 @@ fn a_body_or_a_header_that_drips_is_given_up() {
         tries: 2,
         ..client
     };
-    let setting = setting_of("hf", vec![model("someone/m")], Settings::default(), hasty);
+    let setting = setting_of("hf", vec![model("someone/m")], StandinSettings::default(), hasty);
     let repo = setting.open("someone/m").unwrap();
     setting.standin.inject(Fault::Drip, "", 1000);
     for error in [
@@ -547,7 +564,7 @@ fn a_body_or_a_header_that_drips_is_given_up() {
 
 #[test]
 fn one_repository_has_its_time_and_no_more() {
-    let setting = setting_of("hf", vec![model("someone/m")], Settings::default(), |client| ClientSettings {
+    let setting = setting_of("hf", vec![model("someone/m")], StandinSettings::default(), |client| ClientSettings {
         repository_time: Duration::from_millis(300),
         slowest: 10_000_000,
         ..client
@@ -617,7 +634,7 @@ fn waits_that_a_hub_asks_for_end_with_patience() {
 #[test]
 fn redirects_lead_no_further_than_the_hub_is_itself() {
     let read = |delivery_at: Option<&str>, reach: Option<Reach>| {
-        let settings = Settings { delivery_at: delivery_at.map(str::to_owned), ..Settings::default() };
+        let settings = StandinSettings { delivery_at: delivery_at.map(str::to_owned), ..StandinSettings::default() };
         let setting =
             setting_of("hf", vec![model("someone/m")], settings, |client| ClientSettings { reach, tries: 2, ..client });
         let file = setting.open("someone/m").unwrap().file("model.safetensors").unwrap().clone();
@@ -645,7 +662,7 @@ fn redirects_lead_no_further_than_the_hub_is_itself() {
 
 #[test]
 fn a_download_without_room_is_not_begun() {
-    let setting = setting_of("hf", vec![model("someone/m")], Settings::default(), |client| ClientSettings {
+    let setting = setting_of("hf", vec![model("someone/m")], StandinSettings::default(), |client| ClientSettings {
         reserve: u64::MAX / 2,
         ..client
     });
@@ -662,7 +679,7 @@ fn a_download_without_room_is_not_begun() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_download_that_fills_the_disk_leaves_no_part() {
-    let setting = setting(vec![model("someone/m")], Settings::default());
+    let setting = setting(vec![model("someone/m")], StandinSettings::default());
     let repo = setting.open("someone/m").unwrap();
     let file = repo.file("model.safetensors").unwrap().clone();
     let blobs = setting.folder.path().join("cache/blobs");

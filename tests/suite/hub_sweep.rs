@@ -6,15 +6,15 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use orthoscope::demo::standin::{Port, Rates, Settings, Standin};
-use orthoscope::demo::tiny::edits::Form;
+use orthoscope::demo::standin::{Port, Rates, Standin, StandinSettings};
+use orthoscope::demo::tiny::edits::RemovalKind;
 use orthoscope::examination::{Depth, Examination, Relation, Severity, Status, Verdict};
 use orthoscope::examine::Examiner;
 use orthoscope::examine::settings::{Escalate, ExamineSettings};
 use orthoscope::hub::Meter;
 use orthoscope::sweep;
 use orthoscope::sweep::queue::Queue;
-use orthoscope::sweep::work::{self, Silent, Summary, SweepSettings};
+use orthoscope::sweep::work::{self, Silent, SweepSettings, SweepSummary};
 
 use crate::support::{KINDS, TINY, ablated, bench, bytes, open_settings, plan, recorded, repository, variables, world};
 
@@ -22,15 +22,15 @@ fn sweep_with(
     bench: &Examiner,
     folder: &Path,
     settings: &SweepSettings,
-    observer: &dyn work::Observer,
-) -> (Summary, BTreeMap<String, Examination>) {
+    observer: &dyn work::SweepObserver,
+) -> (SweepSummary, BTreeMap<String, Examination>) {
     let index = folder.join("index.db");
     let (summary, _) = sweep::sweep(bench, &index, &plan(), settings, observer).unwrap();
     (summary, recorded(&index, bench.environment.get("HF_ENDPOINT").unwrap()))
 }
 
-fn sweep(hub: &str, folder: &Path) -> (Summary, BTreeMap<String, Examination>) {
-    let settings = SweepSettings { rest: 0, ..SweepSettings::default() };
+fn sweep(hub: &str, folder: &Path) -> (SweepSummary, BTreeMap<String, Examination>) {
+    let settings = SweepSettings { rest: jiff::SignedDuration::ZERO, ..SweepSettings::default() };
     sweep_with(&bench(hub, folder, ExamineSettings::default()), folder, &settings, &Silent)
 }
 
@@ -85,7 +85,7 @@ fn every_kind_of_repository_ends_as_it_should_and_a_second_sweep_reads_nothing()
 
     // A push to one repository is one examination.
     let base = TINY.llama(1);
-    let edited = ablated(&base, 77, 1.0, Form::Plain);
+    let edited = ablated(&base, 77, 1.0, RemovalKind::Plain);
     standin.push(repository("user3/tuned-003", &base, bytes(&edited, "BF16")));
     let (third, now) = sweep(standin.hub(), folder.path());
     assert_eq!(third.examined, 1);
@@ -115,7 +115,7 @@ fn peak_memory(process: u32) -> Option<u64> {
 
 #[test]
 fn three_hundred_repositories_with_faults_all_end_in_an_outcome() {
-    let settings = Settings {
+    let settings = StandinSettings {
         api_quota: Some(120),
         resolver_quota: Some(300),
         window: Duration::from_secs(2),
@@ -170,7 +170,7 @@ fn three_hundred_repositories_with_faults_all_end_in_an_outcome() {
 
 #[test]
 fn killed_at_ten_moments_the_index_is_that_of_an_undisturbed_run() {
-    let settings = || Settings { rates: Rates::all(0.01, 1), ..open_settings() };
+    let settings = || StandinSettings { rates: Rates::all(0.01, 1), ..open_settings() };
     let standin = Standin::start(world(120), settings()).unwrap();
     let undisturbed = tempfile::tempdir().unwrap();
     let start = Instant::now();
@@ -264,11 +264,11 @@ fn a_stop_gives_leases_back() {
     let folder = tempfile::tempdir().unwrap();
     let bench = Arc::new(bench(standin.hub(), folder.path(), ExamineSettings::default()));
     struct StopAfter<'a>(&'a Examiner);
-    impl work::Observer for StopAfter<'_> {
+    impl work::SweepObserver for StopAfter<'_> {
         fn examined(
             &self,
             _: &orthoscope::ids::RepoId,
-            _: &orthoscope::examine::repository::Outcome,
+            _: &orthoscope::examine::repository::RepositoryOutcome,
             done: u64,
             _: u64,
         ) {
@@ -279,7 +279,7 @@ fn a_stop_gives_leases_back() {
     }
     let (summary, _) = sweep_with(&bench, folder.path(), &SweepSettings::default(), &StopAfter(&bench));
     assert!(summary.stopped && summary.left > 0);
-    let counts = Queue::open(&folder.path().join("index.db"), 0).unwrap().counts().unwrap();
+    let counts = Queue::open(&folder.path().join("index.db"), jiff::Timestamp::UNIX_EPOCH).unwrap().counts().unwrap();
     assert_eq!((counts.leased, counts.done), (0, summary.examined));
     let (rest, found) = sweep(standin.hub(), folder.path());
     assert_eq!(rest.examined, 60 - summary.examined);
@@ -288,18 +288,18 @@ fn a_stop_gives_leases_back() {
 
 #[test]
 fn a_watch_finds_what_is_uploaded_meanwhile() {
-    let standin = Standin::start(world(15), Settings { list_page: 5, ..open_settings() }).unwrap();
+    let standin = Standin::start(world(15), StandinSettings { list_page: 5, ..open_settings() }).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let bench = bench(standin.hub(), folder.path(), ExamineSettings::default());
     let base = TINY.llama(1);
-    let mut late = repository("late/upload", &base, bytes(&ablated(&base, 88, 1.0, Form::Plain), "BF16"));
+    let mut late = repository("late/upload", &base, bytes(&ablated(&base, 88, 1.0, RemovalKind::Plain), "BF16"));
     late.created = "2026-03-01T00:00:00.000Z".to_owned();
     struct Uploads<'a>(&'a Standin, &'a Examiner, std::sync::Mutex<Option<orthoscope::demo::standin::Repository>>);
-    impl work::Observer for Uploads<'_> {
+    impl work::SweepObserver for Uploads<'_> {
         fn examined(
             &self,
             id: &orthoscope::ids::RepoId,
-            _: &orthoscope::examine::repository::Outcome,
+            _: &orthoscope::examine::repository::RepositoryOutcome,
             done: u64,
             _: u64,
         ) {
@@ -363,7 +363,7 @@ fn a_claimed_base_is_fetched_up_to_a_size_and_a_given_one_at_any() {
 fn what_killed_runs_judged_counts_in_the_next_ones_exit_status() {
     let base = TINY.llama(1);
     let mut repositories = world(0);
-    repositories.push(repository("a/ablated", &base, bytes(&ablated(&base, 5, 1.0, Form::Plain), "BF16")));
+    repositories.push(repository("a/ablated", &base, bytes(&ablated(&base, 5, 1.0, RemovalKind::Plain), "BF16")));
     repositories.push(repository("b/copy", &base, bytes(&base, "BF16")));
     let standin = Standin::start(repositories, open_settings()).unwrap();
     let folder = tempfile::tempdir().unwrap();

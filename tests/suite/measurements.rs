@@ -5,7 +5,7 @@ use std::path::Path;
 
 use orthoscope::checkpoint::folder::open_path;
 use orthoscope::demo::standin::Standin;
-use orthoscope::demo::tiny::edits::{self, Form};
+use orthoscope::demo::tiny::edits::{self, RemovalKind};
 use orthoscope::demo::tiny::{Model, Weight, direction};
 use orthoscope::diff::{self, Unobserved};
 use orthoscope::examination::Depth;
@@ -109,8 +109,8 @@ fn every_measurement_is_made_of_some_tiny_model_and_no_other_is() {
     let drafting = with_draft(&base, TINY.layers);
     let made = [
         profile(&base, &tuned(&base, 3)),
-        profile(&base, &ablated(&base, 3, 0.7, Form::Plain)),
-        profile(&base, &ablated(&base, 3, -0.5, Form::Plain)),
+        profile(&base, &ablated(&base, 3, 0.7, RemovalKind::Plain)),
+        profile(&base, &ablated(&base, 3, -0.5, RemovalKind::Plain)),
         profile(&base, &changed(&base, &readers, |_, weight| edits::orthogonalize_reader(weight, &r, 0.9))),
         profile(&base, &changed(&base, &down, |_, weight| edits::orthogonalize_reader(weight, &inside, 0.9))),
         profile(&base, &changed(&base, &ends, |_, weight| edits::orthogonalize_reader(weight, &r, 0.9))),
@@ -121,8 +121,10 @@ fn every_measurement_is_made_of_some_tiny_model_and_no_other_is() {
         profile(&routed, &with_router(&tuned(&base, 3))),
         profile(&drafting, &with_draft(&tuned(&base, 3), TINY.layers)),
     ];
-    let screens =
-        [screened(&base, &ablated(&base, 3, 0.7, Form::Plain)), screened(&routed, &with_router(&tuned(&base, 3)))];
+    let screens = [
+        screened(&base, &ablated(&base, 3, 0.7, RemovalKind::Plain)),
+        screened(&routed, &with_router(&tuned(&base, 3))),
+    ];
     let found: BTreeSet<&str> = (made.iter().map(|profile| &profile.model).chain(&screens))
         .flat_map(|model| model.keys().map(String::as_str))
         .collect();
@@ -159,8 +161,12 @@ fn compared(base: &Model, candidate: &Model) -> Vec<orthoscope::examination::Fin
     };
     let (base, candidate) = (written(base, "base"), written(candidate, "candidate"));
     let catalogue = catalogue();
-    let settings =
-        orthoscope::examine::Settings { catalogue: &catalogue, digests: false, claim: None, observer: &Unobserved };
+    let settings = orthoscope::examine::ExaminationContext {
+        catalogue: &catalogue,
+        digests: false,
+        claim: None,
+        observer: &Unobserved,
+    };
     let named = orthoscope::examine::sides::Named::local;
     orthoscope::examine::compare((&base, &named("base")), (&candidate, &named("candidate")), &settings).findings
 }

@@ -1,8 +1,8 @@
 //! Edits that are an operator on the residual stream and no plain removal: oblique, kept out of a subspace, rotated, affine, fitted on
 //! some inputs. None ends as clear, through float or four bits, and what they look like does.
 
-use orthoscope::demo::tiny::edits::{self, Form};
-use orthoscope::demo::tiny::{Model, Size, Weight, direction};
+use orthoscope::demo::tiny::edits::{self, RemovalKind};
+use orthoscope::demo::tiny::{Model, TinySize, Weight, direction};
 use orthoscope::examination::{Examination, Verdict};
 use orthoscope::tensor::{BF16, F32};
 
@@ -13,7 +13,7 @@ const WIDTH: usize = 96;
 const LAYERS: usize = 6;
 
 fn base() -> Model {
-    Size { width: WIDTH, layers: LAYERS, inner: 288, heads: 4, vocabulary: 64 }.llama(61)
+    TinySize { width: WIDTH, layers: LAYERS, inner: 288, heads: 4, vocabulary: 64 }.llama(61)
 }
 
 fn changed(mut change: impl FnMut(&str, &mut Weight)) -> Model {
@@ -166,7 +166,7 @@ fn what_shares_an_output_side_or_a_scale_alone_is_no_operator() {
 
 #[test]
 fn a_plain_removal_is_told_as_before() {
-    let candidate = changed(|_, weight| edits::orthogonalize(weight, &removed(), 1.0, Form::Plain));
+    let candidate = changed(|_, weight| edits::orthogonalize(weight, &removed(), 1.0, RemovalKind::Plain));
     let examination = compare(&base(), &candidate, &BF16, 1);
     assert_eq!(examination.verdict, Verdict::Orthogonalized);
     assert!(
@@ -184,7 +184,7 @@ fn a_draft_block_is_tested_as_a_stream_of_its_own() {
     for name in
         base.tensors.keys().filter(|name| draft(name) && (name.contains("o_proj") || name.contains("down_proj")))
     {
-        edits::orthogonalize(candidate.tensors.get_mut(name).unwrap(), &removed(), 1.0, Form::Plain);
+        edits::orthogonalize(candidate.tensors.get_mut(name).unwrap(), &removed(), 1.0, RemovalKind::Plain);
     }
     let examination = compare(&base, &candidate, &BF16, 1);
     assert_eq!(examination.verdict, Verdict::Suspect, "{}", numbers(&examination));
@@ -200,7 +200,7 @@ fn a_draft_block_is_tested_as_a_stream_of_its_own() {
 #[test]
 fn strengths_up_to_eight_are_found_as_what_they_are() {
     for lambda in [1.5, 3.0, 3.5, 6.7, 8.0] {
-        let candidate = changed(|_, weight| edits::orthogonalize(weight, &removed(), lambda, Form::Plain));
+        let candidate = changed(|_, weight| edits::orthogonalize(weight, &removed(), lambda, RemovalKind::Plain));
         let examination = compare(&base(), &candidate, &BF16, 1);
         assert_eq!(examination.verdict, Verdict::Orthogonalized, "{lambda} {}", numbers(&examination));
         assert_eq!(has(&examination, "over-inversion"), lambda > 2.5, "{lambda} {}", numbers(&examination));

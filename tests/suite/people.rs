@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 
 use assert_cmd::Command;
-use orthoscope::demo::standin::{Settings, Standin};
+use orthoscope::demo::standin::{Standin, StandinSettings};
 use orthoscope::examination::Examination;
 use orthoscope::index::Index;
 use orthoscope::index::decision::Choice;
@@ -399,8 +399,9 @@ fn an_export_leaves_out_what_is_broken_and_says_so() {
 fn doctor_asks_each_hub_with_its_own_token_only() {
     let folder = tempfile::tempdir().unwrap();
     let hugging =
-        Standin::start(Vec::new(), Settings { token: Some(TOKEN.to_owned()), ..Settings::default() }).unwrap();
-    let other = Standin::start(Vec::new(), Settings { api_quota: None, ..Settings::default() }).unwrap();
+        Standin::start(Vec::new(), StandinSettings { token: Some(TOKEN.to_owned()), ..StandinSettings::default() })
+            .unwrap();
+    let other = Standin::start(Vec::new(), StandinSettings { api_quota: None, ..StandinSettings::default() }).unwrap();
     let (hub, second) = (hugging.hub().to_owned(), other.hub().to_owned());
     let run = |token: &str, arguments: &[&str], status: i32| {
         let output = Command::new(env!("CARGO_BIN_EXE_orthoscope"))

@@ -1,9 +1,11 @@
 //! What must not change a measurement: threads, shards, the order of tensors, running again.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use orthoscope::checkpoint::folder::open_path;
 use orthoscope::checkpoint::safetensors::{NewTensor, encode_floats, write};
-use orthoscope::demo::tiny::edits::{self, Form};
-use orthoscope::demo::tiny::{Model, Size, direction};
+use orthoscope::demo::tiny::edits::{self, RemovalKind};
+use orthoscope::demo::tiny::{Model, TinySize, direction};
 use orthoscope::diff::{self, Unobserved};
 use orthoscope::hub::HUBS;
 use orthoscope::pair;
@@ -19,12 +21,12 @@ fn profile(folder: &std::path::Path) -> orthoscope::profile::Profile {
 
 /// A base and a candidate with an edit, training and a rescaled matrix, so that every path of the engine runs.
 fn models(seed: u64) -> (Model, Model) {
-    let base = Size { width: 48, layers: 3, inner: 96, heads: 3, vocabulary: 64 }.llama(seed);
+    let base = TinySize { width: 48, layers: 3, inner: 96, heads: 3, vocabulary: 64 }.llama(seed);
     let mut candidate = base.clone();
     edits::fine_tune(&mut candidate, 0.02, seed);
     let r = direction(seed, "removed", 48);
     for name in candidate.writers() {
-        edits::orthogonalize(candidate.tensors.get_mut(&name).unwrap(), &r, 0.7, Form::Plain);
+        edits::orthogonalize(candidate.tensors.get_mut(&name).unwrap(), &r, 0.7, RemovalKind::Plain);
     }
     edits::rescale(candidate.tensors.get_mut("model.layers.1.mlp.up_proj.weight").unwrap(), 1.05);
     (base, candidate)
@@ -197,6 +199,78 @@ fn modules_use_only_what_stands_above_them_on_the_front_page() {
     }
     assert!(seen > 500, "{seen}");
     assert!(wrong.is_empty(), "imports against the flow of data:\n{}", wrong.join("\n"));
+}
+
+/// The names that code takes from behind `prefix`: of `prefix::a::b` the a, of `prefix::{a, b::{c, d}}` a and b.
+fn taken_from<'c>(code: &'c str, prefix: &str) -> Vec<&'c str> {
+    let name = |text: &'c str| {
+        let text = text.trim_start();
+        &text[..text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len())]
+    };
+    let mut names = Vec::new();
+    for (at, _) in code.match_indices(prefix).filter(|(at, _)| !code[..*at].ends_with("::")) {
+        let rest = &code[at + prefix.len()..];
+        let Some(list) = rest.strip_prefix('{') else {
+            names.push(name(rest));
+            continue;
+        };
+        let mut depth = 0;
+        names.push(name(list));
+        for (at, letter) in list.char_indices() {
+            match letter {
+                '{' => depth += 1,
+                '}' if depth == 0 => break,
+                '}' => depth -= 1,
+                ',' if depth == 0 => names.push(name(&list[at + 1..])),
+                _ => {}
+            }
+        }
+    }
+    names
+}
+
+/// Within a folder no two files use one another, be it by way of others: there too data flows one way. A folder in it
+/// counts as one file.
+#[test]
+fn no_files_of_one_folder_go_round_in_a_circle() {
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let tests = only_for_tests(&source);
+    // For each folder, which of its files uses which.
+    let mut uses = BTreeMap::<String, BTreeSet<(String, String)>>::new();
+    for entry in walkdir::WalkDir::new(&source).sort_by_file_name().into_iter().map(Result::unwrap) {
+        let inside = entry.path().strip_prefix(&source).unwrap().with_extension("");
+        let is_rust = entry.path().extension().is_some_and(|extension| extension == "rs");
+        if !is_rust || tests.iter().any(|test| source.join(&inside).starts_with(test)) {
+            continue;
+        }
+        let code = production(&std::fs::read_to_string(entry.path()).unwrap());
+        let mut parts: Vec<&str> = inside.iter().map(|part| part.to_str().unwrap()).collect();
+        if parts.last() == Some(&"mod") {
+            parts.pop();
+        }
+        for up in 1..parts.len() {
+            let (folder, own) = (parts[..up].join("::"), parts[up]);
+            let others = ["super::".repeat(parts.len() - up), format!("crate::{folder}::")];
+            for other in others.iter().flat_map(|prefix| taken_from(&code, prefix)).filter(|other| *other != own) {
+                let place = source.join(parts[..up].join("/")).join(other);
+                if place.is_dir() || place.with_extension("rs").is_file() {
+                    uses.entry(folder.clone()).or_default().insert((own.to_owned(), other.to_owned()));
+                }
+            }
+        }
+    }
+    assert!(uses.len() > 20 && uses.values().map(BTreeSet::len).sum::<usize>() > 300, "{uses:?}");
+    // What uses nothing that is left is no part of a circle, nor is what nothing uses.
+    for list in uses.values_mut() {
+        while let Some(end) = list.iter().find(|(user, used)| {
+            list.iter().all(|(other, _)| other != used) || list.iter().all(|(_, other)| other != user)
+        }) {
+            let end = end.clone();
+            list.remove(&end);
+        }
+    }
+    uses.retain(|_, list| !list.is_empty());
+    assert!(uses.is_empty(), "files that use one another: {uses:#?}");
 }
 
 /// `docs/architecture.md` names the files from `main` to the inner loop, and each of them calls on the next.

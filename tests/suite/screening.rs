@@ -4,9 +4,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use orthoscope::checkpoint::folder;
-use orthoscope::demo::standin::{Content, Repository, Standin};
-use orthoscope::demo::tiny::edits::{self, Form};
-use orthoscope::demo::tiny::{Model, Size, Weight};
+use orthoscope::demo::standin::{FileContent, Repository, Standin};
+use orthoscope::demo::tiny::edits::{self, RemovalKind};
+use orthoscope::demo::tiny::{Model, TinySize, Weight};
 use orthoscope::diff::Unobserved;
 use orthoscope::examination::Examination;
 #[cfg(test)]
@@ -44,9 +44,9 @@ pub type Make = fn(&Model) -> Model;
 
 /// What examples and tests compare in size and time.
 pub const CANDIDATES: &[(&str, Make)] = &[
-    ("removed, λ = 0.2", |base| ablated(base, 20, 0.2, Form::Plain)),
-    ("removed, λ = 0.5", |base| ablated(base, 21, 0.5, Form::Plain)),
-    ("removed, λ = 1", |base| ablated(base, 22, 1.0, Form::Plain)),
+    ("removed, λ = 0.2", |base| ablated(base, 20, 0.2, RemovalKind::Plain)),
+    ("removed, λ = 0.5", |base| ablated(base, 21, 0.5, RemovalKind::Plain)),
+    ("removed, λ = 1", |base| ablated(base, 22, 1.0, RemovalKind::Plain)),
     ("fine-tuned", |base| tuned(base, 30)),
     ("LoRA of rank 8 merged", |base| low_rank(base, 40, 8)),
     ("quantised, then cast", quantized),
@@ -99,7 +99,7 @@ fn noisy_columns(base: Model) -> Model {
 }
 
 fn half(base: &Model) -> Model {
-    ablated(base, 23, 0.5, Form::Plain)
+    ablated(base, 23, 0.5, RemovalKind::Plain)
 }
 
 /// Edited, and hidden under something louder.
@@ -108,8 +108,8 @@ const HIDDEN: &[(&str, Make)] = &[
     ("removed, noisy columns", |base| noisy_columns(half(base))),
     ("removed, rank 1, 30 times", |base| louder(half(base), 1, 30.0)),
     ("removed, rank 8, 10 times", |base| louder(half(base), 8, 10.0)),
-    ("row-normalised, swapped", |base| swapped(ablated(base, 24, 0.8, Form::RowNormalised))),
-    ("row-normalised, rank 1", |base| louder(ablated(base, 24, 0.8, Form::RowNormalised), 1, 30.0)),
+    ("row-normalised, swapped", |base| swapped(ablated(base, 24, 0.8, RemovalKind::RowNormalised))),
+    ("row-normalised, rank 1", |base| louder(ablated(base, 24, 0.8, RemovalKind::RowNormalised), 1, 30.0)),
 ];
 
 /// The same with nothing under it, and other honest ones.
@@ -124,7 +124,7 @@ const HONEST: &[(&str, Make)] = &[
 ];
 
 /// Screens and compares each candidate with a base of that size, the screen in so many threads.
-pub fn run(size: Size, candidates: &[(&'static str, Make)], threads: usize, each: &mut dyn FnMut(&Row)) {
+pub fn run(size: TinySize, candidates: &[(&'static str, Make)], threads: usize, each: &mut dyn FnMut(&Row)) {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let base = size.llama(1);
@@ -132,7 +132,9 @@ pub fn run(size: Size, candidates: &[(&'static str, Make)], threads: usize, each
         let path = folder.path().join(name);
         model.write(&path, DType::named("BF16").unwrap(), 1).unwrap();
         let mut repository = Repository::new(name).with("config.json", model.config.to_string());
-        repository.files.insert("model.safetensors".into(), Content::disk(&path.join("model.safetensors")).unwrap());
+        repository
+            .files
+            .insert("model.safetensors".into(), FileContent::disk(&path.join("model.safetensors")).unwrap());
         (repository.with("README.md", "---\nbase_model: org/base\n---\n"), path)
     };
     let (repository, base_path) = written(&base, "org/base");
@@ -176,7 +178,8 @@ pub fn run(size: Size, candidates: &[(&'static str, Make)], threads: usize, each
 fn compared(base: &Path, candidate: &Path) -> Examination {
     let (base, candidate) = (folder::open_path(base).unwrap(), folder::open_path(candidate).unwrap());
     let catalogue = catalogue();
-    let settings = examine::Settings { catalogue: &catalogue, digests: false, claim: None, observer: &Unobserved };
+    let settings =
+        examine::ExaminationContext { catalogue: &catalogue, digests: false, claim: None, observer: &Unobserved };
     examine::compare((&base, &Named::local("base")), (&candidate, &Named::local("candidate")), &settings)
 }
 
@@ -199,12 +202,12 @@ impl Row {
     }
 }
 
-const SMALL: Size = Size { width: 320, layers: 8, inner: 1280, heads: 20, vocabulary: 400 };
+const SMALL: TinySize = TinySize { width: 320, layers: 8, inner: 1280, heads: 20, vocabulary: 400 };
 
 #[test]
 fn a_screen_says_what_the_full_comparison_says_or_leaves_it_to_that() {
     let mut left = Vec::new();
-    let size = Size { width: 448, layers: 12, inner: 1792, heads: 28, vocabulary: 1000 };
+    let size = TinySize { width: 448, layers: 12, inner: 1792, heads: 28, vocabulary: 1000 };
     run(size, CANDIDATES, 2, &mut |row| {
         println!("{}", row.line());
         if row.screened.verdict == Verdict::Inconclusive {

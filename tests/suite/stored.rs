@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use assert_cmd::Command;
 use orthoscope::checkpoint::{Checkpoint, FileSet, Storage};
-use orthoscope::demo::tiny::edits::Form;
+use orthoscope::demo::tiny::edits::RemovalKind;
 use orthoscope::demo::tiny::gguf::{self, Quantization, interleaved};
-use orthoscope::demo::tiny::quantized::{self, Stored};
+use orthoscope::demo::tiny::quantized::{self, TinyTensor};
 use orthoscope::demo::tiny::torch::{self, NewView};
 use orthoscope::demo::tiny::{Model, Weight, normal, random};
 use orthoscope::source::{ByteSource, Bytes};
@@ -44,14 +44,14 @@ fn with_base() -> (tempfile::TempDir, Model) {
 }
 
 fn removed(base: &Model) -> Model {
-    ablated(base, 10, 1.0, Form::Plain)
+    ablated(base, 10, 1.0, RemovalKind::Plain)
 }
 
 /// A way of storing a model.
 type Writer = Box<dyn Fn(&Model, &Path)>;
 
 /// Writes a model by a scheme for each matrix; `config` is added to the model's own.
-fn by(config: Value, replace: impl Fn(&str, &Weight) -> Option<Vec<Stored>> + 'static) -> Writer {
+fn by(config: Value, replace: impl Fn(&str, &Weight) -> Option<Vec<TinyTensor>> + 'static) -> Writer {
     Box::new(move |model, folder| {
         let mut all = model.config.clone();
         all.as_object_mut().unwrap().extend(config.as_object().unwrap().clone());
@@ -182,12 +182,12 @@ fn scales_of_mlx_are_no_matrices_of_the_model() {
 /// Opens tensors (name, dtype, shape) filled with ones.
 fn open(config: &Value, tensors: &[(String, &str, Vec<u64>)]) -> Checkpoint {
     let folder = tempfile::tempdir().unwrap();
-    let stored: Vec<Stored> = tensors
+    let stored: Vec<TinyTensor> = tensors
         .iter()
         .map(|(name, dtype, shape)| {
             let dtype = DType::named(dtype).unwrap();
             let bytes = vec![1; dtype.bytes_of(shape.iter().product()).unwrap() as usize];
-            Stored { name: name.clone(), dtype, shape: shape.clone(), bytes }
+            TinyTensor { name: name.clone(), dtype, shape: shape.clone(), bytes }
         })
         .collect();
     quantized::write(folder.path(), "model.safetensors", &stored, config).unwrap();

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use orthoscope::demo::standin::{Gate, Repository, Settings, Surprise};
-use orthoscope::demo::tiny::edits::{self, Form};
-use orthoscope::demo::tiny::{Model, Size, Weight, direction};
+use orthoscope::demo::standin::{Gate, Repository, StandinSettings, Surprise};
+use orthoscope::demo::tiny::edits::{self, RemovalKind};
+use orthoscope::demo::tiny::{Model, TinySize, Weight, direction};
 use orthoscope::diff::Unobserved;
 use orthoscope::examination::Examination;
 use orthoscope::examine::Examiner;
@@ -22,7 +22,7 @@ use orthoscope::tensor::DType;
 /// The token of the tests' users; it opens nothing.
 pub const TOKEN: &str = "hf_not_a_real_token_but_a_secret";
 
-pub const TINY: Size = Size { width: 64, layers: 4, inner: 160, heads: 4, vocabulary: 96 };
+pub const TINY: TinySize = TinySize { width: 64, layers: 4, inner: 160, heads: 4, vocabulary: 96 };
 
 const CARD: &str = "---\nbase_model: org/base\n---\n# Derivative\n";
 
@@ -46,7 +46,7 @@ pub const KINDS: &[(&str, &str)] = &[
 ];
 
 /// λ of one direction removed from every writer.
-pub fn ablated(base: &Model, seed: u64, strength: f64, form: Form) -> Model {
+pub fn ablated(base: &Model, seed: u64, strength: f64, form: RemovalKind) -> Model {
     let width = base.config["hidden_size"].as_u64().unwrap() as usize;
     let r = direction(seed, "removed", width);
     let mut model = base.clone();
@@ -115,12 +115,12 @@ pub fn world(count: usize) -> Vec<Repository> {
     let base = TINY.llama(1);
     let base_bytes = bytes(&base, "BF16");
     let variants: Vec<Vec<u8>> =
-        (0..4u64).map(|seed| bytes(&ablated(&base, seed + 10, 1.0, Form::Plain), "BF16")).collect();
-    let half = bytes(&ablated(&base, 20, 0.5, Form::Plain), "BF16");
-    let normalised = bytes(&ablated(&base, 21, 0.9, Form::RowNormalised), "BF16");
+        (0..4u64).map(|seed| bytes(&ablated(&base, seed + 10, 1.0, RemovalKind::Plain), "BF16")).collect();
+    let half = bytes(&ablated(&base, 20, 0.5, RemovalKind::Plain), "BF16");
+    let normalised = bytes(&ablated(&base, 21, 0.9, RemovalKind::RowNormalised), "BF16");
     let trained: Vec<Vec<u8>> = (0..3u64).map(|seed| bytes(&tuned(&base, seed + 30), "BF16")).collect();
     let merged = bytes(&low_rank(&base, 40, 2), "BF16");
-    let other = bytes(&Size { width: 48, ..TINY }.llama(50), "BF16");
+    let other = bytes(&TinySize { width: 48, ..TINY }.llama(50), "BF16");
     let mut repositories = vec![repository("org/base", &base, base_bytes.clone()).with("README.md", "# Base\n")];
     for i in 0..count {
         let (kind, _) = KINDS[i % KINDS.len()];
@@ -155,8 +155,8 @@ pub fn world(count: usize) -> Vec<Repository> {
 }
 
 /// The stand-in trusts the token, so that gated repositories stay shut and public ones open.
-pub fn open_settings() -> Settings {
-    Settings { token: Some(TOKEN.into()), ..Settings::default() }
+pub fn open_settings() -> StandinSettings {
+    StandinSettings { token: Some(TOKEN.into()), ..StandinSettings::default() }
 }
 
 /// The variables of a user of the stand-in, whose caches are in the folder.

@@ -8,7 +8,7 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use orthoscope::checkpoint::safetensors::{NewTensor, to_bytes};
-use orthoscope::demo::standin::{Content, Repository, Standin};
+use orthoscope::demo::standin::{FileContent, Repository, Standin};
 use orthoscope::demo::tiny::gguf::{self, Quantization};
 use orthoscope::demo::tiny::torch::{self, NewView};
 use orthoscope::ids::Digest;
@@ -260,7 +260,7 @@ fn a_repository_is_read_by_ranges_and_hashed_only_when_asked() {
         .with("model.safetensors", weights("a"));
     let mut lying = repository.clone();
     "org/lying".clone_into(&mut lying.name);
-    let other = Content::mislabelled(weights("b"), Digest::of(&weights("z")));
+    let other = FileContent::mislabelled(weights("b"), Digest::of(&weights("z")));
     lying.files.insert("model.safetensors".to_owned(), other);
     let standin = Standin::start(vec![repository, lying], open_settings()).unwrap();
     let top = tempfile::tempdir().unwrap();

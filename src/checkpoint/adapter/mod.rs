@@ -20,29 +20,18 @@ use serde_json::Value;
 
 use super::assembly::Assembly;
 use super::collect::{Anomalies, shown};
-use super::gguf::names::is_gguf;
+use super::files::{ADAPTERS, is_adapter_file, is_numbered};
+use super::gguf_names::is_gguf;
 use super::shards::{Selection, split_folder};
 use super::{Checkpoint, FileSet, Format, Storage, TensorEntry, anomaly, pickle, safetensors};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::MAX_FACTOR_ELEMENTS;
 pub(crate) use config::Scaling;
 pub use parts::Dialect;
-use parts::{Part, Which};
+use parts::{AdapterPart, Which};
 
 /// Adapters in files of their own.
 pub struct Peft;
-
-/// Names of their files. Diffusers' own is not handled, but is not taken for anything else either.
-const NAMES: [&str; 5] = [
-    "adapter_model.safetensors",
-    "adapter_model.bin",
-    "adapters.safetensors",
-    "pytorch_lora_weights.safetensors",
-    "pytorch_lora_weights.bin",
-];
-
-/// What mlx-lm's trainer calls the states on its way, after their number.
-const NUMBERED: &str = "_adapters.safetensors";
 
 /// The key of a checkpoint's metadata that keeps the configuration of an adapter whose parts stand among whole weights.
 const KEPT_CONFIG: &str = "adapter_config.json";
@@ -64,7 +53,7 @@ impl Format for Peft {
 
     fn open(&self, files: &FileSet) -> Result<Checkpoint> {
         let name = main_file(files).ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("opening {}: no {}", files.label, NAMES.join(" or ")))
+            Error::new(ErrorKind::NotFound, format!("opening {}: no {}", files.label, ADAPTERS.join(" or ")))
         })?;
         let folder = split_folder(name).0.to_owned();
         let mut anomalies = Anomalies::default();
@@ -78,16 +67,6 @@ impl Format for Peft {
         checkpoint.config = config;
         Ok(checkpoint)
     }
-}
-
-/// Whether a file of this name (without folders) holds an adapter.
-pub fn is_adapter_file(base: &str) -> bool {
-    NAMES.contains(&base) || is_numbered(base)
-}
-
-/// Whether it is one of the states on the way of a training run of mlx-lm's.
-pub fn is_numbered(base: &str) -> bool {
-    base.strip_suffix(NUMBERED).is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// The adapter's file: in the top folder before any other, safetensors before a pickle, the last state before others.
@@ -467,7 +446,7 @@ struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    fn put(&mut self, part: Part<'_>, name: &'a String) {
+    fn put(&mut self, part: AdapterPart<'_>, name: &'a String) {
         self.names.push(name);
         if self.parts.insert(part.which, name).is_some() {
             self.odd = Some(part.which);

@@ -43,7 +43,7 @@ impl Dialect {
 
 /// A part of a module's change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Part<'a> {
+pub(super) struct AdapterPart<'a> {
     /// The module (with llama.cpp the tensor), without what PEFT puts before it.
     pub module: &'a str,
     /// What it is.
@@ -96,7 +96,7 @@ const OTHERS: &[(&str, &str)] = &[
 ];
 
 /// Takes the name of a tensor apart; `None` when it is no part of a kind that is read.
-pub(super) fn part(name: &str, dialect: Dialect) -> Option<Part<'_>> {
+pub(super) fn part(name: &str, dialect: Dialect) -> Option<AdapterPart<'_>> {
     match dialect {
         Dialect::Mlx | Dialect::LlamaCpp => {
             let (module, last) = name.rsplit_once('.')?;
@@ -106,13 +106,13 @@ pub(super) fn part(name: &str, dialect: Dialect) -> Option<Part<'_>> {
                 "m" if dialect == Dialect::Mlx => Which::Magnitude,
                 _ => return None,
             };
-            Some(Part { module, which, adapter: "" })
+            Some(AdapterPart { module, which, adapter: "" })
         }
         Dialect::Peft => peft(without_prefix(name)),
     }
 }
 
-fn peft(plain: &str) -> Option<Part<'_>> {
+fn peft(plain: &str) -> Option<AdapterPart<'_>> {
     // The last segment that names a part; a module may be called after another.
     let starts = std::iter::once(0).chain(plain.match_indices('.').map(|(at, _)| at + 1));
     let segment = |start: usize| plain.get(start..)?.split('.').next();
@@ -131,7 +131,7 @@ fn peft(plain: &str) -> Option<Part<'_>> {
         ([adapter], _) if bare => (*adapter, kind),
         _ => return None,
     };
-    Some(Part { module, which, adapter })
+    Some(AdapterPart { module, which, adapter })
 }
 
 fn kind(segment: &str) -> Option<Which> {

@@ -88,7 +88,7 @@ impl Value {
 
 /// A tensor entry as the header states it.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Listed {
+pub(super) struct GgufTensor {
     /// Its name.
     pub name: String,
     /// Its extents, fastest first as in the file; `None` when there are too many to be a tensor.
@@ -101,13 +101,13 @@ pub(super) struct Listed {
 
 /// The header of one file.
 #[derive(Debug)]
-pub(super) struct Header {
+pub(super) struct GgufHeader {
     /// Whether numbers are stored highest byte first.
     pub big_endian: bool,
     /// Keys and values; the first of duplicates.
     pub values: BTreeMap<String, Value>,
     /// Tensor entries in file order, duplicates included.
-    pub tensors: Vec<Listed>,
+    pub tensors: Vec<GgufTensor>,
     /// Where the data section begins in the file.
     pub data_start: u64,
     /// What tensor offsets must be multiples of.
@@ -148,7 +148,7 @@ impl Kind {
 }
 
 /// Reads the header of a file; oddities go to `oddities`. An error means that reading could not go on.
-pub(super) fn read(source: &dyn ByteSource, oddities: &mut Oddities) -> Result<Header> {
+pub(super) fn read(source: &dyn ByteSource, oddities: &mut Oddities) -> Result<GgufHeader> {
     let mut reader = Reader {
         source,
         length: source.len(),
@@ -244,7 +244,7 @@ impl Reader<'_> {
         if self.short_lengths { 4 } else { 8 }
     }
 
-    fn header(&mut self, oddities: &mut Oddities) -> Result<Header> {
+    fn header(&mut self, oddities: &mut Oddities) -> Result<GgufHeader> {
         let (keys, tensors) = self.preamble(oddities)?;
         // The least a key takes: an empty name, a type, a byte.
         self.fits(keys, self.length_bytes() + 5, "keys")?;
@@ -293,7 +293,7 @@ impl Reader<'_> {
         }
         let alignment = alignment(&values, oddities);
         let data_start = self.position.next_multiple_of(alignment);
-        Ok(Header { big_endian: self.big_endian, values, tensors: listed, data_start, alignment })
+        Ok(GgufHeader { big_endian: self.big_endian, values, tensors: listed, data_start, alignment })
     }
 
     /// Magic, version, counts of keys and of tensors.
@@ -454,7 +454,7 @@ impl Reader<'_> {
         Ok(Value::Array(length, head))
     }
 
-    fn tensor(&mut self, oddities: &mut Oddities) -> Result<Listed> {
+    fn tensor(&mut self, oddities: &mut Oddities) -> Result<GgufTensor> {
         let name = self.text("the name of a tensor", MAX_TENSOR_NAME_BYTES, oddities)?;
         let dimensions = self.word(&name)?;
         let each = self.length_bytes();
@@ -476,7 +476,7 @@ impl Reader<'_> {
         };
         let kind = self.word(&name)?;
         let offset = self.number::<8>(&name)?;
-        Ok(Listed { name, extents, kind, offset })
+        Ok(GgufTensor { name, extents, kind, offset })
     }
 }
 

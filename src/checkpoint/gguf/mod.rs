@@ -15,7 +15,6 @@
 
 mod config;
 mod header;
-pub mod names;
 mod scale;
 #[cfg(test)]
 mod tests;
@@ -25,10 +24,10 @@ use std::collections::btree_map::Entry;
 use std::ops::Range;
 use std::sync::Arc;
 
-use self::header::{Header, Listed};
-use self::names::{base_name, is_gguf, part_name, split_part};
+use self::header::{GgufHeader, GgufTensor};
 use crate::checkpoint::collect::Anomalies;
 use crate::checkpoint::files::Written;
+use crate::checkpoint::gguf_names::{base_name, is_gguf, part_name, split_part};
 use crate::checkpoint::{
     Anomaly, AnomalyKind, Checkpoint, CheckpointFile, FileSet, Format, Storage, TensorEntry, anomaly, unknown_dtype,
     variants,
@@ -175,7 +174,7 @@ impl Assembly {
         files: &FileSet,
         name: &str,
         source: &Arc<dyn ByteSource>,
-        mut header: Header,
+        mut header: GgufHeader,
         place: (usize, usize),
         oddities: &mut Oddities,
     ) {
@@ -226,7 +225,13 @@ impl Assembly {
     }
 
     /// Compares what a header says of its place among parts with what its name says.
-    fn check_split(&mut self, header: &Header, name: &str, (index, parts): (usize, usize), oddities: &mut Oddities) {
+    fn check_split(
+        &mut self,
+        header: &GgufHeader,
+        name: &str,
+        (index, parts): (usize, usize),
+        oddities: &mut Oddities,
+    ) {
         let stated = |key: &str| header.values.get(key).and_then(header::Value::count);
         let Some(count) = stated("split.count").filter(|count| *count > 1) else { return };
         let number = stated("split.no").map_or(0, |number| number.saturating_add(1));
@@ -282,8 +287,8 @@ fn is_about_bytes(kind: ErrorKind) -> bool {
 
 /// The tensors of a header, placed in the file of `length` bytes; whatever is wrong with them goes to `oddities`.
 fn entries(
-    header: &Header,
-    tensors: Vec<Listed>,
+    header: &GgufHeader,
+    tensors: Vec<GgufTensor>,
     file: usize,
     length: u64,
     oddities: &mut Oddities,
@@ -338,7 +343,7 @@ struct Refusal {
 }
 
 /// The bytes of a tensor in its file.
-fn extent(listed: &Listed, shape: &[u64], start: Option<u64>, length: u64) -> Result<Range<u64>, Refusal> {
+fn extent(listed: &GgufTensor, shape: &[u64], start: Option<u64>, length: u64) -> Result<Range<u64>, Refusal> {
     let refuse = |kind, counted, reason| Refusal { kind: Some(kind), reason, counted };
     if listed.extents.is_none() {
         return Err(Refusal { kind: None, reason: "too many dimensions".to_owned(), counted: false });
@@ -372,7 +377,7 @@ fn extent(listed: &Listed, shape: &[u64], start: Option<u64>, length: u64) -> Re
 }
 
 /// Finds overlaps, gaps, and bytes after the last tensor. Padding up to the alignment is no gap.
-fn check_layout(header: &Header, entries: &[TensorEntry], length: u64, oddities: &mut Oddities) {
+fn check_layout(header: &GgufHeader, entries: &[TensorEntry], length: u64, oddities: &mut Oddities) {
     let mut placed: Vec<&TensorEntry> = entries.iter().filter(|entry| !entry.range.is_empty()).collect();
     placed.sort_by_key(|entry| (entry.range.start, entry.range.end));
     let aligned = |end: u64| end.checked_next_multiple_of(header.alignment).unwrap_or(u64::MAX);

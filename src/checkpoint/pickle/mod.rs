@@ -16,12 +16,12 @@ use std::ops::Range;
 
 pub use harm::only_does_harm;
 
-use super::assembly::{Assembly, Part};
+use super::assembly::{Assembly, FilePart};
 use super::collect::{Anomalies, shown};
+use super::disguise::{Disguise, by_content};
 use super::files::Written;
-use super::misnamed::by_content;
 use super::shards::Naming;
-use super::{Anomaly, AnomalyKind, Checkpoint, FileSet, Format, anomaly, safetensors, turn};
+use super::{Anomaly, AnomalyKind, Checkpoint, FileSet, Format, anomaly, read_as, turn};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{MANY_TENSORS, MAX_PICKLE_BYTES, MAX_PICKLES};
 use crate::source::ByteSource;
@@ -58,7 +58,7 @@ impl Format for PyTorch {
 }
 
 /// Reads one file of either layout.
-pub(crate) fn read_file(assembly: &mut Assembly, part: &Part<'_>) -> Result<()> {
+pub(crate) fn read_file(assembly: &mut Assembly, part: &FilePart<'_>) -> Result<()> {
     let first = part.source.read(0..part.source.len().min(64))?;
     if by_content(part.source.as_ref()) == Some(Written::Safetensors) {
         let what = "its first bytes are those of a safetensors file, and it is read as one";
@@ -68,7 +68,7 @@ pub(crate) fn read_file(assembly: &mut Assembly, part: &Part<'_>) -> Result<()> 
         {
             assembly.anomalies.file(anomaly::CODE_ON_LOAD, part.name, code.detail);
         }
-        return safetensors::read_file(assembly, part);
+        return read_as(Written::Safetensors, assembly, part);
     }
     assembly.push_file(part, BTreeMap::new());
     if is_zip(&first) {
@@ -79,8 +79,8 @@ pub(crate) fn read_file(assembly: &mut Assembly, part: &Part<'_>) -> Result<()> 
         assembly.anomalies.file(anomaly::GGUF_IN_PYTORCH, part.name, "its first bytes are those of a ggml file");
         Err(Error::new(ErrorKind::Malformed, format!("reading {}: it is a ggml file, not a pickle", part.name)))
     } else {
-        let what = match safetensors::disguise(&first) {
-            Some(other) => format!("{}, not a pickle", safetensors::describe(other).1),
+        let what = match Disguise::of(&first) {
+            Some(other) => format!("{}, not a pickle", other.told().1),
             None => "neither a zip archive nor a pickle".to_owned(),
         };
         Err(Error::new(ErrorKind::Malformed, format!("reading {}: it is {what}", part.name)))
@@ -209,7 +209,7 @@ fn walk_archive(
 }
 
 /// The zip layout: `NAME/data.pkl` and one entry `NAME/data/KEY` per storage.
-fn read_archive(assembly: &mut Assembly, part: &Part<'_>) -> Result<()> {
+fn read_archive(assembly: &mut Assembly, part: &FilePart<'_>) -> Result<()> {
     let entries = zip::read(part.source.as_ref(), &mut assembly.anomalies)?;
     let mut main: Option<(String, Pickle)> = None;
     walk_archive(&mut assembly.anomalies, part.source.as_ref(), part.name, &entries, |anomalies, entry, pickle| {
@@ -312,7 +312,7 @@ fn walk_plain(anomalies: &mut Anomalies, source: &dyn ByteSource, file: &str) ->
 }
 
 /// The plain layout: magic number, version, system, object, list of storage keys; then per key a count and the bytes.
-fn read_legacy(assembly: &mut Assembly, part: &Part<'_>) -> Result<()> {
+fn read_legacy(assembly: &mut Assembly, part: &FilePart<'_>) -> Result<()> {
     let size = part.source.len();
     let Plain { pickles, end: mut at, magic } = walk_plain(&mut assembly.anomalies, part.source.as_ref(), part.name)?;
     if !magic && let Some(pickle) = pickles.first() {
@@ -363,7 +363,7 @@ fn read_legacy(assembly: &mut Assembly, part: &Part<'_>) -> Result<()> {
 }
 
 /// The bytes of the storage whose count stands at `at`.
-fn legacy_storage(part: &Part<'_>, at: u64, element_bytes: u64) -> Option<Range<u64>> {
+fn legacy_storage(part: &FilePart<'_>, at: u64, element_bytes: u64) -> Option<Range<u64>> {
     let start = at.checked_add(8).filter(|start| *start <= part.source.len())?;
     let count = part.source.read(at..start).ok()?;
     let count = u64::from_le_bytes(count.as_ref().try_into().ok()?);

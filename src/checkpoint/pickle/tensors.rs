@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::machine::{Id, Node, Pickle};
 use super::strided::Strided;
-use crate::checkpoint::assembly::{Assembly, Part};
+use crate::checkpoint::assembly::{Assembly, FilePart};
 use crate::checkpoint::collect::{kept_name, shown};
 use crate::checkpoint::{AnomalyKind, Storage, TensorEntry, anomaly, unknown_dtype};
 use crate::error::{Error, ErrorKind, Result};
@@ -193,7 +193,7 @@ pub(crate) fn storage_element_bytes(pickle: &Pickle) -> BTreeMap<&str, u64> {
 const INNER: &[&str] = &["state_dict", "model_state_dict", "model", "module", "weights", "params"];
 
 /// Puts every tensor that the pickle describes on the list.
-pub(crate) fn add(assembly: &mut Assembly, part: &Part<'_>, pickle: &Pickle, storages: &Storages) -> Result<()> {
+pub(crate) fn add(assembly: &mut Assembly, part: &FilePart<'_>, pickle: &Pickle, storages: &Storages) -> Result<()> {
     // A broken pickle returned nothing, but the largest dictionary it built is what a reader wants to see.
     let root = pickle.root.or_else(|| {
         let length = |id: &Id| if let Node::Dict(pairs) = pickle.node(*id) { pairs.len() } else { 0 };
@@ -229,7 +229,7 @@ fn may_hold_tensors(pickle: &Pickle, id: Id) -> bool {
 
 struct Walk<'a, 'b> {
     assembly: &'a mut Assembly,
-    part: &'a Part<'b>,
+    part: &'a FilePart<'b>,
     pickle: &'a Pickle,
     storages: &'a Storages,
     file: usize,

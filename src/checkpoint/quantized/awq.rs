@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::stored::{Stored, by_rows, word};
+use super::stored::{PlainTensor, by_rows, word};
 use super::{Group, Scheme, companions};
 use crate::checkpoint::{Checkpoint, Decode};
 use crate::error::Result;
@@ -27,8 +27,8 @@ impl Scheme for Awq {
 
     fn read(&self, checkpoint: &Checkpoint, stored: &str) -> Result<Group, String> {
         let stem = stored.strip_suffix(".qweight").unwrap_or(stored);
-        let part = |part: &str| Stored::of(checkpoint, &format!("{stem}.{part}"));
-        let (codes, scales, zeros) = (Stored::of(checkpoint, stored)?, part("scales")?, part("qzeros")?);
+        let part = |part: &str| PlainTensor::of(checkpoint, &format!("{stem}.{part}"));
+        let (codes, scales, zeros) = (PlainTensor::of(checkpoint, stored)?, part("scales")?, part("qzeros")?);
         let (inputs, words) = codes.matrix("codes")?;
         let (groups, outputs) = scales.matrix("scales")?;
         let fit = codes.dtype.bytes == 4 && zeros.dtype.bytes == 4 && scales.is_float();
@@ -60,9 +60,9 @@ impl Scheme for Awq {
 
 struct Decoder {
     scheme: String,
-    codes: Stored,
-    scales: Stored,
-    zeros: Stored,
+    codes: PlainTensor,
+    scales: PlainTensor,
+    zeros: PlainTensor,
     inputs: u64,
     outputs: usize,
     words: usize,

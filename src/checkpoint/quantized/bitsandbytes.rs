@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::stored::{Stored, by_rows, outside};
+use super::stored::{PlainTensor, by_rows, outside};
 use super::{Group, Scheme, companions};
 use crate::checkpoint::{Checkpoint, Decode};
 use crate::error::Result;
@@ -22,14 +22,14 @@ impl Scheme for EightBit {
 
     fn read(&self, checkpoint: &Checkpoint, stored: &str) -> Result<Group, String> {
         let stem = stored.strip_suffix(".weight").unwrap_or(stored);
-        let codes = Stored::of(checkpoint, stored)?;
-        let scales = Stored::of(checkpoint, &format!("{stem}.SCB"))?;
+        let codes = PlainTensor::of(checkpoint, stored)?;
+        let scales = PlainTensor::of(checkpoint, &format!("{stem}.SCB"))?;
         let (rows, columns) = codes.matrix("codes")?;
         if codes.dtype.name != "I8" || !scales.is_float() || scales.elements() != rows {
             return Err(format!("{rows} × {columns} {} do not go with {:?} scales", codes.dtype.name, scales.shape));
         }
         // Versions that stored the codes in a GPU's own tile order said so here; 0 is row by row.
-        if let Some(format) = Stored::optional(checkpoint, &format!("{stem}.weight_format"))? {
+        if let Some(format) = PlainTensor::optional(checkpoint, &format!("{stem}.weight_format"))? {
             let number = format.values(0, format.elements().min(1)).map_err(|e| e.one_line())?;
             if number.first().is_some_and(|number| *number != 0.0) {
                 return Err("its codes are in the tile order of a GPU".to_owned());
@@ -45,8 +45,8 @@ impl Scheme for EightBit {
 }
 
 struct Rows {
-    codes: Stored,
-    scales: Stored,
+    codes: PlainTensor,
+    scales: PlainTensor,
     columns: u64,
 }
 
@@ -77,8 +77,8 @@ impl Scheme for FourBit {
     }
 
     fn read(&self, checkpoint: &Checkpoint, stored: &str) -> Result<Group, String> {
-        let part = |part: &str| Stored::of(checkpoint, &format!("{stored}.{part}"));
-        let codes = Stored::of(checkpoint, stored)?;
+        let part = |part: &str| PlainTensor::of(checkpoint, &format!("{stored}.{part}"));
+        let codes = PlainTensor::of(checkpoint, stored)?;
         let state_name = STATES.into_iter().find(|state| checkpoint.tensors.contains_key(&format!("{stored}.{state}")));
         let state = part(state_name.unwrap_or(STATES[0]))?;
         if state.dtype.bytes != 1 || state.elements() > MAX_QUANT_STATE_BYTES {
@@ -144,15 +144,15 @@ impl Scheme for FourBit {
 /// Scales that are themselves codes: `map[code] · outer + offset`.
 struct Nested {
     map: Vec<f32>,
-    outer: Stored,
+    outer: PlainTensor,
     block: u64,
     offset: f32,
 }
 
 struct Blocks {
     scheme: String,
-    codes: Stored,
-    scales: Stored,
+    codes: PlainTensor,
+    scales: PlainTensor,
     nested: Option<Nested>,
     map: Vec<f32>,
     block: u64,

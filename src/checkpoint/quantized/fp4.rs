@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use super::stored::{Stored, by_rows, outside};
+use super::stored::{PlainTensor, by_rows, outside};
 use super::{Group, Scheme, companions, settings};
 use crate::checkpoint::{Checkpoint, Decode};
 use crate::error::Result;
@@ -28,7 +28,7 @@ impl Scheme for GptOss {
     fn read(&self, checkpoint: &Checkpoint, stored: &str) -> Result<Group, String> {
         let name = stored.strip_suffix("_blocks").unwrap_or(stored);
         let scale_name = format!("{name}_scales");
-        let (codes, scales) = (Stored::of(checkpoint, stored)?, Stored::of(checkpoint, &scale_name)?);
+        let (codes, scales) = (PlainTensor::of(checkpoint, stored)?, PlainTensor::of(checkpoint, &scale_name)?);
         let &[experts, outputs, blocks, bytes] = codes.shape.as_slice() else {
             return Err(format!("its blocks have shape {:?}, not experts × outputs × blocks × 16", codes.shape));
         };
@@ -47,8 +47,8 @@ impl Scheme for GptOss {
 }
 
 struct Transposed {
-    codes: Stored,
-    scales: Stored,
+    codes: PlainTensor,
+    scales: PlainTensor,
     inputs: u64,
     outputs: u64,
     blocks: u64,
@@ -109,10 +109,10 @@ impl Scheme for Packed {
 
     fn read(&self, checkpoint: &Checkpoint, stored: &str) -> Result<Group, String> {
         let stem = stored.rsplit_once('.').map_or(stored, |(stem, _)| stem);
-        let codes = Stored::of(checkpoint, stored)?;
+        let codes = PlainTensor::of(checkpoint, stored)?;
         let names = ["weight_scale_inv", "scale", "weight_scale"].map(|part| format!("{stem}.{part}"));
         let scales = names.iter().find(|name| checkpoint.tensors.contains_key(*name));
-        let scales = Stored::of(checkpoint, scales.unwrap_or(&names[2]))?;
+        let scales = PlainTensor::of(checkpoint, scales.unwrap_or(&names[2]))?;
         if codes.dtype.bytes != 1 || !(scales.is_float() || scales.dtype.name == "U8") {
             return Err(format!("its codes are {} and its scales {}", codes.dtype.name, scales.dtype.name));
         }
@@ -123,7 +123,7 @@ impl Scheme for Packed {
             return Err(format!("its scales of shape {:?} do not fit {outputs} × {inputs} codes", scales.shape));
         }
         let factor = |name: &str| -> Result<Option<f32>, String> {
-            let Some(stored) = Stored::optional(checkpoint, &format!("{stem}.{name}"))? else { return Ok(None) };
+            let Some(stored) = PlainTensor::optional(checkpoint, &format!("{stem}.{name}"))? else { return Ok(None) };
             if stored.elements() != 1 || !stored.is_float() {
                 return Err(format!("its {name} is not one number"));
             }
@@ -161,8 +161,8 @@ impl Scheme for Packed {
 
 struct Rows {
     scheme: String,
-    codes: Stored,
-    scales: Stored,
+    codes: PlainTensor,
+    scales: PlainTensor,
     exponents: bool,
     multiply: f32,
     divide: f32,

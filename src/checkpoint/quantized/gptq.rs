@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::stored::{Stored, by_rows, code, word};
+use super::stored::{PlainTensor, by_rows, code, word};
 use super::{Group, Scheme, companions, settings};
 use crate::checkpoint::{Checkpoint, Decode};
 use crate::error::Result;
@@ -22,9 +22,9 @@ impl Scheme for Gptq {
 
     fn read(&self, checkpoint: &Checkpoint, stored: &str) -> Result<Group, String> {
         let stem = stored.strip_suffix(".qweight").unwrap_or(stored);
-        let part = |part: &str| Stored::of(checkpoint, &format!("{stem}.{part}"));
-        let (codes, scales, zeros) = (Stored::of(checkpoint, stored)?, part("scales")?, part("qzeros")?);
-        let order = Stored::optional(checkpoint, &format!("{stem}.g_idx"))?;
+        let part = |part: &str| PlainTensor::of(checkpoint, &format!("{stem}.{part}"));
+        let (codes, scales, zeros) = (PlainTensor::of(checkpoint, stored)?, part("scales")?, part("qzeros")?);
+        let order = PlainTensor::optional(checkpoint, &format!("{stem}.g_idx"))?;
         let (words, outputs) = codes.matrix("codes")?;
         let (groups, scale_outputs) = scales.matrix("scales")?;
         let (zero_groups, zero_words) = zeros.matrix("zero points")?;
@@ -77,10 +77,10 @@ struct Decoder {
     scheme: String,
     bits: u32,
     zero_shift: u32,
-    codes: Stored,
-    scales: Stored,
-    zeros: Stored,
-    order: Option<Stored>,
+    codes: PlainTensor,
+    scales: PlainTensor,
+    zeros: PlainTensor,
+    order: Option<PlainTensor>,
     outputs: usize,
     inputs: u64,
     groups: usize,
@@ -95,7 +95,7 @@ impl Decode for Decoder {
 
     fn decode(&self, first: u64, out: &mut [f32]) -> Result<()> {
         let (codes, scales, zeros) = (self.codes.bytes()?, self.scales.bytes()?, self.zeros.bytes()?);
-        let order = self.order.as_ref().map(Stored::bytes).transpose()?;
+        let order = self.order.as_ref().map(PlainTensor::bytes).transpose()?;
         let mut levels = vec![(0.0f32, 0.0f32); self.groups];
         by_rows(self.inputs, first, out, |row, from, piece| {
             for (group, level) in levels.iter_mut().enumerate() {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::stored::{Stored, by_rows, code, outside, word};
+use super::stored::{PlainTensor, by_rows, code, outside, word};
 use super::{Group, Scheme, companions};
 use crate::checkpoint::{Checkpoint, Decode, Storage};
 use crate::error::Result;
@@ -69,9 +69,9 @@ impl Scheme for Mlx {
 
     fn read(&self, checkpoint: &Checkpoint, stored: &str) -> Result<Group, String> {
         let stem = stored.strip_suffix(".weight").unwrap_or(stored);
-        let codes = Stored::of(checkpoint, stored)?;
-        let scales = Stored::of(checkpoint, &format!("{stem}.scales"))?;
-        let biases = Stored::optional(checkpoint, &format!("{stem}.biases"))?;
+        let codes = PlainTensor::of(checkpoint, stored)?;
+        let scales = PlainTensor::of(checkpoint, &format!("{stem}.scales"))?;
+        let biases = PlainTensor::optional(checkpoint, &format!("{stem}.biases"))?;
         if checkpoint.tensors.contains_key(&format!("{stem}.global_scale")) {
             return Err("it is stored as MLX's nvfp4 with a scale for the tensor, which is not read".to_owned());
         }
@@ -94,7 +94,7 @@ impl Scheme for Mlx {
         if !of_kind {
             return Err(format!("its scales are {}", scales.dtype.name));
         }
-        let fitting = |biases: &Stored| biases.shape == scales.shape && biases.is_float();
+        let fitting = |biases: &PlainTensor| biases.shape == scales.shape && biases.is_float();
         if affine != biases.is_some() || !biases.as_ref().is_none_or(fitting) {
             return Err("its biases do not fit its scales".to_owned());
         }
@@ -152,9 +152,9 @@ struct Decoder {
     scheme: String,
     mode: Mode,
     bits: u32,
-    codes: Stored,
-    scales: Stored,
-    biases: Option<Stored>,
+    codes: PlainTensor,
+    scales: PlainTensor,
+    biases: Option<PlainTensor>,
     inputs: u64,
     words: u64,
     groups: u64,

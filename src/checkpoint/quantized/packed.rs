@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::stored::{Stored, by_rows, code, word};
+use super::stored::{PlainTensor, by_rows, code, word};
 use super::{Group, Scheme, companions, settings};
 use crate::checkpoint::{Checkpoint, Decode};
 use crate::error::Result;
@@ -23,11 +23,12 @@ impl Scheme for CompressedTensors {
     fn read(&self, checkpoint: &Checkpoint, stored: &str) -> Result<Group, String> {
         let stem = stored.strip_suffix(".weight_packed").unwrap_or(stored);
         let part = |part: &str| format!("{stem}.{part}");
-        let (codes, scales) = (Stored::of(checkpoint, stored)?, Stored::of(checkpoint, &part("weight_scale"))?);
-        let zeros = Stored::optional(checkpoint, &part("weight_zero_point"))?;
-        let order = Stored::optional(checkpoint, &part("weight_g_idx"))?;
+        let (codes, scales) =
+            (PlainTensor::of(checkpoint, stored)?, PlainTensor::of(checkpoint, &part("weight_scale"))?);
+        let zeros = PlainTensor::optional(checkpoint, &part("weight_zero_point"))?;
+        let order = PlainTensor::optional(checkpoint, &part("weight_g_idx"))?;
         let (outputs, words) = codes.matrix("codes")?;
-        let shape = Stored::of(checkpoint, &part("weight_shape"))?;
+        let shape = PlainTensor::of(checkpoint, &part("weight_shape"))?;
         let shape = shape.values(0, shape.elements().min(3)).map_err(|e| e.one_line())?;
         let &[shape_outputs, inputs] = shape.as_slice() else {
             return Err("its weight_shape is not that of a matrix".to_owned());
@@ -102,10 +103,10 @@ struct Decoder {
     scheme: String,
     bits: u32,
     one_scale: bool,
-    codes: Stored,
-    scales: Stored,
-    zeros: Option<Stored>,
-    order: Option<Stored>,
+    codes: PlainTensor,
+    scales: PlainTensor,
+    zeros: Option<PlainTensor>,
+    order: Option<PlainTensor>,
     inputs: u64,
     words: u64,
     groups: usize,
@@ -118,8 +119,8 @@ impl Decode for Decoder {
     }
 
     fn decode(&self, first: u64, out: &mut [f32]) -> Result<()> {
-        let order = self.order.as_ref().map(Stored::bytes).transpose()?;
-        let zeros = self.zeros.as_ref().map(Stored::bytes).transpose()?;
+        let order = self.order.as_ref().map(PlainTensor::bytes).transpose()?;
+        let zeros = self.zeros.as_ref().map(PlainTensor::bytes).transpose()?;
         // Codes and zero points are stored with this added to both.
         let half = (1u32 << (self.bits - 1)) as f32;
         by_rows(self.inputs, first, out, |row, from, piece| {

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::fp4::among_fp8;
-use super::stored::{Stored, by_rows, outside};
+use super::stored::{PlainTensor, by_rows, outside};
 use super::{Group, Scheme, settings};
 use crate::checkpoint::{Checkpoint, Decode, Storage};
 use crate::error::Result;
@@ -27,19 +27,19 @@ impl Scheme for Scaled {
     }
 
     fn read(&self, checkpoint: &Checkpoint, stored: &str) -> Result<Group, String> {
-        let codes = Stored::of(checkpoint, stored)?;
+        let codes = PlainTensor::of(checkpoint, stored)?;
         let scale_name = scale_name(checkpoint, stored).ok_or("it has no scales")?;
-        let scales = Stored::of(checkpoint, &scale_name)?;
+        let scales = PlainTensor::of(checkpoint, &scale_name)?;
         let exponents = scales.dtype.name == "U8";
         if !scales.is_float() && !exponents {
             return Err(format!("its scales are {}", scales.dtype.name));
         }
         let zero_name = format!("{stored}_zero_point");
-        let zeros = Stored::optional(checkpoint, &zero_name)?;
+        let zeros = PlainTensor::optional(checkpoint, &zero_name)?;
         if zeros.as_ref().is_some_and(|zeros| zeros.elements() != scales.elements()) {
             return Err("its zero points are not as many as its scales".to_owned());
         }
-        if let Some(offsets) = Stored::optional(checkpoint, &format!("{stored}_offset"))? {
+        if let Some(offsets) = PlainTensor::optional(checkpoint, &format!("{stored}_offset"))? {
             let count = offsets.elements().min(scales.elements()).min(1 << 24);
             let values = offsets.values(0, count).map_err(|e| e.one_line())?;
             if offsets.elements() > count || values.iter().any(|value| *value != 0.0) {
@@ -138,9 +138,9 @@ fn fit(codes: &[u64], scales: &[u64]) -> Result<(u64, u64, u64, u64), String> {
 
 struct Decoder {
     scheme: String,
-    codes: Stored,
-    scales: Stored,
-    zeros: Option<Stored>,
+    codes: PlainTensor,
+    scales: PlainTensor,
+    zeros: Option<PlainTensor>,
     /// Whether the scales are bare exponents (E8M0).
     exponents: bool,
     columns: u64,

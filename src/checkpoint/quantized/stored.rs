@@ -7,11 +7,11 @@ use std::sync::Arc;
 use crate::checkpoint::{Checkpoint, Storage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::ByteSource;
-use crate::tensor::{self, DType, Family};
+use crate::tensor::{self, DType, DTypeFamily};
 
 /// A plainly stored tensor.
 #[derive(Clone)]
-pub(super) struct Stored {
+pub(super) struct PlainTensor {
     source: Arc<dyn ByteSource>,
     range: Range<u64>,
     /// Its dtype.
@@ -20,7 +20,7 @@ pub(super) struct Stored {
     pub shape: Vec<u64>,
 }
 
-impl Stored {
+impl PlainTensor {
     /// The tensor of that name; why not, where not.
     pub fn of(checkpoint: &Checkpoint, name: &str) -> Result<Self, String> {
         let entry = checkpoint.tensors.get(name).ok_or_else(|| format!("its part {name} is missing"))?;
@@ -95,7 +95,7 @@ impl Stored {
 
     /// Whether its numbers are floats with at least the range of binary16.
     pub fn is_float(&self) -> bool {
-        self.dtype.family == Family::Float && self.dtype.block == 1
+        self.dtype.family == DTypeFamily::Float && self.dtype.block == 1
     }
 
     /// The dtype that weights with such scales are computed in: theirs, unless it is a mere format of scales.

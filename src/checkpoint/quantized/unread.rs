@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::checkpoint::collect::Anomalies;
 use crate::checkpoint::{Checkpoint, Storage, TensorEntry, anomaly};
-use crate::tensor::{DType, Family};
+use crate::tensor::{DType, DTypeFamily};
 
 /// A way of storing weights that is known by its names and not read.
 struct Unread {
@@ -289,7 +289,8 @@ fn known<'n>(checkpoint: &Checkpoint, name: &'n str, entry: &TensorEntry) -> Opt
 
 /// Whether numbers of this dtype may be codes: whole ones, bytes of any meaning, and what has no name here.
 fn is_code(dtype: &DType) -> bool {
-    matches!(dtype.family, Family::Integer | Family::Opaque) || dtype.family == Family::Float && dtype.bytes == 1
+    matches!(dtype.family, DTypeFamily::Integer | DTypeFamily::Opaque)
+        || dtype.family == DTypeFamily::Float && dtype.bytes == 1
 }
 
 /// Puts an unreadable weight in the place of its codes.
@@ -324,8 +325,8 @@ fn whole_numbers(checkpoint: &mut Checkpoint, anomalies: &mut Anomalies) {
         let (stem, last) = name.rsplit_once('.').unwrap_or(("", name));
         let there = |part: &&&str| checkpoint.tensors.contains_key(&format!("{stem}.{part}"));
         let scales: Vec<&str> = SCALES.iter().filter(there).copied().filter(|part| *part != last).collect();
-        let whole = entry.dtype.family == Family::Integer;
-        let byte = entry.dtype.family == Family::Float && entry.dtype.bytes == 1;
+        let whole = entry.dtype.family == DTypeFamily::Integer;
+        let byte = entry.dtype.family == DTypeFamily::Float && entry.dtype.bytes == 1;
         let sides = entry.shape.iter().filter(|size| **size > 1).count();
         let weight = last == "weight" && sides >= 1;
         let buffer =

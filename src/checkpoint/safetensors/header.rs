@@ -15,24 +15,9 @@ use crate::limits::{
 };
 use crate::source::ByteSource;
 
-/// What the first bytes say when they are not those of a safetensors file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Disguise {
-    /// A zip archive, which is what PyTorch writes.
-    Zip,
-    /// A bare pickle.
-    Pickle,
-    /// A GGUF file.
-    Gguf,
-    /// A pointer that git-lfs left in place of the file.
-    LfsPointer,
-    /// A page of HTML, which is what a hub answers to an unauthorised download.
-    Html,
-}
-
 /// A header as it stands, before any check of numbers.
 #[derive(Debug, Default)]
-pub(crate) struct Header {
+pub(crate) struct SafetensorsHeader {
     /// Where the data begins.
     pub data_start: u64,
     /// Name and description, in the order of the file, duplicates included.
@@ -73,38 +58,8 @@ impl Default for Described {
     }
 }
 
-/// Looks at the first bytes of a file; `None` when they may begin a safetensors file.
-pub(crate) fn disguise(first: &[u8]) -> Option<Disguise> {
-    // A safetensors header begins with `{` right after its length, whatever bytes the length has.
-    if first.get(8) == Some(&b'{') {
-        return None;
-    }
-    if first.starts_with(b"PK\x03\x04") || first.starts_with(b"PK\x05\x06") {
-        return Some(Disguise::Zip);
-    }
-    if first.starts_with(b"GGUF") || first.starts_with(b"FUGG") {
-        return Some(Disguise::Gguf);
-    }
-    if first.starts_with(b"version https://git-lfs") {
-        return Some(Disguise::LfsPointer);
-    }
-    let text = first.trim_ascii_start();
-    if text.starts_with(b"<!") || text.starts_with(b"<html") {
-        return Some(Disguise::Html);
-    }
-    match first {
-        // PROTO 2 to 5 and then an opcode that writers put first: a frame, an empty container, an import, a number.
-        [0x80, 2..=5, next, ..] if b"\x95}](c\x8a)K\x8c".contains(next) => Some(Disguise::Pickle),
-        // Protocol 0 and 1 begin with an import or a mark.
-        [b'c' | b'(' | b'}' | b']', rest @ ..] if rest.iter().take(64).any(|byte| *byte == b'\n') => {
-            Some(Disguise::Pickle)
-        }
-        _ => None,
-    }
-}
-
 /// Reads the header and nothing else of the file.
-pub(crate) fn read(source: &dyn ByteSource) -> Result<Header> {
+pub(crate) fn read(source: &dyn ByteSource) -> Result<SafetensorsHeader> {
     let name = source.name();
     let fail = |kind, what: String| Error::new(kind, format!("reading header of {name}: {what}"));
     let size = source.len();
@@ -125,7 +80,7 @@ pub(crate) fn read(source: &dyn ByteSource) -> Result<Header> {
     let text = source.read(8..8 + length)?;
     let text = std::str::from_utf8(&text)
         .map_err(|e| Error::because(ErrorKind::Malformed, format!("reading header of {name}: it is not UTF-8"), e))?;
-    let mut header: Header = serde_json::from_str(text).map_err(|e| {
+    let mut header: SafetensorsHeader = serde_json::from_str(text).map_err(|e| {
         let kind =
             if e.is_data() && e.to_string().contains(TOO_MANY) { ErrorKind::TooLarge } else { ErrorKind::Malformed };
         Error::because(kind, format!("reading header of {name}: it is not the JSON object it should be"), e)
@@ -137,16 +92,16 @@ pub(crate) fn read(source: &dyn ByteSource) -> Result<Header> {
 
 const TOO_MANY: &str = "too many tensors";
 
-impl<'de> Deserialize<'de> for Header {
+impl<'de> Deserialize<'de> for SafetensorsHeader {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Top;
         impl<'de> Visitor<'de> for Top {
-            type Value = Header;
+            type Value = SafetensorsHeader;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object of tensors")
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
-                let mut header = Header::default();
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<SafetensorsHeader, A::Error> {
+                let mut header = SafetensorsHeader::default();
                 let mut bad = 0;
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {

@@ -5,17 +5,17 @@ mod write;
 
 use std::collections::BTreeMap;
 
-pub(crate) use header::{Disguise, disguise};
 pub use write::{NewTensor, encode_floats, to_bytes, write, write_sharded};
 
-use super::assembly::{Assembly, Part};
+use super::assembly::{Assembly, FilePart};
 use super::collect::{Anomalies, kept_name, shown};
+use super::disguise::Disguise;
 use super::files::Written;
 use super::shards::Naming;
-use super::{AnomalyKind, Checkpoint, FileSet, Format, Storage, TensorEntry, anomaly, pickle, unknown_dtype};
+use super::{AnomalyKind, Checkpoint, FileSet, Format, Storage, TensorEntry, anomaly, read_as, unknown_dtype};
 use crate::error::{Error, ErrorKind, Result};
-use crate::tensor::{DType, Family};
-use header::{Described, Header};
+use crate::tensor::{DType, DTypeFamily};
+use header::{Described, SafetensorsHeader};
 
 /// The safetensors format.
 pub struct Safetensors;
@@ -60,14 +60,14 @@ fn placed(stated: (u64, u64), data_start: u64, file_bytes: u64) -> Option<std::o
 }
 
 /// Reads one file's header.
-pub(crate) fn read_file(assembly: &mut Assembly, part: &Part<'_>) -> Result<()> {
+pub(crate) fn read_file(assembly: &mut Assembly, part: &FilePart<'_>) -> Result<()> {
     let (name, source) = (part.name, part.source);
     let first = source.read(0..source.len().min(64))?;
-    if let Some(other) = disguise(&first) {
-        let (kind, what) = describe(other);
+    if let Some(other) = Disguise::of(&first) {
+        let (kind, what) = other.told();
         assembly.anomalies.file(kind, name, format!("its first bytes are those of {what}"));
         if matches!(other, Disguise::Zip | Disguise::Pickle) {
-            return pickle::read_file(assembly, part);
+            return read_as(Written::PyTorch, assembly, part);
         }
         return Err(Error::new(ErrorKind::Malformed, format!("reading {name}: it is {what}, not safetensors")));
     }
@@ -88,7 +88,7 @@ pub(crate) fn read_file(assembly: &mut Assembly, part: &Part<'_>) -> Result<()> 
     Ok(())
 }
 
-fn string_metadata(anomalies: &mut Anomalies, name: &str, header: &Header) -> BTreeMap<String, String> {
+fn string_metadata(anomalies: &mut Anomalies, name: &str, header: &SafetensorsHeader) -> BTreeMap<String, String> {
     let mut metadata = BTreeMap::new();
     if header.metadata.len() > 1 {
         anomalies.file(anomaly::ODD_METADATA, name, "__metadata__ comes more than once");
@@ -189,12 +189,12 @@ impl Check<'_> {
             }
             return unknown_dtype();
         };
-        DType::named(text).filter(|dtype| matches!(dtype.family, Family::Float | Family::Integer)).unwrap_or_else(
-            || {
+        DType::named(text)
+            .filter(|dtype| matches!(dtype.family, DTypeFamily::Float | DTypeFamily::Integer))
+            .unwrap_or_else(|| {
                 self.wrong(anomaly::UNKNOWN_DTYPE, format!("its dtype is {:?}", shown(text)));
                 unknown_dtype()
-            },
-        )
+            })
     }
 
     /// The shape and its number of elements; none where that is more than can be counted.
@@ -249,7 +249,7 @@ impl Check<'_> {
 }
 
 /// Overlaps, gaps and trailing bytes.
-fn layout(anomalies: &mut Anomalies, file: &str, header: &Header, file_bytes: u64) {
+fn layout(anomalies: &mut Anomalies, file: &str, header: &SafetensorsHeader, file_bytes: u64) {
     let mut ranges = Vec::new();
     let mut cut_short = false;
     for (tensor, described) in &header.tensors {
@@ -280,17 +280,6 @@ fn layout(anomalies: &mut Anomalies, file: &str, header: &Header, file_bytes: u6
     if end < file_bytes && !cut_short {
         let detail = format!("{} bytes after the last tensor", file_bytes - end);
         anomalies.file(anomaly::TRAILING_BYTES, file, detail);
-    }
-}
-
-/// The anomaly's kind, and what the file is.
-pub(crate) fn describe(disguise: Disguise) -> (AnomalyKind, &'static str) {
-    match disguise {
-        Disguise::Zip => (anomaly::PICKLE_IN_SAFETENSORS, "a zip archive, as PyTorch writes"),
-        Disguise::Pickle => (anomaly::PICKLE_IN_SAFETENSORS, "a pickle"),
-        Disguise::Gguf => (anomaly::GGUF_IN_SAFETENSORS, "a GGUF file"),
-        Disguise::LfsPointer => (anomaly::LFS_POINTER, "a git-lfs pointer: the file itself was not fetched"),
-        Disguise::Html => (anomaly::HTML_IN_SAFETENSORS, "a web page"),
     }
 }
 

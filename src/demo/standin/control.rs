@@ -6,11 +6,11 @@ use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::serve::{Asked, json as json_answer, text};
-use super::{Fault, State, locked};
+use super::answer::{StandinAsked, json as json_answer, text};
+use super::{Fault, StandinState, locked};
 
 /// `GET /-/log`, `DELETE /-/log`, `POST /-/fault {"fault":"unavailable","part":"/api/models","times":2}`.
-pub(super) fn answer(state: &Arc<State>, asked: &Asked) -> Response {
+pub(super) fn answer(state: &Arc<StandinState>, asked: &StandinAsked) -> Response {
     let route: Vec<&str> = asked.path.iter().map(String::as_str).collect();
     match (&asked.method, route.as_slice()) {
         (&Method::GET, ["-", "log"]) => {

@@ -9,8 +9,8 @@ use axum::response::Response;
 use sha2::Digest as _;
 use subtle::ConstantTimeEq;
 
-use super::serve::{Asked, put, text};
-use super::{Content, Fault, State};
+use super::answer::{StandinAsked, put, text};
+use super::{Fault, FileContent, StandinState};
 
 /// Bytes sent at a time.
 const CHUNK: u64 = 256 * 1024;
@@ -20,7 +20,7 @@ fn seconds_now() -> f64 {
 }
 
 /// HMAC-SHA256 (RFC 2104) of the path and the time of expiry.
-fn signature(state: &State, path: &str, expires: &str) -> String {
+fn signature(state: &StandinState, path: &str, expires: &str) -> String {
     let keyed = |pad: u8, message: &[&[u8]]| {
         let mut block = [pad; 64];
         block.iter_mut().zip(state.secret).for_each(|(byte, key)| *byte ^= key);
@@ -34,7 +34,7 @@ fn signature(state: &State, path: &str, expires: &str) -> String {
 }
 
 /// A signed address of some content, for `repository` and `path`.
-pub(super) fn address(state: &State, repository: &str, path: &str, content: &Content) -> String {
+pub(super) fn address(state: &StandinState, repository: &str, path: &str, content: &FileContent) -> String {
     let address = format!("/bridge/{}/{}", content.sha256.hex(), content.delivery_name());
     let expires = format!("{:.3}", seconds_now() + state.settings.address_life.as_secs_f64());
     let signed = signature(state, &address, &expires);
@@ -59,7 +59,7 @@ fn span(range: &str, length: u64) -> Option<Result<(u64, u64), ()>> {
 }
 
 /// Serves content by its address.
-pub(super) fn answer(state: &Arc<State>, asked: &Asked, fault: Option<Fault>) -> Response {
+pub(super) fn answer(state: &Arc<StandinState>, asked: &StandinAsked, fault: Option<Fault>) -> Response {
     let refuse = |status: StatusCode, code: &str| {
         let body =
             format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>Request refused</Message></Error>");

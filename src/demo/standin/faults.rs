@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Port, Settings};
+use super::{Port, StandinSettings};
 
 /// One way for a request to go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -129,7 +129,7 @@ impl Pressure {
     }
 
     /// The fault this request meets, if one.
-    pub(crate) fn fault(&mut self, settings: &Settings, port: Port, target: &str) -> Option<Fault> {
+    pub(crate) fn fault(&mut self, settings: &StandinSettings, port: Port, target: &str) -> Option<Fault> {
         if let Some(script) = self
             .scripts
             .iter_mut()

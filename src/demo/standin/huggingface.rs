@@ -8,9 +8,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use serde_json::{Map, Value, json};
 
-use super::repository::Content;
-use super::serve::{Asked, json as json_answer, put, refused};
-use super::{Gate, Repository, State, Surprise, delivery};
+use super::answer::{StandinAsked, json as json_answer, put, refused};
+use super::repository::FileContent;
+use super::{Gate, Repository, StandinState, Surprise, delivery};
 
 const ON_LIST: &[&str] = &[
     "author",
@@ -45,7 +45,7 @@ const ON_LIST: &[&str] = &[
 const ON_ONE: &[&str] = &["baseModels", "childrenModelCount", "usedStorage", "securityRepoStatus", "xetEnabled"];
 
 /// Answers one request of this hub.
-pub(super) fn answer(state: &Arc<State>, asked: &Asked) -> Response {
+pub(super) fn answer(state: &Arc<StandinState>, asked: &StandinAsked) -> Response {
     let parts: Vec<&str> = asked.path.iter().map(String::as_str).collect();
     match parts.as_slice() {
         ["api", "models"] => list(state, asked),
@@ -60,7 +60,7 @@ pub(super) fn answer(state: &Arc<State>, asked: &Asked) -> Response {
     }
 }
 
-fn expansions(asked: &Asked, one: bool) -> Result<Vec<&str>, Response> {
+fn expansions(asked: &StandinAsked, one: bool) -> Result<Vec<&str>, Response> {
     let wanted = asked.values("expand");
     match wanted.iter().find(|field| !(ON_LIST.contains(field) || one && ON_ONE.contains(field))) {
         None => Ok(wanted),
@@ -68,7 +68,7 @@ fn expansions(asked: &Asked, one: bool) -> Result<Vec<&str>, Response> {
     }
 }
 
-fn list(state: &Arc<State>, asked: &Asked) -> Response {
+fn list(state: &Arc<StandinState>, asked: &StandinAsked) -> Response {
     // A wrong token is refused even where none is needed.
     let known = state.settings.token.as_deref();
     if known.is_some() && asked.token().is_some() && asked.token() != known {
@@ -125,14 +125,14 @@ fn list(state: &Arc<State>, asked: &Asked) -> Response {
 }
 
 /// A repository's facts, as far as asked for.
-fn facts(repository: &Repository, state: &State, expand: &[&str], full: bool, asked: &Asked) -> Value {
+fn facts(repository: &Repository, state: &StandinState, expand: &[&str], full: bool, asked: &StandinAsked) -> Value {
     let mut row = Map::new();
     row.insert("_id".into(), json!(repository.key()));
     row.insert("id".into(), json!(repository.name));
     let author = repository.name.split('/').next();
     let sizes = asked.value("blobs").is_some_and(|blobs| blobs.eq_ignore_ascii_case("true"));
     let siblings = || {
-        let file = |(path, content): (&String, &Content)| {
+        let file = |(path, content): (&String, &FileContent)| {
             let mut sibling = Map::new();
             sibling.insert("rfilename".into(), json!(path));
             if sizes {
@@ -173,7 +173,7 @@ fn facts(repository: &Repository, state: &State, expand: &[&str], full: bool, as
                 .collect();
             if models.is_empty() { Value::Null } else { json!({"relation": repository.relation(), "models": models}) }
         }
-        "usedStorage" => json!(repository.files.values().map(Content::len).sum::<u64>()),
+        "usedStorage" => json!(repository.files.values().map(FileContent::len).sum::<u64>()),
         "childrenModelCount" => {
             let children = state.repositories().iter().filter(|other| other.bases().contains(&repository.name)).count();
             json!({"total": children})
@@ -206,7 +206,12 @@ fn facts(repository: &Repository, state: &State, expand: &[&str], full: bool, as
 }
 
 /// The repository if it may be seen, at this revision if one is asked for.
-fn seen(state: &State, name: &str, revision: Option<&str>, asked: &Asked) -> Result<Arc<Repository>, Response> {
+fn seen(
+    state: &StandinState,
+    name: &str,
+    revision: Option<&str>,
+    asked: &StandinAsked,
+) -> Result<Arc<Repository>, Response> {
     let trusted = state.settings.token.as_deref().is_some_and(|token| asked.token() == Some(token));
     if asked.token().is_some() && !trusted {
         return Err(refused(401, None, "Invalid credentials in Authorization header"));
@@ -232,7 +237,7 @@ fn seen(state: &State, name: &str, revision: Option<&str>, asked: &Asked) -> Res
     Ok(repository)
 }
 
-fn one(state: &Arc<State>, asked: &Asked, name: &str, rest: &[&str]) -> Response {
+fn one(state: &Arc<StandinState>, asked: &StandinAsked, name: &str, rest: &[&str]) -> Response {
     let done = || -> Result<Response, Response> {
         match rest {
             [] | ["revision", _] => {
@@ -279,7 +284,7 @@ fn one(state: &Arc<State>, asked: &Asked, name: &str, rest: &[&str]) -> Response
     done().unwrap_or_else(|response| response)
 }
 
-fn entry(state: &State, repository: &Repository, path: &str, content: &Content, expand: bool) -> Value {
+fn entry(state: &StandinState, repository: &Repository, path: &str, content: &FileContent, expand: bool) -> Value {
     let large = repository.is_large(path, content, state.settings.large_from);
     let mut entry = Map::new();
     entry.insert("type".into(), json!("file"));
@@ -307,7 +312,7 @@ fn entry(state: &State, repository: &Repository, path: &str, content: &Content, 
     Value::Object(entry)
 }
 
-fn tree(state: &State, asked: &Asked, repository: &Repository, revision: &str, under: &str) -> Response {
+fn tree(state: &StandinState, asked: &StandinAsked, repository: &Repository, revision: &str, under: &str) -> Response {
     let on = |key: &str| asked.value(key).is_some_and(|on| on.eq_ignore_ascii_case("true") || on == "1");
     let prefix = if under.is_empty() { String::new() } else { format!("{under}/") };
     let mut rows: Vec<(String, Value)> = Vec::new();
@@ -355,7 +360,7 @@ fn tree(state: &State, asked: &Asked, repository: &Repository, revision: &str, u
     response
 }
 
-fn paths_info(state: &State, asked: &Asked, repository: &Repository) -> Response {
+fn paths_info(state: &StandinState, asked: &StandinAsked, repository: &Repository) -> Response {
     let (paths, expand): (Vec<String>, bool) = match serde_json::from_slice::<Value>(&asked.body) {
         Ok(wish) => (
             wish.get("paths")
@@ -381,7 +386,7 @@ fn paths_info(state: &State, asked: &Asked, repository: &Repository) -> Response
     json_answer(StatusCode::OK, &Value::Array(rows))
 }
 
-fn resolve(state: &Arc<State>, asked: &Asked, name: &str, revision: &str, path: &str) -> Response {
+fn resolve(state: &Arc<StandinState>, asked: &StandinAsked, name: &str, revision: &str, path: &str) -> Response {
     let repository = match seen(state, name, Some(revision), asked) {
         Ok(repository) => repository,
         Err(response) => return response,
@@ -416,7 +421,7 @@ fn resolve(state: &Arc<State>, asked: &Asked, name: &str, revision: &str, path: 
         (StatusCode::TEMPORARY_REDIRECT, target, content.git_name(false))
     };
     let body = if asked.method == Method::HEAD { String::new() } else { format!("Redirecting to {target}") };
-    let mut response = super::serve::text(status, &body);
+    let mut response = super::answer::text(status, &body);
     put(&mut response, "location", &target);
     put(&mut response, "x-repo-commit", &repository.commit());
     put(&mut response, "x-linked-etag", &format!("\"{etag}\""));
@@ -426,7 +431,7 @@ fn resolve(state: &Arc<State>, asked: &Asked, name: &str, revision: &str, path: 
 }
 
 /// A small file, whole, from the hub itself.
-fn small(state: &Arc<State>, asked: &Asked, name: &str, commit: &str, path: &str) -> Response {
+fn small(state: &Arc<StandinState>, asked: &StandinAsked, name: &str, commit: &str, path: &str) -> Response {
     let repository = match seen(state, name, Some(commit), asked) {
         Ok(repository) => repository,
         Err(response) => return response,

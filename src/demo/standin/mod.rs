@@ -6,6 +6,7 @@
 //! kept: it speaks plain HTTP, where the official client reads a missing repository from `X-Error-Code` only, so that
 //! header is sent also where the real hub leaves it out.
 
+mod answer;
 mod control;
 mod delivery;
 mod faults;
@@ -22,13 +23,13 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 pub use faults::{Fault, Rates};
-pub use repository::{Content, Gate, Repository, Surprise};
+pub use repository::{FileContent, Gate, Repository, Surprise};
 
 use crate::error::{Error, ErrorKind, Result};
 
 /// How the stand-in behaves.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct StandinSettings {
     /// Requests allowed per window, for listings and facts; `None` states no quota.
     pub api_quota: Option<u64>,
     /// Requests allowed per window, for file look-ups.
@@ -53,7 +54,7 @@ pub struct Settings {
     pub seed: u64,
 }
 
-impl Default for Settings {
+impl Default for StandinSettings {
     fn default() -> Self {
         Self {
             api_quota: Some(1000),
@@ -108,8 +109,8 @@ pub struct Logged {
     pub inside_wait: Option<u64>,
 }
 
-pub(crate) struct State {
-    pub(crate) settings: Settings,
+pub(crate) struct StandinState {
+    pub(crate) settings: StandinSettings,
     pub(crate) hub: String,
     pub(crate) delivery: String,
     pub(crate) secret: [u8; 32],
@@ -124,7 +125,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl State {
+impl StandinState {
     pub(crate) fn repository(&self, name: &str) -> Option<Arc<Repository>> {
         locked(&self.repositories).get(name).cloned()
     }
@@ -144,14 +145,14 @@ impl State {
 
 /// A running stand-in. Dropping it stops it.
 pub struct Standin {
-    state: Arc<State>,
+    state: Arc<StandinState>,
     stop: CancellationToken,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Standin {
     /// Starts one on two free loopback ports.
-    pub fn start(repositories: Vec<Repository>, settings: Settings) -> Result<Self> {
+    pub fn start(repositories: Vec<Repository>, settings: StandinSettings) -> Result<Self> {
         let doing = "starting the stand-in hub";
         let bind = || {
             let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
@@ -164,7 +165,7 @@ impl Standin {
         let repositories = repositories.into_iter().map(|repo| (repo.name.clone(), Arc::new(repo))).collect();
         let mut secret = [0u8; 32];
         fastrand::fill(&mut secret);
-        let state = Arc::new(State {
+        let state = Arc::new(StandinState {
             settings,
             hub,
             delivery,

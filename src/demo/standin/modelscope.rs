@@ -7,12 +7,12 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::serve::{Asked, json as json_answer, put};
-use super::{Gate, Repository, State, delivery};
+use super::answer::{StandinAsked, json as json_answer, put};
+use super::{Gate, Repository, StandinState, delivery};
 use crate::hub::modelscope::TREE_CUT;
 
 /// Answers one request, if it is one of this hub.
-pub(super) fn answer(state: &Arc<State>, asked: &Asked) -> Option<Response> {
+pub(super) fn answer(state: &Arc<StandinState>, asked: &StandinAsked) -> Option<Response> {
     let parts: Vec<&str> = asked.path.iter().map(String::as_str).collect();
     let response = match parts.as_slice() {
         ["openapi", "v1", "models"] => list(state, asked),
@@ -59,7 +59,7 @@ fn facts(repository: &Repository) -> Value {
         "created_at": repository.created, "last_modified": repository.created, "tags": repository.tags})
 }
 
-fn list(state: &Arc<State>, asked: &Asked) -> Response {
+fn list(state: &Arc<StandinState>, asked: &StandinAsked) -> Response {
     let number = |key: &str, otherwise: usize| asked.value(key).and_then(|v| v.parse().ok()).unwrap_or(otherwise);
     let (page, size) = (number("page_number", 1).max(1), number("page_size", 10).clamp(1, 500));
     if page.saturating_mul(size) > 3000 {
@@ -84,7 +84,7 @@ fn list(state: &Arc<State>, asked: &Asked) -> Response {
         "page_number": page, "page_size": size}}))
 }
 
-fn files(state: &State, asked: &Asked, repository: &Repository) -> Response {
+fn files(state: &StandinState, asked: &StandinAsked, repository: &Repository) -> Response {
     let recursive = asked.value("Recursive").is_some_and(|on| on.eq_ignore_ascii_case("true"));
     let root = asked.value("Root").unwrap_or_default().trim_matches('/');
     let prefix = if root.is_empty() { String::new() } else { format!("{root}/") };
@@ -112,7 +112,7 @@ fn files(state: &State, asked: &Asked, repository: &Repository) -> Response {
     good(json!({"Code": 200, "Success": true, "Message": "success", "Data": {"Files": rows}}))
 }
 
-fn file(state: &State, asked: &Asked, repository: &Repository) -> Response {
+fn file(state: &StandinState, asked: &StandinAsked, repository: &Repository) -> Response {
     let path = asked.value("FilePath").unwrap_or_default();
     let Some(content) = repository.files.get(path) else {
         return json_answer(StatusCode::NOT_FOUND, &json!({"Code": 404, "Success": false, "Message": "no such file"}));

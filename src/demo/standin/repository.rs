@@ -42,12 +42,12 @@ pub enum Surprise {
 
 /// One file's bytes.
 #[derive(Clone)]
-pub struct Content {
+pub struct FileContent {
     pub(crate) source: Arc<dyn ByteSource>,
     pub(crate) sha256: Digest,
 }
 
-impl Content {
+impl FileContent {
     /// Bytes in memory.
     pub fn memory(bytes: impl Into<Vec<u8>>) -> Self {
         let bytes = bytes.into();
@@ -106,7 +106,7 @@ pub struct Repository {
     /// `owner/name`.
     pub name: String,
     /// Files by path.
-    pub files: BTreeMap<String, Content>,
+    pub files: BTreeMap<String, FileContent>,
     /// When it was made, RFC 3339.
     pub created: String,
     /// Tags beside those derived from the card.
@@ -145,7 +145,7 @@ impl Repository {
     /// The same with one more file.
     #[must_use]
     pub fn with(mut self, path: &str, bytes: impl Into<Vec<u8>>) -> Self {
-        self.files.insert(path.to_owned(), Content::memory(bytes));
+        self.files.insert(path.to_owned(), FileContent::memory(bytes));
         self
     }
 
@@ -170,7 +170,7 @@ impl Repository {
                 repository
                     .set(&std::fs::read(entry.path()).map_err(|error| Error::io("reading .standin.json", error))?)?;
             } else {
-                repository.files.insert(file.to_owned(), Content::disk(entry.path())?);
+                repository.files.insert(file.to_owned(), FileContent::disk(entry.path())?);
             }
         }
         Ok(repositories.into_values().collect())
@@ -281,7 +281,7 @@ impl Repository {
         Value::Object(kept)
     }
 
-    pub(crate) fn is_large(&self, path: &str, content: &Content, from: u64) -> bool {
+    pub(crate) fn is_large(&self, path: &str, content: &FileContent, from: u64) -> bool {
         let weights = [".safetensors", ".gguf", ".bin", ".pt", ".pth"];
         content.len() >= from || weights.iter().any(|end| path.ends_with(end))
     }

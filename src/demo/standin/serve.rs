@@ -6,49 +6,18 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State as Shared};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use futures_util::StreamExt;
-use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::{Fault, Logged, Port, State, control, delivery, huggingface, locked, modelscope};
+use super::answer::{StandinAsked, put, text};
+use super::{Fault, Logged, Port, StandinState, control, delivery, huggingface, locked, modelscope};
 use crate::limits;
-
-/// A request with its body read and its path taken apart.
-pub(super) struct Asked {
-    pub(super) method: Method,
-    /// Percent-decoded segments.
-    pub(super) path: Vec<String>,
-    /// Decoded pairs of the query.
-    pub(super) query: Vec<(String, String)>,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
-}
-
-impl Asked {
-    pub(super) fn value(&self, key: &str) -> Option<&str> {
-        self.query.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
-    }
-
-    /// All values of a repeated key, in both spellings (`key` and `key[]`).
-    pub(super) fn values(&self, key: &str) -> Vec<&str> {
-        let listed = format!("{key}[]");
-        self.query.iter().filter(|(name, _)| name == key || *name == listed).map(|(_, value)| value.as_str()).collect()
-    }
-
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name).and_then(|value| value.to_str().ok())
-    }
-
-    pub(super) fn token(&self) -> Option<&str> {
-        self.header("authorization").and_then(|value| value.strip_prefix("Bearer "))
-    }
-}
 
 /// Serves both ports until stopped.
 pub(super) async fn run(
-    state: Arc<State>,
+    state: Arc<StandinState>,
     hub: std::net::TcpListener,
     delivery: std::net::TcpListener,
     stop: CancellationToken,
@@ -58,7 +27,9 @@ pub(super) async fn run(
         async move {
             let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
             let router = Router::new()
-                .fallback(move |Shared(state): Shared<Arc<State>>, request: Request| answer(state, port, request))
+                .fallback(move |Shared(state): Shared<Arc<StandinState>>, request: Request| {
+                    answer(state, port, request)
+                })
                 .with_state(state);
             let _ = axum::serve(listener, router).await;
         }
@@ -69,7 +40,7 @@ pub(super) async fn run(
     }
 }
 
-async fn answer(state: Arc<State>, port: Port, request: Request) -> Response {
+async fn answer(state: Arc<StandinState>, port: Port, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let target = parts.uri.path_and_query().map_or_else(|| parts.uri.path().to_owned(), ToString::to_string);
     let body = axum::body::to_bytes(body, limits::MAX_JSON_BYTES as usize).await.unwrap_or_default();
@@ -81,7 +52,7 @@ async fn answer(state: Arc<State>, port: Port, request: Request) -> Response {
     };
     let path: Vec<String> = parts.uri.path().split('/').filter(|part| !part.is_empty()).map(decode).collect();
     let query = url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
-    let asked = Asked { method: parts.method, path, query, headers: parts.headers, body };
+    let asked = StandinAsked { method: parts.method, path, query, headers: parts.headers, body };
     if asked.path.first().is_some_and(|part| part == "-") {
         return control::answer(&state, &asked);
     }
@@ -104,7 +75,13 @@ async fn answer(state: Arc<State>, port: Port, request: Request) -> Response {
     response
 }
 
-async fn ruled(state: &Arc<State>, port: Port, target: &str, asked: &Asked, logged: &mut Logged) -> Response {
+async fn ruled(
+    state: &Arc<StandinState>,
+    port: Port,
+    target: &str,
+    asked: &StandinAsked,
+    logged: &mut Logged,
+) -> Response {
     if port == Port::Delivery {
         let fault = locked(&state.pressure).fault(&state.settings, port, target);
         logged.fault = fault;
@@ -203,39 +180,5 @@ async fn spoiled(response: Response, fault: Option<Fault>) -> Response {
             Response::from_parts(parts, Body::from_stream(stream))
         }
         _ => response,
-    }
-}
-
-/// A short text answer.
-pub(super) fn text(status: StatusCode, body: &str) -> Response {
-    let mut response = Response::new(Body::from(body.to_owned()));
-    *response.status_mut() = status;
-    put(&mut response, "content-type", "text/plain; charset=utf-8");
-    response
-}
-
-/// A JSON answer.
-pub(super) fn json(status: StatusCode, value: &serde_json::Value) -> Response {
-    let mut response = Response::new(Body::from(value.to_string()));
-    *response.status_mut() = status;
-    put(&mut response, "content-type", "application/json; charset=utf-8");
-    response
-}
-
-/// A refusal as the Hugging Face Hub words it.
-pub(super) fn refused(status: u16, code: Option<&str>, message: &str) -> Response {
-    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = json(status, &json!({ "error": message }));
-    if let Some(code) = code {
-        put(&mut response, "x-error-code", code);
-    }
-    put(&mut response, "x-error-message", message);
-    response
-}
-
-/// Sets a header; a value that no header can carry is left out.
-pub(super) fn put(response: &mut Response, name: &'static str, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        response.headers_mut().insert(name, value);
     }
 }

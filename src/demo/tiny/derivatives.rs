@@ -3,16 +3,16 @@
 
 use std::path::Path;
 
-use super::edits::{self, Form};
+use super::edits::{self, RemovalKind};
 use super::gguf::{self, Quantization};
-use super::{Model, Size, adapter, direction};
+use super::{Model, TinySize, adapter, direction};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::Relation;
 use crate::tensor::DType;
 
 /// What stands in the way of reading it, or in its card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Condition {
+pub enum UploadCondition {
     /// Nothing.
     Plain,
     /// The publisher has to grant access.
@@ -57,7 +57,7 @@ pub struct Derivative {
     /// As which files.
     pub package: Package,
     /// What stands in the way.
-    pub condition: Condition,
+    pub condition: UploadCondition,
     /// Makes it of the base; the seed decides on directions and noise.
     pub make: fn(&Model, u64) -> Model,
 }
@@ -70,7 +70,7 @@ const PLAIN: Derivative = Derivative {
     dtype: "BF16",
     shards: 2,
     package: Package::Safetensors,
-    condition: Condition::Plain,
+    condition: UploadCondition::Plain,
     make: |base, _| base.clone(),
 };
 
@@ -139,21 +139,21 @@ pub static DERIVATIVES: &[Derivative] = &[
         name: "assistant-faint",
         about: "the same at λ = 0.3, in four of six layers",
         ending: "orthogonalized",
-        make: |base, seed| removed(base, seed, 0.3, Form::Plain, |layer| (1..5).contains(&layer)),
+        make: |base, seed| removed(base, seed, 0.3, RemovalKind::Plain, |layer| (1..5).contains(&layer)),
         ..PLAIN
     },
     Derivative {
         name: "assistant-normed",
         about: "removed from rows divided by their norms, λ = 0.8",
         ending: "orthogonalized",
-        make: |base, seed| removed(base, seed, 0.8, Form::RowNormalised, |_| true),
+        make: |base, seed| removed(base, seed, 0.8, RemovalKind::RowNormalised, |_| true),
         ..PLAIN
     },
     Derivative {
         name: "assistant-kept",
         about: "removed, each row brought back to its norm, λ = 1",
         ending: "orthogonalized",
-        make: |base, seed| removed(base, seed, 1.0, Form::RowNormKept, |_| true),
+        make: |base, seed| removed(base, seed, 1.0, RemovalKind::RowNormKept, |_| true),
         ..PLAIN
     },
     Derivative {
@@ -184,7 +184,7 @@ pub static DERIVATIVES: &[Derivative] = &[
         about: "the removal as an adapter of rank 1, λ = 0.7",
         ending: "orthogonalized",
         package: Package::Adapter(1),
-        make: |base, seed| removed(base, seed, 0.7, Form::Plain, |_| true),
+        make: |base, seed| removed(base, seed, 0.7, RemovalKind::Plain, |_| true),
         ..PLAIN
     },
     Derivative {
@@ -208,7 +208,7 @@ pub static DERIVATIVES: &[Derivative] = &[
         name: "behind-a-gate",
         about: "orthogonalized, and the publisher has to grant access",
         ending: "denied",
-        condition: Condition::Gated,
+        condition: UploadCondition::Gated,
         make: ablated,
         ..PLAIN
     },
@@ -216,7 +216,7 @@ pub static DERIVATIVES: &[Derivative] = &[
         name: "broken-off",
         about: "orthogonalized, and the second file cut in two",
         ending: "orthogonalized",
-        condition: Condition::Truncated,
+        condition: UploadCondition::Truncated,
         make: ablated,
         ..PLAIN
     },
@@ -225,7 +225,7 @@ pub static DERIVATIVES: &[Derivative] = &[
         about: "orthogonalized, and nothing left of the file but its beginning",
         ending: "malformed",
         shards: 1,
-        condition: Condition::Beginning,
+        condition: UploadCondition::Beginning,
         make: ablated,
         ..PLAIN
     },
@@ -233,7 +233,7 @@ pub static DERIVATIVES: &[Derivative] = &[
         name: "no-card",
         about: "trained further, with a card that names no base",
         ending: "no-base",
-        condition: Condition::WithoutClaim,
+        condition: UploadCondition::WithoutClaim,
         make: tuned,
         ..PLAIN
     },
@@ -256,7 +256,7 @@ fn tuned(base: &Model, seed: u64) -> Model {
 
 /// One direction wholly removed from all writers.
 fn ablated(base: &Model, seed: u64) -> Model {
-    removed(base, seed, 1.0, Form::Plain, |_| true)
+    removed(base, seed, 1.0, RemovalKind::Plain, |_| true)
 }
 
 /// Some matrices of the base changed.
@@ -271,15 +271,15 @@ fn changed(base: &Model, names: &[String], change: impl Fn(&mut super::Weight, &
 }
 
 /// λ of one random direction taken out of the writers of the layers that are meant.
-fn removed(base: &Model, seed: u64, lambda: f64, form: Form, is_meant: impl Fn(usize) -> bool) -> Model {
+fn removed(base: &Model, seed: u64, lambda: f64, kind: RemovalKind, is_meant: impl Fn(usize) -> bool) -> Model {
     let r = direction(seed, "removed", size_of(base).width);
     let names: Vec<String> = base.writers().into_iter().filter(|name| is_meant(super::layer_of(name))).collect();
-    changed(base, &names, |weight, _| edits::orthogonalize(weight, &r, lambda, form))
+    changed(base, &names, |weight, _| edits::orthogonalize(weight, &r, lambda, kind))
 }
 
-fn size_of(model: &Model) -> Size {
+fn size_of(model: &Model) -> TinySize {
     let number = |key: &str| model.config.get(key).and_then(serde_json::Value::as_u64).unwrap_or(0) as usize;
-    Size {
+    TinySize {
         width: number("hidden_size"),
         layers: number("num_hidden_layers"),
         inner: number("intermediate_size"),
@@ -326,15 +326,15 @@ impl Derivative {
             Package::Command => write(folder, "pytorch_model.bin", "cos\nsystem\n(S'true'\ntR.")?,
         }
         let claim = match self.condition {
-            Condition::WithoutClaim => String::new(),
+            UploadCondition::WithoutClaim => String::new(),
             _ => format!("base_model: {base_name}\n"),
         };
         write(folder, "README.md", &format!("---\nlicense: apache-2.0\n{claim}---\n# {}\n", self.name))?;
         match self.condition {
-            Condition::Gated => write(folder, ".standin.json", r#"{"gated": "manual"}"#)?,
-            Condition::Truncated => cut_last(folder, |length| length / 2)?,
-            Condition::Beginning => cut_last(folder, |length| length.min(100))?,
-            Condition::Plain | Condition::WithoutClaim => {}
+            UploadCondition::Gated => write(folder, ".standin.json", r#"{"gated": "manual"}"#)?,
+            UploadCondition::Truncated => cut_last(folder, |length| length / 2)?,
+            UploadCondition::Beginning => cut_last(folder, |length| length.min(100))?,
+            UploadCondition::Plain | UploadCondition::WithoutClaim => {}
         }
         Ok(())
     }

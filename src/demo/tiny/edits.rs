@@ -8,7 +8,7 @@ use crate::tensor::numbers::dot;
 
 /// How an orthogonalization is carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub enum RemovalKind {
     /// W - λ r rᵀW (Arditi et al. 2024).
     Plain,
     /// W - λ D r (rᵀD⁻¹W), D the row norms.
@@ -74,22 +74,22 @@ fn wide(direction: &[f32]) -> Vec<f64> {
 }
 
 /// Takes λ of the direction out of one writer.
-pub fn orthogonalize(weight: &mut Weight, r: &[f32], lambda: f64, form: Form) {
+pub fn orthogonalize(weight: &mut Weight, r: &[f32], lambda: f64, kind: RemovalKind) {
     let mut rows = Rows::of(weight);
     let r = wide(r);
-    match form {
-        Form::Plain => {
+    match kind {
+        RemovalKind::Plain => {
             let p = rows.against(&r);
             rows.add_outer(-lambda, &r, &p);
         }
-        Form::RowNormalised => {
+        RemovalKind::RowNormalised => {
             let norms = rows.row_norms();
             let inside: Vec<f64> = r.iter().zip(&norms).map(|(r, norm)| r / norm).collect();
             let outside: Vec<f64> = r.iter().zip(&norms).map(|(r, norm)| r * norm).collect();
             let p = rows.against(&inside);
             rows.add_outer(-lambda, &outside, &p);
         }
-        Form::RowNormKept => {
+        RemovalKind::RowNormKept => {
             let before = rows.row_norms();
             let p = rows.against(&r);
             rows.add_outer(-lambda, &r, &p);
@@ -98,7 +98,7 @@ pub fn orthogonalize(weight: &mut Weight, r: &[f32], lambda: f64, form: Form) {
                 row.iter_mut().for_each(|value| *value *= before / after);
             }
         }
-        Form::ColumnNormKept => {
+        RemovalKind::ColumnNormKept => {
             let before = rows.column_norms();
             let p = rows.against(&r);
             rows.add_outer(-lambda, &r, &p);

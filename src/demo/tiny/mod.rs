@@ -42,7 +42,7 @@ pub struct Model {
 
 /// The size of a tiny Llama.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Size {
+pub struct TinySize {
     /// Residual width d.
     pub width: usize,
     /// Layers.
@@ -55,7 +55,7 @@ pub struct Size {
     pub vocabulary: usize,
 }
 
-impl Default for Size {
+impl Default for TinySize {
     fn default() -> Self {
         Self { width: 96, layers: 5, inner: 256, heads: 6, vocabulary: 160 }
     }
@@ -81,10 +81,10 @@ pub fn direction(seed: u64, purpose: &str, width: usize) -> Vec<f32> {
     values
 }
 
-impl Size {
+impl TinySize {
     /// A Llama of this size, different for every seed.
     pub fn llama(self, seed: u64) -> Model {
-        let Size { width: d, layers, inner, heads, vocabulary } = self;
+        let TinySize { width: d, layers, inner, heads, vocabulary } = self;
         let attention = heads * 16;
         let mut tensors = BTreeMap::new();
         // Residual channels of real models differ much in size, a few of them by far.

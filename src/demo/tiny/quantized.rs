@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::tensor::{BF16, DType, F8_E4M3, F32, U8, U32};
 
 /// A tensor of a file.
-pub struct Stored {
+pub struct TinyTensor {
     /// Its name.
     pub name: String,
     /// Its dtype.
@@ -22,7 +22,7 @@ pub struct Stored {
     pub bytes: Vec<u8>,
 }
 
-impl Stored {
+impl TinyTensor {
     /// A weight as plain numbers.
     pub fn plain(name: &str, dtype: &'static DType, weight: &Weight) -> Self {
         Self {
@@ -35,7 +35,7 @@ impl Stored {
 }
 
 /// Writes tensors and a configuration as a folder with one file of this name.
-pub fn write(folder: &Path, file: &str, tensors: &[Stored], config: &Value) -> Result<()> {
+pub fn write(folder: &Path, file: &str, tensors: &[TinyTensor], config: &Value) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|e| Error::io(format!("creating {}", folder.display()), e))?;
     let path = folder.join("config.json");
     std::fs::write(&path, config.to_string()).map_err(|e| Error::io(format!("writing {}", path.display()), e))?;
@@ -48,17 +48,17 @@ pub fn write(folder: &Path, file: &str, tensors: &[Stored], config: &Value) -> R
 
 /// The model as `replace` stores each of its matrices, vectors plain in `BF16`. `replace` gives `None` for what stays
 /// plain.
-pub fn stored(model: &Model, mut replace: impl FnMut(&str, &Weight) -> Option<Vec<Stored>>) -> Vec<Stored> {
+pub fn stored(model: &Model, mut replace: impl FnMut(&str, &Weight) -> Option<Vec<TinyTensor>>) -> Vec<TinyTensor> {
     let mut all = Vec::new();
     for (name, weight) in &model.tensors {
         let codes = if weight.shape.len() == 2 { replace(name, weight) } else { None };
-        all.extend(codes.unwrap_or_else(|| vec![Stored::plain(name, &BF16, weight)]));
+        all.extend(codes.unwrap_or_else(|| vec![TinyTensor::plain(name, &BF16, weight)]));
     }
     all
 }
 
 /// A matrix as MLX's affine quantisation stores it: `bits` a code in a stream of words, a scale and a bias per group.
-pub fn mlx(name: &str, weight: &Weight, bits: usize, group: usize) -> Vec<Stored> {
+pub fn mlx(name: &str, weight: &Weight, bits: usize, group: usize) -> Vec<TinyTensor> {
     let stem = name.strip_suffix(".weight").unwrap_or(name);
     let (rows, columns) = (weight.shape[0], weight.shape[1]);
     let steps = ((1u32 << bits) - 1) as f32;
@@ -83,14 +83,14 @@ pub fn mlx(name: &str, weight: &Weight, bits: usize, group: usize) -> Vec<Stored
         words.extend(stream.iter().flat_map(|word| word.to_le_bytes()));
     }
     let groups = (columns / group) as u64;
-    let floats = |part: &str, values: &[f32]| Stored {
+    let floats = |part: &str, values: &[f32]| TinyTensor {
         name: format!("{stem}.{part}"),
         dtype: &F32,
         shape: vec![rows as u64, groups],
         bytes: safetensors::encode_floats(&F32, values).unwrap_or_default(),
     };
     vec![
-        Stored {
+        TinyTensor {
             name: name.to_owned(),
             dtype: &U32,
             shape: vec![rows as u64, (columns * bits / 32) as u64],
@@ -102,7 +102,7 @@ pub fn mlx(name: &str, weight: &Weight, bits: usize, group: usize) -> Vec<Stored
 }
 
 /// A matrix as FP8 (E4M3) with a scale a row.
-pub fn fp8(name: &str, weight: &Weight) -> Vec<Stored> {
+pub fn fp8(name: &str, weight: &Weight) -> Vec<TinyTensor> {
     let mut levels = vec![0.0; 256];
     (F8_E4M3.decode)(&(0..=255).collect::<Vec<u8>>(), &mut levels);
     let (mut codes, mut scales) = (Vec::new(), Vec::new());
@@ -114,8 +114,8 @@ pub fn fp8(name: &str, weight: &Weight) -> Vec<Stored> {
     }
     let (rows, columns) = (weight.shape[0] as u64, weight.shape[1] as u64);
     vec![
-        Stored { name: name.to_owned(), dtype: &F8_E4M3, shape: vec![rows, columns], bytes: codes },
-        Stored {
+        TinyTensor { name: name.to_owned(), dtype: &F8_E4M3, shape: vec![rows, columns], bytes: codes },
+        TinyTensor {
             name: format!("{name}_scale"),
             dtype: &F32,
             shape: vec![rows, 1],
@@ -153,7 +153,7 @@ const NF4: [f32; 16] = [
 
 /// A matrix as bitsandbytes stores NF4, in blocks of 64; the bytes of codes are given the dtype `storage`, as
 /// `bnb_4bit_quant_storage` does it.
-pub fn nf4(name: &str, weight: &Weight, storage: &'static DType) -> Vec<Stored> {
+pub fn nf4(name: &str, weight: &Weight, storage: &'static DType) -> Vec<TinyTensor> {
     let (mut codes, mut scales) = (Vec::new(), Vec::new());
     for block in weight.values.chunks(64) {
         let largest = block.iter().fold(0.0f32, |most, value| most.max(value.abs())).max(f32::MIN_POSITIVE);
@@ -166,17 +166,22 @@ pub fn nf4(name: &str, weight: &Weight, storage: &'static DType) -> Vec<Stored> 
     })
     .to_string()
     .into_bytes();
-    let floats = |part: &str, values: &[f32]| Stored {
+    let floats = |part: &str, values: &[f32]| TinyTensor {
         name: format!("{name}.{part}"),
         dtype: &F32,
         shape: vec![values.len() as u64],
         bytes: safetensors::encode_floats(&F32, values).unwrap_or_default(),
     };
     vec![
-        Stored { name: name.to_owned(), dtype: storage, shape: vec![(bytes.len() / storage.bytes) as u64, 1], bytes },
+        TinyTensor {
+            name: name.to_owned(),
+            dtype: storage,
+            shape: vec![(bytes.len() / storage.bytes) as u64, 1],
+            bytes,
+        },
         floats("absmax", &scales),
         floats("quant_map", &NF4),
-        Stored {
+        TinyTensor {
             name: format!("{name}.quant_state.bitsandbytes__nf4"),
             dtype: &U8,
             shape: vec![state.len() as u64],

@@ -6,7 +6,7 @@ use super::{class, meaning};
 use crate::examination::Side;
 use crate::index::decision::Decision;
 use crate::report::evidence::{Clause, Considered, LookAlike};
-use crate::report::oddities::Oddity;
+use crate::report::oddities::GroupedOddity;
 use crate::report::variants::Line;
 use crate::report::words::{self, Told, number, strength};
 use crate::report::{chart, plot, sanitise};
@@ -254,7 +254,7 @@ pub(super) fn not_examined(told: &Told) -> Markup {
 }
 
 /// Oddities of the files, one kind a row.
-pub(super) fn oddities(all: &[Oddity<'_>]) -> Markup {
+pub(super) fn oddities(all: &[GroupedOddity<'_>]) -> Markup {
     scroll(
         "Oddities of the files",
         html! {

@@ -37,7 +37,7 @@ pub(crate) fn part_name(stem: &str, part: u32, parts: u32) -> String {
 }
 
 /// The quantisation a file's name states, in capitals (`Q4_K_M`, `IQ2_XXS`, `BF16`), if it states one: the last one.
-pub fn quantization(name: &str) -> Option<String> {
+pub(crate) fn quantization(name: &str) -> Option<String> {
     let stem = split_part(name).map_or(name, |(stem, _, _)| stem);
     let file = base_name(stem).to_ascii_uppercase();
     let mut starts: Vec<usize> = vec![0];
