@@ -138,9 +138,12 @@ pub static COLUMNS: &[Column] = &[
     column("lambda_max", Type::Number, "largest strength of a changed writer, where a writer fits", |e| {
         Cell::Number(strengths(e).last().copied())
     }),
-    column("detection_limit", Type::Number, "smallest strength that would have been seen", |e| {
-        measured(e, |o| o.detection_limit)
-    }),
+    column(
+        "detection_limit",
+        Type::Number,
+        "smallest strength that half of the changed writers would have shown",
+        |e| measured(e, |o| o.detection_limit),
+    ),
     column("tensors", Type::Count, "tensors of the base", |e| Cell::Count(Some(e.coverage.tensors))),
     column("tensors_compared", Type::Count, "of them, compared", |e| Cell::Count(Some(e.coverage.compared))),
     column("tensors_identical", Type::Count, "of these, bit-identical", |e| Cell::Count(Some(e.coverage.identical))),
