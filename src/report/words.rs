@@ -158,6 +158,16 @@ pub fn when(time: Timestamp) -> String {
     time.strftime("%Y-%m-%d %H:%M UTC").to_string()
 }
 
+/// How long ago, in the largest unit that fits.
+pub fn age(then: Timestamp, now: Timestamp) -> String {
+    match now.as_second().saturating_sub(then.as_second()) {
+        seconds if seconds < 60 => "now".to_owned(),
+        seconds if seconds < 3_600 => format!("{} min", seconds / 60),
+        seconds if seconds < 86_400 => format!("{} h", seconds / 3_600),
+        seconds => count((seconds / 86_400).unsigned_abs(), "day", "days"),
+    }
+}
+
 /// A decision in one sentence: when, who, what and why.
 pub fn decided(decision: &Decision) -> String {
     let why =
