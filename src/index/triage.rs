@@ -34,7 +34,7 @@ pub struct Listing {
     pub downloads: Option<u64>,
     /// When it was made.
     pub created: Option<Timestamp>,
-    /// The architecture (`model_type`).
+    /// The architecture (`model_type`), its own or its base's.
     pub family: Option<String>,
     /// Its tags.
     pub tags: Vec<String>,
@@ -49,6 +49,18 @@ impl From<&RepoInfo> for Listing {
             family: facts.config.get("model_type").and_then(|word| word.as_str()).map(str::to_owned),
             tags: facts.tags.clone(),
         }
+    }
+}
+
+impl Listing {
+    /// The same of an upload that was compared with that base: hubs read no configuration out of most GGUF files and
+    /// adapters, and these are of the family of what they were made from.
+    pub fn with_family_of(mut self, base: Option<&Self>, examination: &Examination) -> Self {
+        let akin = !matches!(examination.relation, Relation::Unrelated | Relation::Incomparable);
+        if self.family.is_none() && akin && examination.status != Status::Failed {
+            self.family = base.and_then(|base| base.family.clone());
+        }
+        self
     }
 }
 
