@@ -270,8 +270,9 @@ fn conditions(filter: &ExaminationFilter, of_findings: bool) -> Result<Where> {
     Ok(conditions)
 }
 
-/// Whether a sweep has ended its row of the queue for the candidate `c` at this time or later. Times are kept in seconds,
-/// and others record beside a sweep: by its rows what a sweep examined is told from what somebody compared meanwhile.
+/// Whether a sweep has ended its row of the queue for the candidate `c` at this time or later. Times are kept in
+/// seconds, and others record beside a sweep: by its rows what a sweep examined is told from what somebody compared
+/// meanwhile.
 pub(super) fn swept_since(time: &str) -> String {
     format!(
         "EXISTS (SELECT 1 FROM sweep_queue q WHERE q.hub = c.hub AND q.repository = substr(c.source, length(c.hub) + 2)

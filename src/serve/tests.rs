@@ -343,6 +343,14 @@ async fn a_filter_that_cannot_match_is_refused_with_what_there_is() {
     assert_eq!(served.get("/api/v1/examinations?rows=many").await.0, 400);
 }
 
+/// A row of the queue that ended at that time; what was recorded without one is no sweep's.
+fn examined_by_a_sweep(index: &mut Index, at: Timestamp, examination: &Examination) {
+    let sql = "INSERT INTO sweep_queue (hub, repository, base, listed, facts, state, first_seen, changed)
+               VALUES ('hf', ?1, '', '', '{}', 'done', ?2, ?2)";
+    let name = examination.candidate.source.strip_prefix("hf:").expect("on a hub");
+    index.connection_mut().execute(sql, (name, at.as_second())).expect("is noted");
+}
+
 #[tokio::test]
 async fn the_overview_says_what_is_new_and_what_waits() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -354,14 +362,6 @@ async fn the_overview_says_what_is_new_and_what_waits() {
         let values = (at(hours).as_second(), ended, summary.map(|summary| summary.to_string()));
         let sql = "INSERT INTO sweep_run (started, ended, plan, summary) VALUES (?1, ?2, '{}', ?3)";
         index.connection_mut().execute(sql, values).expect("is noted");
-    };
-    // A row of the queue that ended at that hour; what was recorded without one is no sweep's.
-    let ended = |index: &mut Index, hours: i64, source: &str| {
-        let sql = "INSERT INTO sweep_queue (hub, repository, base, listed, facts, state, first_seen, changed)
-                   VALUES ('hf', ?1, '', '', '{}', 'done', ?2, ?2)
-                   ON CONFLICT DO UPDATE SET changed = ?2";
-        let name = source.strip_prefix("hf:").expect("on a hub");
-        index.connection_mut().execute(sql, (name, at(hours).as_second())).expect("is noted");
     };
     // The first sweep finds one repository edited, and another one clear, which a later commit changes.
     let revised = |mut examination: Examination, commit: &str| {
@@ -380,10 +380,9 @@ async fn the_overview_says_what_is_new_and_what_waits() {
     index.record(&revised(sample::orthogonalized(), "b"), at(24)).expect("records");
     index.record(&false_claim(), at(24)).expect("records");
     index.record(&sample::failed(), at(24)).expect("records");
-    for source in [&sample::orthogonalized().candidate.source, "hf:example/turned", &false_claim().candidate.source] {
-        ended(&mut index, 24, source);
+    for one in [sample::orthogonalized(), revised(sample::clear(), "b"), false_claim(), sample::failed()] {
+        examined_by_a_sweep(&mut index, at(24), &one);
     }
-    ended(&mut index, 24, &sample::failed().candidate.source);
     // In the same second somebody compared two folders, and scanned an upload that the sweep did not look at.
     for (source, mut other) in [("./folder", sample::orthogonalized()), ("hf:example/scanned", sample::failed())] {
         other.candidate.source = source.to_owned();

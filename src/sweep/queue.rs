@@ -1,10 +1,10 @@
 //! The queue of a sweep, in the index's own SQLite file: explicit states, leases, attempts.
 //!
-//! One process sweeps one index at a time (an operating-system lock on a file beside it, [`super::lock`]), so leases found at the start belong to nobody and are taken back at once. Within the process each worker
-//! leases one row at a time and holds it until it hands in an outcome, however long that takes: no clock ends a lease,
-//! as a row that is taken from a live worker would be examined twice. A row is done only after its examination was
-//! recorded, and recording the same examination twice changes nothing, so a kill at any moment loses and doubles
-//! nothing.
+//! One process sweeps one index at a time (an operating-system lock on a file beside it, [`super::lock`]), so leases
+//! found at the start belong to nobody and are taken back at once. Within the process each worker leases one row at a
+//! time and holds it until it hands in an outcome, however long that takes: no clock ends a lease, as a row that is
+//! taken from a live worker would be examined twice. A row is done only after its examination was recorded, and
+//! recording the same examination twice changes nothing, so a kill at any moment loses and doubles nothing.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -104,8 +104,8 @@ fn facts_of(row: &RepoInfo, doing: &str) -> Result<String> {
     text(&row)
 }
 
-/// What becomes of a row that was listed in a state with this key ([`Ending::examined`]). A failure that may pass and is
-/// older than `rested` is tried again.
+/// What becomes of a row that was listed in a state with this key ([`Ending::examined`]). A failure that may pass and
+/// is older than `rested` is tried again.
 pub(super) fn becomes(
     connection: &Connection,
     (hub, repository, base): (&str, &str, &str),
