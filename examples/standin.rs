@@ -1,7 +1,7 @@
 //! Serves a folder of `owner/name` repositories as the stand-in hub, for clients in other languages.
 //!
 //! `cargo run --release --example standin -- FOLDER [TOKEN]` prints one line of JSON with the two addresses and serves
-//! until its standard input closes. Control routes are under `/-/` (see `src/standin/control.rs`).
+//! until its standard input closes. Control routes are under `/-/` (see `src/demo/standin/control.rs`).
 
 use std::io::{Read, Write};
 use std::path::Path;

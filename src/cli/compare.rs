@@ -1,4 +1,4 @@
-//! `orthoscope compare BASE CANDIDATE`: two local checkpoints, one verdict.
+//! `orthoscope compare BASE CANDIDATE`, or with `--base BASE`: two local checkpoints, one verdict.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -22,8 +22,11 @@ const ABOUT: usize = 32;
 /// Compare two local checkpoints: what the candidate is to the base, and whether a direction was orthogonalized out of
 /// it
 #[derive(Args)]
+#[command(override_usage = "orthoscope compare [OPTIONS] <BASE> <CANDIDATE>
+       orthoscope compare [OPTIONS] --base <BASE> <CANDIDATE>")]
 #[command(after_help = "Examples:
   orthoscope compare ./Llama-3.2-1B ./suspicious-upload
+  orthoscope compare --base ./Llama-3.2-1B ./suspicious-upload
   orthoscope compare base.safetensors candidate.gguf --format json | jq .verdict
   orthoscope compare base/ candidate/ --digests --index evidence.db
   orthoscope compare ./base ./quantisations --fail-on medium
@@ -32,10 +35,15 @@ A folder or a file on each side, in any format that orthoscope reads. Of a candi
 forms (safetensors, a dozen GGUF quantisations, an adapter), every one is examined, and the gravest verdict is the folder's. \
 Exit status 2 where nothing was found and not everything could be compared, or nothing could be told.")]
 pub struct CompareArguments {
-    /// The checkpoint that the candidate is said to derive from: a folder or a file
-    base: PathBuf,
+    /// The checkpoint that the candidate is said to derive from, a folder or a file; with --base, the candidate itself
+    #[arg(value_name = "BASE")]
+    first: PathBuf,
     /// The checkpoint in question: a folder or a file
-    candidate: PathBuf,
+    #[arg(value_name = "CANDIDATE", required_unless_present = "base")]
+    second: Option<PathBuf>,
+    /// The base by its name, so that the two cannot be swapped
+    #[arg(long, value_name = "PATH", conflicts_with = "second")]
+    base: Option<PathBuf>,
     /// Exit with status 1 on findings of this severity and above
     #[arg(long, value_enum, default_value_t = FailOn::High)]
     fail_on: FailOn,
@@ -53,14 +61,15 @@ pub struct CompareArguments {
 impl CompareArguments {
     pub(super) fn run(self, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
         let renderer = global.renderer(global.format(), false)?;
-        hubs::check_here(&self.base)?;
-        hubs::check_here(&self.candidate)?;
+        let (base, candidate) = self.sides();
+        hubs::check_here(base)?;
+        hubs::check_here(candidate)?;
         let digests = hubs::digests(self.digests, renderer);
         let catalogue = global.catalogue()?;
         let bar = Bar::new(global.shows_progress(), "comparing");
         let settings = ExaminationContext { catalogue: &catalogue, digests, claim: None, observer: &bar };
         // Unreadable is an outcome with a record, not just a message.
-        let examination = examine::compare_paths(&self.base, &self.candidate, &settings);
+        let examination = examine::compare_paths(base, candidate, &settings);
         bar.finish();
         let now = jiff::Timestamp::now();
         // What took minutes is printed also where it cannot be recorded.
@@ -72,6 +81,14 @@ impl CompareArguments {
         renderer.render(&report, &global.style(), out)?;
         super::tell_undone(status, &report.examinations);
         recorded.and(Ok(status))
+    }
+
+    /// Base and candidate: both in their places, or the base by its option and the candidate alone.
+    fn sides(&self) -> (&Path, &Path) {
+        match (&self.base, &self.second) {
+            (Some(base), _) => (base, &self.first),
+            (None, second) => (&self.first, second.as_deref().unwrap_or(&self.first)),
+        }
     }
 }
 

@@ -102,9 +102,10 @@ impl DemoArguments {
             let requests = standin.log().iter().filter(|entry| entry.port == Port::Hub).count();
             writeln!(
                 out,
-                "Swept in {:.1} s: {} requests to the hub; {} of the {} of weights on it were read, the base's own included.\n",
+                "Swept in {:.1} s with {} requests, {requests} of them to the hub itself and the others for bytes; {} of the {} of \
+                 weights on it were read, the base's own included.\n",
                 summary.seconds,
-                requests,
+                summary.requests,
                 words::bytes(summary.weight_bytes),
                 words::bytes(folder_bytes(&hub)),
             )

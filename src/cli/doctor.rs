@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
+use jiff::Timestamp;
 
 use super::{ExitStatus, Global, VERSION};
 use crate::error::{Error, Result};
@@ -14,6 +15,7 @@ use crate::hub::{Client, ClientSettings, Environment, HUBS, HubEntry, free, show
 use crate::index::Index;
 use crate::report::json::write_value;
 use crate::report::{RENDERERS, sanitise, words};
+use crate::sweep::health::{Health, Stuck, health};
 
 /// Check network, tokens, quotas, caches, disk, processor, catalogue and index, and say what to do about what is wrong
 #[derive(Args)]
@@ -22,8 +24,9 @@ use crate::report::{RENDERERS, sanitise, words};
   orthoscope doctor --offline --quick
   orthoscope doctor --index nightly.db --format json
 
-Each hub is asked one cheap question, with its own token (--offline asks none). Exit status 2 when something has to be done. \
-Tokens are never shown.")]
+Each hub is asked one cheap question, with its own token (--offline asks none). Of an index that sweeps write into, the age of \
+the last sweep, runs that never ended and repositories stuck in the queue are told. Exit status 2 when something has to be \
+done; what is only worth knowing is a note. Tokens are never shown.")]
 pub struct DoctorArguments {
     /// Leave out the check of every page of the index, which reads all of it
     #[arg(long)]
@@ -158,7 +161,7 @@ fn index(path: &Path, quick: bool) -> Vec<Check> {
     };
     let outcomes = index.outcomes().unwrap_or_default();
     let all: u64 = outcomes.iter().map(|(_, count)| count).sum();
-    let mut checks = vec![Check::good("index", format!("{}: {all} examinations", path.display()))];
+    let mut checks = vec![Check::good("index", format!("{}: {all} examinations", path.display())), size(path)];
     if index.is_frozen() {
         let told = "nothing can be written beside it; it is read as it stands".to_owned();
         checks.push(Check::note("index", told, "copy it to where you can write, to examine into it or to decide"));
@@ -184,6 +187,110 @@ fn index(path: &Path, quick: bool) -> Vec<Check> {
         ),
         Err(error) => Check::bad("decisions", error.one_line(), "restore a snapshot"),
     });
+    let now = Timestamp::now();
+    match health(&index, path, now.as_second()) {
+        Ok(health) => checks.extend(sweeps(&health, now)),
+        Err(error) => checks.push(Check::bad("sweep", error.one_line(), "restore a snapshot")),
+    }
+    checks
+}
+
+/// A log of changes that is longer than this should have been merged by whoever wrote last.
+const LONG_LOG: u64 = 256 << 20;
+
+/// How large the index is, beside the room there is.
+fn size(path: &Path) -> Check {
+    let length = |ending: &str| fs::metadata(format!("{}{ending}", path.display())).map_or(0, |file| file.len());
+    let (whole, log) = (length(""), length("-wal"));
+    let told = match log {
+        0 => words::bytes(whole),
+        log => format!("{}, and {} of changes not merged yet", words::bytes(whole), words::bytes(log)),
+    };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if log > LONG_LOG {
+        let advice = "a reader that never ends keeps them from being merged: end it, then run any command that writes";
+        return Check::note("size", told, advice);
+    }
+    match free(folder) {
+        Some(room) if room < whole => {
+            let advice =
+                "a copy (`orthoscope export --sqlite`) would not fit beside it: make room, or copy to another disk";
+            Check::note("size", format!("{told}, {} free", words::bytes(room)), advice)
+        }
+        _ => Check::good("size", told),
+    }
+}
+
+/// A sweep every night is late after this.
+const LATE: i64 = 2 * 86_400;
+
+/// Runs in a row that did not end, from which on the next one will not either.
+const KILLED: u64 = 3;
+
+/// How sweeps of the index have ended and what is stuck; nothing of an index that none wrote into.
+fn sweeps(health: &Health, now: Timestamp) -> Vec<Check> {
+    let Some(last) = &health.last else { return Vec::new() };
+    let ago = |then: Timestamp| match words::age(then, now).as_str() {
+        "now" => "just now".to_owned(),
+        age => format!("{age} ago"),
+    };
+    let began = format!("began {} ({})", ago(last.started), words::when(last.started));
+    let mut checks = Vec::new();
+    checks.push(match (last.ended, health.running) {
+        (None, true) => Check::good("sweep", format!("one is at work, which {began}")),
+        (None, false) if health.unended >= KILLED => Check::bad(
+            "sweep",
+            format!("the last {} did not end; the last {began}", health.unended),
+            "something kills them: look for want of memory, try --concurrency 1 and -v, and see what is failing below",
+        ),
+        (None, false) => Check::note(
+            "sweep",
+            format!("the last, which {began}, did not end: it was killed"),
+            "run `orthoscope sweep` again: it goes on where that one was, and nothing is lost",
+        ),
+        (Some(ended), _) if now.as_second() - ended.as_second() > LATE => Check::note(
+            "sweep",
+            format!("the last ended {} ({})", ago(ended), words::when(ended)),
+            "if one is to run every night, look at what starts it (cron, a timer) and at what it printed",
+        ),
+        (Some(ended), _) => Check::good("sweep", format!("the last ended {} ({})", ago(ended), words::when(ended))),
+    });
+    if let (None, Some(ended)) = (last.ended, health.ended) {
+        checks
+            .push(Check::good("sweep", format!("the last that ended did so {} ({})", ago(ended), words::when(ended))));
+    }
+    let mut stuck = |which: &Stuck, told: &str, advice: &str| {
+        if which.count > 0 {
+            let names: Vec<String> = which.named.iter().map(|name| sanitise::name(name)).collect();
+            let more = if which.count > names.len() as u64 { ", …" } else { "" };
+            let repositories = words::count(which.count, "repository", "repositories");
+            checks.push(Check::note("queue", format!("{repositories} {told}: {}{more}", names.join(", ")), advice));
+        }
+    };
+    let held = match health.running {
+        true => "with a worker for more than six hours",
+        false => "left in the hands of a sweep that was killed",
+    };
+    let advice = match health.running {
+        true => "stop the sweep (Ctrl-C) and start it again with --max-bytes, or -v to see where it stands",
+        false => "the next sweep takes them up again by itself",
+    };
+    stuck(&health.held, held, advice);
+    stuck(
+        &health.failing,
+        "tried three times or more without an outcome",
+        "`orthoscope scan REPO -v` shows what happens to one; after twelve attempts it is given up, with that as its outcome",
+    );
+    stuck(
+        &health.passed_over,
+        "waiting for more than a week",
+        "--limit, --max-night-bytes or the night is too small for what is listed: raise it, or sweep fewer bases",
+    );
+    stuck(
+        &health.troubled,
+        "ended in trouble that may pass (network, hub, disk)",
+        "the next sweep tries them again; `orthoscope export --status failed --format table` has the reasons",
+    );
     checks
 }
 
@@ -354,5 +461,72 @@ mod tests {
         fs::remove_file(&path).expect("removes");
         drop(Index::open(&path).expect("opens"));
         assert!(index(&path, false).iter().all(|check| check.state == State::Good));
+    }
+
+    /// The checks of sweeps over an index with these runs (ago when they began and ended) and rows of the queue.
+    fn after(runs: &[(i64, Option<i64>)], rows: &[(&str, &str, i64, i64)], locked: bool) -> Vec<(State, String)> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("index.db");
+        let now = Timestamp::now();
+        let ago = |seconds: i64| now.as_second() - seconds;
+        let opened = Index::open(&path).expect("opens");
+        for (began, ended) in runs {
+            let sql = "INSERT INTO sweep_run (started, ended, plan) VALUES (?1, ?2, '{}')";
+            opened.connection().execute(sql, (ago(*began), ended.map(ago))).expect("is noted");
+        }
+        for (name, state, attempts, changed) in rows {
+            let sql =
+                "INSERT INTO sweep_queue (hub, repository, base, listed, facts, state, attempts, first_seen, changed)
+                       VALUES ('hf', ?1, '', '', '{}', ?2, ?3, ?4, ?4)";
+            opened.connection().execute(sql, (name, state, attempts, ago(*changed))).expect("is noted");
+        }
+        drop(opened);
+        let beside = folder.path().join("index.db.sweep-lock");
+        let lock = locked.then(|| fs::File::create(beside).expect("a file"));
+        if let Some(lock) = &lock {
+            lock.try_lock().expect("nobody else has it");
+        }
+        let of_sweeps = index(&path, true).into_iter().filter(|check| ["sweep", "queue"].contains(&check.what));
+        of_sweeps
+            .map(|check| {
+                assert_eq!(check.advice.is_none(), check.state == State::Good, "{check:?}");
+                (check.state, check.told)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_sweep_that_is_late_killed_or_stuck_is_told() {
+        let (hour, day) = (3600, 86_400);
+        let states = |checks: &[(State, String)]| checks.iter().map(|(state, _)| *state).collect::<Vec<_>>();
+        assert!(after(&[], &[], false).is_empty(), "nothing is said of sweeps where there are none");
+        let good = after(&[(9 * hour, Some(8 * hour))], &[("a/done", "done", 0, 8 * hour)], false);
+        assert_eq!(states(&good), [State::Good]);
+        assert!(good[0].1.starts_with("the last ended 8 h ago"), "{good:?}");
+        let late = after(&[(9 * day, Some(9 * day))], &[], false);
+        assert_eq!(states(&late), [State::Note]);
+        assert!(late[0].1.contains("9 days ago"), "{late:?}");
+        let killed = after(&[(2 * day, Some(2 * day)), (hour, None)], &[("a/held", "leased", 1, hour)], false);
+        assert_eq!(states(&killed), [State::Note, State::Good, State::Note]);
+        assert!(killed[0].1.contains("it was killed") && killed[1].1.contains("2 days ago"), "{killed:?}");
+        assert!(
+            killed[2].1.contains("1 repository left in the hands of a sweep that was killed: hf:a/held"),
+            "{killed:?}"
+        );
+        let again = after(&[(3 * day, None), (2 * day, None), (hour, None)], &[], false);
+        assert_eq!(states(&again), [State::Bad], "{again:?}");
+        // At work, what is with a worker is where it should be, for some hours.
+        let rows = [("a/new", "leased", 1, hour), ("a/old", "leased", 1, 7 * hour)];
+        let running = after(&[(8 * hour, None)], &rows, true);
+        assert_eq!(states(&running), [State::Good, State::Note]);
+        assert!(running[0].1.contains("one is at work"), "{running:?}");
+        assert!(
+            running[1].1.contains("1 repository with a worker") && running[1].1.contains("hf:a/old"),
+            "{running:?}"
+        );
+        let rows = [("a/fails", "queued", 4, hour), ("a/waits", "queued", 0, 8 * day), ("a/next", "queued", 0, hour)];
+        let waiting = after(&[(hour, Some(hour))], &rows, false);
+        assert_eq!(states(&waiting), [State::Good, State::Note, State::Note]);
+        assert!(waiting[1].1.contains("hf:a/fails") && waiting[2].1.ends_with("hf:a/waits"), "{waiting:?}");
     }
 }

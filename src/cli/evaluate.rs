@@ -13,17 +13,19 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::evaluate::{self, Case, Evaluation, ExactRate, Label, LambdaErrors};
 use crate::examination::Verdict;
 use crate::report::words::count;
-use crate::report::{json, sanitise};
+use crate::report::{csv, json, sanitise};
 
 /// Measure detection and false-positive rates on labelled pairs, with exact confidence intervals
 #[derive(Args)]
 #[command(after_help = "Examples:
   orthoscope evaluate corpus/labels.json
   orthoscope evaluate corpus/labels.json --form safetensors --format json > rates.json
+  orthoscope evaluate corpus/labels.json --format csv > cases.csv
 
 LABELS.json is a list of {case, path, base, label}, paths relative to it. A label is \"orthogonalized\" (then optionally \
 lambda: {module: [true λ per layer]}) or an honest relation: identical, repackaged, recast, quantized, low-rank-edit, edited, \
-fine-tuned, merged, adapter, unrelated or incomparable. Cases that cannot be examined are counted apart and enter no rate.
+fine-tuned, merged, adapter, unrelated or incomparable. Cases that cannot be examined are counted apart and enter no rate. \
+With --format csv a case is a row, and no rate is told.
 
 Exit status 1 when an orthogonalized case was missed or an honest one called orthogonalized, 2 when a case could not be \
 examined.")]
@@ -57,11 +59,13 @@ impl EvaluateArguments {
         let evaluation = evaluate::evaluate(folder, &labels, &self.formats, &catalogue, &bar);
         bar.finish();
         let mut text = Vec::new();
-        if global.format() == "json" {
-            json::write_value(&evaluation, &global.style(), &mut text)?;
-            text.push(b'\n');
-        } else {
-            text.extend(told(&evaluation, global.verbose > 0).into_bytes());
+        match global.format() {
+            "json" => {
+                json::write_value(&evaluation, &global.style(), &mut text)?;
+                text.push(b'\n');
+            }
+            "csv" => csv::table(&rows(&evaluation), &mut text)?,
+            _ => text.extend(told(&evaluation, global.verbose > 0).into_bytes()),
         }
         out.write_all(&text).map_err(|e| Error::io("writing the evaluation", e))?;
         if evaluation.cases.is_empty() {
@@ -77,6 +81,44 @@ impl EvaluateArguments {
             (false, _) => ExitStatus::Incomplete,
         })
     }
+}
+
+/// The cases as a table, its header first. What was not measured is an empty cell: a verdict or a statistic of what
+/// could not be examined would be counted by whoever reads no further column.
+fn rows(evaluation: &Evaluation) -> Vec<Vec<String>> {
+    let header = [
+        "case",
+        "label",
+        "form",
+        "status",
+        "verdict",
+        "relation",
+        "statistic",
+        "lambda_entries",
+        "lambda_largest_error",
+        "edit_alone",
+        "reason",
+    ];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    for case in &evaluation.cases {
+        let measured = |text: String| if case.is_examined() { text } else { String::new() };
+        let errors = case.lambda.iter().map(|[truth, found]| (truth - found).abs());
+        let largest = errors.reduce(f64::max).map(|error| error.to_string()).unwrap_or_default();
+        rows.push(vec![
+            case.case.clone(),
+            case.label.as_str().to_owned(),
+            case.format.clone(),
+            case.status.as_str().to_owned(),
+            measured(case.verdict.as_str().to_owned()),
+            measured(case.relation.as_str().to_owned()),
+            measured(case.statistic.to_string()),
+            measured(case.lambda.len().to_string()),
+            measured(largest),
+            measured(case.pure.to_string()),
+            case.reason.clone().unwrap_or_default(),
+        ]);
+    }
+    rows
 }
 
 fn rate(rate: &ExactRate) -> String {
@@ -110,7 +152,7 @@ fn told(evaluation: &Evaluation, verbose: bool) -> String {
     line(format!("AUROC                 {auroc}"));
     line(format!("relations right       {}", rate(&evaluation.relations_right)));
     for (what, errors) in
-        [("λ, the edit alone     ", &evaluation.lambda_pure), ("λ, all               ", &evaluation.lambda_all)]
+        [("λ, the edit alone     ", &evaluation.lambda_pure), ("λ, all                ", &evaluation.lambda_all)]
     {
         if let Some(LambdaErrors { within, largest, root_mean_square, .. }) = errors {
             line(format!(

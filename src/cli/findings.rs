@@ -56,7 +56,7 @@ enum What {
 struct List {
     #[command(flatten)]
     filter: FilterArguments,
-    /// Of examinations first made by the last sweep, or after it
+    /// Of examinations that the last sweep was the first to make
     #[arg(long, conflicts_with = "since")]
     new: bool,
     /// Findings to list at most
@@ -210,7 +210,7 @@ impl List {
                     "listing what is new: no sweep is recorded in this index; name a day with --since",
                 )
             })?;
-            examinations.first_since = Some(run.started);
+            examinations.swept_since = Some(run.started);
         }
         let filter = FindingFilter { examinations };
         let paged = index.findings(&filter, PageBounds { limit: self.limit, after: self.after })?;

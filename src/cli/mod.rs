@@ -225,7 +225,8 @@ fn formats(path: &str) -> Vec<&'static str> {
         "findings list" => vec!["text", "table", "json"],
         "stats" => vec!["text", "json", "html"],
         "signatures show" => vec!["text", "json", "source"],
-        "decide" | "demo" | "doctor" | "evaluate" | "inspect" | "rejudge" | "sweep" | "verify" | "signatures list" => {
+        "evaluate" => vec!["text", "json", "csv"],
+        "decide" | "demo" | "doctor" | "inspect" | "rejudge" | "sweep" | "verify" | "signatures list" => {
             vec!["text", "json"]
         }
         "explain" | "signatures check" => vec!["text"],

@@ -122,7 +122,11 @@ fn on_a_hub(
     // A hub may know the repository by another name by now.
     let id = RepoId { name: facts.name.clone(), ..id.clone() };
     match examiner.examine_at(&id, &facts, base, asked) {
-        Ok(outcome) => Ok((outcome.examination, listing)),
+        Ok(outcome) => {
+            let base = examiner.bases.facts(&outcome.examination.base.source).map(|facts| Listing::from(&facts));
+            let listing = listing.map(|listing| listing.with_family_of(base.as_ref(), &outcome.examination));
+            Ok((outcome.examination, listing))
+        }
         Err(error) if error.kind == ErrorKind::Interrupted => Err(error),
         Err(error) => Ok((examiner.failed(&id, &facts, base, &error), listing)),
     }

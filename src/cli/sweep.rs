@@ -24,6 +24,7 @@ use crate::report::rates::{ExpectedFalsePositives, expected_false_positives};
 use crate::report::{json, sanitise, words};
 use crate::sweep;
 use crate::sweep::plan::{Plan, PlannedCounts};
+use crate::sweep::preview::{Preview, preview};
 use crate::sweep::work::{SweepObserver, SweepSettings, SweepSummary, last_runs};
 
 /// List the derivatives of bases on a hub and examine those that are new or changed; can be stopped and goes on
@@ -33,10 +34,12 @@ use crate::sweep::work::{SweepObserver, SweepSettings, SweepSummary, last_runs};
   orthoscope sweep --bases bases.txt --since 2026-01-01 --max-night-bytes 50GB --concurrency 8
   orthoscope sweep --author hf:someone --tag hf:abliterated --escalate never
   orthoscope sweep --base hf:org/name --watch 10m
+  orthoscope sweep --bases bases.txt --index nightly.db --dry-run
 
 A repository is examined once for each of its commits. The queue is in the index: stop a sweep with Ctrl-C, or kill it, and \
 the next one goes on where it was. Nothing new means one listing for each base and not a byte of weights. What cannot be \
-examined is recorded with its reason. docs/operations.md tells how to run one every night.")]
+examined is recorded with its reason. With --dry-run the hub is asked for the same listings, and what a sweep would then \
+examine is printed; listings do not tell how many bytes a repository has. docs/operations.md tells how to run one every night.")]
 pub struct SweepArguments {
     /// Examine the derivatives of this base (hf:org/name); may be repeated
     #[arg(long = "base", value_name = "REPO", value_parser = hubs::spelled)]
@@ -70,6 +73,9 @@ pub struct SweepArguments {
     /// Repositories examined at a time
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     concurrency: u16,
+    /// List what would be examined, and neither examine nor record anything
+    #[arg(long, conflicts_with = "watch")]
+    dry_run: bool,
     /// Keep on, and look for new uploads this often
     #[arg(long, value_name = "INTERVAL", num_args = 0..=1, default_missing_value = "5m", value_parser = parse_duration)]
     watch: Option<Duration>,
@@ -89,6 +95,9 @@ impl SweepArguments {
         let settings = self.reading.settings();
         let examiner = hubs::examiner(global, &catalogue, settings, self.max_night_bytes, Arc::new(Unobserved))?;
         hubs::stop_on_signal(&examiner.client)?;
+        if self.dry_run {
+            return dry(&preview(&examiner, &global.index, &plan)?, self.limit, global, out);
+        }
         let settings = SweepSettings {
             workers: usize::from(self.concurrency),
             limit: self.limit,
@@ -126,11 +135,7 @@ impl SweepArguments {
             out.write_all(text.as_bytes()).map_err(|error| Error::io("writing the summary", error))?;
         }
         // Also with findings, and also where nobody reads the summary.
-        let undone = summary.undone();
-        if !undone.is_empty() {
-            let said = sanitise::sentence(&undone.join("; "));
-            let _ = writeln!(std::io::stderr(), "orthoscope: not everything was done: {said}");
-        }
+        tell_undone(&summary.undone());
         Ok(match summary.exit_status(|severity| self.fail_on.counts(severity)) {
             0 => ExitStatus::Success,
             1 => ExitStatus::Findings,
@@ -160,6 +165,64 @@ impl SweepArguments {
             also_on: self.also_on.clone(),
         })
     }
+}
+
+/// Says on standard error what was asked for and not done.
+fn tell_undone(undone: &[String]) {
+    if !undone.is_empty() {
+        let said = sanitise::sentence(&undone.join("; "));
+        let _ = writeln!(std::io::stderr(), "orthoscope: not everything was done: {said}");
+    }
+}
+
+/// A preview as JSON, with how many of it one run would examine.
+#[derive(serde::Serialize)]
+struct Dry<'a> {
+    dry_run: bool,
+    this_run: u64,
+    #[serde(flatten)]
+    preview: &'a Preview,
+}
+
+/// Writes what a sweep would examine.
+fn dry(preview: &Preview, limit: Option<u64>, global: &Global, out: &mut dyn Write) -> Result<ExitStatus> {
+    let all = preview.would_examine.len() as u64;
+    let this_run = limit.map_or(all, |limit| limit.min(all));
+    let mut text = Vec::new();
+    if global.format() == "json" {
+        json::write_value(&Dry { dry_run: true, this_run, preview }, &global.style(), &mut text)?;
+        text.push(b'\n');
+    } else {
+        text.extend(told_dry(preview, this_run).into_bytes());
+    }
+    out.write_all(&text).map_err(|error| Error::io("writing what would be examined", error))?;
+    let undone: Vec<String> =
+        preview.listed.incomplete.iter().map(|said| format!("not listed in full: {said}")).collect();
+    tell_undone(&undone);
+    Ok(if undone.is_empty() { ExitStatus::Success } else { ExitStatus::Incomplete })
+}
+
+fn told_dry(preview: &Preview, this_run: u64) -> String {
+    let mut text = told_listed(&preview.listed);
+    let all = preview.would_examine.len() as u64;
+    let limited = if this_run < all { format!(", {this_run} of them in this run") } else { String::new() };
+    text.push_str(&format!(
+        "would examine {}{limited}; nothing was examined or recorded\n  listing took {}, {} received\n",
+        words::count(all, "repository", "repositories"),
+        words::count(preview.requests, "request", "requests"),
+        words::bytes(preview.bytes),
+    ));
+    for would in &preview.would_examine {
+        let state = if would.waiting { "waiting" } else { "new" };
+        let commit = would.revision.as_deref().map(|commit| commit.chars().take(12).collect::<String>());
+        let base = would.base.as_deref().map_or_else(|| "the base it claims".to_owned(), sanitise::name);
+        text.push_str(&format!(
+            "  {state:<8} {:<12}  {}  against {base}\n",
+            sanitise::name(&commit.unwrap_or_default()),
+            sanitise::name(&would.repository),
+        ));
+    }
+    text
 }
 
 /// The summary as JSON, with what the controls let expect of so many.
@@ -222,6 +285,13 @@ pub(super) fn parse_date(text: &str) -> Result<String, String> {
     Err(format!("{text:?} is no date, as in 2026-01-31"))
 }
 
+fn told_listed(listed: &PlannedCounts) -> String {
+    format!(
+        "seen {}: {} new or changed, {} waiting already, {} as examined before\n",
+        listed.seen, listed.queued, listed.waiting, listed.unchanged
+    )
+}
+
 /// The summary for a person.
 pub(super) fn told(summary: &SweepSummary) -> String {
     let list = |counts: &std::collections::BTreeMap<String, u64>| {
@@ -230,10 +300,7 @@ pub(super) fn told(summary: &SweepSummary) -> String {
         sorted.iter().map(|(word, count)| format!("{count} {}", sanitise::name(word))).collect::<Vec<_>>().join(", ")
     };
     let listed = &summary.listed;
-    let mut text = format!(
-        "seen {}: {} new or changed, {} waiting already, {} as examined before\n",
-        listed.seen, listed.queued, listed.waiting, listed.unchanged
-    );
+    let mut text = told_listed(listed);
     text.push_str(&format!("examined {} in {:.1} s", summary.examined, summary.seconds));
     if summary.left > 0 {
         text.push_str(&format!(", {} left for the next run", summary.left));

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use self::base::Bases;
 use self::settings::ExamineSettings;
 use self::sides::Named;
-use crate::arch::Kind;
+use crate::arch::{self, Kind};
 use crate::checkpoint::adapter::Adapter;
 use crate::checkpoint::folder::file_set;
 use crate::checkpoint::{Anomaly, Checkpoint};
@@ -173,7 +173,7 @@ pub fn measure(base: &Checkpoint, candidate: &Checkpoint, observer: &dyn DiffObs
         not_examined: Vec::new(),
     };
     let (status, reason) = match coverage.compared {
-        0 => (Status::Failed, Some("no tensor could be compared".to_owned())),
+        0 => (Status::Failed, Some(nothing_compared(base, candidate))),
         _ => (Status::Complete, None),
     };
     let writers = profile.tensors.iter().filter(|tensor| tensor.role.kind == Kind::Writer).count();
@@ -195,6 +195,16 @@ pub fn measure(base: &Checkpoint, candidate: &Checkpoint, observer: &dyn DiffObs
     };
     account.enter(&mut examination);
     Ok(examination)
+}
+
+/// Why no tensor of one side is one of the other's, where the architectures tell.
+fn nothing_compared(base: &Checkpoint, candidate: &Checkpoint) -> String {
+    let said = "no tensor could be compared";
+    let [base, candidate] = [base, candidate].map(|side| arch::resolve_checkpoint(side).family);
+    if base == candidate || [&base, &candidate].contains(&&"fallback".to_owned()) {
+        return said.to_owned();
+    }
+    format!("{said}: the base's architecture is {base}, the candidate's {candidate}")
 }
 
 /// Traces of how the files were written, for signatures of packaging.

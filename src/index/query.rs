@@ -49,8 +49,8 @@ pub struct ExaminationFilter {
     pub since: Option<Timestamp>,
     /// Last made before this time.
     pub until: Option<Timestamp>,
-    /// First made at this time or later.
-    pub first_since: Option<Timestamp>,
+    /// First made at this time or later, of a repository that a sweep has examined since then.
+    pub swept_since: Option<Timestamp>,
 }
 
 /// Which findings.
@@ -263,10 +263,21 @@ fn conditions(filter: &ExaminationFilter, of_findings: bool) -> Result<Where> {
     if let Some(until) = filter.until {
         conditions.add("e.last_seen < ?", [Value::from(until.as_second())]);
     }
-    if let Some(since) = filter.first_since {
-        conditions.add("e.first_seen >= ?", [Value::from(since.as_second())]);
+    if let Some(since) = filter.swept_since {
+        let since = Value::from(since.as_second());
+        conditions.add(&format!("e.first_seen >= ? AND {}", swept_since("?")), [since.clone(), since]);
     }
     Ok(conditions)
+}
+
+/// Whether a sweep has ended its row of the queue for the candidate `c` at this time or later. Times are kept in
+/// seconds, and others record beside a sweep: by its rows what a sweep examined is told from what somebody compared
+/// meanwhile.
+pub(super) fn swept_since(time: &str) -> String {
+    format!(
+        "EXISTS (SELECT 1 FROM sweep_queue q WHERE q.hub = c.hub AND q.repository = substr(c.source, length(c.hub) + 2)
+             AND q.state = 'done' AND q.changed >= {time})"
+    )
 }
 
 /// A query for the keys of repositories with this text in their name, and its parameter. The search index knows runs of

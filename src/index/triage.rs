@@ -7,8 +7,10 @@ use rusqlite::{Connection, OptionalExtension, Params, Row, params_from_iter};
 use serde::Serialize;
 
 use super::decision::OPEN;
+use super::query::swept_since;
 use super::{Index, failed};
 use crate::error::{Error, ErrorKind, Result, reason_class};
+use crate::examination::{Examination, Relation, Status};
 use crate::hub::RepoInfo;
 
 /// Rows of one page at most.
@@ -31,7 +33,7 @@ pub struct Listing {
     pub downloads: Option<u64>,
     /// When it was made.
     pub created: Option<Timestamp>,
-    /// The architecture (`model_type`).
+    /// The architecture (`model_type`), its own or its base's.
     pub family: Option<String>,
     /// Its tags.
     pub tags: Vec<String>,
@@ -46,6 +48,18 @@ impl From<&RepoInfo> for Listing {
             family: facts.config.get("model_type").and_then(|word| word.as_str()).map(str::to_owned),
             tags: facts.tags.clone(),
         }
+    }
+}
+
+impl Listing {
+    /// The same of an upload that was compared with that base: hubs read no configuration out of most GGUF files and
+    /// adapters, and these are of the family of what they were made from.
+    pub fn with_family_of(mut self, base: Option<&Self>, examination: &Examination) -> Self {
+        let akin = !matches!(examination.relation, Relation::Unrelated | Relation::Incomparable);
+        if self.family.is_none() && akin && examination.status != Status::Failed {
+            self.family = base.and_then(|base| base.family.clone());
+        }
+        self
     }
 }
 
@@ -393,17 +407,18 @@ impl Index {
         self.select_rows("t.decision = 'open' AND t.severity >= ?1 ORDER BY t.examination LIMIT ?2", (WAITS_FROM, rows))
     }
 
-    /// Examinations first made in a span of time (the end included) that need a look, each with another outcome than
-    /// the one of the same repository before that; most severe first.
+    /// Examinations that a sweep was the first to make in a span of time (the end included) and that need a look, each
+    /// with another outcome than the one of the same repository before that; most severe first.
     pub fn news(&self, from: Timestamp, to: Timestamp, rows: u32) -> Result<Vec<News>> {
         let doing = "listing what is new";
         let earlier = "SELECT p.outcome FROM triage p JOIN examination q ON q.key = p.examination
              WHERE p.candidate = (SELECT candidate FROM triage WHERE examination = {}) AND q.first_seen < ?1
              ORDER BY q.first_seen DESC, q.key DESC LIMIT 1";
         let rest = format!(
-            "t.seen >= ?1 AND e.first_seen BETWEEN ?1 AND ?2
+            "t.seen >= ?1 AND e.first_seen BETWEEN ?1 AND ?2 AND {}
              AND (t.severity >= ?3 OR t.outcome IN ('orthogonalized', 'suspect')) AND t.outcome IS NOT ({})
              ORDER BY t.severity DESC, t.seen DESC, t.examination DESC LIMIT ?4",
+            swept_since("?1"),
             earlier.replace("{}", "t.examination")
         );
         let found = self.select_rows(&rest, (from.as_second(), to.as_second(), WAITS_FROM, rows))?;
@@ -418,12 +433,17 @@ impl Index {
         found.into_iter().map(&mut of).collect()
     }
 
-    /// What could not be examined since a time, by class of reason, commonest first.
-    pub fn not_examined_since(&self, from: Timestamp) -> Result<Vec<NotExaminedClass>> {
-        let rows = self.select_rows(
-            "t.outcome = 'not-examined' AND t.seen >= ?1 ORDER BY t.seen DESC, t.examination DESC LIMIT ?2",
-            (from.as_second(), NOT_EXAMINED),
-        )?;
+    /// What could not be examined, ever or by sweeps since a time, by class of reason, commonest first.
+    pub fn not_examined(&self, since: Option<Timestamp>) -> Result<Vec<NotExaminedClass>> {
+        let newest = "ORDER BY t.seen DESC, t.examination DESC LIMIT ?1";
+        let rows = match since {
+            None => self.select_rows(&format!("t.outcome = 'not-examined' {newest}"), [i64::from(NOT_EXAMINED)])?,
+            Some(since) => {
+                let by_sweeps =
+                    format!("t.outcome = 'not-examined' AND t.seen >= ?2 AND {} {newest}", swept_since("?2"));
+                self.select_rows(&by_sweeps, (NOT_EXAMINED, since.as_second()))?
+            }
+        };
         let mut classes: Vec<NotExaminedClass> = Vec::new();
         for row in rows {
             let class = reason_class(&row.because);

@@ -3,10 +3,11 @@
 use std::ops::Deref;
 
 use crate::examination::{Depth, Examination, Orthogonalization};
+use crate::ids::Digest;
 use crate::index::decision::{Decision, OPEN};
 use crate::report::table::severity_name;
-use crate::report::words::{false_positive_limit, is_reversed, removal};
-use crate::report::{Report, variants};
+use crate::report::words::{false_positive_limit, is_reversed, removal, uploader};
+use crate::report::{ListingFacts, Report, UploadFacts, variants};
 
 /// One cell.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,7 +39,16 @@ pub enum Type {
 #[derive(Clone, Copy)]
 pub struct Row<'a> {
     examination: &'a Examination,
+    id: Digest,
+    facts: Option<&'a UploadFacts>,
     decisions: &'a [Decision],
+}
+
+impl Row<'_> {
+    /// What a hub's listing last said of the candidate.
+    fn listing(&self) -> Option<&ListingFacts> {
+        self.facts?.listing.as_ref()
+    }
 }
 
 impl Deref for Row<'_> {
@@ -51,8 +61,12 @@ impl Deref for Row<'_> {
 
 /// The rows of a report.
 pub fn rows(report: &Report) -> Vec<Row<'_>> {
-    let row = |(place, examination)| Row { examination, decisions: report.decided(place) };
-    report.examinations.iter().enumerate().map(row).collect()
+    let all = report.examinations.iter().enumerate();
+    all.map(|(place, examination)| {
+        let id = examination.id();
+        Row { examination, id, facts: report.facts.get(&id.hex()), decisions: report.decided(place) }
+    })
+    .collect()
 }
 
 /// One column.
@@ -138,9 +152,12 @@ pub static COLUMNS: &[Column] = &[
     column("lambda_max", Type::Number, "largest strength of a changed writer, where a writer fits", |e| {
         Cell::Number(strengths(e).last().copied())
     }),
-    column("detection_limit", Type::Number, "smallest strength that would have been seen", |e| {
-        measured(e, |o| o.detection_limit)
-    }),
+    column(
+        "detection_limit",
+        Type::Number,
+        "smallest strength that half of the changed writers would have shown",
+        |e| measured(e, |o| o.detection_limit),
+    ),
     column("tensors", Type::Count, "tensors of the base", |e| Cell::Count(Some(e.coverage.tensors))),
     column("tensors_compared", Type::Count, "of them, compared", |e| Cell::Count(Some(e.coverage.compared))),
     column("tensors_identical", Type::Count, "of these, bit-identical", |e| Cell::Count(Some(e.coverage.identical))),
@@ -182,7 +199,7 @@ pub static COLUMNS: &[Column] = &[
             Cell::Text((!told.is_empty()).then(|| told.join("; ")))
         },
     ),
-    column("examination", Type::Text, "the examination's id", |e| text(e.id().hex())),
+    column("examination", Type::Text, "the examination's id", |e| text(e.id.hex())),
     column(
         "false_positive_limit",
         Type::Number,
@@ -206,6 +223,21 @@ pub static COLUMNS: &[Column] = &[
     }),
     column("decided_because", Type::Text, "the reason given", |e| {
         Cell::Text(e.decisions.last().map(|decision| decision.note.clone()))
+    }),
+    column("examined_at", Type::Text, "when it was examined last, RFC 3339", |e| {
+        Cell::Text(e.facts.and_then(|facts| facts.examined_at.clone()))
+    }),
+    column("uploader", Type::Text, "the candidate's owner on its hub", |e| {
+        Cell::Text(uploader(&e.candidate).map(str::to_owned))
+    }),
+    column("created_at", Type::Text, "when the candidate's repository was made, RFC 3339", |e| {
+        Cell::Text(e.listing().and_then(|listing| listing.created_at.clone()))
+    }),
+    column("downloads", Type::Count, "its downloads of the last 30 days, when it was listed last", |e| {
+        Cell::Count(e.listing().and_then(|listing| listing.downloads))
+    }),
+    column("declared", Type::Flag, "whether its name or tags say that refusals were taken out", |e| {
+        Cell::Flag(e.listing().map(|listing| listing.declared))
     }),
 ];
 
@@ -248,7 +280,7 @@ mod tests {
         assert_eq!(evidence.strength.len(), strengths.len());
         evidence.strength.iter_mut().zip(strengths).for_each(|(one, lambda)| one.lambda = lambda);
         assert_eq!((evidence.strengths(), evidence.median_strength()), (vec![0.5, 1.0], Some(0.75)));
-        let row = Row { examination: &examination, decisions: &[] };
+        let row = Row { examination: &examination, id: examination.id(), facts: None, decisions: &[] };
         let column = COLUMNS.iter().find(|column| column.name == "lambda_median").unwrap();
         assert_eq!((column.value)(&row), Cell::Number(Some(0.75)));
         examination.variants = vec![examination.clone()];

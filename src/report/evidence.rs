@@ -169,13 +169,30 @@ pub fn look_alikes(examination: &Examination) -> Vec<LookAlike> {
         let own = (name == "projection.consistency").then_some(orthogonalization.consistency);
         stored.or(own).filter(|value| value.is_finite())
     };
+    let on_levels = measured("noise.grid").is_some_and(|share| share >= 0.5);
     RULES
         .iter()
         .map(|rule| match measured(rule.measurement) {
-            Some(value) => LookAlike { name: rule.name, fits: Some((rule.fits)(value)), told: (rule.tell)(value) },
+            Some(value) => {
+                let fits = (rule.fits)(value);
+                let beside = if on_levels { beside_a_quantiser(rule.name, fits) } else { "" };
+                LookAlike { name: rule.name, fits: Some(fits), told: format!("{}{beside}", (rule.tell)(value)) }
+            }
             None => LookAlike { name: rule.name, fits: None, told: format!("{} is not recorded", rule.measurement) },
         })
         .collect()
+}
+
+/// What else is to be said of a look-alike where the candidate went through a quantiser: the relation above calls it
+/// quantized, which a plain "does not fit" would seem to deny.
+fn beside_a_quantiser(name: &str, fits: bool) -> &'static str {
+    match (name, fits) {
+        ("rounding or quantisation", false) => {
+            "; it was quantised as well, and that alone does not explain this component"
+        }
+        ("pruning", true) => ", which its quantiser may have done alone",
+        _ => "",
+    }
 }
 
 /// How the catalogue's signatures of look-alikes fared on the stored measurements.
@@ -221,12 +238,32 @@ impl From<&ClauseOutcome> for Clause {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::names::MEASUREMENTS;
+    use crate::profile::names::{self, MEASUREMENTS};
 
     #[test]
     fn rules_speak_of_known_measurements() {
         for rule in RULES {
             assert!(MEASUREMENTS.iter().any(|m| m.name == rule.measurement), "{}", rule.measurement);
+        }
+    }
+
+    #[test]
+    fn a_quantised_candidate_is_not_said_to_be_unquantised() {
+        let told = |grid: f64| {
+            let mut examination = crate::report::sample::orthogonalized();
+            let model = &mut examination.profile.as_mut().expect("measured").model;
+            for (measurement, value) in
+                [(names::NOISE_GRID, grid), (names::RANK_TOP1, 0.06), (names::DELTA_ZEROED, 0.11)]
+            {
+                model.put(measurement, value);
+            }
+            let all = look_alikes(&examination).into_iter();
+            all.map(|look| format!("{}: {}", look.name, look.told)).collect::<Vec<_>>().join("\n")
+        };
+        for said in
+            ["it was quantised as well", "11 % of the elements became zero, which its quantiser may have done alone"]
+        {
+            assert!(told(1.0).contains(said) && !told(0.0).contains(said), "{}", told(1.0));
         }
     }
 

@@ -158,6 +158,16 @@ pub fn when(time: Timestamp) -> String {
     time.strftime("%Y-%m-%d %H:%M UTC").to_string()
 }
 
+/// How long ago, in the largest unit that fits.
+pub fn age(then: Timestamp, now: Timestamp) -> String {
+    match now.as_second().saturating_sub(then.as_second()) {
+        seconds if seconds < 60 => "now".to_owned(),
+        seconds if seconds < 3_600 => format!("{} min", seconds / 60),
+        seconds if seconds < 86_400 => format!("{} h", seconds / 3_600),
+        seconds => count((seconds / 86_400).unsigned_abs(), "day", "days"),
+    }
+}
+
 /// A decision in one sentence: when, who, what and why.
 pub fn decided(decision: &Decision) -> String {
     let why =
@@ -201,10 +211,16 @@ fn headline(examination: &Examination) -> String {
         }
         (Verdict::Clear, Some(o)) if known_limit(o) && o.detection_limit >= COARSE => {
             let limit = strength(o.detection_limit);
-            format!("Not testable below λ = {limit}: no sign of weight orthogonalization at that strength or above.")
+            format!(
+                "Not testable below λ = {limit} in half of the changed writers: no sign of weight orthogonalization at that \
+                 strength or above."
+            )
         }
         (Verdict::Clear, Some(o)) if known_limit(o) => {
-            format!("No sign of weight orthogonalization, clear down to λ = {}.", strength(o.detection_limit))
+            format!(
+                "No sign of weight orthogonalization, clear down to λ = {} in half of the changed writers.",
+                strength(o.detection_limit)
+            )
         }
         (Verdict::Clear, _) => "No sign of weight orthogonalization.".to_owned(),
         (Verdict::Inconclusive, _) => {
@@ -363,7 +379,8 @@ fn sure(examination: &Examination) -> Vec<String> {
     }
     lines.push(match (known_limit(o), examination.verdict) {
         (true, Verdict::Clear) => format!(
-            "Detection limit: clear down to λ = {}. A weaker removal would not have been seen.",
+            "Detection limit: half of the changed writers would show a removal of λ = {}; a weaker one would not have been \
+             seen in them.",
             strength(o.detection_limit)
         ),
         (true, _) => {
@@ -597,7 +614,7 @@ pub fn glossary(examination: &Examination) -> Vec<(&'static str, &'static str)> 
             ("writer", "a matrix whose output is added to the residual stream (o_proj, down_proj)"),
             ("reader", "a matrix whose input is the residual stream (q_proj, up_proj)"),
             ("λ", "how much of a direction is gone from a writer: 0 nothing, 1 all, 2 reflected, below 0 amplified"),
-            ("detection limit", "the smallest λ that would have been seen in this change"),
+            ("detection limit", "the smallest λ that half of the changed writers would have shown"),
         ]);
         if examination.verdict != Verdict::Clear {
             words.extend([

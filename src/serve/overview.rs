@@ -10,13 +10,13 @@ use maud::{Markup, html};
 
 use super::access::Session;
 use super::asked::OUTCOMES;
-use super::pages::{self, HtmlPage, age, lambda};
+use super::pages::{self, HtmlPage, lambda};
 use super::{App, layout};
 use crate::index::triage::{News, NotExaminedClass, TriageFilter, TriageRow};
 use crate::report::chart::{self, Room};
 use crate::report::html::scroll;
 use crate::report::sanitise;
-use crate::report::words::{bytes, count, when};
+use crate::report::words::{age, bytes, count, when};
 use crate::sweep::work::{Run, SweepSummary, last_runs};
 
 /// Sweeps that are shown beside one another.
@@ -53,7 +53,7 @@ pub(super) async fn home(State(app): State<Arc<App>>, Extension(session): Extens
                 news,
                 waiting: index.waiting_longest(ROWS)?,
                 all_waiting: index.matching(&TriageFilter::waiting(), COUNTED)?,
-                not_examined: index.not_examined_since(last.map_or(Timestamp::UNIX_EPOCH, |run| run.started))?,
+                not_examined: index.not_examined(last.map(|run| run.started))?,
                 runs,
             })
         })

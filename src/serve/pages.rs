@@ -6,7 +6,6 @@ use axum::Extension;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Form, Path, Query, RawQuery, State};
 use axum::response::{Html, IntoResponse, Redirect, Response};
-use jiff::Timestamp;
 use maud::{Markup, html};
 use serde::Deserialize;
 
@@ -18,7 +17,7 @@ use crate::index::decision::{CHOICES, Choice, OPEN};
 use crate::index::triage::{CLAIMS, TriagePage, TriageRow, WordColumn};
 use crate::index::{Index, StoredExamination};
 use crate::report::html as dossiers;
-use crate::report::words::{self, when};
+use crate::report::words::{self, age, when};
 use crate::report::{Report, UploadFacts, sanitise};
 
 /// Rows of a page of the queue.
@@ -34,16 +33,6 @@ const HISTORY_ROWS: u32 = 200;
 const WHY_COLUMNS: usize = 120;
 
 pub(super) type HtmlPage = Result<Html<String>, PageFailure>;
-
-/// How long ago, in the largest unit that fits.
-pub(super) fn age(then: Timestamp, now: Timestamp) -> String {
-    match now.as_second().saturating_sub(then.as_second()) {
-        seconds if seconds < 60 => "now".to_owned(),
-        seconds if seconds < 3_600 => format!("{} min", seconds / 60),
-        seconds if seconds < 86_400 => format!("{} h", seconds / 3_600),
-        seconds => words::count((seconds / 86_400).unsigned_abs(), "day", "days"),
-    }
-}
 
 /// The strength of a removal, where one fits: a number, or the smallest and the largest.
 pub(super) fn lambda(row: &TriageRow) -> String {

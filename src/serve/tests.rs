@@ -343,6 +343,14 @@ async fn a_filter_that_cannot_match_is_refused_with_what_there_is() {
     assert_eq!(served.get("/api/v1/examinations?rows=many").await.0, 400);
 }
 
+/// A row of the queue that ended at that time; what was recorded without one is no sweep's.
+fn examined_by_a_sweep(index: &mut Index, at: Timestamp, examination: &Examination) {
+    let sql = "INSERT INTO sweep_queue (hub, repository, base, listed, facts, state, first_seen, changed)
+               VALUES ('hf', ?1, '', '', '{}', 'done', ?2, ?2)";
+    let name = examination.candidate.source.strip_prefix("hf:").expect("on a hub");
+    index.connection_mut().execute(sql, (name, at.as_second())).expect("is noted");
+}
+
 #[tokio::test]
 async fn the_overview_says_what_is_new_and_what_waits() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -372,6 +380,14 @@ async fn the_overview_says_what_is_new_and_what_waits() {
     index.record(&revised(sample::orthogonalized(), "b"), at(24)).expect("records");
     index.record(&false_claim(), at(24)).expect("records");
     index.record(&sample::failed(), at(24)).expect("records");
+    for one in [sample::orthogonalized(), revised(sample::clear(), "b"), false_claim(), sample::failed()] {
+        examined_by_a_sweep(&mut index, at(24), &one);
+    }
+    // In the same second somebody compared two folders, and scanned an upload that the sweep did not look at.
+    for (source, mut other) in [("./folder", sample::orthogonalized()), ("hf:example/scanned", sample::failed())] {
+        other.candidate.source = source.to_owned();
+        index.record(&other, at(24)).expect("records");
+    }
     let summary = json!({
         "listed": { "seen": 5 }, "examined": 4, "outcomes": { "clear": 1, "orthogonalized": 2, "denied": 1 },
         "bytes": 21_658_630, "weight_bytes": 1024, "requests": 125, "seconds": 184.2, "left": 1,
@@ -389,7 +405,7 @@ async fn the_overview_says_what_is_new_and_what_waits() {
         "1 repository is left for the next sweep",
         "The one before, on 2026-01-31 02:40 UTC, examined 2 and found 1 orthogonalized and 0 suspect.",
         "needs an access grant",
-        "3 examinations of low severity and above, not decided.",
+        "4 examinations of low severity and above, not decided.",
     ] {
         assert!(text.contains(needed), "{needed}\n{text}");
     }
@@ -399,8 +415,11 @@ async fn the_overview_says_what_is_new_and_what_waits() {
     let sources = |part: &str| names(part);
     assert_eq!(sources(&new), ["hf:example/turned", "hf:cedar/false-claim"]);
     assert!(new.contains("data-label=\"before\">clear<") && new.contains("data-label=\"before\">not seen<"), "{new}");
+    let unexamined = part("Could not be examined in the last sweep</h2>");
+    assert!(unexamined.contains("needs an access grant") && !unexamined.contains("example/scanned"), "{unexamined}");
     let waits = part("Waits longest for a decision</h2>");
-    assert_eq!(sources(&waits), ["hf:example/tiny-edited", "hf:example/turned", "hf:cedar/false-claim"]);
+    let waiting = ["hf:example/tiny-edited", "hf:example/turned", "hf:cedar/false-claim", "./folder"];
+    assert_eq!(sources(&waits), waiting);
     assert!(page.contains("sweeps-found") && !page.contains("21658630"));
     // One that did not end says so, and nothing is called new that nobody looked at.
     run(&mut Index::open(&path).expect("opens"), 47, None);

@@ -1,9 +1,13 @@
 //! Sweeps: what to look at, in which order, and how to lose nothing on the way.
 //!
 //! [`plan`] lists hubs into the [`queue`]; [`work`] takes rows out of it, has each examined and recorded. How one
-//! repository is looked at is [`crate::examine`]'s.
+//! repository is looked at is [`crate::examine`]'s. [`preview`] tells what would be looked at, and [`health`] how
+//! sweeps of an index have ended.
 
+pub mod health;
+pub mod lock;
 pub mod plan;
+pub mod preview;
 pub mod queue;
 pub mod work;
 

@@ -1,6 +1,6 @@
 //! What to look at: listings of hubs, put into the queue page by page.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -8,8 +8,6 @@ use crate::examine::{Examiner, base};
 use crate::hub::{self, Query, RepoInfo, fetch};
 use crate::ids::Location;
 use crate::judge;
-
-use super::queue::{Planned, Queue};
 
 /// What a sweep was asked for.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -42,6 +40,36 @@ pub struct PlannedCounts {
     pub unchanged: u64,
     /// What hubs kept back, in words.
     pub incomplete: Vec<String>,
+}
+
+/// What the listing did to a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Planned {
+    /// New or changed: queued.
+    Queued,
+    /// Waiting or being worked on already.
+    Waiting,
+    /// Examined in this very state before: left alone.
+    Skipped,
+}
+
+/// Makes from a listed commit the text that tells whether a repository was examined in this very state.
+pub type ExaminedKey<'k> = dyn Fn(&str) -> String + 'k;
+
+/// What listings are followed into: the queue, or what only tells what the queue would do.
+pub trait Sink {
+    /// Whether repositories were examined against this base before.
+    fn knows(&self, base: &str) -> Result<bool>;
+
+    /// Takes rows of a listing, of a hub and for a base, and tells what becomes of each. A failure that may pass is
+    /// tried again once it has rested for `rest`.
+    fn take(
+        &self,
+        listing: (&str, &str),
+        rows: &[RepoInfo],
+        key: &ExaminedKey<'_>,
+        rest: SignedDuration,
+    ) -> Result<Vec<Planned>>;
 }
 
 /// One listing to follow.
@@ -84,9 +112,9 @@ const THOROUGH_EVERY: u64 = 12;
 /// How long a repository rests in a watch after a failure that may pass.
 const REST: SignedDuration = SignedDuration::from_hours(1);
 
-/// Follows every listing of the plan into the queue. `poll` counts from 0 in a watch: the polls after the first read a
+/// Follows every listing of the plan into the sink. `poll` counts from 0 in a watch: the polls after the first read a
 /// listing that has its newest first only until a page with nothing new on it, with a thorough one in between.
-pub fn list(examiner: &Examiner, queue: &Queue, plan: &Plan, poll: u64) -> Result<PlannedCounts> {
+pub fn list(examiner: &Examiner, sink: &dyn Sink, plan: &Plan, poll: u64) -> Result<PlannedCounts> {
     let thorough = poll.is_multiple_of(THOROUGH_EVERY);
     let rest = if poll == 0 { SignedDuration::ZERO } else { REST };
     let tool = judge::tool(&examiner.catalogue);
@@ -96,7 +124,7 @@ pub fn list(examiner: &Examiner, queue: &Queue, plan: &Plan, poll: u64) -> Resul
         let hub = hub::named(&listing.hub, &examiner.environment)?;
         let newest_first = hub.lists_newest_first();
         // Asked for at the first news, so that a night without any is one request for each listing.
-        let before = !listing.base.is_empty() && queue.knows(&listing.base)?;
+        let before = !listing.base.is_empty() && sink.knows(&listing.base)?;
         let mut known = before || listing.base.is_empty();
         let (mut absent, mut seen, mut fresh) = (None, 0, false);
         let listed = fetch::list(&examiner.client, hub.as_ref(), &listing.query, &examiner.night, &mut |page| {
@@ -115,7 +143,7 @@ pub fn list(examiner: &Examiner, queue: &Queue, plan: &Plan, poll: u64) -> Resul
                 known = true;
             }
             let mut news = false;
-            for planned in queue.plan(&listing.hub, &listing.base, &rows, &key, rest, Timestamp::now())? {
+            for planned in sink.take((&listing.hub, &listing.base), &rows, &key, rest)? {
                 match planned {
                     Planned::Queued => {
                         news = true;

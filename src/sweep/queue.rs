@@ -1,20 +1,20 @@
 //! The queue of a sweep, in the index's own SQLite file: explicit states, leases, attempts.
 //!
-//! One process sweeps one index at a time (an operating-system lock on a file beside it, which a killed process cannot
-//! keep), so leases found at the start belong to nobody and are taken back at once. Within the process each worker
-//! leases one row at a time and holds it until it hands in an outcome, however long that takes: no clock ends a lease,
-//! as a row that is taken from a live worker would be examined twice. A row is done only after its examination was
-//! recorded, and recording the same examination twice changes nothing, so a kill at any moment loses and doubles
-//! nothing.
+//! One process sweeps one index at a time (an operating-system lock on a file beside it, [`super::lock`]), so leases
+//! found at the start belong to nobody and are taken back at once. Within the process each worker leases one row at a
+//! time and holds it until it hands in an outcome, however long that takes: no clock ends a lease, as a row that is
+//! taken from a live worker would be examined twice. A row is done only after its examination was recorded, and
+//! recording the same examination twice changes nothing, so a kill at any moment loses and doubles nothing.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
-use rusqlite::{OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
+use super::lock::Lock;
+use super::plan::{ExaminedKey, Planned, Sink};
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::Severity;
 use crate::hub::RepoInfo;
@@ -52,17 +52,6 @@ pub struct QueueEnding<'a> {
     pub reason: Option<&'a str>,
 }
 
-/// What the listing did to a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Planned {
-    /// New or changed: queued.
-    Queued,
-    /// Waiting or being worked on already.
-    Waiting,
-    /// Examined in this very state before: left alone.
-    Skipped,
-}
-
 /// Counts by state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct QueueCounts {
@@ -86,11 +75,11 @@ pub struct Unreported {
 /// The queue.
 pub struct Queue {
     index: Mutex<Index>,
-    /// Held as long as the queue is open; the lock goes with the file handle.
-    _lock: File,
+    /// Held as long as the queue is open, and given up after the index is closed.
+    _lock: Lock,
 }
 
-fn failed(doing: &str) -> impl Fn(rusqlite::Error) -> Error + '_ {
+pub(super) fn failed(doing: &str) -> impl Fn(rusqlite::Error) -> Error + '_ {
     move |error| index_failed(doing, error)
 }
 
@@ -125,20 +114,49 @@ fn facts_of(row: &RepoInfo, doing: &str) -> Result<String> {
     text(&row)
 }
 
+/// What becomes of a row that was listed in a state with this key ([`QueueEnding::examined`]). A failure that may pass and
+/// has rested is tried again.
+pub(super) fn becomes(
+    connection: &Connection,
+    (hub, repository, base): (&str, &str, &str),
+    key: &str,
+    (rest, now): (SignedDuration, Timestamp),
+) -> Result<Planned> {
+    let known: Option<(String, Option<String>, bool, i64)> = connection
+        .prepare_cached(
+            "SELECT state, examined, passing, changed FROM sweep_queue
+             WHERE hub = ?1 AND repository = ?2 AND base = ?3",
+        )
+        .and_then(|mut statement| {
+            let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
+            statement.query_row(params![hub, repository, base], row).optional()
+        })
+        .map_err(failed("planning the sweep"))?;
+    Ok(match known {
+        Some((state, ..)) if state != "done" => Planned::Waiting,
+        Some((_, Some(examined), passing, changed))
+            if examined == key && (!passing || !has_rested(changed, rest, now)) =>
+        {
+            Planned::Skipped
+        }
+        _ => Planned::Queued,
+    })
+}
+
+/// Whether repositories were examined against this base before.
+pub(super) fn knows(connection: &Connection, base: &str) -> Result<bool> {
+    connection
+        .query_row("SELECT EXISTS (SELECT 1 FROM sweep_queue WHERE base = ?1 AND state = 'done')", [base], |row| {
+            row.get(0)
+        })
+        .map_err(failed("asking the sweep's queue"))
+}
+
 impl Queue {
     /// Opens the queue in the SQLite file at `path`, takes the sweep's lock, and takes back leases of processes that
     /// are gone. `Usage` when another sweep holds the lock.
     pub fn open(path: &Path, now: Timestamp) -> Result<Self> {
-        let lock_path = PathBuf::from(format!("{}.sweep-lock", path.display()));
-        let lock = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&lock_path)
-            .map_err(|error| Error::io(format!("opening {}", lock_path.display()), error))?;
-        lock.try_lock().map_err(|_| {
-            Error::new(ErrorKind::Usage, format!("sweeping into {}: another sweep is at it", path.display()))
-        })?;
+        let lock = Lock::take(path)?;
         let doing = "opening the sweep's queue";
         let index = Index::open(path)?;
         // A change of the queue that a power failure takes back is made again: examinations are on disk before their
@@ -164,7 +182,7 @@ impl Queue {
         hub: &str,
         base: &str,
         rows: &[RepoInfo],
-        key: &dyn Fn(&str) -> String,
+        key: &ExaminedKey<'_>,
         rest: SignedDuration,
         now: Timestamp,
     ) -> Result<Vec<Planned>> {
@@ -176,24 +194,7 @@ impl Queue {
         for row in rows {
             let listed = row.commit.as_deref().unwrap_or_default();
             let facts = facts_of(row, doing)?;
-            let known: Option<(String, Option<String>, bool, i64)> = transaction
-                .query_row(
-                    "SELECT state, examined, passing, changed FROM sweep_queue
-                     WHERE hub = ?1 AND repository = ?2 AND base = ?3",
-                    params![hub, row.name, base],
-                    |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
-                )
-                .optional()
-                .map_err(failed(doing))?;
-            let what = match known {
-                Some((state, ..)) if state != "done" => Planned::Waiting,
-                Some((_, Some(examined), passing, changed))
-                    if examined == key(listed) && (!passing || !has_rested(changed, rest, now)) =>
-                {
-                    Planned::Skipped
-                }
-                _ => Planned::Queued,
-            };
+            let what = becomes(&transaction, (hub, &row.name, base), &key(listed), (rest, now))?;
             match what {
                 Planned::Queued => transaction
                     .execute(
@@ -339,16 +340,6 @@ impl Queue {
             .map_err(failed("asking the sweep's queue"))
     }
 
-    /// Whether repositories were examined against this base before.
-    pub fn knows(&self, base: &str) -> Result<bool> {
-        self.index()
-            .connection()
-            .query_row("SELECT EXISTS (SELECT 1 FROM sweep_queue WHERE base = ?1 AND state = 'done')", [base], |row| {
-                row.get(0)
-            })
-            .map_err(failed("asking the sweep's queue"))
-    }
-
     /// What was judged since the last run that ended, where runs after it did not: they were killed, and nobody was
     /// told. With what `run` itself judged so far; empty where the run before ended.
     pub fn unreported(&self, run: i64) -> Result<Unreported> {
@@ -416,6 +407,23 @@ impl Queue {
             )
             .map(|_| ())
             .map_err(failed("noting the sweep's end"))
+    }
+}
+
+impl Sink for Queue {
+    fn knows(&self, base: &str) -> Result<bool> {
+        knows(self.index().connection(), base)
+    }
+
+    fn take(
+        &self,
+        listing: (&str, &str),
+        rows: &[RepoInfo],
+        key: &ExaminedKey<'_>,
+        rest: SignedDuration,
+    ) -> Result<Vec<Planned>> {
+        let (hub, base) = listing;
+        self.plan(hub, base, rows, key, rest, Timestamp::now())
     }
 }
 

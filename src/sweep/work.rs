@@ -358,7 +358,8 @@ fn one(
 /// Recording the same one again changes nothing.
 fn record(writer: &Writer, examination: &Examination, facts: &RepoInfo, base: Option<&RepoInfo>) -> Result<()> {
     let (examination, now) = (examination.clone(), Timestamp::now());
-    let (listing, base) = (Listing::from(facts), base.map(Listing::from));
+    let base = base.map(Listing::from);
+    let listing = Listing::from(facts).with_family_of(base.as_ref(), &examination);
     // Only when it is on disk may its row of the queue be done.
     let recorded = writer.submit(move |connection| {
         record_listing(connection, &examination.candidate.source, &listing, now)?;

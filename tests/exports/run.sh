@@ -19,6 +19,12 @@ for format in csv parquet sarif jsonl in-toto; do
 done
 "$binary" stats --index "$work/index.db" --format json --charts "$work/charts" >"$work/stats.json"
 
+# The example of docs/index.md, as whoever has nothing but Python runs it, and below with pandas.
+python3 -c 'import sys; sys.modules["pandas"] = None; sys.argv = sys.argv[1:]; exec(open(sys.argv[0]).read())' \
+    "$root/examples/read_index.py" "$work/index.db" >"$work/read.txt"
+grep -q "orthogonalized *against hf:" "$work/read.txt"
+grep -q "layer .* λ [01].* ± " "$work/read.txt"
+
 . "$root/tests/serve.sh"
 
 # OASIS's own schema, as this crate carries it; fetched as any dependency is, and not built.
@@ -37,4 +43,6 @@ cargo metadata --quiet --format-version 1 --manifest-path "$work/schema/Cargo.to
 
 python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install --quiet --disable-pip-version-check duckdb pandas pyarrow jsonschema rfc3986-validator openapi-spec-validator pillow
+"$work/venv/bin/python" "$root/examples/read_index.py" "$work/index.db" >"$work/read.txt"
+grep -q "^module .*o_proj" "$work/read.txt"
 "$work/venv/bin/python" "$here/check.py" "$work" "$address"

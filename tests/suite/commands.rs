@@ -2,8 +2,8 @@
 
 use assert_cmd::Command;
 use orthoscope::demo::standin::Standin;
-use orthoscope::demo::tiny::direction;
 use orthoscope::demo::tiny::edits::{self, RemovalKind};
+use orthoscope::demo::tiny::{TinySize, direction};
 use orthoscope::tensor::DType;
 use serde_json::Value;
 
@@ -74,6 +74,13 @@ fn the_demo_finds_what_it_made_twice_over() {
     let id = edited["finding"]["id"].as_str().unwrap();
     let shown = run(&["findings", "show", id, "--index", "orthoscope-demo.db"]);
     assert!(shown.contains(id) && shown.starts_with("ORTHOGONALIZED"), "{shown}");
+    // GGUF files and adapters are of their base's family.
+    let stats: Value =
+        serde_json::from_str(&run(&["stats", "--format", "json", "--index", "orthoscope-demo.db"])).unwrap();
+    let families = stats["by"]["family"].as_array().unwrap();
+    let unknown = families.iter().find(|family| family["label"] == "not known").unwrap();
+    let incomparable = exported.iter().filter(|line| line["relation"] == "incomparable" && line["status"] != "failed");
+    assert_eq!(unknown["examined"], incomparable.count(), "{families:?}");
     let rejudged = run(&["rejudge", "--all", "--index", "orthoscope-demo.db"]);
     assert!(rejudged.contains("0 differently"), "{rejudged}");
 }
@@ -198,6 +205,7 @@ fn a_sweep_names_what_is_new_and_a_decision_is_made_from_the_command_line() {
     assert_eq!(second["news"], serde_json::json!([]), "{second}");
     assert!(run(0, &["sweep", "--base", "hf:org/base"]).contains("nothing new that needs a look"));
     assert!(run(0, &["findings", "list", "--new"]).starts_with("no findings in 0 examinations"));
+    assert!(!folder.path().join("orthoscope.db.sweep-lock").exists());
 
     let decide = ["decide", "hf:someone/edited", "confirmed", "--by", "A. Moderator"];
     let told = run(0, &[&decide[..], &["--because", "as its card says"]].concat());
@@ -210,6 +218,112 @@ fn a_sweep_names_what_is_new_and_a_decision_is_made_from_the_command_line() {
     run(64, &["decide", "hf:someone/edited", "confirmed", "--by", " "]);
     run(2, &["decide", "hf:someone/other", "confirmed", "--by", "A. Moderator"]);
     assert!(run(0, &["report", "hf:someone/edited", "--format", "json"]).matches("\"chain\"").count() == 1);
+}
+
+/// Times are kept in seconds, and people compare while a sweep runs: what is new is told by the sweep's own rows.
+#[test]
+fn what_is_compared_in_the_second_of_a_sweep_is_not_its_news() {
+    let (hub, folder) = (one_edited(), folders());
+    let index = folder.path().join("orthoscope.db");
+    let run = |status: i32, arguments: &[&str]| answer(program(folder.path(), hub.hub()).args(arguments), status);
+    run(1, &["compare", "base", "edited"]);
+    let swept: Value = serde_json::from_str(&run(1, &["sweep", "--base", "hf:org/base", "--format", "json"])).unwrap();
+    run(1, &["compare", "--base", "base", "edited", "--digests"]);
+    // However fast it all was: as if it had been in one second.
+    let connection = orthoscope::index::Index::open(&index).unwrap();
+    connection
+        .connection()
+        .execute_batch(
+            "UPDATE sweep_run SET started = (SELECT min(first_seen) FROM examination),
+                 ended = (SELECT max(last_seen) FROM examination)",
+        )
+        .unwrap();
+    drop(connection);
+    let named = |news: &Value| -> Vec<String> {
+        let rows = news.as_array().unwrap().iter();
+        rows.map(|row| row["candidate"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(named(&swept["news"]), ["hf:someone/edited"]);
+    let listed: Value = serde_json::from_str(&run(0, &["findings", "list", "--new", "--format", "json"])).unwrap();
+    let rows = listed.as_array().unwrap();
+    assert!(!rows.is_empty(), "{listed}");
+    assert!(rows.iter().all(|row| row["examination"]["candidate"] == "hf:someone/edited"), "{listed}");
+    let news = orthoscope::index::Index::open_read_only(&index).unwrap();
+    let span = orthoscope::sweep::work::last_runs(&news, 1).unwrap().remove(0);
+    let news = serde_json::to_value(news.news(span.started, span.ended.unwrap(), 10).unwrap()).unwrap();
+    assert_eq!(named(&news), ["hf:someone/edited"]);
+}
+
+#[test]
+fn a_dry_run_lists_what_a_sweep_would_examine_and_leaves_nothing_behind() {
+    let (hub, folder) = (one_edited(), tempfile::tempdir().unwrap());
+    let index = folder.path().join("orthoscope.db");
+    let run = |status: i32, arguments: &[&str]| answer(program(folder.path(), hub.hub()).args(arguments), status);
+    let dry = ["sweep", "--base", "hf:org/base", "--dry-run", "--format", "json"];
+    let told: Value = serde_json::from_str(&run(0, &dry)).unwrap();
+    let would = &told["would_examine"];
+    assert_eq!((&would[0]["repository"], &would[0]["base"]), (&"hf:someone/edited".into(), &"hf:org/base".into()));
+    assert_eq!(
+        (would.as_array().unwrap().len(), &would[0]["waiting"], &told["this_run"]),
+        (1, &false.into(), &1.into())
+    );
+    assert_eq!((&told["listed"]["seen"], &told["listed"]["queued"]), (&1.into(), &1.into()));
+    let revision = would[0]["revision"].as_str().unwrap().to_owned();
+    // Listings alone were asked for, and as many as are told.
+    assert_eq!(told["requests"], hub.log().len(), "{told}");
+    assert!(hub.log().iter().all(|entry| !entry.target.contains("/resolve/")), "{:?}", hub.log());
+    assert!(!index.exists() && !folder.path().join("orthoscope.db.sweep-lock").exists());
+    let text = run(0, &["sweep", "--base", "hf:org/base", "--dry-run", "--limit", "0"]);
+    assert!(
+        text.contains("would examine 1 repository, 0 of them in this run; nothing was examined or recorded"),
+        "{text}"
+    );
+    assert!(text.contains(&format!("new      {}  hf:someone/edited  against hf:org/base", &revision[..12])), "{text}");
+
+    // What a sweep left in its queue is told, and stays as it is; what it examined is not told.
+    run(0, &["sweep", "--base", "hf:org/base", "--limit", "0"]);
+    let queue = || {
+        let connection = orthoscope::index::Index::open_read_only(&index).unwrap();
+        let rows =
+            "SELECT group_concat(repository || state || attempts || changed) || (SELECT count(*) FROM sweep_run) ||
+             (SELECT count(*) FROM examination) FROM sweep_queue";
+        connection.connection().query_row(rows, [], |row| row.get::<_, String>(0)).unwrap()
+    };
+    let before = queue();
+    let told: Value = serde_json::from_str(&run(0, &dry)).unwrap();
+    assert_eq!((&told["would_examine"][0]["waiting"], &told["listed"]["waiting"]), (&true.into(), &1.into()), "{told}");
+    assert_eq!(queue(), before);
+    run(1, &["sweep", "--base", "hf:org/base"]);
+    let before = queue();
+    let told: Value = serde_json::from_str(&run(0, &dry)).unwrap();
+    assert_eq!((&told["would_examine"], &told["listed"]["unchanged"]), (&serde_json::json!([]), &1.into()), "{told}");
+    assert_eq!(queue(), before);
+    run(64, &["sweep", "--base", "hf:org/base", "--dry-run", "--watch", "1s"]);
+    run(2, &["sweep", "--base", "hf:org/absent", "--dry-run"]);
+}
+
+#[test]
+fn the_base_may_be_given_by_its_option_and_only_once() {
+    let folder = folders();
+    let run = |arguments: &[&str]| ran(folder.path(), NOWHERE, arguments);
+    let found = |arguments: &[&str]| -> Value {
+        let (status, text, errors) = run(&[&["compare", "--format", "json", "--no-record"], arguments].concat());
+        assert_eq!(status, 1, "{errors}");
+        serde_json::from_str(&text).unwrap()
+    };
+    for arguments in [&["base", "edited"][..], &["--base", "base", "edited"], &["edited", "--base", "base"]] {
+        let found = found(arguments);
+        assert_eq!((&found["base"]["source"], &found["candidate"]["source"]), (&"base".into(), &"edited".into()));
+    }
+    for (arguments, named) in [
+        (&["base", "edited", "--base", "base"][..], "--base"),
+        (&["--base", "base"], "<BASE>"),
+        (&["base"], "<CANDIDATE>"),
+    ] {
+        let (status, text, errors) = run(&[&["compare"], arguments].concat());
+        assert_eq!((status, text.as_str()), (64, ""), "{arguments:?}: {errors}");
+        assert!(errors.contains(named) && errors.contains("--base <BASE> <CANDIDATE>"), "{arguments:?}: {errors}");
+    }
 }
 
 #[test]
@@ -345,6 +459,18 @@ fn completions_offer_the_words_that_options_take() {
 }
 
 #[test]
+fn two_architectures_are_named_where_nothing_could_be_compared() {
+    let folder = folders();
+    let mut other = TinySize { width: 48, ..TINY }.llama(50);
+    other.config["model_type"] = "qwen3".into();
+    other.write(&folder.path().join("other"), DType::named("BF16").unwrap(), 1).unwrap();
+    let (status, text, errors) = ran(folder.path(), NOWHERE, &["compare", "base", "other"]);
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(status == 2 && text.starts_with("NOT EXAMINED: no tensor could be compared"), "{status} {text} {errors}");
+    assert!(text.contains("the base's architecture is llama, the candidate's qwen3"), "{text}");
+}
+
+#[test]
 fn no_findings_is_told_with_what_was_examined_and_what_was_not() {
     let folder = folders();
     let run = |arguments: &[&str]| ran(folder.path(), NOWHERE, arguments);
@@ -429,6 +555,11 @@ fn a_clear_report_does_not_accuse() {
     for candidate in ["tuned", "copy"] {
         let (status, text, _) = ran(folder.path(), NOWHERE, &["compare", "base", candidate]);
         assert_eq!(status, 0, "{text}");
+        // A limit says of which writers it speaks.
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let headline = words.split(" candidate ").next().unwrap();
+        assert_eq!(headline.contains("in half of the changed writers"), headline.contains("λ"), "{headline}");
+        assert_eq!(headline.contains("λ"), candidate == "tuned", "{headline}");
         for accusing in ["c = ", "λ over layers", "Recovered strength", "False positives", "removal explains"] {
             assert!(!text.contains(accusing), "{candidate}: {accusing} in {text}");
         }
@@ -520,6 +651,21 @@ fn labels_are_a_closed_set_and_what_cannot_be_read_enters_no_rate() {
     assert_eq!(status, 0, "{errors}");
     let found: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((&found["detection"]["rate"], &found["auroc"]), (&1.0.into(), &1.0.into()));
+    // A row a case, with nothing measured of what could not be read.
+    for (path, status, verdict) in [("edited", 0, "orthogonalized"), ("absent", 2, "")] {
+        labels("orthogonalized", path);
+        let (code, csv, errors) = ran(folder.path(), NOWHERE, &["evaluate", "labels.json", "--format", "csv"]);
+        assert_eq!(code, status, "{errors}");
+        let mut reader = csv::Reader::from_reader(csv.as_bytes());
+        let headers = reader.headers().unwrap().clone();
+        let rows: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
+        let cell =
+            |row: usize, name: &str| rows[row][headers.iter().position(|column| column == name).unwrap()].to_owned();
+        assert_eq!((rows.len(), cell(0, "case"), cell(1, "label")), (2, "one".to_owned(), "fine-tuned".to_owned()));
+        assert_eq!((cell(0, "verdict"), cell(1, "verdict")), (verdict.to_owned(), "clear".to_owned()));
+        assert_eq!(cell(0, "statistic").is_empty(), verdict.is_empty(), "{csv}");
+        assert_eq!(cell(0, "reason").contains("absent"), verdict.is_empty(), "{csv}");
+    }
     let (status, text, _) = labels("orthogonalized", "absent");
     assert_eq!(status, 2, "{text}");
     let found: Value = serde_json::from_str(&text).unwrap();

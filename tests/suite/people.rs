@@ -223,6 +223,8 @@ fn a_decision_is_in_every_report_export_and_list() {
     assert_eq!(of("decision"), ["dismissed", "open"]);
     assert_eq!(of("decided_by"), ["", "B. Lead"]);
     assert_eq!(of("decided_at"), ["", "2026-01-02T03:04:05Z"]);
+    assert_eq!(of("examined_at"), ["2026-01-02T03:04:05Z"; 2]);
+    assert_eq!(of("uploader"), ["owner"; 2]);
     let list = run(&["findings", "list"]);
     assert_eq!((list.matches("dismissed").count(), list.matches("open").count()), (2, 2), "{list}");
     let list: Vec<Value> = serde_json::from_str(&run(&["findings", "list", "--format", "json"])).unwrap();
