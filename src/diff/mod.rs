@@ -8,8 +8,9 @@
 //! 3. [`project`]: the direction of largest [`consistency`] in the span of shared and own directions.
 //!
 //! Two of the numbers are taken again where the first look cannot tell them: [`rank`] and, through a quantiser, the
-//! strength ([`grid`]). [`summary`] then says which pairs fit a removed direction, given what the other layers show,
-//! and names the numbers that signatures speak of.
+//! strength ([`grid`]). Of a candidate in codes [`rounding`] asks whether it is the base rounded, and
+//! [`in_place`] whether a base in the same codes was edited in them. [`summary`] then says which pairs fit a removed
+//! direction, given what the other layers show, and names the numbers that signatures speak of.
 
 pub mod change;
 mod channel;
@@ -17,6 +18,7 @@ pub mod consensus;
 pub mod consistency;
 mod fits;
 pub mod grid;
+pub mod in_place;
 pub mod kernel;
 mod limit;
 pub mod measured;
@@ -28,6 +30,7 @@ mod project;
 pub mod projection;
 pub mod rank;
 pub mod requantize;
+pub mod rounding;
 pub mod spectrum;
 pub mod summary;
 mod survey;
@@ -115,6 +118,8 @@ pub fn measure<'a>(
     }
     rank::widen(base, candidate, &mut measurements.pairs)?;
     grid::refine(base, candidate, &mut measurements)?;
+    rounding::look(base, candidate, &mut measurements)?;
+    in_place::look(base, candidate, &mut measurements)?;
     Ok(measurements)
 }
 

@@ -9,6 +9,7 @@ use super::fits::{
 };
 use super::limit::{LEAST, UNTESTABLE, detection_limit};
 use super::measured::{Change, Fitted, Measurements};
+use super::{in_place, rounding};
 use crate::arch::{Axis, Kind};
 use crate::pair::Pairing;
 use crate::profile::names;
@@ -65,7 +66,10 @@ pub fn summarize(pairing: &Pairing, measured: &Measurements<'_>) -> Summary {
     other_side(&mut model, measured, &tensors);
     biases(&mut model, measured, &direction);
     model.keep_finite();
-    Summary { profile: Profile { model, tensors }, direction }
+    let mut profile = Profile { model, tensors };
+    rounding::summarize(pairing, measured, &mut profile);
+    in_place::summarize(&mut profile.model, measured, &profile.tensors);
+    Summary { profile, direction }
 }
 
 /// Matrices with the fit that was made of each.
