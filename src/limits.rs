@@ -68,6 +68,12 @@ pub const MANY_TENSORS: usize = 30_000;
 /// Bytes of a shard index beyond which it counts as that of [`MANY_TENSORS`].
 pub const MANY_INDEX_BYTES: u64 = 100 * MANY_TENSORS as u64;
 
+/// Tensors of a file of directions: one or a few for each writer of a model.
+pub const MAX_PACK_TENSORS: usize = 4096;
+
+/// Numbers of a file of directions that are looked at when it is opened: 4096 vectors of 4096.
+pub const MAX_PACK_NUMBERS: u64 = 1 << 24;
+
 /// Numbers of all biases together that a candidate adds to its writers and that are held to find what they have in
 /// common. A residual stream has 20,000 channels at most, a model some hundred writers outside of its experts.
 pub const MAX_ADDED_BIAS_NUMBERS: u64 = 1 << 24;

@@ -21,12 +21,14 @@ pub use names::{Parameter, Parsed};
 pub use table::{ARCHITECTURES, Architecture, FusedGate, FusedQkv};
 
 /// Prefixes of models that are an encoder and nothing else.
-const ENCODERS: &[&str] = &["encoder.", "bert.", "roberta.", "electra."];
+const ENCODERS: &[&str] = &["encoder.", "bert.", "roberta.", "electra.", "albert.", "vit.", "deit."];
 
 /// Whether a name without wrapper prefixes is of a block of such a model.
 fn is_encoder(stripped: &str) -> bool {
     let bare = ENCODERS.iter().skip(1).find_map(|prefix| stripped.strip_prefix(prefix)).unwrap_or(stripped);
-    bare.starts_with("encoder.layers.") || bare.starts_with("encoder.layer.")
+    ["encoder.layers.", "encoder.layer.", "encoder.block.", "encoder.albert_layer_groups."]
+        .iter()
+        .any(|blocks| bare.starts_with(blocks))
 }
 
 /// What a tensor does in the model.
@@ -147,6 +149,8 @@ pub struct ResolvedArchitecture {
     /// Width of the residual stream.
     pub width: Option<u64>,
     rules: BTreeMap<&'static str, rules::Rule>,
+    /// Blocks before each of the architecture's stacks.
+    before: Vec<u32>,
     /// Blocks of draft heads (multi-token prediction), which have a stream of their own.
     draft_layers: BTreeSet<u32>,
 }
@@ -209,11 +213,12 @@ fn resolve_facts<'a>(
     for rule in gguf.iter().chain(architecture.rules).copied().flatten() {
         by_path.entry(rule.path).or_insert(*rule);
     }
+    let before = blocks_before(architecture, &names);
     let mut draft_layers = BTreeSet::new();
     let mut embedding = None;
     let mut shapes = Vec::new();
     for (name, shape) in &names {
-        let parsed = Parsed::new(name, architecture.prefixes);
+        let parsed = Parsed::in_stacks(name, architecture.prefixes, architecture.stacks, &before);
         if parsed.outside {
             continue;
         }
@@ -234,7 +239,22 @@ fn resolve_facts<'a>(
         }
     }
     let width = fallback::width(facts.hidden, embedding, shapes.into_iter());
-    ResolvedArchitecture { architecture, family, scheme, facts, width, rules: by_path, draft_layers }
+    ResolvedArchitecture { architecture, family, scheme, facts, width, rules: by_path, before, draft_layers }
+}
+
+/// Blocks before each of an architecture's stacks: an encoder's layer 0 and a decoder's are two layers.
+fn blocks_before(architecture: &Architecture, names: &[(&str, &[u64])]) -> Vec<u32> {
+    let mut before = Vec::new();
+    let mut first = 0u32;
+    for stack in architecture.stacks {
+        before.push(first);
+        let layers = names.iter().filter_map(|(name, _)| {
+            let parsed = Parsed::in_stacks(name, architecture.prefixes, &[*stack], &[]);
+            parsed.layer.filter(|_| !parsed.stack.is_empty())
+        });
+        first = first.saturating_add(layers.max().map_or(0, |last| last.saturating_add(1)));
+    }
+    before
 }
 
 impl ResolvedArchitecture {
@@ -245,7 +265,7 @@ impl ResolvedArchitecture {
 
     /// Everything the table knows of a tensor.
     pub fn part(&self, name: &str, shape: &[u64]) -> KnownTensor {
-        let parsed = Parsed::new(name, self.architecture.prefixes);
+        let parsed = self.parse(name);
         if parsed.outside {
             return self.outside(&parsed, shape);
         }
@@ -266,7 +286,7 @@ impl ResolvedArchitecture {
     /// What lies outside the text decoder: towers, projectors, and draft heads that stand beside the blocks.
     fn outside(&self, parsed: &Parsed, shape: &[u64]) -> KnownTensor {
         let module = parsed.path.rsplit('.').next().unwrap_or_default().to_owned();
-        let inside = parsed.stripped.strip_prefix("mtp.").map(|name| Parsed::new(name, self.architecture.prefixes));
+        let inside = parsed.stripped.strip_prefix("mtp.").map(|name| self.parse(name));
         let drafts = inside.and_then(|inside| {
             let rule = self.rules.get(inside.path.as_str()).filter(|_| inside.layer.is_some())?;
             Some(of_draft(self.by_rule(rule, &inside, shape).role))
@@ -279,6 +299,12 @@ impl ResolvedArchitecture {
             input_first: false,
             known: false,
         }
+    }
+
+    /// A name taken apart as this architecture has it.
+    pub fn parse(&self, name: &str) -> Parsed {
+        let Architecture { prefixes, stacks, .. } = self.architecture;
+        Parsed::in_stacks(name, prefixes, stacks, &self.before)
     }
 
     /// Whether a block is a draft head's (multi-token prediction), which loaders of the model alone leave out.
@@ -295,6 +321,10 @@ impl ResolvedArchitecture {
             parameter = Parameter::Bias;
         } else if slot == "router_correction" {
             parameter = Parameter::Weight;
+        }
+        if parsed.layer.is_none() {
+            // Each stack has ends of its own.
+            slot.insert_str(0, parsed.stack);
         }
         let module = slot.rsplit('.').next().unwrap_or(&slot).to_owned();
         let expert_path =
@@ -370,7 +400,10 @@ impl ResolvedArchitecture {
             role: Role { kind, module, layer: parsed.layer, expert: parsed.expert, residual },
             key: ParameterKey {
                 layer: parsed.layer,
-                slot: if parsed.layer.is_some() { parsed.path.clone() } else { format!("^{}", parsed.path) },
+                slot: match parsed.layer {
+                    Some(_) => parsed.path.clone(),
+                    None => format!("^{}{}", parsed.stack, parsed.path),
+                },
                 parameter: parsed.parameter,
                 expert: parsed.expert,
             },

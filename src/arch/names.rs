@@ -19,8 +19,11 @@ pub struct Parsed {
     pub stripped: String,
     /// Whether it lies outside the text decoder (vision and audio towers, projectors, encoders, draft heads).
     pub outside: bool,
-    /// The block, counted from 0 as in the name.
+    /// The block, counted from 0 as in the name; in a later stack of an architecture with several, from behind the
+    /// blocks of those before.
     pub layer: Option<u32>,
+    /// The stack it lies in (`encoder.`, `decoder.`), where the architecture has several; empty elsewhere.
+    pub stack: &'static str,
     /// The module path inside the block (inside the model, when there is no block), without expert number and
     /// without `.weight` or `.bias`.
     pub path: String,
@@ -81,7 +84,7 @@ const OUTSIDE: &[&str] = &[
 ];
 
 /// Segments that stand before a block number.
-const BLOCKS: &[&str] = &["layers", "h", "blocks", "block", "layer", "blk", "decoder_layer"];
+const BLOCKS: &[&str] = &["layers", "h", "blocks", "block", "layer", "blk", "decoder_layer", "albert_layer_groups"];
 
 /// Removes wrapper prefixes, those of `more` among them, until none is left.
 pub fn strip<'a>(name: &'a str, more: &[&str]) -> &'a str {
@@ -154,7 +157,21 @@ impl Parsed {
             Some(weight) if path.contains("experts.") => (weight.to_owned(), Parameter::Bias),
             _ => (path, parameter),
         };
-        Self { stripped: stripped.to_owned(), outside, layer, path, expert, parameter }
+        Self { stripped: stripped.to_owned(), outside, layer, stack: "", path, expert, parameter }
+    }
+}
+
+impl Parsed {
+    /// Takes `name` apart as one of an architecture whose blocks lie in several stacks; `before` is the number of
+    /// blocks before each of them.
+    pub fn in_stacks(name: &str, more: &[&str], stacks: &[&'static str], before: &[u32]) -> Self {
+        let stripped = strip(name, more);
+        let found = stacks.iter().enumerate().find_map(|(at, stack)| Some((at, *stack, stripped.strip_prefix(stack)?)));
+        let Some((at, stack, rest)) = found else { return Self::new(name, more) };
+        let parsed = Self::new(rest, &[]);
+        let first = before.get(at).copied().unwrap_or(0);
+        let layer = parsed.layer.and_then(|layer| layer.checked_add(first));
+        Self { stripped: stripped.to_owned(), layer, stack, ..parsed }
     }
 }
 

@@ -525,6 +525,134 @@ pub const BERT: &[Rule] = &[
     other("^pooler.dense", "pooler"),
 ];
 
+/// DistilBERT: BERT's block in words of its own.
+pub const DISTILBERT: &[Rule] = &[
+    Rule { path: "^embeddings.word_embeddings", slot: "embed_tokens", kind: Kind::Embedding },
+    other("^embeddings.position_embeddings", "embed_positions"),
+    norm("^embeddings.LayerNorm", "embedding_norm"),
+    reader("attention.q_lin", "q_proj"),
+    reader("attention.k_lin", "k_proj"),
+    reader("attention.v_lin", "v_proj"),
+    writer("attention.out_lin", "o_proj"),
+    norm("sa_layer_norm", "attention_norm"),
+    reader("ffn.lin1", "up_proj"),
+    writer("ffn.lin2", "down_proj"),
+    norm("output_layer_norm", "mlp_norm"),
+];
+
+/// ALBERT: one block that all layers share. Its embedding is narrower than the stream, and is mapped into it.
+pub const ALBERT: &[Rule] = &[
+    other("^embeddings.word_embeddings", "embed_tokens"),
+    other("^embeddings.position_embeddings", "embed_positions"),
+    other("^embeddings.token_type_embeddings", "embed_types"),
+    other("^embedding_hidden_mapping_in", "embedding_projection"),
+    norm("^embeddings.LayerNorm", "embedding_norm"),
+    reader("albert_layers.0.attention.query", "q_proj"),
+    reader("albert_layers.0.attention.key", "k_proj"),
+    reader("albert_layers.0.attention.value", "v_proj"),
+    writer("albert_layers.0.attention.dense", "o_proj"),
+    norm("albert_layers.0.attention.LayerNorm", "attention_norm"),
+    reader("albert_layers.0.ffn", "up_proj"),
+    writer("albert_layers.0.ffn_output", "down_proj"),
+    norm("albert_layers.0.full_layer_layer_norm", "mlp_norm"),
+    other("^pooler", "pooler"),
+];
+
+/// T5, whose blocks number their parts; keys and values across come from the encoder's stream.
+pub const T5: &[Rule] = &[
+    Rule { path: "^shared", slot: "shared.embed_tokens", kind: Kind::Embedding },
+    reader("layer.0.SelfAttention.q", "q_proj"),
+    reader("layer.0.SelfAttention.k", "k_proj"),
+    reader("layer.0.SelfAttention.v", "v_proj"),
+    writer("layer.0.SelfAttention.o", "o_proj"),
+    other("layer.0.SelfAttention.relative_attention_bias", "relative_positions"),
+    norm("layer.0.layer_norm", "pre_attention_norm"),
+    reader("layer.1.EncDecAttention.q", "cross.q_proj"),
+    other("layer.1.EncDecAttention.k", "cross.k_proj"),
+    other("layer.1.EncDecAttention.v", "cross.v_proj"),
+    writer("layer.1.EncDecAttention.o", "cross.o_proj"),
+    norm("layer.1.layer_norm", "norm_1"),
+    reader("layer.1.DenseReluDense.wi", "up_proj"),
+    reader("layer.1.DenseReluDense.wi_0", "gate_proj"),
+    reader("layer.1.DenseReluDense.wi_1", "up_proj"),
+    writer("layer.1.DenseReluDense.wo", "down_proj"),
+    reader("layer.2.DenseReluDense.wi", "up_proj"),
+    reader("layer.2.DenseReluDense.wi_0", "gate_proj"),
+    reader("layer.2.DenseReluDense.wi_1", "up_proj"),
+    writer("layer.2.DenseReluDense.wo", "down_proj"),
+    norm("layer.2.layer_norm", "norm_2"),
+];
+
+/// Whisper and BART: attention across reads the encoder's stream for keys and values.
+pub const BART: &[Rule] = &[
+    Rule { path: "^shared", slot: "shared.embed_tokens", kind: Kind::Embedding },
+    Rule { path: "^proj_out", slot: "lm_head", kind: Kind::Head },
+    reader("encoder_attn.q_proj", "cross.q_proj"),
+    other("encoder_attn.k_proj", "cross.k_proj"),
+    other("encoder_attn.v_proj", "cross.v_proj"),
+    writer("encoder_attn.out_proj", "cross.o_proj"),
+    norm("encoder_attn_layer_norm", "cross_norm"),
+    other("^conv1", "conv1"),
+    other("^conv2", "conv2"),
+    norm("^layer_norm", "final_norm"),
+    norm("^layernorm_embedding", "embedding_norm"),
+];
+
+/// ViT: BERT's blocks over patches of a picture.
+pub const VIT: &[Rule] = &[
+    other("^embeddings.cls_token", "class_token"),
+    other("^embeddings.position_embeddings", "embed_positions"),
+    other("^embeddings.patch_embeddings.projection", "patch_projection"),
+    reader("attention.attention.query", "q_proj"),
+    reader("attention.attention.key", "k_proj"),
+    reader("attention.attention.value", "v_proj"),
+    norm("layernorm_before", "pre_attention_norm"),
+    norm("layernorm_after", "pre_mlp_norm"),
+    norm("^layernorm", "final_norm"),
+];
+
+/// CLIP's text model.
+pub const CLIP: &[Rule] = &[
+    Rule { path: "^embeddings.token_embedding", slot: "embed_tokens", kind: Kind::Embedding },
+    other("^embeddings.position_embedding", "embed_positions"),
+    norm("^final_layer_norm", "final_norm"),
+    norm("layer_norm1", "pre_attention_norm"),
+    norm("layer_norm2", "pre_mlp_norm"),
+    other("^text_projection", "text_projection"),
+    other("^visual_projection", "visual_projection"),
+    other("^logit_scale", "logit_scale"),
+];
+
+/// RWKV, whose value projection of the channel mixing writes under a gate.
+pub const RWKV: &[Rule] = &[
+    Rule { path: "^embeddings", slot: "embed_tokens", kind: Kind::Embedding },
+    Rule { path: "^emb", slot: "embed_tokens", kind: Kind::Embedding },
+    Rule { path: "^head", slot: "lm_head", kind: Kind::Head },
+    norm("^ln_out", "final_norm"),
+    norm("pre_ln", "embedding_norm"),
+    norm("ln0", "embedding_norm"),
+    norm("ln1", "pre_attention_norm"),
+    norm("ln2", "pre_mlp_norm"),
+    reader("attention.key", "k_proj"),
+    reader("attention.value", "v_proj"),
+    reader("attention.receptance", "receptance_proj"),
+    reader("attention.gate", "attention_gate"),
+    writer("attention.output", "o_proj"),
+    norm("attention.ln_x", "attention_inner_norm"),
+    reader("feed_forward.key", "up_proj"),
+    reader("feed_forward.receptance", "mlp_gate"),
+    writer("feed_forward.value", "down_proj"),
+    reader("att.key", "k_proj"),
+    reader("att.value", "v_proj"),
+    reader("att.receptance", "receptance_proj"),
+    reader("att.gate", "attention_gate"),
+    writer("att.output", "o_proj"),
+    norm("att.ln_x", "attention_inner_norm"),
+    reader("ffn.key", "up_proj"),
+    reader("ffn.receptance", "mlp_gate"),
+    writer("ffn.value", "down_proj"),
+];
+
 /// GGUF names of Gemma 4's mixture, which stands beside a dense MLP.
 pub const GGUF_GEMMA4: &[Rule] = &[
     reader("ffn_gate_up_exps", "experts.gate_up_proj"),

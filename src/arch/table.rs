@@ -4,9 +4,9 @@
 //! group.
 
 use super::rules::{
-    ATTENTION, BERT, CLASSIC, EXPERTS, FALCON_NORMS, GEMMA_EXTRAS, GGUF_FUSED_UP, GGUF_GEMMA4, GGUF_LINEAR,
-    GGUF_LLAMA_NORM, GLM4_NORMS, GRANITE, LATENT_ATTENTION, META, MIXERS, MLP, NEMOTRON_H, NORMS, PHI_MIXER, QWEN1_MLP,
-    Rule, SANDWICH_NORMS, TOP,
+    ALBERT, ATTENTION, BART, BERT, CLASSIC, CLIP, DISTILBERT, EXPERTS, FALCON_NORMS, GEMMA_EXTRAS, GGUF_FUSED_UP,
+    GGUF_GEMMA4, GGUF_LINEAR, GGUF_LLAMA_NORM, GLM4_NORMS, GRANITE, LATENT_ATTENTION, META, MIXERS, MLP, NEMOTRON_H,
+    NORMS, PHI_MIXER, QWEN1_MLP, RWKV, Rule, SANDWICH_NORMS, T5, TOP, VIT,
 };
 
 /// How query, key and value rows lie in a fused projection.
@@ -57,6 +57,8 @@ pub struct Architecture {
     pub rules: &'static [&'static [Rule]],
     /// Name prefixes of its own.
     pub prefixes: &'static [&'static str],
+    /// Beginnings of the names of its stacks of blocks, where it has several, each with a residual stream of its own.
+    pub stacks: &'static [&'static str],
     /// Whether matrices of blocks are stored input first (`Conv1D`).
     pub input_first: bool,
     /// Whether stacked experts are stored input first: (experts, in, out).
@@ -84,6 +86,7 @@ const PLAIN: Architecture = Architecture {
     marks: &[],
     rules: COMMON,
     prefixes: &[],
+    stacks: &[],
     input_first: false,
     experts_input_first: false,
     qkv: FusedQkv::Concatenated,
@@ -322,6 +325,63 @@ static BERT_ROW: Architecture = Architecture {
     prefixes: &["bert.", "roberta.", "electra.", "encoder."],
     ..PLAIN
 };
+static DISTILBERT_ROW: Architecture = Architecture {
+    family: "distilbert",
+    types: &["distilbert"],
+    marks: &["attention.out_lin", "ffn.lin2"],
+    rules: &[DISTILBERT],
+    prefixes: &["distilbert."],
+    ..PLAIN
+};
+static ALBERT_ROW: Architecture = Architecture {
+    family: "albert",
+    types: &["albert"],
+    marks: &["albert_layers.0.attention.dense", "albert_layers.0.ffn_output"],
+    rules: &[ALBERT],
+    prefixes: &["albert.", "encoder."],
+    ..PLAIN
+};
+static T5_ROW: Architecture = Architecture {
+    family: "t5",
+    types: &["t5", "mt5", "umt5", "longt5"],
+    marks: &["layer.0.SelfAttention.o", "layer.1.DenseReluDense.wo"],
+    rules: &[T5, TOP],
+    stacks: &["encoder.", "decoder."],
+    ..PLAIN
+};
+/// Whisper, and the encoders with decoders whose names it took over.
+static BART_ROW: Architecture = Architecture {
+    family: "bart",
+    types: &["bart", "mbart", "marian", "m2m_100", "pegasus", "blenderbot*", "speech_to_text", "whisper"],
+    marks: &["encoder_attn.out_proj", "encoder_attn_layer_norm", "self_attn.out_proj", "fc2"],
+    rules: &[BART, ATTENTION, CLASSIC, TOP],
+    stacks: &["encoder.", "decoder."],
+    ..PLAIN
+};
+static VIT_ROW: Architecture = Architecture {
+    family: "vit",
+    types: &["vit", "deit", "vit_mae", "vit_msn"],
+    marks: &["attention.output.dense", "intermediate.dense", "attention.attention.query"],
+    rules: &[VIT, BERT],
+    prefixes: &["vit.", "deit.", "encoder."],
+    ..PLAIN
+};
+/// CLIP's text model; its vision tower has a width of its own and lies outside, as every vision tower does.
+static CLIP_ROW: Architecture = Architecture {
+    family: "clip",
+    types: &["clip", "clip_text_model", "siglip", "siglip_text_model"],
+    rules: &[CLIP, ATTENTION, MLP],
+    prefixes: &["encoder."],
+    ..PLAIN
+};
+static RWKV_ROW: Architecture = Architecture {
+    family: "rwkv",
+    types: &["rwkv", "rwkv5", "rwkv6", "rwkv7"],
+    marks: &["attention.receptance", "feed_forward.receptance"],
+    rules: &[RWKV],
+    prefixes: &["rwkv."],
+    ..PLAIN
+};
 /// ChatGLM's first MLP matrix holds gate and up.
 const CHATGLM_UP: &[Rule] = &[Rule { path: "mlp.dense_h_to_4h", slot: "gate_up_proj", kind: super::Kind::Reader }];
 static GRANITE_ROW: Architecture = Architecture {
@@ -425,6 +485,13 @@ pub static ARCHITECTURES: &[&Architecture] = &[
     &GLM4_MOE,
     &CHATGLM,
     &BERT_ROW,
+    &DISTILBERT_ROW,
+    &ALBERT_ROW,
+    &T5_ROW,
+    &BART_ROW,
+    &VIT_ROW,
+    &CLIP_ROW,
+    &RWKV_ROW,
     &GRANITE_ROW,
     &GRANITE_HYBRID,
     &LFM2,

@@ -510,13 +510,161 @@ fn gguf_names() {
 }
 
 #[test]
-fn encoders_are_outside() {
-    check(
-        json!({"model_type": "t5", "d_model": D}),
+fn encoders_and_decoders_have_a_stream_each() {
+    let t5: &[(&str, &[u64], &str)] = &[
+        ("shared.weight", &[500, D], "embedding embed_tokens columns"),
+        ("encoder.embed_tokens.weight", &[500, D], "embedding embed_tokens columns"),
+        ("encoder.block.0.layer.0.SelfAttention.q.weight", &[96, D], "reader q_proj columns"),
+        ("encoder.block.0.layer.0.SelfAttention.o.weight", &[D, 96], "writer o_proj rows"),
+        (
+            "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+            &[32, 4],
+            "other relative_positions -",
+        ),
+        ("encoder.block.1.layer.0.layer_norm.weight", &[D], "norm pre_attention_norm -"),
+        ("encoder.block.1.layer.1.DenseReluDense.wi_0.weight", &[96, D], "reader gate_proj columns"),
+        ("encoder.block.1.layer.1.DenseReluDense.wo.weight", &[D, D], "writer down_proj rows"),
+        ("encoder.final_layer_norm.weight", &[D], "norm final_norm -"),
+        ("decoder.block.0.layer.1.EncDecAttention.k.weight", &[96, D], "other k_proj -"),
+        ("decoder.block.0.layer.1.EncDecAttention.o.weight", &[D, D], "writer o_proj rows"),
+        ("decoder.block.0.layer.2.DenseReluDense.wi.weight", &[96, D], "reader up_proj columns"),
+        ("decoder.block.0.layer.2.DenseReluDense.wo.weight", &[D, 96], "writer down_proj rows"),
+        ("decoder.final_layer_norm.weight", &[D], "norm final_norm -"),
+        ("lm_head.weight", &[500, D], "head lm_head columns"),
+    ];
+    let resolved = check(json!({"model_type": "t5", "d_model": D}), t5);
+    assert_eq!(resolved.role("encoder.block.1.layer.0.SelfAttention.o.weight", &[D, D]).layer, Some(1));
+    assert_eq!(resolved.role("decoder.block.0.layer.0.SelfAttention.o.weight", &[D, D]).layer, Some(2));
+    let keys: BTreeSet<ParameterKey> = t5.iter().map(|(name, shape, _)| resolved.part(name, shape).key).collect();
+    assert_eq!(keys.len(), t5.len(), "each tensor is one of its own");
+    assert_eq!(check(Value::Null, t5).family, "t5");
+
+    let whisper: &[(&str, &[u64], &str)] = &[
+        ("model.encoder.conv1.weight", &[D, 80, 3], "other conv1 -"),
+        ("model.encoder.embed_positions.weight", &[150, D], "other embed_positions -"),
+        ("model.encoder.layers.0.self_attn.q_proj.weight", &[D, D], "reader q_proj columns"),
+        ("model.encoder.layers.0.self_attn.out_proj.weight", &[D, D], "writer o_proj rows"),
+        ("model.encoder.layers.0.self_attn.out_proj.bias", &[D], "bias o_proj columns"),
+        ("model.encoder.layers.0.self_attn_layer_norm.weight", &[D], "norm pre_attention_norm -"),
+        ("model.encoder.layers.0.fc1.weight", &[256, D], "reader up_proj columns"),
+        ("model.encoder.layers.0.fc2.weight", &[D, 256], "writer down_proj rows"),
+        ("model.encoder.layers.0.final_layer_norm.weight", &[D], "norm pre_mlp_norm -"),
+        ("model.encoder.layer_norm.weight", &[D], "norm final_norm -"),
+        ("model.decoder.embed_tokens.weight", &[500, D], "embedding embed_tokens columns"),
+        ("model.decoder.layers.0.self_attn.out_proj.weight", &[D, D], "writer o_proj rows"),
+        ("model.decoder.layers.0.encoder_attn.v_proj.weight", &[D, D], "other v_proj -"),
+        ("model.decoder.layers.0.encoder_attn.out_proj.weight", &[D, D], "writer o_proj rows"),
+        ("model.decoder.layers.0.encoder_attn_layer_norm.weight", &[D], "norm cross_norm -"),
+        ("model.decoder.layers.0.fc2.weight", &[D, 256], "writer down_proj rows"),
+        ("model.decoder.layer_norm.weight", &[D], "norm final_norm -"),
+        ("proj_out.weight", &[500, D], "head lm_head columns"),
+    ];
+    let resolved = check(json!({"model_type": "whisper", "d_model": D}), whisper);
+    let keys: BTreeSet<ParameterKey> = whisper.iter().map(|(name, shape, _)| resolved.part(name, shape).key).collect();
+    assert_eq!(keys.len(), whisper.len());
+    assert_eq!(check(Value::Null, whisper).family, "bart");
+}
+
+#[test]
+fn encoders_of_text() {
+    let distilbert: &[(&str, &[u64], &str)] = &[
+        ("distilbert.embeddings.word_embeddings.weight", &[500, D], "embedding embed_tokens columns"),
+        ("distilbert.embeddings.position_embeddings.weight", &[128, D], "other embed_positions -"),
+        ("distilbert.transformer.layer.0.attention.q_lin.weight", &[D, D], "reader q_proj columns"),
+        ("distilbert.transformer.layer.0.attention.out_lin.weight", &[D, D], "writer o_proj rows"),
+        ("distilbert.transformer.layer.0.attention.out_lin.bias", &[D], "bias o_proj columns"),
+        ("distilbert.transformer.layer.0.sa_layer_norm.weight", &[D], "norm attention_norm -"),
+        ("distilbert.transformer.layer.0.ffn.lin1.weight", &[256, D], "reader up_proj columns"),
+        ("distilbert.transformer.layer.0.ffn.lin2.weight", &[D, 256], "writer down_proj rows"),
+    ];
+    assert_eq!(check(json!({"model_type": "distilbert", "dim": D}), distilbert).width, Some(D));
+    assert_eq!(check(Value::Null, distilbert).family, "distilbert");
+
+    let roberta: &[(&str, &[u64], &str)] = &[
+        ("roberta.embeddings.word_embeddings.weight", &[500, D], "embedding embed_tokens columns"),
+        ("roberta.encoder.layer.3.attention.self.query.weight", &[D, D], "reader q_proj columns"),
+        ("roberta.encoder.layer.3.attention.output.dense.weight", &[D, D], "writer o_proj rows"),
+        ("roberta.encoder.layer.3.intermediate.dense.weight", &[256, D], "reader up_proj columns"),
+        ("roberta.encoder.layer.3.output.dense.weight", &[D, 256], "writer down_proj rows"),
+    ];
+    for config in [typed("roberta"), Value::Null] {
+        assert_eq!(check(config, roberta).family, "bert");
+    }
+
+    let block = "albert.encoder.albert_layer_groups.0.albert_layers.0";
+    let named = |part: &str| format!("{block}.{part}");
+    let albert: Vec<(String, &[u64], &str)> = vec![
+        ("albert.embeddings.word_embeddings.weight".to_owned(), &[500, 16], "other embed_tokens -"),
+        ("albert.encoder.embedding_hidden_mapping_in.weight".to_owned(), &[D, 16], "other embedding_projection -"),
+        (named("attention.query.weight"), &[D, D], "reader q_proj columns"),
+        (named("attention.dense.weight"), &[D, D], "writer o_proj rows"),
+        (named("attention.LayerNorm.weight"), &[D], "norm attention_norm -"),
+        (named("ffn.weight"), &[256, D], "reader up_proj columns"),
+        (named("ffn_output.weight"), &[D, 256], "writer down_proj rows"),
+        (named("full_layer_layer_norm.weight"), &[D], "norm mlp_norm -"),
+    ];
+    let albert: Vec<(&str, &[u64], &str)> =
+        albert.iter().map(|(name, shape, text)| (name.as_str(), *shape, *text)).collect();
+    for config in [typed("albert"), Value::Null] {
+        assert_eq!(check(config, &albert).family, "albert");
+    }
+}
+
+#[test]
+fn encoders_of_pictures_and_recurrent_models() {
+    let vit: &[(&str, &[u64], &str)] = &[
+        ("vit.embeddings.cls_token", &[1, 1, D], "other class_token -"),
+        ("vit.embeddings.patch_embeddings.projection.weight", &[D, 3, 16, 16], "other patch_projection -"),
+        ("vit.encoder.layer.0.attention.attention.query.weight", &[D, D], "reader q_proj columns"),
+        ("vit.encoder.layer.0.attention.output.dense.weight", &[D, D], "writer o_proj rows"),
+        ("vit.encoder.layer.0.intermediate.dense.weight", &[256, D], "reader up_proj columns"),
+        ("vit.encoder.layer.0.output.dense.weight", &[D, 256], "writer down_proj rows"),
+        ("vit.encoder.layer.0.layernorm_before.weight", &[D], "norm pre_attention_norm -"),
+        ("vit.layernorm.weight", &[D], "norm final_norm -"),
+    ];
+    for config in [typed("vit"), Value::Null] {
+        assert_eq!(check(config, vit).family, "vit");
+    }
+    let resolved = check(
+        json!({"model_type": "clip", "text_config": {"model_type": "clip_text_model", "hidden_size": D}}),
         &[
-            ("encoder.block.0.layer.0.SelfAttention.o.weight", &[D, D], "other o -"),
-            ("encoder.block.0.layer.1.DenseReluDense.wo.weight", &[D, 96], "other wo -"),
-            ("decoder.block.0.layer.2.DenseReluDense.wo.weight", &[D, 96], "other wo -"),
+            ("text_model.embeddings.token_embedding.weight", &[500, D], "embedding embed_tokens columns"),
+            ("text_model.encoder.layers.0.self_attn.q_proj.weight", &[D, D], "reader q_proj columns"),
+            ("text_model.encoder.layers.0.self_attn.out_proj.weight", &[D, D], "writer o_proj rows"),
+            ("text_model.encoder.layers.0.mlp.fc1.weight", &[256, D], "reader up_proj columns"),
+            ("text_model.encoder.layers.0.mlp.fc2.weight", &[D, 256], "writer down_proj rows"),
+            ("text_model.encoder.layers.0.layer_norm1.weight", &[D], "norm pre_attention_norm -"),
+            ("text_model.final_layer_norm.weight", &[D], "norm final_norm -"),
+            ("vision_model.encoder.layers.0.self_attn.out_proj.weight", &[96, 96], "other out_proj -"),
+            ("text_projection.weight", &[32, D], "other text_projection -"),
+            ("logit_scale", &[], "other logit_scale -"),
+        ],
+    );
+    assert_eq!(resolved.family, "clip");
+    let rwkv: &[(&str, &[u64], &str)] = &[
+        ("rwkv.embeddings.weight", &[500, D], "embedding embed_tokens columns"),
+        ("rwkv.blocks.0.pre_ln.weight", &[D], "norm embedding_norm -"),
+        ("rwkv.blocks.0.attention.key.weight", &[D, D], "reader k_proj columns"),
+        ("rwkv.blocks.0.attention.receptance.weight", &[D, D], "reader receptance_proj columns"),
+        ("rwkv.blocks.0.attention.output.weight", &[D, D], "writer o_proj rows"),
+        ("rwkv.blocks.0.attention.time_decay", &[D], "other time_decay -"),
+        ("rwkv.blocks.0.feed_forward.key.weight", &[256, D], "reader up_proj columns"),
+        ("rwkv.blocks.0.feed_forward.receptance.weight", &[D, D], "reader mlp_gate columns"),
+        ("rwkv.blocks.0.feed_forward.value.weight", &[D, 256], "writer down_proj rows"),
+        ("rwkv.ln_out.weight", &[D], "norm final_norm -"),
+        ("head.weight", &[500, D], "head lm_head columns"),
+    ];
+    for config in [typed("rwkv"), Value::Null] {
+        assert_eq!(check(config, rwkv).family, "rwkv");
+    }
+    check(
+        typed("mamba"),
+        &[
+            ("backbone.embeddings.weight", &[500, D], "embedding embed_tokens columns"),
+            ("backbone.layers.0.mixer.in_proj.weight", &[256, D], "reader in_proj columns"),
+            ("backbone.layers.0.mixer.x_proj.weight", &[36, 128], "other x_proj -"),
+            ("backbone.layers.0.mixer.out_proj.weight", &[D, 128], "writer out_proj rows"),
+            ("backbone.layers.0.norm.weight", &[D], "norm pre_attention_norm -"),
         ],
     );
 }

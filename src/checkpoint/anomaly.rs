@@ -32,7 +32,7 @@ impl AnomalyKind {
     }
 
     /// What reports it: a format, `shards` (several files of one checkpoint), `quantized` (weights in codes),
-    /// `adapter`, `folder` (a set of files), `hub`, `verify`, `index`.
+    /// `adapter`, `folder` (a set of files), `compare` (both sides), `hub`, `verify`, `index`.
     pub const fn readers(self) -> &'static [&'static str] {
         self.readers
     }
@@ -71,12 +71,14 @@ anomalies! {
     BAD_INDEX: High, "bad-index", ["shards"], "a shard index cannot be used, or an entry of it";
     BAD_OFFSETS: High, "bad-offsets", ["safetensors"], "a tensor's place in the file is not two numbers in order";
     BAD_SHAPE: High, "bad-shape", ["safetensors"], "a tensor's shape is not a list of sizes";
+    BEYOND_ROUNDING: Medium, "beyond-rounding", ["compare"], "a tensor of a quantised model is not the base rounded, as its others are";
     BIG_ENDIAN: Medium, "big-endian", ["gguf"], "numbers are stored highest byte first and are not decoded";
     CLAIMS_DIFFER: Medium, "claims-differ", ["hub"], "what the publisher says of the base in one place is not what another says";
     CODE_FILE: Medium, "code-file", ["folder"], "a program lies beside the weights";
     CODE_ON_LOAD: High, "code-on-load", ["pytorch"], "loading would import more than rebuilding tensors takes";
     COMPRESSED_ENTRY: Low, "compressed-entry", ["pytorch"], "an entry of an archive is compressed, which PyTorch never writes";
     DEEP_NESTING: Medium, "deep-nesting", ["pytorch"], "containers are nested too deep or in a circle";
+    DIRECTIONS_ONLY: Medium, "directions-only", ["folder"], "a file holds unit vectors under the names of modules, and no weights";
     DUPLICATE_ENTRY: High, "duplicate-entry", ["pytorch"], "an archive has two entries of one name";
     DUPLICATE_FIELD: High, "duplicate-field", ["safetensors"], "a description has a field twice";
     DUPLICATE_KEY: Medium, "duplicate-key", ["gguf"], "a key of the metadata comes twice";
@@ -152,7 +154,17 @@ mod tests {
     /// The files of what reports, in `src`.
     const READERS: &[(&str, &[&str])] = &[
         ("adapter", &["checkpoint/adapter", "overlay"]),
-        ("folder", &["checkpoint/mod.rs", "checkpoint/collect.rs", "checkpoint/misnamed.rs", "examine/folder.rs"]),
+        ("compare", &["diff/rounding.rs"]),
+        (
+            "folder",
+            &[
+                "checkpoint/mod.rs",
+                "checkpoint/collect.rs",
+                "checkpoint/misnamed.rs",
+                "checkpoint/pack.rs",
+                "examine/folder.rs",
+            ],
+        ),
         ("gguf", &["checkpoint/gguf"]),
         ("hub", &["examine/depths.rs"]),
         ("index", &["index/bounded.rs"]),

@@ -6,6 +6,7 @@
 pub mod adapter;
 pub mod anomaly;
 mod assembly;
+pub mod bounds;
 mod collect;
 mod disguise;
 pub mod files;
@@ -13,6 +14,7 @@ pub mod folder;
 pub mod gguf;
 mod gguf_names;
 mod misnamed;
+pub mod pack;
 pub mod pickle;
 mod quantized;
 pub mod safetensors;
@@ -39,6 +41,7 @@ use self::files::Written;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
 use crate::source::ByteSource;
+use crate::tensor::levels::{Choice, Level};
 use crate::tensor::{self, DType, DTypeFamily};
 
 /// An oddity of a file: reported, never judged by itself, and never a reason to stop reading.
@@ -114,6 +117,18 @@ pub trait Decode: Send + Sync {
     /// What kind of storage it is.
     fn packing(&self) -> Packing {
         Packing::Codes
+    }
+
+    /// The levels of elements `first .. first + out.len()`, and what the scheme codes a number as; `None` where numbers
+    /// are not coded one by one.
+    fn levels(&self, _first: u64, _out: &mut [Level]) -> Result<Option<Choice>> {
+        Ok(None)
+    }
+
+    /// All its scales, with the zero points or biases that stand beside them; `None` where there are none, or none that
+    /// can be any number (powers of two, floats of 8 bits).
+    fn free_scales(&self) -> Result<Option<Vec<f32>>> {
+        Ok(None)
     }
 }
 
@@ -324,6 +339,7 @@ fn open_as(format: &dyn Format, files: &FileSet) -> Result<Checkpoint> {
         opened => opened?,
     };
     quantized::resolve(&mut checkpoint);
+    pack::note(&mut checkpoint);
     adapter::keep_config(files, &mut checkpoint);
     Ok(checkpoint)
 }

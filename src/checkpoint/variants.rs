@@ -303,6 +303,10 @@ fn group_of(name: &str, kind: Kind, explicit: bool) -> std::result::Result<(Kind
     if is_adapter_file(base) {
         return Ok((Kind::Adapter, format!("{folder}{base}")));
     }
+    // Optimum's names; the graph is in the `.xml` beside it.
+    if kind == Kind::Whole(Written::PyTorch) && base.starts_with("openvino_") {
+        return Err("the weights of an OpenVINO model");
+    }
     if files::is_leftover(base) {
         return Err("what a trainer or tokenizer leaves beside a model");
     }
@@ -495,13 +499,27 @@ mod tests {
 
     #[test]
     fn what_is_part_of_no_checkpoint_is_listed_once() {
-        let files = ["model.safetensors", "optimizer.pt", "mmproj-F16.gguf", "tf_model.h5", "m.gguf.part1of2", "x.txt"];
+        let files = [
+            "model.safetensors",
+            "openvino/openvino_model.bin",
+            "optimizer.pt",
+            "mmproj-F16.gguf",
+            "tf_model.h5",
+            "m.gguf.part1of2",
+            "x.txt",
+        ];
         let found = contents(files.map(|name| (name, 10)), &LoadingHints::default());
         let others: Vec<(&str, bool)> =
             found.others.iter().map(|other| (other.name.as_str(), other.is_readable)).collect();
         assert_eq!(
             others,
-            [("m.gguf.part1of2", false), ("mmproj-F16.gguf", true), ("optimizer.pt", true), ("tf_model.h5", false)]
+            [
+                ("m.gguf.part1of2", false),
+                ("mmproj-F16.gguf", true),
+                ("openvino/openvino_model.bin", true),
+                ("optimizer.pt", true),
+                ("tf_model.h5", false)
+            ]
         );
     }
 

@@ -6,6 +6,7 @@ use super::consistency::Along;
 use super::covectors::AsOperator;
 use super::kernel;
 use super::projection::{Fit, Leading, Regression};
+use super::rounding::Rounded;
 use crate::pair::{Pair, Unpaired};
 use crate::profile::{ByCoordinates, Sameness};
 
@@ -72,6 +73,10 @@ pub struct PairMeasurement<'a> {
     pub projected: Option<Projected>,
     /// λ by the bounds of a quantiser's levels, for writers where they tell more than regression does.
     pub through_grid: Option<StrengthByBounds>,
+    /// Whether its numbers are the base's rounded, where the candidate is in codes.
+    pub rounded: Option<Rounded>,
+    /// Whether its scales are the base's, where both sides are in one scheme and its scales can be any number.
+    pub scales_kept: Option<bool>,
 }
 
 /// The numbers of one changed pair that do not depend on other pairs.

@@ -8,8 +8,10 @@
 //! 3. [`project`]: the direction of largest [`consistency`] in the span of shared and own directions.
 //!
 //! Two of the numbers are taken again where the first look cannot tell them: [`rank`] and, through a quantiser, the
-//! strength ([`grid`]); and writers that are no removals proper are looked at as an operator ([`covectors`]). [`summary`] then says which pairs fit a removed direction, given what the other layers show,
-//! and names the numbers that signatures speak of.
+//! strength ([`grid`]); and writers that are no removals proper are looked at as an operator ([`covectors`]). Of a
+//! candidate in codes [`rounding`] asks whether it is the base rounded, and [`in_place`] whether a base in the same codes
+//! was edited in them. [`summary`] then says which pairs fit a removed direction, given what the other layers show, and
+//! names the numbers that signatures speak of.
 
 pub mod change;
 mod channel;
@@ -19,6 +21,7 @@ mod covectors;
 pub mod factor;
 mod fits;
 pub mod grid;
+pub mod in_place;
 pub mod kernel;
 mod limit;
 pub mod measured;
@@ -31,6 +34,7 @@ pub mod projection;
 pub mod rank;
 pub mod reordering;
 pub mod requantize;
+pub mod rounding;
 pub mod spectrum;
 pub mod summary;
 mod survey;
@@ -120,6 +124,8 @@ pub fn measure<'a>(
     rank::widen(base, candidate, &mut measurements.pairs)?;
     grid::refine(base, candidate, &mut measurements)?;
     measurements.as_operator = covectors::ask(base, candidate, &measurements.pairs)?;
+    rounding::look(base, candidate, &mut measurements)?;
+    in_place::look(base, candidate, &mut measurements)?;
     Ok(measurements)
 }
 

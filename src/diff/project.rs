@@ -73,10 +73,21 @@ pub(super) fn finish<'a>(
                 moments: None,
                 projected: None,
                 through_grid: None,
+                rounded: None,
+                scales_kept: None,
             });
         }
         Surveyed::Same(sameness) => {
-            return Ok(PairMeasurement { pair, dtypes, sameness, moments: None, projected: None, through_grid: None });
+            return Ok(PairMeasurement {
+                pair,
+                dtypes,
+                sameness,
+                moments: None,
+                projected: None,
+                through_grid: None,
+                rounded: None,
+                scales_kept: None,
+            });
         }
         Surveyed::Changed(changed) => changed,
     };
@@ -103,6 +114,8 @@ pub(super) fn finish<'a>(
         moments: Some(sized),
         projected,
         through_grid: None,
+        rounded: None,
+        scales_kept: None,
     })
 }
 

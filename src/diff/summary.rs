@@ -10,6 +10,7 @@ use super::fits::{
 };
 use super::limit::{LEAST, UNTESTABLE, detection_limit};
 use super::measured::{Change, Fitted, Measurements};
+use super::{in_place, rounding};
 use crate::arch::{Axis, Kind};
 use crate::pair::Pairing;
 use crate::profile::names;
@@ -70,7 +71,10 @@ pub fn summarize(pairing: &Pairing, measured: &Measurements<'_>) -> ModelSummary
     other_side(&mut model, measured, &tensors);
     biases(&mut model, measured, &direction);
     model.keep_finite();
-    ModelSummary { profile: Profile { model, tensors }, direction }
+    let mut profile = Profile { model, tensors };
+    rounding::summarize(pairing, measured, &mut profile);
+    in_place::summarize(&mut profile.model, measured, &profile.tensors);
+    ModelSummary { profile, direction }
 }
 
 /// Matrices with the fit that was made of each.

@@ -14,7 +14,7 @@ use super::variants::CandidateVariant;
 use super::{Examiner, measure, sides};
 use crate::arch::Kind;
 use crate::checkpoint::variants::{self, LoadingHints};
-use crate::checkpoint::{self, Anomaly, Checkpoint, FileSet, anomaly, turn};
+use crate::checkpoint::{self, Anomaly, Checkpoint, FileSet, anomaly, pack, turn};
 use crate::claim::structural;
 use crate::error::{Error, ErrorKind, Result};
 use crate::examination::surroundings::{self, Around, Surrounding};
@@ -84,6 +84,7 @@ impl Examiner {
             return self.full(look);
         }
         let opened = look.part.variant.open(&self.files(look, false)?)?;
+        pack::refuse(&opened)?;
         let around = self.surroundings(look.candidate, look.base, Some(&opened));
         let examination = self.opened(look, opened)?;
         Ok(Examination { surroundings: around, ..examination })
@@ -228,6 +229,12 @@ impl Examiner {
         let left = pairing.pairs.len() - pairs.len();
         if left > 0 {
             examination.coverage.tensors += left as u64;
+            // That every writer is the base rounded says nothing of what was not read.
+            if let Some(profile) = &mut examination.profile
+                && let Some(unaccounted) = profile.number(names::ROUNDING_UNACCOUNTED)
+            {
+                profile.model.put(names::ROUNDING_UNACCOUNTED, unaccounted + left as f64);
+            }
             examination.coverage.not_examined.push(NotExamined {
                 tensor: "*".to_owned(),
                 reason: format!("{left} tensors that do not write to the residual stream were sampled, not read"),

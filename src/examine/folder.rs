@@ -46,7 +46,7 @@ impl FolderBase {
             side: Some(base.side.clone()),
             files: base.around.clone(),
             checkpoint: Arc::new(base.checkpoint.clone()),
-            variants: Vec::new(),
+            variants: variants::of_files(&base.around),
             opened: BTreeMap::new(),
         }
     }

@@ -31,7 +31,7 @@ use self::sides::Named;
 use crate::arch::{self, Kind};
 use crate::checkpoint::adapter::Adapter;
 use crate::checkpoint::folder::file_set;
-use crate::checkpoint::{Anomaly, Checkpoint};
+use crate::checkpoint::{Anomaly, Checkpoint, pack};
 use crate::claim;
 use crate::diff::{self, DiffObserver};
 use crate::error::{Error, ErrorKind, Result, panic_text};
@@ -152,8 +152,16 @@ fn fenced<T>(what: &str, step: impl FnOnce() -> Result<T>) -> Result<T> {
     })
 }
 
+/// Why nothing is said of removals where the matrices that one would be in could not be compared,
+const NO_WRITER: &str = "no matrix that writes to the residual stream was compared";
+/// and where there are none.
+const NO_STREAM: &str =
+    "the removal test does not apply to this architecture: no matrix that writes to a residual stream is known in it";
+
 /// Measures a candidate against a base, all that both have: an examination without sides, claim and verdict.
 pub fn measure(base: &Checkpoint, candidate: &Checkpoint, observer: &dyn DiffObserver) -> Result<Examination> {
+    pack::refuse(base)?;
+    pack::refuse(candidate)?;
     // An adapter is judged as the weights it makes of the base, computed row by row as they are read.
     let settled = overlay::settle(base, candidate)?;
     let is_adapter = Adapter::of(candidate)?.is_some();
@@ -161,6 +169,7 @@ pub fn measure(base: &Checkpoint, candidate: &Checkpoint, observer: &dyn DiffObs
     let pairing = pair::pair(base, candidate);
     let measured = diff::measure(base, candidate, &pairing, observer)?;
     let mut profile = diff::summary::summarize(&pairing, &measured).profile;
+    let beyond_rounding = diff::rounding::anomalies(candidate, &measured, &profile.tensors);
     layout(&mut profile.model, base, candidate);
     let (relation, rank) = relation(base, candidate, &pairing, &profile, is_adapter);
     let mut account = Account::of_pairing(&pairing);
@@ -178,9 +187,11 @@ pub fn measure(base: &Checkpoint, candidate: &Checkpoint, observer: &dyn DiffObs
     };
     let writers = profile.tensors.iter().filter(|tensor| tensor.role.kind == Kind::Writer).count();
     if writers == 0 && coverage.compared > coverage.identical {
-        account.gap("*", "no matrix that writes to the residual stream was compared");
+        let known = pairing.pairs.iter().any(|pair| pair.role.kind == Kind::Writer);
+        account.gap("*", if known { NO_WRITER } else { NO_STREAM });
     }
     let mut anomalies: Vec<Anomaly> = base.anomalies.iter().chain(&candidate.anomalies).cloned().collect();
+    anomalies.extend(beyond_rounding);
     anomalies.sort();
     let mut examination = Examination {
         status,

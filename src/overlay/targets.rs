@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::laid::FactorOrder;
-use crate::arch::{self, NamingScheme, Parameter, ParameterKey, Parsed, ResolvedArchitecture};
+use crate::arch::{self, NamingScheme, Parameter, ParameterKey, ResolvedArchitecture};
 use crate::checkpoint::adapter::Adapter;
 use crate::checkpoint::{Checkpoint, Storage, TensorEntry, unknown_dtype};
 use crate::pair::{Piece, Relative, pieces, relative};
@@ -105,8 +105,9 @@ impl<'a> Targets<'a> {
 
 /// Block and path of a module.
 fn place(module: &str, resolved: &ResolvedArchitecture) -> (Option<u32>, String) {
-    let parsed = Parsed::new(module, resolved.architecture.prefixes);
-    (parsed.layer, if parsed.outside { parsed.stripped } else { parsed.path })
+    let parsed = resolved.parse(module);
+    let path = if parsed.layer.is_none() { format!("{}{}", parsed.stack, parsed.path) } else { parsed.path };
+    (parsed.layer, if parsed.outside { parsed.stripped } else { path })
 }
 
 /// The tensors that an adapter changes, under its own names and in the shapes that it tells, as a checkpoint.

@@ -3,7 +3,7 @@
 use super::piece::{self, Piece};
 use super::state::{PairedSide, PairingState};
 use super::{Pair, Pairing, fused, layers, leftover, verify};
-use crate::arch::{self, Parameter};
+use crate::arch::{self, Parameter, ParameterKey};
 use crate::checkpoint::Checkpoint;
 
 /// See [`super::pair`].
@@ -30,7 +30,8 @@ pub fn pair(base: &Checkpoint, candidate: &Checkpoint) -> Pairing {
     layers::align(&mut state);
     state.by_key();
     fused::split(&mut state);
-    let heads = tie_heads(&mut state);
+    let mut tied = tie_heads(&mut state);
+    tied.extend(tie_embeddings(&mut state));
     leftover::by_content(&mut state);
     leftover::by_shape(&mut state);
     verify::layouts(&mut state);
@@ -42,7 +43,7 @@ pub fn pair(base: &Checkpoint, candidate: &Checkpoint) -> Pairing {
         place(a).cmp(&place(b)).then(a.cmp(b)).then_with(|| first.name.cmp(&second.name))
     });
     let mut pairs: Vec<Pair> = pairs.into_iter().map(|(_, _, pair)| pair).collect();
-    pairs.extend(heads);
+    pairs.extend(tied);
     notes.dedup();
     let renamed = pairs.iter().filter(|pair| pair.base.tensor != pair.candidate.tensor).count();
     Pairing {
@@ -62,7 +63,9 @@ fn tie_heads(state: &mut PairingState<'_>) -> Vec<Pair> {
     let find = |side: &PairedSide<'_>, slot: &str, free: bool| {
         (0..side.pieces.len()).find(|at| {
             let key = &side.pieces[*at].key;
-            key.slot == slot && key.layer.is_none() && key.parameter == Parameter::Weight && !(free && side.used[*at])
+            // An encoder and a decoder share one embedding, under a name of its own.
+            let named = key.slot == slot || slot == "embed_tokens" && is_shared_embedding(key);
+            named && key.layer.is_none() && key.parameter == Parameter::Weight && !(free && side.used[*at])
         })
     };
     let base_head = find(&state.base, "lm_head", false);
@@ -104,6 +107,39 @@ fn tie_heads(state: &mut PairingState<'_>) -> Vec<Pair> {
             }
         }
         _ => {}
+    }
+    pairs
+}
+
+/// Whether it is the embedding that the stacks of an architecture share, under the name of one of them or of all.
+fn is_shared_embedding(key: &ParameterKey) -> bool {
+    key.slot.ends_with(".embed_tokens") && key.layer.is_none() && key.parameter == Parameter::Weight
+}
+
+/// Deals with copies of an embedding that an encoder and a decoder share: files keep one, two or all three. What only
+/// the candidate has is compared with a copy of the base's.
+fn tie_embeddings(state: &mut PairingState<'_>) -> Vec<Pair> {
+    let all = |side: &PairedSide<'_>| -> Vec<usize> {
+        (0..side.pieces.len()).filter(|at| is_shared_embedding(&side.pieces[*at].key)).collect()
+    };
+    let (of_base, of_candidate) = (all(&state.base), all(&state.candidate));
+    let (Some(first), Some(other)) = (of_base.first().copied(), of_candidate.first().copied()) else {
+        return Vec::new();
+    };
+    let name = state.candidate.pieces[other].tensor.clone();
+    for at in of_base.iter().copied().filter(|at| !state.base.used[*at]) {
+        state.base.dispensable.insert(at);
+        state.base.reasons.insert(at, format!("tied to {name} in the candidate"));
+    }
+    let mut pairs = Vec::new();
+    for at in of_candidate {
+        let (base, copy) = (&state.base.pieces[first], &state.candidate.pieces[at]);
+        let fits = !state.candidate.used[at] && base.columns == copy.columns && base.rows == copy.rows;
+        if let Some(mut pair) = fits.then(|| piece::join(base, copy, base.rows)).flatten() {
+            pair.name.clone_from(&copy.tensor);
+            state.candidate.used[at] = true;
+            pairs.push(pair);
+        }
     }
     pairs
 }

@@ -127,6 +127,32 @@ fn heads_that_are_tied_or_dropped() {
 }
 
 #[test]
+fn an_embedding_that_two_stacks_share_may_be_kept_once() {
+    let config = || json!({ "model_type": "t5", "d_model": D });
+    let named = |names: &[&str]| -> Vec<TestTensor> {
+        let mut tensors: Vec<TestTensor> = names
+            .iter()
+            .map(|name| TestTensor((*name).to_owned(), vec![40, D], tensor("shared", &[40, D]).2))
+            .collect();
+        for stack in ["encoder", "decoder"] {
+            tensors.push(tensor(&format!("{stack}.block.0.layer.0.SelfAttention.o.weight"), &[D, D]));
+            tensors.push(tensor(&format!("{stack}.final_layer_norm.weight"), &[D]));
+        }
+        tensors
+    };
+    let all = ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
+    let pairing = pair(&checkpoint(config(), named(&all)), &checkpoint(config(), named(&all[..1])));
+    assert!(pairing.only_base.iter().all(|left| !left.loaded), "{:?}", pairing.only_base);
+    assert_eq!((pairing.only_base.len(), pairing.pairs.len()), (2, 5));
+    let pairing = pair(&checkpoint(config(), named(&all[..1])), &checkpoint(config(), named(&all)));
+    assert!(pairing.only_base.is_empty() && pairing.only_candidate.is_empty());
+    assert_eq!(pairing.pairs.iter().filter(|pair| pair.base.tensor == "shared.weight").count(), 3);
+    let layers: Vec<Option<u32>> =
+        pairing.pairs.iter().filter(|pair| pair.role.kind == Kind::Writer).map(|pair| pair.role.layer).collect();
+    assert_eq!(layers, [Some(1), Some(0)], "the decoder's layers stand behind the encoder's");
+}
+
+#[test]
 fn a_resized_vocabulary_is_compared_where_it_is_common() {
     let base = checkpoint(llama_config(), llama_named(1));
     let mut tensors: Vec<TestTensor> =

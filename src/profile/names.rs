@@ -196,6 +196,21 @@ measurements! {
     SCREEN_NORMS_CHANGED_SHARE = "screen.norms_changed_share", "share", "sampled norms that are not the base's";
     SCREEN_ROUTERS_CHANGED_SHARE = "screen.routers_changed_share", "share", "sampled routers that are not the base's";
     SCREEN_OTHER_CHANGED_SHARE = "screen.other_changed_share", "share", "other sampled tensors that are not the base's";
+    // Whether a quantised candidate is the base rounded and nothing else.
+    ROUNDING_TENSORS = "rounding.tensors", "count", "tensors that the candidate stores as a quantiser's codes";
+    ROUNDING_WITHIN = "rounding.within", "count",
+        "of them, those in which every number is on the level next to the base's, within what its scheme rounds";
+    ROUNDING_LOOSE = "rounding.loose", "count",
+        "of them, those in which all but a few numbers are, and these within a step, as searches by importance leave it";
+    ROUNDING_UNTOLD = "rounding.untold", "count",
+        "of them, those whose scheme does not code the nearest level (GPTQ, AWQ), or not numbers one by one";
+    ROUNDING_UNACCOUNTED = "rounding.unaccounted", "count",
+        "tensors not shown to be the base's own, a cast of it or the base rounded, and those left out";
+    // Codes that changed under scales that did not.
+    IN_PLACE_WRITERS = "in_place.writers", "count",
+        "changed writers in one scheme on both sides whose scales, free to be any number, are the base's, every one";
+    IN_PLACE_LAYERS = "in_place.layers", "count", "layers with such a writer";
+    IN_PLACE_SHARE = "in_place.share", "share", "such writers among all changed tensors of which that could be asked";
     // Other traces.
     BIAS_ADDED = "bias.added", "count", "biases on writers that the base does not have";
     BIAS_ALIGNMENT = "bias.alignment", "cosine",

@@ -4,6 +4,7 @@
 //! takes any bytes: it never fails and never panics, so a hostile file can make numbers wrong but not the program.
 
 mod block;
+pub mod levels;
 pub mod numbers;
 mod plain;
 mod quant;

@@ -14,7 +14,7 @@ block_type!(IQ4_NL, 32 in 2 + 16, iq4_nl, "Four bits, sixteen unequally spaced l
 block_type!(IQ4_XS, 256 in 2 + 2 + 4 + 128, iq4_xs, "As IQ4_NL, in blocks of 256 with eight six-bit scales.");
 
 /// The levels of IQ4_NL and IQ4_XS.
-const LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+pub(super) const LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// Spreads packed codebook rows of eight two-bit indices into levels.
 const fn rows_of_eight<const ROWS: usize>(packed: &[u16; ROWS], levels: [i8; 4]) -> [[i8; 8]; ROWS] {

@@ -79,6 +79,37 @@ fn an_edited_quantisation_beside_honest_weights_decides() {
 }
 
 #[test]
+fn models_in_folders_of_their_own_are_examined_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = TINY.llama(1);
+    let edited = ablated(&base, 10, 1.0, RemovalKind::Plain);
+    config(folder.path(), "base", &base);
+    write(folder.path(), "base/model.safetensors", &bytes(&base, "BF16"));
+    for (name, model) in [("balanced", &base), ("max", &edited)] {
+        config(folder.path(), &format!("candidate/{name}"), model);
+        write(folder.path(), &format!("candidate/{name}/model.safetensors"), &bytes(model, "BF16"));
+    }
+    let found = compare(folder.path(), &[], 1);
+    let expected = [("balanced/model.safetensors", "clear"), ("max/model.safetensors", "orthogonalized")];
+    assert_eq!(verdicts(&found), expected);
+    assert_eq!(found["coverage"]["not_examined"], serde_json::json!([]));
+    assert_eq!(found["candidate"]["files"].as_array().unwrap().len(), 2, "each once");
+    // On a hub as well, where copies of one form are screened.
+    let mut both = Repository::new("user/both").with("README.md", "---\nbase_model: org/base\n---\n");
+    for (name, model) in [("balanced", &base), ("max", &edited)] {
+        both = both
+            .with(&format!("{name}/config.json"), model.config.to_string())
+            .with(&format!("{name}/model.safetensors"), bytes(model, "BF16"));
+    }
+    let base = repository("org/base", &base, bytes(&base, "BF16")).with("README.md", "# Base\n");
+    let standin = Standin::start(vec![base, both], open_settings()).unwrap();
+    let mut scan = program(folder.path(), standin.hub());
+    let output = scan.args(["scan", "hf:user/both", "--format", "json"]).output().unwrap();
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((verdicts(&found), found["verdict"].as_str().unwrap()), (expected.to_vec(), "orthogonalized"));
+}
+
+#[test]
 fn a_quantisation_is_compared_with_the_bases_own_where_it_has_one() {
     let folder = tempfile::tempdir().unwrap();
     let base = TINY.llama(1);
@@ -89,6 +120,14 @@ fn a_quantisation_is_compared_with_the_bases_own_where_it_has_one() {
     let same = compare(folder.path(), &[], 0);
     assert_eq!(same["verdict"], "clear");
     assert_eq!(same["coverage"]["identical"], same["coverage"]["compared"], "bit for bit");
+    // Named with `scan --base` it is the same base.
+    let scanned = Command::new(env!("CARGO_BIN_EXE_orthoscope"))
+        .current_dir(folder.path())
+        .args(["scan", "./candidate", "--base", "./base", "--format", "json", "--no-record"])
+        .output()
+        .unwrap();
+    let scanned: Value = serde_json::from_slice(&scanned.stdout).unwrap();
+    assert_eq!(scanned["coverage"]["identical"], same["coverage"]["compared"], "{scanned}");
     // A removal fainter than four bits of noise, and still a change of the writers alone.
     let edited = ablated(&base, 10, 0.3, RemovalKind::Plain);
     write(folder.path(), "candidate/copy-Q4_0.gguf", &gguf::bytes(&edited, "copy", Quantization::Q4_0));

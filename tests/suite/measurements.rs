@@ -6,6 +6,7 @@ use std::path::Path;
 use orthoscope::checkpoint::folder::open_path;
 use orthoscope::demo::standin::Standin;
 use orthoscope::demo::tiny::edits::{self, RemovalKind};
+use orthoscope::demo::tiny::quantized as stored;
 use orthoscope::demo::tiny::{Model, Weight, direction};
 use orthoscope::diff::{self, Unobserved};
 use orthoscope::examination::Depth;
@@ -22,6 +23,23 @@ fn profile(base: &Model, candidate: &Model) -> Profile {
     let written = |model: &Model, name: &str| {
         model.write(&folder.path().join(name), DType::named("F32").unwrap(), 1).unwrap();
         open_path(&folder.path().join(name)).unwrap()
+    };
+    let (base, candidate) = (written(base, "base"), written(candidate, "candidate"));
+    let pairing = pair::pair(&base, &candidate);
+    let measured = diff::measure(&base, &candidate, &pairing, &Unobserved).unwrap();
+    diff::summary::summarize(&pairing, &measured).profile
+}
+
+/// A model in MLX's codes against a base in the same.
+fn quantized(base: &Model, candidate: &Model) -> Profile {
+    let folder = tempfile::tempdir().unwrap();
+    let written = |model: &Model, name: &str| {
+        let path = folder.path().join(name);
+        let mut config = model.config.clone();
+        config["quantization"] = serde_json::json!({ "group_size": 32, "bits": 4 });
+        let stored = stored::stored(model, |name, weight| Some(stored::mlx(name, weight, 4, 32)));
+        stored::write(&path, "model.safetensors", &stored, &config).unwrap();
+        open_path(&path).unwrap()
     };
     let (base, candidate) = (written(base, "base"), written(candidate, "candidate"));
     let pairing = pair::pair(&base, &candidate);
@@ -120,6 +138,7 @@ fn every_measurement_is_made_of_some_tiny_model_and_no_other_is() {
         profile(&base, &changed(&base, &writers, some_rows)),
         profile(&routed, &with_router(&tuned(&base, 3))),
         profile(&drafting, &with_draft(&tuned(&base, 3), TINY.layers)),
+        quantized(&base, &tuned(&base, 3)),
     ];
     let screens = [
         screened(&base, &ablated(&base, 3, 0.7, RemovalKind::Plain)),

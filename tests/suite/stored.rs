@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use assert_cmd::Command;
 use orthoscope::checkpoint::{Checkpoint, FileSet, Storage};
+use orthoscope::demo::standin::{Repository, Standin};
 use orthoscope::demo::tiny::edits::RemovalKind;
 use orthoscope::demo::tiny::gguf::{self, Quantization, interleaved};
 use orthoscope::demo::tiny::quantized::{self, TinyTensor};
@@ -16,7 +17,8 @@ use orthoscope::source::{ByteSource, Bytes};
 use orthoscope::tensor::{BF16, DType, F32, U8};
 use serde_json::{Value, json};
 
-use crate::support::{TINY, ablated, bytes, tuned};
+use crate::program::program;
+use crate::support::{TINY, ablated, bytes, open_settings, tuned};
 
 fn compare(folder: &Path, candidate: &str) -> (i32, Value) {
     let output = Command::new(env!("CARGO_BIN_EXE_orthoscope"))
@@ -131,6 +133,202 @@ fn a_removal_under_a_quantiser_is_found_and_no_training_is_said() {
         let ids = signatures(&found);
         assert!(!ids.contains(&"trained-afterwards") && !ids.contains(&"fine-tune"), "{way}: {ids:?}");
     }
+}
+
+/// A matrix in whole numbers of 8 bits with a scale a row; every number of places in `moved` one code further.
+fn int8(moved: usize) -> Writer {
+    by(json!({}), move |name, weight| {
+        let (mut codes, mut scales) = (Vec::new(), Vec::new());
+        for (row, values) in weight.values.chunks_exact(weight.shape[1]).enumerate() {
+            let largest = values.iter().fold(0.0f32, |most, value| most.max(value.abs())).max(f32::MIN_POSITIVE);
+            scales.push(largest / 127.0);
+            codes.extend(values.iter().enumerate().map(|(at, value)| {
+                let code = (value * 127.0 / largest).round();
+                let code = if (row + at) % 64 < moved && code < 127.0 { code + 1.0 } else { code };
+                code as i8 as u8
+            }));
+        }
+        let shape: Vec<u64> = weight.shape.iter().map(|side| *side as u64).collect();
+        let column = Weight { shape: vec![weight.shape[0], 1], values: scales };
+        let codes = TinyTensor { name: name.to_owned(), dtype: DType::named("I8").unwrap(), shape, bytes: codes };
+        of_layer(name).then(|| vec![codes, TinyTensor::plain(&format!("{name}_scale"), &F32, &column)])
+    })
+}
+
+/// The whole report as JSON with its measurements.
+fn measured(folder: &Path, candidate: &str) -> Value {
+    let output = Command::new(env!("CARGO_BIN_EXE_orthoscope"))
+        .current_dir(folder)
+        .args(["compare", "base", candidate, "--format", "json", "-vv", "--no-record"])
+        .output()
+        .unwrap();
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+fn rounding(found: &Value, what: &str) -> f64 {
+    found["profile"]["model"][format!("rounding.{what}")].as_f64().unwrap_or_else(|| panic!("no rounding.{what}"))
+}
+
+/// Tensors named as not the base rounded.
+fn beyond(found: &Value) -> Vec<&str> {
+    let anomalies = found["anomalies"].as_array().unwrap().iter();
+    anomalies.filter(|one| one["kind"] == "beyond-rounding").map(|one| one["tensor"].as_str().unwrap()).collect()
+}
+
+fn rounded_ways() -> Vec<(&'static str, Writer)> {
+    let q8_0: Writer =
+        Box::new(|model, folder| write(folder, "m-Q8_0.gguf", &gguf::bytes(model, "tiny", Quantization::Q8_0)));
+    let mut all = ways();
+    all.extend([("q8_0", q8_0), ("int8", int8(0))]);
+    all
+}
+
+#[test]
+fn every_tensor_of_a_faithful_quantisation_is_counted() {
+    let (folder, base) = with_base();
+    for (way, store) in rounded_ways() {
+        store(&base, &folder.path().join(way));
+        let found = measured(folder.path(), way);
+        let finding = found["findings"].as_array().unwrap().iter();
+        let finding = finding.filter(|one| one["signature"] == "faithful-quantisation").collect::<Vec<_>>();
+        assert_eq!(finding.len(), 1, "{way}: {:?} {:?}", signatures(&found), beyond(&found));
+        assert_eq!(rounding(&found, "within"), rounding(&found, "tensors"), "{way}");
+        assert!(rounding(&found, "tensors") >= 28.0 && beyond(&found).is_empty(), "{way}: {:?}", beyond(&found));
+        assert_eq!(found["verdict"], "clear", "{way}");
+    }
+}
+
+#[test]
+fn one_tensor_that_is_not_the_base_rounded_is_named() {
+    let (folder, base) = with_base();
+    let (matrix, norm) = ("model.layers.1.self_attn.v_proj.weight", "model.layers.2.input_layernorm.weight");
+    let mut edited = base.clone();
+    orthoscope::demo::tiny::edits::add_noise(edited.tensors.get_mut(matrix).unwrap(), 0.1, 3, "noise");
+    let mut swapped = base.clone();
+    let other = swapped.tensors["model.layers.3.self_attn.v_proj.weight"].clone();
+    swapped.tensors.insert(matrix.to_owned(), other);
+    let mut scaled = base.clone();
+    scaled.tensors.get_mut(norm).unwrap().values.iter_mut().for_each(|value| *value *= 1.25);
+    for (way, store) in rounded_ways() {
+        for (what, model, named) in
+            [("edited", &edited, matrix), ("swapped", &swapped, matrix), ("scaled", &scaled, norm)]
+        {
+            let candidate = format!("{way} {what}");
+            store(model, &folder.path().join(&candidate));
+            let found = measured(folder.path(), &candidate);
+            assert!(!signatures(&found).contains(&"faithful-quantisation"), "{candidate}");
+            let expected = match (way.starts_with('q'), named == matrix) {
+                (false, _) => named,
+                (true, true) => "blk.1.attn_v.weight",
+                (true, false) => "blk.2.attn_norm.weight",
+            };
+            assert_eq!(beyond(&found), [expected], "{candidate}");
+            assert_eq!(rounding(&found, "unaccounted"), 1.0, "{candidate}");
+        }
+    }
+}
+
+#[test]
+fn codes_that_are_not_the_nearest_are_faithful_in_no_scheme_and_say_nothing_where_a_scheme_means_them() {
+    let (folder, base) = with_base();
+    int8(6)(&base, &folder.path().join("int8"));
+    let found = measured(folder.path(), "int8");
+    assert_eq!(rounding(&found, "untold"), rounding(&found, "tensors"));
+    assert!(beyond(&found).is_empty() && !signatures(&found).contains(&"faithful-quantisation"));
+    let further = tuned(&base, 5);
+    for (way, store) in [("fp8", fp8()), ("mlx 4", mlx(4)), ("q4_0", q4_0())] {
+        let candidate = format!("{way} of another");
+        store(&further, &folder.path().join(&candidate));
+        let found = measured(folder.path(), &candidate);
+        assert!(!signatures(&found).contains(&"faithful-quantisation"), "{candidate}");
+        assert!(rounding(&found, "unaccounted") > 10.0, "{candidate}");
+    }
+}
+
+/// Every matrix in 8 bits with a scale a row: those of `fixed`, whatever the weights are now.
+fn int8_under(fixed: &Model) -> Writer {
+    let fixed = fixed.clone();
+    by(json!({}), move |name, weight| {
+        let rows =
+            |weight: &Weight| weight.values.chunks_exact(weight.shape[1]).map(<[f32]>::to_vec).collect::<Vec<_>>();
+        let largest = |row: &Vec<f32>| row.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+        let scales: Vec<f32> = rows(&fixed.tensors[name]).iter().map(|row| largest(row) / 127.0).collect();
+        let codes = rows(weight).into_iter().zip(&scales).flat_map(|(row, scale)| {
+            row.iter().map(|value| (value / scale).round().clamp(-127.0, 127.0) as i8 as u8).collect::<Vec<_>>()
+        });
+        let shape: Vec<u64> = weight.shape.iter().map(|side| *side as u64).collect();
+        let codes =
+            TinyTensor { name: name.to_owned(), dtype: DType::named("I8").unwrap(), shape, bytes: codes.collect() };
+        let column = Weight { shape: vec![weight.shape[0], 1], values: scales };
+        of_layer(name).then(|| vec![codes, TinyTensor::plain(&format!("{name}_scale"), &F32, &column)])
+    })
+}
+
+#[test]
+fn writers_edited_in_their_codes_are_told_from_writers_that_were_quantised_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = TINY.llama(1);
+    int8_under(&base)(&base, &folder.path().join("base"));
+    let faint = ablated(&base, 10, 0.08, RemovalKind::Plain);
+    for (name, under) in [("in place", &base), ("again", &faint)] {
+        int8_under(under)(&faint, &folder.path().join(name));
+        let found = measured(folder.path(), name);
+        let told = signatures(&found).contains(&"edited-in-place");
+        assert_eq!(told, name == "in place", "{name}: {:?}", signatures(&found));
+        let verdict = found["verdict"].as_str().unwrap();
+        assert!(name != "in place" || ["suspect", "orthogonalized"].contains(&verdict), "{verdict}");
+        assert_eq!(found["profile"]["model"]["in_place.share"], if told { 1.0 } else { 0.0 }, "{name}");
+    }
+    let all = tuned(&base, 5);
+    int8_under(&base)(&all, &folder.path().join("all"));
+    assert!(!signatures(&measured(folder.path(), "all")).contains(&"edited-in-place"));
+}
+
+/// MLX's `mxfp4`: codes that have their half among the codes, under a power of two; or the halves under the next one.
+fn mxfp4(halved: bool) -> Writer {
+    let config = json!({ "quantization": { "mode": "mxfp4", "group_size": 32, "bits": 4 } });
+    by(config, move |name, weight| {
+        // 0, 1, 2, 3, 4, 6 of either sign, and 0, 0.5, 1, 1.5, 2, 3.
+        let whole = [0u32, 2, 4, 5, 6, 7, 10, 12, 13, 14, 15];
+        let half = [0u32, 1, 2, 3, 4, 5, 9, 10, 11, 12, 13];
+        let of = |value: &f32| (value.to_bits() >> 9) as usize % whole.len();
+        let code = |value: &f32| if halved { half[of(value)] } else { whole[of(value)] };
+        let words = weight
+            .values
+            .chunks(8)
+            .map(|eight| eight.iter().enumerate().fold(0u32, |word, (at, value)| word | code(value) << (4 * at)));
+        let [rows, columns] = [weight.shape[0] as u64, weight.shape[1] as u64];
+        let stem = name.strip_suffix(".weight").unwrap();
+        let exponent = if halved { 121 } else { 120 };
+        let scales = vec![exponent; (rows * columns / 32) as usize];
+        let bytes = words.flat_map(u32::to_le_bytes).collect();
+        let codes = TinyTensor {
+            name: name.to_owned(),
+            dtype: &orthoscope::tensor::U32,
+            shape: vec![rows, columns / 8],
+            bytes,
+        };
+        let scales =
+            TinyTensor { name: format!("{stem}.scales"), dtype: &U8, shape: vec![rows, columns / 32], bytes: scales };
+        Some(vec![codes, scales])
+    })
+}
+
+#[test]
+fn other_codes_of_the_same_numbers_are_no_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = TINY.llama(1);
+    mxfp4(false)(&base, &folder.path().join("base"));
+    mxfp4(true)(&base, &folder.path().join("recoded"));
+    let files =
+        ["base", "recoded"].map(|side| std::fs::read(folder.path().join(side).join("model.safetensors")).unwrap());
+    assert_ne!(files[0], files[1]);
+    let found = measured(folder.path(), "recoded");
+    assert_eq!(found["profile"]["model"]["tensors.changed_share"], 0.0);
+    assert_eq!((found["verdict"].as_str().unwrap(), found["relation"].as_str().unwrap()), ("clear", "recast"));
+    assert!(
+        found["profile"]["model"].get("in_place.share").is_none() && !signatures(&found).contains(&"edited-in-place")
+    );
 }
 
 /// What `trained-afterwards`, `fine-tune` and `pruning` are there for is still said.
@@ -278,6 +476,120 @@ fn quantised_groups_that_nobody_reads_become_weights_that_cannot_be_read() {
     }
 }
 
+/// Unit vectors under the names of writers, as packs for servers that take them out at load are published.
+fn pack(folder: &Path, base: &Model) {
+    let names = base.writers();
+    let mut tensors: Vec<TinyTensor> = (names.iter())
+        .map(|name| {
+            let values = orthoscope::demo::tiny::direction(9, name, TINY.width);
+            let name = name.strip_suffix(".weight").unwrap();
+            TinyTensor::plain(name, &F32, &Weight { shape: vec![TINY.width], values })
+        })
+        .collect();
+    tensors.push(TinyTensor::plain("__coefs__", &F32, &Weight { shape: vec![2], values: vec![1.0, 3.0] }));
+    quantized::write(folder, "refusal_dirs.safetensors", &tensors, &Value::Null).unwrap();
+}
+
+#[test]
+fn a_pack_of_directions_is_told_and_never_clear() {
+    let (folder, base) = with_base();
+    pack(&folder.path().join("pack"), &base);
+    let (status, found) = compare(folder.path(), "pack");
+    assert_eq!((status, found["status"].as_str().unwrap()), (2, "failed"));
+    assert_eq!(found["verdict"], "inconclusive");
+    let reason = found["reason"].as_str().unwrap();
+    let told = format!("directions, no weights: nothing to compare; {} unit vectors", base.writers().len());
+    assert!(reason.contains(&told) && reason.contains("layers.0.mlp.down_proj"), "{reason}");
+    let output = Command::new(env!("CARGO_BIN_EXE_orthoscope"))
+        .current_dir(folder.path())
+        .args(["inspect", "pack", "--format", "json"])
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains("directions-only"));
+    // Vectors of any other length are no directions, and a model's own vectors are not taken for some.
+    let opened = orthoscope::checkpoint::folder::open_path(&folder.path().join("base")).unwrap();
+    assert!(orthoscope::checkpoint::pack::refuse(&opened).is_ok());
+    let norm = TinyTensor::plain("model.norm.weight", &F32, &Weight { shape: vec![64], values: vec![1.0; 64] });
+    quantized::write(&folder.path().join("norm"), "model.safetensors", &[norm], &Value::Null).unwrap();
+    let opened = orthoscope::checkpoint::folder::open_path(&folder.path().join("norm")).unwrap();
+    assert!(orthoscope::checkpoint::pack::refuse(&opened).is_ok());
+}
+
+/// A repository of what a folder holds, with a card that names its base.
+fn published(name: &str, folder: &Path, base: Option<&str>) -> Repository {
+    let mut repository = Repository::new(name);
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        repository = repository.with(path.file_name().unwrap().to_str().unwrap(), std::fs::read(&path).unwrap());
+    }
+    let card = base.map_or("# A base\n".to_owned(), |base| format!("---\nbase_model: {base}\n---\n"));
+    repository.with("README.md", card)
+}
+
+#[test]
+fn a_quantised_repository_that_a_card_names_is_the_base() {
+    let (folder, base) = with_base();
+    let at = |name: &str| folder.path().join(name);
+    fp8()(&base, &at("base-fp8"));
+    fp8()(&base, &at("copy"));
+    fp8()(&removed(&base), &at("edited"));
+    pack(&at("pack"), &base);
+    let repositories = vec![
+        published("org/base", &at("base"), None),
+        published("org/base-fp8", &at("base-fp8"), Some("org/base")),
+        published("user/copy", &at("copy"), Some("org/base-fp8")),
+        published("user/edited", &at("edited"), Some("org/base-fp8")),
+        published("user/pack", &at("pack"), Some("org/base")),
+    ];
+    let standin = Standin::start(repositories, open_settings()).unwrap();
+    let scan = |arguments: &[&str]| -> Value {
+        let mut command = program(folder.path(), standin.hub());
+        let output = command.args(["scan", "--format", "json"]).args(arguments).output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+    };
+    let copy = scan(&["hf:user/copy"]);
+    assert_eq!((copy["base"]["source"].as_str(), copy["verdict"].as_str()), (Some("hf:org/base-fp8"), Some("clear")));
+    let edited = scan(&["hf:user/edited"]);
+    assert_eq!(edited["base"]["source"], "hf:org/base-fp8");
+    assert_eq!(edited["verdict"], "orthogonalized", "{}", edited["because"]);
+    // Not a step from weights to codes: both sides are in the same.
+    assert_ne!(edited["relation"], "quantized");
+    let against_plain = scan(&["hf:user/edited", "--base", "hf:org/base"]);
+    assert_eq!(against_plain["verdict"], "orthogonalized", "{}", against_plain["because"]);
+    let quantised = scan(&["hf:org/base-fp8", "--base", "hf:org/base", "--escalate", "always"]);
+    assert!(signatures(&quantised).contains(&"faithful-quantisation"), "{:?}", signatures(&quantised));
+    let pack = scan(&["hf:user/pack"]);
+    assert_eq!((&pack["status"], &pack["verdict"]), (&"failed".into(), &"inconclusive".into()));
+    assert!(pack["reason"].as_str().unwrap().contains("directions, no weights"), "{}", pack["reason"]);
+}
+
+/// EXL3 leaves what its maker chose in 16 bits; here the writers.
+#[test]
+fn what_an_unread_scheme_left_in_plain_form_is_judged() {
+    let (folder, base) = with_base();
+    for (model, name) in [(&base, "honest"), (&removed(&base), "edited")] {
+        let store = by(json!({}), |name, weight| {
+            let stem = name.strip_suffix(".weight")?;
+            let read = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"].iter().any(|part| stem.ends_with(part));
+            let [rows, columns] = [weight.shape[0] as u64, weight.shape[1] as u64];
+            let part = |part: &str, dtype: &str, shape: Vec<u64>| {
+                let dtype = DType::named(dtype).unwrap();
+                let bytes = vec![1; dtype.bytes_of(shape.iter().product()).unwrap() as usize];
+                TinyTensor { name: format!("{stem}.{part}"), dtype, shape, bytes }
+            };
+            let trellis = part("trellis", "I16", vec![columns / 16, rows / 16, 64]);
+            read.then(|| vec![trellis, part("suh", "F16", vec![columns]), part("svh", "F16", vec![rows])])
+        });
+        store(model, &folder.path().join(name));
+        let (_, found) = compare(folder.path(), name);
+        let verdict = if name == "edited" { "orthogonalized" } else { "inconclusive" };
+        assert_eq!((found["status"].as_str().unwrap(), found["verdict"].as_str().unwrap()), ("partial", verdict));
+        let left = found["coverage"]["not_examined"].as_array().unwrap();
+        let named = left.iter().filter(|one| one["reason"].as_str().unwrap().contains("EXL3"));
+        assert_eq!(named.count(), 5 * TINY.layers, "{left:?}");
+    }
+}
+
 #[test]
 fn whole_numbers_that_belong_to_models_stay_what_they_are() {
     let buffers = [
@@ -323,7 +635,7 @@ fn pickled(tensors: &BTreeMap<String, Weight>, strided: bool) -> Vec<u8> {
         .iter()
         .map(|(name, weight)| match (strided, weight.shape.as_slice()) {
             (true, &[rows, columns]) => {
-                // Stored columns × (rows + 3), from the second stored number of each on.
+                // TinyTensor columns × (rows + 3), from the second stored number of each on.
                 let wide = rows + 3;
                 let mut values = vec![0.5; columns * wide];
                 for (at, value) in weight.values.iter().enumerate() {

@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
-use super::stored::{PlainTensor, by_rows, word};
+use super::stored::{COARSE, PlainTensor, by_rows, word};
 use super::{Group, Scheme, companions};
 use crate::checkpoint::{Checkpoint, Decode};
 use crate::error::Result;
+use crate::tensor::levels::{Choice, Level};
 
 /// AWQ.
 pub(super) struct Awq;
@@ -76,6 +77,26 @@ impl Decode for Decoder {
     }
 
     fn decode(&self, first: u64, out: &mut [f32]) -> Result<()> {
+        self.each(first, out, |stored, scale, zero| (stored as f32 - zero) * scale)
+    }
+
+    fn free_scales(&self) -> Result<Option<Vec<f32>>> {
+        self.scales.free(Some(&self.zeros))
+    }
+
+    fn levels(&self, first: u64, out: &mut [Level]) -> Result<Option<Choice>> {
+        self.each(first, out, |stored, scale, zero| {
+            let number = |code: u32| (code as f32 - zero) * scale;
+            Level::of_code(stored, 0xf, COARSE * number(stored).abs(), number)
+        })?;
+        // Columns were scaled before, and rows of the weights before them scaled back.
+        Ok(Some(Choice::Free))
+    }
+}
+
+impl Decoder {
+    /// What is made of every element's code, scale and zero point.
+    fn each<T>(&self, first: u64, out: &mut [T], of: impl Fn(u32, f32, f32) -> T) -> Result<()> {
         let (codes, scales, zeros) = (self.codes.bytes()?, self.scales.bytes()?, self.zeros.bytes()?);
         let mut levels = vec![(0.0f32, 0.0f32); self.groups];
         by_rows(self.inputs, first, out, |row, from, piece| {
@@ -87,7 +108,7 @@ impl Decode for Decoder {
             for (input, value) in (from..).zip(piece) {
                 let stored = word(&codes, input * self.words + column) >> shift & 0xf;
                 let (scale, zero) = levels.get(input / self.group_size).copied().unwrap_or((f32::NAN, 0.0));
-                *value = (stored as f32 - zero) * scale;
+                *value = of(stored, scale, zero);
             }
             Ok(())
         })

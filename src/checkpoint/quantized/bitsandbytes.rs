@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::stored::{PlainTensor, by_rows, outside};
+use super::stored::{FINE, PlainTensor, ascending, by_rows, outside};
 use super::{Group, Scheme, companions};
 use crate::checkpoint::{Checkpoint, Decode};
 use crate::error::Result;
 use crate::limits::MAX_QUANT_STATE_BYTES;
 use crate::tensor;
+use crate::tensor::levels::{Choice, Level};
 
 /// `weight` of bytes with `SCB`: `W = code · SCB / 127`.
 pub(super) struct EightBit;
@@ -62,6 +63,26 @@ impl Decode for Rows {
             piece.iter_mut().for_each(|value| *value *= scale);
             Ok(())
         })
+    }
+
+    fn free_scales(&self) -> Result<Option<Vec<f32>>> {
+        self.scales.free(None)
+    }
+
+    fn levels(&self, first: u64, out: &mut [Level]) -> Result<Option<Choice>> {
+        let codes = self.codes.values(first, out.len() as u64)?;
+        by_rows(self.columns, first, out, |row, from, piece| {
+            let scale = self.scales.values(row as u64, 1)?.first().copied().unwrap_or(0.0) / 127.0;
+            let at = row as u64 * self.columns + from as u64 - first;
+            for (level, code) in piece.iter_mut().zip(codes.iter().skip(at as usize)) {
+                let number = |code: f32| (code.abs() <= 127.0).then_some(code * scale);
+                let value = code * scale;
+                // Codes are counted in binary16, which leaves them 11 bits.
+                *level = Level::between(value, number(code - 1.0), number(code + 1.0), FINE * value.abs());
+            }
+            Ok(())
+        })?;
+        Ok(Some(Choice::Nearest))
     }
 }
 
@@ -164,15 +185,32 @@ impl Decode for Blocks {
     }
 
     fn decode(&self, first: u64, out: &mut [f32]) -> Result<()> {
+        self.each(first, out, |number, scale| number * scale)
+    }
+
+    fn free_scales(&self) -> Result<Option<Vec<f32>>> {
+        self.scales.free(None)
+    }
+
+    fn levels(&self, first: u64, out: &mut [Level]) -> Result<Option<Choice>> {
+        let table = ascending(&self.map);
+        // Scales that are codes themselves were rounded after the weights were.
+        let coarseness = if self.nested.is_some() { NESTED } else { FINE };
+        self.each(first, out, |number, scale| {
+            Level::in_table(&table, number, scale, coarseness * (number * scale).abs())
+        })?;
+        Ok(Some(Choice::Nearest))
+    }
+}
+
+/// By how much of itself a number moves whose scale is one of 256 levels: half of the widest gap, 1/64 of the largest
+/// scale among 256, twice over for scales under it.
+const NESTED: f32 = 1.0 / 64.0;
+
+impl Blocks {
+    /// What is made of every element's number in the table, and its scale.
+    fn each<T>(&self, first: u64, out: &mut [T], of: impl Fn(f32, f32) -> T) -> Result<()> {
         let end = first + out.len() as u64;
-        let bytes = self.codes.bytes_at(first / 2, end.div_ceil(2) - first / 2)?;
-        let skip = first / 2 * 2;
-        for (at, value) in (first..end).zip(out.iter_mut()) {
-            let byte = bytes.get(((at - skip) / 2) as usize).copied().ok_or_else(|| outside("codes"))?;
-            // The first of two is in the upper half.
-            let code = if at.is_multiple_of(2) { byte >> 4 } else { byte & 0xf };
-            *value = self.map.get(usize::from(code)).copied().unwrap_or(0.0);
-        }
         let first_block = first / self.block;
         let mut scales = self.scales.values(first_block, end.div_ceil(self.block) - first_block)?;
         if let Some(nested) = &self.nested {
@@ -184,8 +222,14 @@ impl Decode for Blocks {
                 *scale = nested.map.get(*scale as usize).copied().unwrap_or(0.0) * factor + nested.offset;
             }
         }
+        let bytes = self.codes.bytes_at(first / 2, end.div_ceil(2) - first / 2)?;
+        let skip = first / 2 * 2;
         for (at, value) in (first..end).zip(out.iter_mut()) {
-            *value *= scales.get((at / self.block - first_block) as usize).copied().unwrap_or(0.0);
+            let byte = bytes.get(((at - skip) / 2) as usize).copied().ok_or_else(|| outside("codes"))?;
+            // The first of two is in the upper half.
+            let code = if at.is_multiple_of(2) { byte >> 4 } else { byte & 0xf };
+            let number = self.map.get(usize::from(code)).copied().unwrap_or(0.0);
+            *value = of(number, scales.get((at / self.block - first_block) as usize).copied().unwrap_or(0.0));
         }
         Ok(())
     }

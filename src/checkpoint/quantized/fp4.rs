@@ -7,10 +7,11 @@
 
 use std::sync::Arc;
 
-use super::stored::{PlainTensor, by_rows, outside};
+use super::stored::{COARSE, PlainTensor, ascending, by_rows, outside};
 use super::{Group, Scheme, companions, settings};
 use crate::checkpoint::{Checkpoint, Decode};
 use crate::error::Result;
+use crate::tensor::levels::{Choice, Level};
 use crate::tensor::{self, F4_VALUES, power_of_two};
 
 /// The experts of gpt-oss.
@@ -60,6 +61,24 @@ impl Decode for Transposed {
     }
 
     fn decode(&self, first: u64, out: &mut [f32]) -> Result<()> {
+        self.each(first, out, |number, scale| number * scale)
+    }
+
+    fn levels(&self, first: u64, out: &mut [Level]) -> Result<Option<Choice>> {
+        let table = ascending(&F4_VALUES);
+        self.each(first, out, |number, scale| level(&table, number, scale))?;
+        Ok(Some(Choice::Nearest))
+    }
+}
+
+/// The level of a number under a scale; the tools divide by scales in BF16.
+fn level(table: &[f32], number: f32, scale: f32) -> Level {
+    Level::in_table(table, number, scale, COARSE * (number * scale).abs())
+}
+
+impl Transposed {
+    /// What is made of every element's number and scale.
+    fn each<T>(&self, first: u64, out: &mut [T], of: impl Fn(f32, f32) -> T) -> Result<()> {
         if out.is_empty() || self.outputs == 0 {
             return Ok(());
         }
@@ -78,7 +97,7 @@ impl Decode for Transposed {
                 let pair = codes.get(block * 16 + place).zip(scales.get(block));
                 let (byte, exponent) = pair.ok_or_else(|| outside("blocks"))?;
                 let code = if upper { byte >> 4 } else { byte & 0xf };
-                *value = F4_VALUES[usize::from(code)] * power_of_two(*exponent);
+                *value = of(F4_VALUES[usize::from(code)], power_of_two(*exponent));
             }
             Ok(())
         })
@@ -176,6 +195,19 @@ impl Decode for Rows {
     }
 
     fn decode(&self, first: u64, out: &mut [f32]) -> Result<()> {
+        self.each(first, out, |number, scale| number * scale)
+    }
+
+    fn levels(&self, first: u64, out: &mut [Level]) -> Result<Option<Choice>> {
+        let table = ascending(&F4_VALUES);
+        self.each(first, out, |number, scale| level(&table, number, scale))?;
+        Ok(Some(Choice::Nearest))
+    }
+}
+
+impl Rows {
+    /// What is made of every element's number and scale.
+    fn each<T>(&self, first: u64, out: &mut [T], of: impl Fn(f32, f32) -> T) -> Result<()> {
         let block = (self.inputs / self.blocks) as usize;
         by_rows(self.inputs, first, out, |row, from, piece| {
             let row = row as u64;
@@ -189,7 +221,7 @@ impl Decode for Rows {
             for (input, value) in (from..).zip(piece) {
                 let byte = codes.get(input / 2).copied().ok_or_else(|| outside("codes"))?;
                 let code = if input % 2 == 0 { byte & 0xf } else { byte >> 4 };
-                *value = F4_VALUES[usize::from(code)] * scales.get(input / block).copied().unwrap_or(f32::NAN);
+                *value = of(F4_VALUES[usize::from(code)], scales.get(input / block).copied().unwrap_or(f32::NAN));
             }
             Ok(())
         })

@@ -6,10 +6,11 @@
 
 use std::sync::Arc;
 
-use super::stored::{PlainTensor, by_rows, code, word};
+use super::stored::{COARSE, PlainTensor, by_rows, code, word};
 use super::{Group, Scheme, companions, settings};
 use crate::checkpoint::{Checkpoint, Decode};
 use crate::error::Result;
+use crate::tensor::levels::{Choice, Level};
 
 /// GPTQ.
 pub(super) struct Gptq;
@@ -94,6 +95,26 @@ impl Decode for Decoder {
     }
 
     fn decode(&self, first: u64, out: &mut [f32]) -> Result<()> {
+        self.each(first, out, |stored, scale, zero| (stored as f32 - zero) * scale)
+    }
+
+    fn free_scales(&self) -> Result<Option<Vec<f32>>> {
+        self.scales.free(Some(&self.zeros))
+    }
+
+    fn levels(&self, first: u64, out: &mut [Level]) -> Result<Option<Choice>> {
+        self.each(first, out, |stored, scale, zero| {
+            let number = |code: u32| (code as f32 - zero) * scale;
+            Level::of_code(stored, (1 << self.bits) - 1, COARSE * number(stored).abs(), number)
+        })?;
+        // Each column makes up for the errors of those before it: by design one in ten codes is not the nearest.
+        Ok(Some(Choice::Free))
+    }
+}
+
+impl Decoder {
+    /// What is made of every element's code, scale and zero point.
+    fn each<T>(&self, first: u64, out: &mut [T], of: impl Fn(u32, f32, f32) -> T) -> Result<()> {
         let (codes, scales, zeros) = (self.codes.bytes()?, self.scales.bytes()?, self.zeros.bytes()?);
         let order = self.order.as_ref().map(PlainTensor::bytes).transpose()?;
         let mut levels = vec![(0.0f32, 0.0f32); self.groups];
@@ -112,7 +133,7 @@ impl Decode for Decoder {
                 let stored = code(|at| word(&codes, at * self.outputs + row), input, self.bits);
                 // A group that is not there can only be a lie; its weights are no numbers.
                 let (scale, zero) = levels.get(group).copied().unwrap_or((f32::NAN, 0.0));
-                *value = (stored as f32 - zero) * scale;
+                *value = of(stored, scale, zero);
             }
             Ok(())
         })

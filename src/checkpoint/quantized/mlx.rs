@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::stored::{PlainTensor, by_rows, code, outside, word};
+use super::stored::{COARSE, PlainTensor, ascending, by_rows, code, of_bytes, outside, word};
 use super::{Group, Scheme, companions};
 use crate::checkpoint::{Checkpoint, Decode, Storage};
 use crate::error::Result;
+use crate::tensor::levels::{Choice, Level};
 use crate::tensor::{self, F4_VALUES, power_of_two};
 
 /// MLX.
@@ -162,8 +163,32 @@ struct Decoder {
 }
 
 impl Decoder {
+    /// The small floats of the mode by their codes.
+    fn small_floats(&self) -> Vec<f32> {
+        match self.mode {
+            Mode::Affine => Vec::new(),
+            Mode::Mxfp8 => of_bytes(&tensor::F8_E4M3),
+            Mode::Mxfp4 | Mode::Nvfp4 => F4_VALUES.to_vec(),
+        }
+    }
+
+    /// What is made of every element's code, scale and bias.
+    fn each<T>(&self, first: u64, out: &mut [T], of: impl Fn(u32, f32, f32) -> T) -> Result<()> {
+        by_rows(self.inputs, first, out, |row, from, piece| {
+            let row = row as u64;
+            let codes = self.codes.bytes_at(row * self.words * 4, self.words * 4)?;
+            let scales = self.scales(row)?;
+            for (input, value) in (from..).zip(piece) {
+                let stored = code(|at| word(&codes, at), input, self.bits);
+                let (scale, bias) = scales.get(input / self.group_size).copied().ok_or_else(|| outside("scales"))?;
+                *value = of(stored, scale, bias);
+            }
+            Ok(())
+        })
+    }
+
     /// Scale and bias of every group of a row.
-    fn levels(&self, row: u64) -> Result<Vec<(f32, f32)>> {
+    fn scales(&self, row: u64) -> Result<Vec<(f32, f32)>> {
         let at = row * self.groups;
         let scales = match self.mode {
             Mode::Affine => self.scales.values(at, self.groups)?,
@@ -191,26 +216,33 @@ impl Decode for Decoder {
     }
 
     fn decode(&self, first: u64, out: &mut [f32]) -> Result<()> {
-        let mut small = vec![0.0f32; 256];
-        match self.mode {
-            Mode::Affine => {}
-            Mode::Mxfp8 => (tensor::F8_E4M3.decode)(&(0..=255).collect::<Vec<u8>>(), &mut small),
-            Mode::Mxfp4 | Mode::Nvfp4 => small[..16].copy_from_slice(&F4_VALUES),
-        }
-        by_rows(self.inputs, first, out, |row, from, piece| {
-            let row = row as u64;
-            let codes = self.codes.bytes_at(row * self.words * 4, self.words * 4)?;
-            let levels = self.levels(row)?;
-            for (input, value) in (from..).zip(piece) {
-                let stored = code(|at| word(&codes, at), input, self.bits);
-                let (scale, bias) = levels.get(input / self.group_size).copied().ok_or_else(|| outside("scales"))?;
-                *value = match self.mode {
-                    // Product and sum are rounded one after the other, as the tool does it.
-                    Mode::Affine => stored as f32 * scale + bias,
-                    _ => small.get(stored as usize).copied().unwrap_or(f32::NAN) * scale,
-                };
-            }
-            Ok(())
+        let small = self.small_floats();
+        self.each(first, out, |stored, scale, bias| match self.mode {
+            // Product and sum are rounded one after the other, as the tool does it.
+            Mode::Affine => stored as f32 * scale + bias,
+            _ => small.get(stored as usize).copied().unwrap_or(f32::NAN) * scale,
         })
+    }
+
+    fn free_scales(&self) -> Result<Option<Vec<f32>>> {
+        self.scales.free(self.biases.as_ref())
+    }
+
+    fn levels(&self, first: u64, out: &mut [Level]) -> Result<Option<Choice>> {
+        let small = self.small_floats();
+        let last = (1 << self.bits) - 1;
+        let table = ascending(&small);
+        self.each(first, out, |stored, scale, bias| match self.mode {
+            Mode::Affine => {
+                let number = |code: u32| code as f32 * scale + bias;
+                // Scale and bias are both rounded.
+                Level::of_code(stored, last, COARSE * number(stored).abs().max(bias.abs()), number)
+            }
+            _ => {
+                let entry = small.get(stored as usize).copied().unwrap_or(f32::NAN);
+                Level::in_table(&table, entry, scale, COARSE * (entry * scale).abs())
+            }
+        })?;
+        Ok(Some(Choice::Nearest))
     }
 }

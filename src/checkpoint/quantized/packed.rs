@@ -6,10 +6,11 @@
 
 use std::sync::Arc;
 
-use super::stored::{PlainTensor, by_rows, code, word};
+use super::stored::{COARSE, PlainTensor, by_rows, code, word};
 use super::{Group, Scheme, companions, settings};
 use crate::checkpoint::{Checkpoint, Decode};
 use crate::error::Result;
+use crate::tensor::levels::{Choice, Level};
 
 /// Packed whole numbers.
 pub(super) struct CompressedTensors;
@@ -119,6 +120,26 @@ impl Decode for Decoder {
     }
 
     fn decode(&self, first: u64, out: &mut [f32]) -> Result<()> {
+        self.each(first, out, |stored, scale, zero| (stored as f32 - zero) * scale)
+    }
+
+    fn free_scales(&self) -> Result<Option<Vec<f32>>> {
+        self.scales.free(self.zeros.as_ref())
+    }
+
+    fn levels(&self, first: u64, out: &mut [Level]) -> Result<Option<Choice>> {
+        self.each(first, out, |stored, scale, zero| {
+            let number = |code: u32| (code as f32 - zero) * scale;
+            Level::of_code(stored, (1 << self.bits) - 1, COARSE * number(stored).abs(), number)
+        })?;
+        // llm-compressor writes what GPTQ and AWQ make in this form too.
+        Ok(Some(Choice::Free))
+    }
+}
+
+impl Decoder {
+    /// What is made of every element's code, scale and zero point.
+    fn each<T>(&self, first: u64, out: &mut [T], of: impl Fn(u32, f32, f32) -> T) -> Result<()> {
         let order = self.order.as_ref().map(PlainTensor::bytes).transpose()?;
         let zeros = self.zeros.as_ref().map(PlainTensor::bytes).transpose()?;
         // Codes and zero points are stored with this added to both.
@@ -137,10 +158,10 @@ impl Decode for Decoder {
                     Some(order) => word(order, input) as usize,
                     None => input / self.group_size,
                 };
-                let stored = code(|at| word(&codes, at), input, self.bits) as f32;
+                let stored = code(|at| word(&codes, at), input, self.bits);
                 let (scale, zero) =
                     scales.get(group).copied().zip(zeros.get(group).copied()).unwrap_or((f32::NAN, 0.0));
-                *value = (stored - zero) * scale;
+                *value = of(stored, scale, zero);
             }
             Ok(())
         })

@@ -8,10 +8,11 @@
 use std::sync::Arc;
 
 use super::fp4::among_fp8;
-use super::stored::{PlainTensor, by_rows, outside};
+use super::stored::{COARSE, PlainTensor, ascending, by_rows, of_bytes, outside};
 use super::{Group, Scheme, settings};
 use crate::checkpoint::{Checkpoint, Decode, Storage};
 use crate::error::Result;
+use crate::tensor::levels::{Choice, Level};
 use crate::tensor::power_of_two;
 
 /// Scaled codes.
@@ -160,9 +161,36 @@ impl Decode for Decoder {
 
     fn decode(&self, first: u64, out: &mut [f32]) -> Result<()> {
         self.codes.values_into(first, out)?;
+        self.each(first, out, |value, scale, zero| *value = (*value - zero) * scale)
+    }
+
+    fn free_scales(&self) -> Result<Option<Vec<f32>>> {
+        self.scales.free(self.zeros.as_ref())
+    }
+
+    fn levels(&self, first: u64, out: &mut [Level]) -> Result<Option<Choice>> {
+        let mut codes = self.codes.values(first, out.len() as u64)?;
+        let table = ascending(&of_bytes(self.codes.dtype));
+        let mut levels = out.iter_mut();
+        self.each(first, &mut codes, |code, scale, zero| {
+            let Some(level) = levels.next() else { return };
+            let shifted = -zero * scale;
+            let slack = COARSE * ((*code - zero) * scale).abs();
+            let Level { value, below, above, .. } = Level::in_table(&table, *code, scale, slack);
+            let moved = |level: Option<f32>| level.map(|level| level + shifted);
+            *level = Level { value: value + shifted, below: moved(below), above: moved(above), slack, reach: 0.0 };
+        })?;
+        // INT8 is what GPTQ after a smoothing of scales is written as too.
+        Ok(Some(if self.codes.dtype.name == "I8" { Choice::Free } else { Choice::Nearest }))
+    }
+}
+
+impl Decoder {
+    /// Hands out every element's code with its scale and zero point, in order.
+    fn each(&self, first: u64, codes: &mut [f32], mut to: impl FnMut(&mut f32, f32, f32)) -> Result<()> {
         let mut read_row = None;
         let (mut scales, mut zeros) = (Vec::new(), Vec::new());
-        by_rows(self.columns, first, out, |row, from, piece| {
+        by_rows(self.columns, first, codes, |row, from, piece| {
             let (matrix, row) = (row as u64 / self.rows, row as u64 % self.rows);
             let scale_row = if self.batched { matrix * self.scale_rows } else { 0 } + row / self.block_rows;
             if read_row != Some(scale_row) {
@@ -185,7 +213,7 @@ impl Decode for Decoder {
                 let (here, tail) = rest.split_at_mut(rest.len().min((part + 1) * block - column));
                 let scale = *scales.get(part).ok_or_else(|| outside("scales"))?;
                 let zero = zeros.get(part).copied().unwrap_or(0.0);
-                here.iter_mut().for_each(|value| *value = (*value - zero) * scale);
+                here.iter_mut().for_each(|code| to(code, scale, zero));
                 column += here.len();
                 rest = tail;
             }

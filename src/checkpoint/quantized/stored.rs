@@ -85,6 +85,23 @@ impl PlainTensor {
         Ok(())
     }
 
+    /// All of it as numbers.
+    pub fn all(&self) -> Result<Vec<f32>> {
+        self.values(0, self.elements())
+    }
+
+    /// All its numbers, and those of what stands beside it; for scales that are floats of 16 bits and more.
+    pub fn free(&self, beside: Option<&Self>) -> Result<Option<Vec<f32>>> {
+        if !self.is_float() || self.dtype.bytes < 2 {
+            return Ok(None);
+        }
+        let mut numbers = self.all()?;
+        if let Some(beside) = beside {
+            numbers.extend(beside.all()?);
+        }
+        Ok(Some(numbers))
+    }
+
     /// One number out of the tensor's bytes.
     pub fn value(&self, bytes: &[u8], index: usize) -> f32 {
         let width = self.dtype.bytes;
@@ -131,11 +148,11 @@ pub(super) fn word(bytes: &[u8], index: usize) -> u32 {
 }
 
 /// Calls `each` with row, first column and numbers for every piece of a row in a run of elements.
-pub(super) fn by_rows(
+pub(super) fn by_rows<T>(
     columns: u64,
     first: u64,
-    out: &mut [f32],
-    mut each: impl FnMut(usize, usize, &mut [f32]) -> Result<()>,
+    out: &mut [T],
+    mut each: impl FnMut(usize, usize, &mut [T]) -> Result<()>,
 ) -> Result<()> {
     if columns == 0 {
         return Ok(());
@@ -151,4 +168,24 @@ pub(super) fn by_rows(
         each(row, from, piece)?;
     }
     Ok(())
+}
+
+/// By how much of itself a number moves whose scale is stored in BF16, or that was divided by one in that dtype.
+pub(super) const COARSE: f32 = 1.0 / 256.0;
+/// The same of scales that are kept in binary16 or finer.
+pub(super) const FINE: f32 = 1.0 / 1024.0;
+
+/// The numbers that codes stand for, ascending, each once.
+pub(super) fn ascending(numbers: &[f32]) -> Vec<f32> {
+    let mut numbers: Vec<f32> = numbers.iter().copied().filter(|number| number.is_finite()).collect();
+    numbers.sort_by(f32::total_cmp);
+    numbers.dedup();
+    numbers
+}
+
+/// The numbers of a dtype with one byte an element, by their codes.
+pub(super) fn of_bytes(dtype: &DType) -> Vec<f32> {
+    let mut numbers = vec![0.0; 256];
+    (dtype.decode)(&(0..=255).collect::<Vec<u8>>(), &mut numbers);
+    numbers
 }
