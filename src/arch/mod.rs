@@ -419,8 +419,8 @@ fn is_granite_stack(path: &str) -> bool {
     matches!(path, "block_sparse_moe.input_linear" | "block_sparse_moe.output_linear")
 }
 
-/// A role in a draft block (multi-token prediction): it has a residual stream of its own, so that its tensors count neither as
-/// writers nor as readers of the model's; what writes to that stream keeps its axis, by which it is examined.
+/// A role in a draft block (multi-token prediction): it has a residual stream of its own, so that its tensors count
+/// neither as writers nor as readers of the model's; what writes to that stream keeps its axis, by which it is examined.
 fn of_draft(role: Role) -> Role {
     let residual = role.residual.filter(|_| role.kind == Kind::Writer);
     Role { kind: Kind::Other, residual, ..role }

@@ -151,8 +151,9 @@ impl Grams {
         transposed.transpose().to_owned()
     }
 
-    /// ‖W'ᵀW' - WᵀW‖ over 2‖ΔᵀW‖, of what of the change lies in this subspace: 0 where the change turns what W writes and
-    /// neither takes away nor adds (a rotation, a reflection), 1/2 for a removal, 0.7 for what has nothing to do with W.
+    /// ‖W'ᵀW' - WᵀW‖ over 2‖ΔᵀW‖, of what of the change lies in this subspace: 0 where the change turns what W writes
+    /// and neither takes away nor adds (a rotation, a reflection), 1/2 for a removal, 0.7 for what has nothing to do
+    /// with W.
     pub fn isometry(&self) -> f64 {
         let trace = |a: &Mat<f64>, b: &Mat<f64>| -> f64 {
             let width = a.nrows();

@@ -1,6 +1,6 @@
-//! A change as an operator on the residual stream that need not be symmetric: Δ = Σ a bᵀW. A removal is one kind of it, with
-//! a = -λ b; oblique projections (LEACE, affine maps), removals kept out of some subspace and rotations in a plane are
-//! others, and the regression of [`super::projection`] sees those only in part.
+//! A change as an operator on the residual stream that need not be symmetric: Δ = Σ a bᵀW. A removal is one kind of it,
+//! with a = -λ b; oblique projections (LEACE, affine maps), removals kept out of some subspace and rotations in a plane
+//! are others, and the regression of [`super::projection`] sees those only in part.
 //!
 //! v being a right vector of Δ, b = (WWᵀ + εI)⁻¹Wv is what that piece of the change reads of the residual stream, its
 //! *covector*. Writers that one operator was applied to have one b, whatever their own weights are: |cos| of 0.9 and
@@ -48,8 +48,8 @@ pub struct AsOperator {
     pub strength: f64,
     /// Median of the largest squared coordinate of the covector.
     pub channel: f64,
-    /// Median share of the loudest right vector that lies in the row space of W, over writers with [`ROOM`] for it not to;
-    /// `None` where there are fewer than [`FEWEST`].
+    /// Median share of the loudest right vector that lies in the row space of W, over writers with [`ROOM`] for it not
+    /// to; `None` where there are fewer than [`FEWEST`].
     pub inclusion: Option<f64>,
     /// Median isometry of all writers asked, see [`super::consistency::Grams::isometry`].
     pub isometry: f64,
@@ -70,7 +70,8 @@ struct Asked<'m, 'a> {
 struct Read {
     covectors: Vec<Vec<f64>>,
     lost: Vec<f64>,
-    /// Of the first right vector, the share inside W's row space; `None` where that has hardly room to be less than one.
+    /// Of the first right vector, the share inside W's row space; `None` where that has hardly room to be less than
+    /// one.
     inside: Option<f64>,
 }
 

@@ -9,9 +9,9 @@
 //!
 //! Two of the numbers are taken again where the first look cannot tell them: [`rank`] and, through a quantiser, the
 //! strength ([`grid`]); and writers that are no removals proper are looked at as an operator ([`covectors`]). Of a
-//! candidate in codes [`rounding`] asks whether it is the base rounded, and [`in_place`] whether a base in the same codes
-//! was edited in them. [`summary`] then says which pairs fit a removed direction, given what the other layers show, and
-//! names the numbers that signatures speak of.
+//! candidate in codes [`rounding`] asks whether it is the base rounded, and [`in_place`] whether a base in the same
+//! codes was edited in them. [`summary`] then says which pairs fit a removed direction, given what the other layers
+//! show, and names the numbers that signatures speak of.
 
 pub mod change;
 mod channel;

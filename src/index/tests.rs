@@ -751,8 +751,8 @@ fn a_database_of_every_released_schema_opens() {
     }
 }
 
-/// A false claim of a base, and one that nothing could be held against, wait for a decision as a finding of low severity
-/// does, until it is judged otherwise.
+/// A false claim of a base, and one that nothing could be held against, wait for a decision as a finding of low
+/// severity does, until it is judged otherwise.
 #[test]
 fn a_false_claim_is_of_low_severity_as_long_as_it_is_one() {
     use super::triage::{Sort, TriageFilter};

@@ -49,8 +49,8 @@ pub fn describe(profile: &Profile, strengths: &[Strength], global: bool) -> Vec<
     facts
 }
 
-/// λ over layers of each component: attention, linear attention and MLP by their modules, routed experts apart from what
-/// stands beside them, since editors give each a strength of its own.
+/// λ over layers of each component: attention, linear attention and MLP by their modules, routed experts apart from
+/// what stands beside them, since editors give each a strength of its own.
 fn components(strengths: &[Strength]) -> Vec<String> {
     let mut components: BTreeMap<(&str, bool), BTreeMap<u32, Vec<f64>>> = BTreeMap::new();
     for strength in strengths {
@@ -111,7 +111,8 @@ pub fn shape(series: &[(f64, f64)]) -> String {
         if from == to { format!("layer {from:.0}") } else { format!("layers {from:.0} to {to:.0}") }
     };
     let mut span = layers(first.0, last.0);
-    // Layers before and behind that were left alone are part of a recipe, and told of a tent that fell to nothing by its edge.
+    // Layers before and behind that were left alone are part of a recipe, and told of a tent that fell to nothing by
+    // its edge.
     let stock = |is_outside: &dyn Fn(f64) -> bool| {
         let outside: Vec<f64> = series.iter().map(|(layer, _)| *layer).filter(|layer| is_outside(*layer)).collect();
         Some(layers(*outside.first()?, *outside.last()?))

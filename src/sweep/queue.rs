@@ -114,8 +114,8 @@ fn facts_of(row: &RepoInfo, doing: &str) -> Result<String> {
     text(&row)
 }
 
-/// What becomes of a row that was listed in a state with this key ([`QueueEnding::examined`]). A failure that may pass and
-/// has rested is tried again.
+/// What becomes of a row that was listed in a state with this key ([`QueueEnding::examined`]). A failure that may pass
+/// and has rested is tried again.
 pub(super) fn becomes(
     connection: &Connection,
     (hub, repository, base): (&str, &str, &str),

@@ -88,7 +88,7 @@ fn what_an_oblique_removal_takes_is_told() {
 }
 
 #[test]
-fn a_direction_of_each_layer_removed_obliquely_is_found() {
+fn directions_of_each_layer_removed_obliquely_are_suspect_where_one_writer_of_a_layer_tells() {
     let candidate = changed(|name, weight| {
         let layer = name.split('.').nth(2).unwrap().to_owned();
         let a = direction(62, &layer, WIDTH);
@@ -96,7 +96,9 @@ fn a_direction_of_each_layer_removed_obliquely_is_found() {
         edits::orthogonalize_obliquely(weight, &a, &b, 1.0);
     });
     let examination = compare(&base(), &candidate, &BF16, 1);
-    assert_eq!(examination.verdict, Verdict::Orthogonalized, "{}", numbers(&examination));
+    // These attention outputs are narrower than the stream, so that no sibling shows the layer's operator.
+    assert_eq!(examination.verdict, Verdict::Suspect, "{}", numbers(&examination));
+    assert!(has(&examination, "own-operators"), "{}", numbers(&examination));
 }
 
 #[test]
