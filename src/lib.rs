@@ -41,6 +41,8 @@ pub mod arch;
 pub mod profile;
 // Which tensor of the base corresponds to which of the candidate, through which view.
 pub mod pair;
+// What a checkpoint is known by without any base: fingerprints, and how alike two of them are.
+pub mod kinship;
 // An adapter laid over its base, or applied to the weights it lies among.
 pub mod overlay;
 // The measurements: equality, moments, ranks, directions and their consistency, over all tensors in parallel.

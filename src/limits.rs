@@ -81,6 +81,19 @@ pub const MAX_ADDED_BIAS_NUMBERS: u64 = 1 << 24;
 /// Blocks of a model beyond which they are not aligned by content; the deepest published models have fewer than 200.
 pub const MAX_ALIGNED_LAYERS: usize = 1024;
 
+/// Blocks of a model that a fingerprint samples, the first ones; the deepest published models have fewer than 200.
+pub const MAX_SKETCHED_BLOCKS: usize = 400;
+
+/// Kinds of sketches (a slot in one shape) of one fingerprint. Published hybrids have about a dozen.
+pub const MAX_SKETCHED_SLOTS: usize = 64;
+
+/// Sketches of one fingerprint: four of each of a hundred blocks, two of two hundred or one of four hundred, and five
+/// outside of all blocks.
+pub const MAX_SKETCHES: usize = MAX_SKETCHED_BLOCKS + 8;
+
+/// Bytes of one fingerprint; that many sketches take 60 kB with the names and shapes of their slots.
+pub const MAX_FINGERPRINT_BYTES: usize = 64 << 10;
+
 /// The longest row of a matrix that is read for a sample of it.
 pub const MAX_SAMPLED_ROW: u64 = 1 << 18;
 

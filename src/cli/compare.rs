@@ -12,8 +12,10 @@ use super::{ExitStatus, FailOn, Global, hubs, log};
 use crate::diff::DiffObserver;
 use crate::error::Result;
 use crate::examination::Examination;
+use crate::examine::identify::known_by;
 use crate::examine::{self, ExaminationContext};
 use crate::index::Index;
+use crate::index::fingerprints::EnrolledAs;
 use crate::report::{Report, UploadFacts, sanitise};
 
 /// Columns of a name in a progress line, so that a bar is left beside it in a narrow terminal.
@@ -73,7 +75,7 @@ impl CompareArguments {
         bar.finish();
         let now = jiff::Timestamp::now();
         // What took minutes is printed also where it cannot be recorded.
-        let recorded = if self.no_record { Ok(()) } else { record(&global.index, &examination, now) };
+        let recorded = if self.no_record { Ok(()) } else { record(&global.index, base, &examination, now) };
         let status = self.fail_on.status([&examination]);
         let facts = UploadFacts { examined_at: Some(moment(now)), listing: None };
         let facts = BTreeMap::from([(examination.id().hex(), facts)]);
@@ -92,9 +94,14 @@ impl CompareArguments {
     }
 }
 
-fn record(index: &Path, examination: &Examination, now: jiff::Timestamp) -> Result<()> {
-    Index::open(index)?.record(examination, now)?;
-    Ok(())
+/// Records an examination, and what its base is known by. A base that cannot be fingerprinted is recorded without.
+fn record(index: &Path, base: &Path, examination: &Examination, now: jiff::Timestamp) -> Result<()> {
+    let mut index = Index::open(index)?;
+    index.record(examination, now)?;
+    match known_by(base) {
+        Some(fingerprint) => index.enroll(&fingerprint, EnrolledAs::Base, now),
+        None => Ok(()),
+    }
 }
 
 /// A time as the index keeps it, to the second.

@@ -9,16 +9,14 @@ use clap::Args;
 use super::hubs;
 use super::{ExitStatus, Global};
 use crate::arch::Kind;
-use crate::checkpoint::files::is_worth_reading;
 use crate::checkpoint::{FileSet, folder};
 use crate::diff::Unobserved;
 use crate::error::{Error, Result};
 use crate::examine::inspect::{Inspection, Module, inspect};
+use crate::examine::located::Located;
 use crate::examine::settings::ExamineSettings;
-use crate::examine::{base, sides};
 use crate::hub::Meter;
 use crate::ids::Location;
-use crate::limits;
 use crate::report::json::write_value;
 use crate::report::table::{Elastic, laid};
 use crate::report::{oddities, sanitise, words};
@@ -84,20 +82,8 @@ impl InspectArguments {
         let examiner = hubs::examiner(global, &catalogue, ExamineSettings::default(), None, Arc::new(Unobserved))?;
         hubs::stop_on_signal(&examiner.client)?;
         let meter = Meter::new("this repository's", None, None);
-        let (repo, _) = base::open_repo(&id, revision.as_ref(), &examiner.client, &examiner.environment, &meter)?;
-        let mut set = FileSet { label: self.what.clone(), ..FileSet::default() };
-        for file in repo.files() {
-            let card = file.path == "README.md";
-            let small = is_worth_reading(&file.path) || file.bytes <= limits::MAX_JSON_BYTES;
-            if !(small && (card || sides::is_wanted(&file.path))) {
-                continue;
-            }
-            set.files.insert(file.path.clone(), repo.source(file, &meter)?);
-            if let Some(sha256) = file.sha256 {
-                set.digests.insert(file.path.clone(), sha256);
-            }
-        }
-        Ok(set)
+        let found = Located::of_hub(&id, revision.as_ref(), &examiner.client, &examiner.environment, &meter)?;
+        Ok(FileSet { label: self.what.clone(), ..found.files })
     }
 }
 

@@ -5,11 +5,13 @@ pub mod completions;
 pub mod decide;
 pub mod demo;
 pub mod doctor;
+pub mod enroll;
 pub mod evaluate;
 pub mod explain;
 pub mod export;
 pub mod findings;
 pub mod hubs;
+pub mod identify;
 pub mod inspect;
 mod log;
 pub mod rejudge;
@@ -196,6 +198,8 @@ enum Command {
     Compare(compare::CompareArguments),
     Scan(scan::ScanArguments),
     Inspect(inspect::InspectArguments),
+    Enroll(enroll::EnrollArguments),
+    Identify(identify::IdentifyArguments),
     Sweep(sweep::SweepArguments),
     Findings(findings::FindingsArguments),
     Decide(decide::DecideArguments),
@@ -226,9 +230,8 @@ fn formats(path: &str) -> Vec<&'static str> {
         "stats" => vec!["text", "json", "html"],
         "signatures show" => vec!["text", "json", "source"],
         "evaluate" => vec!["text", "json", "csv"],
-        "decide" | "demo" | "doctor" | "inspect" | "rejudge" | "sweep" | "verify" | "signatures list" => {
-            vec!["text", "json"]
-        }
+        "decide" | "demo" | "doctor" | "enroll" | "identify" | "inspect" | "rejudge" | "sweep" | "verify"
+        | "signatures list" => vec!["text", "json"],
         "explain" | "signatures check" => vec!["text"],
         _ => Vec::new(),
     }
@@ -398,6 +401,8 @@ impl Command {
             Self::Compare(arguments) => arguments.run(global, out),
             Self::Scan(arguments) => arguments.run(global, out),
             Self::Inspect(arguments) => arguments.run(global, out),
+            Self::Enroll(arguments) => arguments.run(global, out),
+            Self::Identify(arguments) => arguments.run(global, out),
             Self::Sweep(arguments) => arguments.run(global, out),
             Self::Findings(arguments) => arguments.run(global, out),
             Self::Decide(arguments) => arguments.run(global, out),

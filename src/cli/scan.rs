@@ -17,6 +17,7 @@ use crate::examine::base;
 use crate::hub::{Meter, RepoInfo};
 use crate::ids::{Location, RepoId, Revision};
 use crate::index::Index;
+use crate::index::fingerprints::EnrolledAs;
 use crate::index::triage::Listing;
 use crate::report::{ListingFacts, Report, UploadFacts};
 
@@ -81,6 +82,9 @@ impl ScanArguments {
             let now = jiff::Timestamp::now();
             if let Some(index) = &mut index {
                 recorded = recorded.and(record(index, &examination, listing.as_ref(), now));
+                if let Some(base) = examiner.bases.unenrolled(&examination.base.source) {
+                    recorded = recorded.and(index.enroll(&base, EnrolledAs::Base, now));
+                }
             }
             let listing = listing.as_ref().map(|listing| ListingFacts::of(&examination.candidate.source, listing));
             facts.insert(examination.id().hex(), UploadFacts { examined_at: Some(moment(now)), listing });

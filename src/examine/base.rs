@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::checkpoint::files::is_worth_reading;
@@ -12,6 +13,8 @@ use crate::examination::Side;
 use crate::hub::fetch::{self, Repo};
 use crate::hub::{self, Client, Environment, Meter, RepoFile, stale};
 use crate::ids::{Digest, Location, RepoId, Revision};
+use crate::index::fingerprints::EnrolledFingerprint;
+use crate::kinship;
 use crate::limits;
 use crate::pair::View;
 use crate::source::{Bytes, mmap::Mmap};
@@ -37,9 +40,21 @@ pub struct OpenedBase {
     pub listed: BTreeMap<String, String>,
     cache: PathBuf,
     factors: Mutex<(BTreeMap<String, Arc<Factor>>, usize)>,
+    enrolled: AtomicBool,
 }
 
 impl OpenedBase {
+    /// What the index may know the base by, the first time that it is asked for in a run. One of which no fingerprint
+    /// can be taken is examined all the same.
+    fn unenrolled(&self) -> Option<EnrolledFingerprint> {
+        if self.enrolled.swap(true, Ordering::Relaxed) {
+            return None;
+        }
+        let taken = super::fenced(&self.side.source, || kinship::fingerprint(&self.checkpoint)).ok()?;
+        let (source, revision) = (self.side.source.clone(), self.side.revision.clone());
+        Some(EnrolledFingerprint { source, revision, fingerprint: taken.fingerprint })
+    }
+
     /// The factor of one of its writers: from memory, from the cache, or built and kept.
     pub fn factor(&self, view: &View) -> Result<Arc<Factor>> {
         let name = format!("{}[{}]", view.tensor, view.offset);
@@ -100,15 +115,23 @@ pub struct Bases {
 }
 
 impl Bases {
-    /// What the hub says of an opened base, by the source that records name it with.
-    pub fn facts(&self, source: &str) -> Option<hub::RepoInfo> {
+    /// The opened base that records name by this source. One that is being fetched is not the one asked for.
+    fn opened(&self, source: &str) -> Option<Arc<OpenedBase>> {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         slots.values().find_map(|slot| {
-            // One that is being fetched is not the one asked for.
             let held = slot.try_lock().ok()?;
-            let base = held.as_ref()?.as_ref().ok().filter(|base| base.side.source == source)?;
-            base.facts.clone()
+            held.as_ref()?.as_ref().ok().filter(|base| base.side.source == source).cloned()
         })
+    }
+
+    /// What the hub says of an opened base, by the source that records name it with.
+    pub fn facts(&self, source: &str) -> Option<hub::RepoInfo> {
+        self.opened(source)?.facts.clone()
+    }
+
+    /// The fingerprint of an opened base, once in a run: behind the first examination against it that is recorded.
+    pub fn unenrolled(&self, source: &str) -> Option<EnrolledFingerprint> {
+        self.opened(source)?.unenrolled()
     }
 
     /// The base of that name (`hf:org/name[@revision]`, or a path), opened at its first use. A base that cannot be
@@ -179,6 +202,7 @@ fn open(
                 checkpoint,
                 cache: client.cache().to_owned(),
                 factors: Mutex::default(),
+                enrolled: AtomicBool::new(false),
             });
         }
     };
@@ -226,7 +250,8 @@ fn open(
     let side = sides::of_repository(&repo, Some(checkpoint.format));
     let listed = sides::contents_of(&repo);
     let cache = client.cache().to_owned();
-    Ok(OpenedBase { side, facts, checkpoint, weights, around: files, listed, cache, factors: Mutex::default() })
+    let (factors, enrolled) = (Mutex::default(), AtomicBool::new(false));
+    Ok(OpenedBase { side, facts, checkpoint, weights, around: files, listed, cache, factors, enrolled })
 }
 
 /// What a hub says of one repository at a revision, or at its newest when none is named; offline, no more than its

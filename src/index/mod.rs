@@ -8,6 +8,7 @@
 mod bounded;
 mod checksum;
 pub mod decision;
+pub mod fingerprints;
 mod json;
 mod judgement;
 mod load;
@@ -50,6 +51,7 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0006-claims.sql"),
     include_str!("migrations/0007-surroundings.sql"),
     include_str!("migrations/0008-misfits.sql"),
+    include_str!("migrations/0009-fingerprints.sql"),
 ];
 
 /// The schema's version in this build: the number of migrations.

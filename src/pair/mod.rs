@@ -19,7 +19,7 @@ mod verify;
 use std::sync::Arc;
 
 use crate::arch::Role;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, TensorEntry};
 use crate::error::{Error, ErrorKind, Result};
 pub(crate) use order::{Relative, relative};
 pub(crate) use piece::{Piece, pieces};
@@ -71,26 +71,46 @@ impl View {
         self.rows * self.columns
     }
 
+    fn entry<'c>(&self, checkpoint: &'c Checkpoint) -> Result<&'c TensorEntry> {
+        checkpoint.tensors.get(&self.tensor).ok_or_else(|| {
+            Error::new(ErrorKind::Internal, format!("{} has no tensor {}", checkpoint.label, self.tensor))
+        })
+    }
+
+    /// Where a row of the view lies in the stored slice.
+    fn stored_row(&self, row: u64) -> Result<u64> {
+        let Some(order) = &self.row_order else { return Ok(row) };
+        let stored = usize::try_from(row).ok().and_then(|row| order.get(row)).map(|row| u64::from(*row));
+        stored.ok_or_else(|| Error::new(ErrorKind::Internal, format!("row order of {} is too short", self.tensor)))
+    }
+
+    /// Decodes part of one row: columns `first .. first + out.len()`.
+    pub fn decode_run(&self, checkpoint: &Checkpoint, row: u64, first: u64, out: &mut [f32]) -> Result<()> {
+        let entry = self.entry(checkpoint)?;
+        let row = self.stored_row(row)?;
+        if self.transposed {
+            let stride = self.stride.unwrap_or(self.rows);
+            for (column, out) in (first..).zip(out.iter_mut()) {
+                checkpoint.decode(entry, self.offset + column * stride + row, std::slice::from_mut(out))?;
+            }
+        } else {
+            let stride = self.stride.unwrap_or(self.columns);
+            checkpoint.decode(entry, self.offset + row * stride + first, out)?;
+        }
+        if self.shift != 0.0 {
+            out.iter_mut().for_each(|value| *value += self.shift);
+        }
+        Ok(())
+    }
+
     /// Decodes rows `first .. first + out.len() / columns` into `out`, row-major.
     pub fn decode_rows(&self, checkpoint: &Checkpoint, first: u64, out: &mut [f32]) -> Result<()> {
-        let entry = checkpoint.tensors.get(&self.tensor).ok_or_else(|| {
-            Error::new(ErrorKind::Internal, format!("{} has no tensor {}", checkpoint.label, self.tensor))
-        })?;
+        let entry = self.entry(checkpoint)?;
         let columns = self.columns as usize;
         if columns == 0 {
             return Ok(());
         }
-        let row_of = |row: usize| -> Result<u64> {
-            let row = first + row as u64;
-            match &self.row_order {
-                None => Ok(row),
-                Some(order) => {
-                    usize::try_from(row).ok().and_then(|row| order.get(row)).map(|row| u64::from(*row)).ok_or_else(
-                        || Error::new(ErrorKind::Internal, format!("row order of {} is too short", self.tensor)),
-                    )
-                }
-            }
-        };
+        let row_of = |row: usize| self.stored_row(first + row as u64);
         if self.transposed {
             // Stored (columns, rows): one strided run per stored row. Slow path, met only where Conv1D meets Linear.
             let stride = self.stride.unwrap_or(self.rows);

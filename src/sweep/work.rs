@@ -15,6 +15,7 @@ use crate::examine::Examiner;
 use crate::examine::repository::RepositoryOutcome;
 use crate::hub::RepoInfo;
 use crate::ids::RepoId;
+use crate::index::fingerprints::{EnrolledAs, enroll};
 use crate::index::triage::{Listing, record_listing};
 use crate::index::write::Writer;
 use crate::index::{self, Index};
@@ -341,6 +342,11 @@ fn one(
     // Recorded first, ended after: a kill between the two repeats the recording, which changes nothing.
     let base = examiner.bases.facts(&outcome.examination.base.source);
     record(writer, &outcome.examination, &item.facts, base.as_ref())?;
+    if let Some(base) = examiner.bases.unenrolled(&outcome.examination.base.source) {
+        let now = Timestamp::now();
+        // The examination is recorded; that its base is not known by its weights is no reason to repeat it.
+        let _ = writer.submit(move |connection| enroll(connection, &base, EnrolledAs::Base, now))?;
+    }
     let commit = item.facts.commit.as_deref().unwrap_or_default();
     let examined = examiner.settings.key(commit, &outcome.examination.tool);
     let word = outcome.word();

@@ -22,6 +22,8 @@ mod house;
 mod hub_client;
 /// Sweeps: every kind of repository, faults, kills, budgets, watches.
 mod hub_sweep;
+/// Fingerprints, and where a checkpoint comes from by its weights.
+mod kinship;
 /// Every declared measurement is made of some tiny model.
 mod measurements;
 /// Edits that are an operator on the residual stream and no plain removal.
