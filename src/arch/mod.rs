@@ -422,6 +422,7 @@ fn is_granite_stack(path: &str) -> bool {
 /// A role in a draft block (multi-token prediction): it has a residual stream of its own, so that its tensors count
 /// neither as writers nor as readers of the model's; what writes to that stream keeps its axis, by which it is examined.
 fn of_draft(role: Role) -> Role {
-    let residual = role.residual.filter(|_| role.kind == Kind::Writer);
+    // What joins the model's stream and the next token's embedding makes the block's stream, and adds nothing to it.
+    let residual = role.residual.filter(|_| role.kind == Kind::Writer && role.module != "eh_proj");
     Role { kind: Kind::Other, residual, ..role }
 }
