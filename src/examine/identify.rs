@@ -1,5 +1,5 @@
-//! Where a checkpoint comes from, by its weights: the nearest of the fingerprints that the index has, and what that says
-//! of the candidate's own claim.
+//! Where a checkpoint comes from, by its weights: the nearest of the fingerprints that the index has, and what that
+//! says of the candidate's own claim.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -84,7 +84,7 @@ pub struct NearestKin {
     pub source: String,
     /// Its commit, where there is one.
     pub revision: Option<String>,
-    /// Mean correlation of what was sampled: 1 for the same weights.
+    /// Of what was sampled, one less its distance: 1 for the same weights.
     #[serde(serialize_with = "short")]
     pub similarity: f64,
     /// Chance that strangers are as alike.
@@ -208,13 +208,15 @@ pub struct KinRanking {
 
 /// An enrolled checkpoint beside the likeness that it has to the candidate.
 struct Ranked {
+    /// Whether it is enrolled under the candidate's own name.
+    itself: bool,
     source: String,
     revision: Option<String>,
     likeness: Likeness,
 }
 
-/// Ranks what is enrolled by its likeness to a fingerprint. What is enrolled under the candidate's own name is passed
-/// over: nothing is its own base.
+/// Ranks what is enrolled by its likeness to a fingerprint. What is enrolled under the candidate's own name comes last:
+/// it says what the candidate is, and not what it was made from.
 pub fn rank(
     index: &Index,
     source: &str,
@@ -227,18 +229,16 @@ pub fn rank(
     let (mut found, mut claimed): (Vec<Ranked>, Vec<Option<Likeness>>) = (Vec::new(), Vec::new());
     index.fingerprints(&mut |one| {
         enrolled += 1;
-        if place(&one.source) == itself {
-            return Ok(());
-        }
         let likeness = kinship::likeness(&own, &PreparedFingerprint::of(&one.fingerprint));
         comparable += u64::from(likeness.is_some());
+        let is_itself = place(&one.source) == itself;
         if claims.iter().any(|claim| names(&one.source, claim)) {
             // One that cannot be compared though it is as wide is not shown to be another.
             let told = likeness.is_some() || one.fingerprint.width != fingerprint.width;
             claimed.extend(told.then(|| likeness.clone()));
         }
         if let Some(likeness) = likeness.filter(|likeness| likeness.is_kin(1)) {
-            found.push(Ranked { source: one.source, revision: one.revision, likeness });
+            found.push(Ranked { itself: is_itself, source: one.source, revision: one.revision, likeness });
             nearest_first(&mut found, limit);
         }
         Ok(())
@@ -261,7 +261,11 @@ pub fn rank(
 fn nearest_first(found: &mut Vec<Ranked>, limit: usize) {
     found.sort_by(|one, other| {
         let nearer = other.likeness.similarity.total_cmp(&one.likeness.similarity);
-        nearer.then_with(|| one.source.cmp(&other.source)).then_with(|| one.revision.cmp(&other.revision))
+        one.itself
+            .cmp(&other.itself)
+            .then(nearer)
+            .then_with(|| one.source.cmp(&other.source))
+            .then_with(|| one.revision.cmp(&other.revision))
     });
     found.truncate(limit.max(1));
 }
@@ -282,7 +286,7 @@ fn standing(
     }
     let kin = claimed.iter().flatten().filter(|likeness| likeness.is_kin(enrolled)).map(|likeness| likeness.similarity);
     let Some(best) = kin.max_by(f64::total_cmp) else { return ClaimStanding::False };
-    let nearest = found.first().filter(|one| !claims.iter().any(|claim| names(&one.source, claim)));
+    let nearest = found.first().filter(|one| !one.itself && !claims.iter().any(|claim| names(&one.source, claim)));
     match nearest {
         Some(one) if 1.0 - one.likeness.similarity < NEARER * (1.0 - best) => ClaimStanding::HoldsNearerKnown,
         _ => ClaimStanding::Holds,

@@ -1,5 +1,5 @@
-//! A checkpoint by itself, wherever it lies: a folder or file of this machine, or a repository on a hub of which nothing
-//! is fetched but what is read.
+//! A checkpoint by itself, wherever it lies: a folder or file of this machine, or a repository on a hub of which
+//! nothing is fetched but what is read.
 
 use std::sync::Arc;
 

@@ -14,8 +14,8 @@ use crate::ids::Digest;
 use crate::limits::{MAX_SKETCHED_BLOCKS, MAX_SKETCHED_SLOTS};
 use crate::pair::{Piece, View, pieces};
 
-/// Matrices of a block that are sampled, the first ones present. q and k come late: their rows follow the frequencies of
-/// the rotary embedding in every model, and converters reorder them.
+/// Matrices of a block that are sampled, the first ones present. q and k come late: their rows follow the frequencies
+/// of the rotary embedding in every model, and converters reorder them.
 const MATRICES: &[&str] = &[
     "o_proj",
     "down_proj",

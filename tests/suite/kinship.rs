@@ -184,8 +184,9 @@ fn a_claim_stands_or_falls_by_the_weights() {
     let wider = TinySize { width: 96, inner: 224, heads: 6, ..SIZE };
     let wider = ranked(&index, &stored(&wider.llama(1), "BF16"), &[]);
     assert_eq!((wider.nearest.len(), wider.standing, wider.comparable), (0, ClaimStanding::NotEnrolled, 0));
-    // Nothing is its own base.
-    assert!(rank(&index, "hf:org/child@main", &child, &[], 5).unwrap().nearest.iter().all(|one| one.similarity < 1.0));
+    // What is known under the candidate's own name comes last.
+    let own = rank(&index, "hf:org/child@main", &child, &[], 5).unwrap();
+    assert_eq!(own.nearest.iter().map(|one| one.source.as_str()).collect::<Vec<_>>(), ["hf:org/base", "hf:org/child"]);
 }
 
 #[test]
@@ -212,7 +213,7 @@ fn what_is_deep_and_odd_keeps_within_its_bounds() {
         let weight = tiny.tensors["model.layers.0.mlp.up_proj.weight"].clone();
         odd.tensors.insert(format!("model.layers.{layer}.odd_{layer}.weight"), weight);
     }
-    for (model, layers, slots) in [(deep, 1000, 1 + 4), (odd, 100, 64)] {
+    for (model, layers, slots) in [(deep, 1000, 1 + 4 + 1), (odd, 100, 64)] {
         let fingerprint = stored(&model, "BF16");
         assert_eq!((fingerprint.layers, fingerprint.slots.len()), (layers, slots));
         assert!(fingerprint.to_bytes().len() <= 64 << 10, "{}", fingerprint.to_bytes().len());
@@ -290,6 +291,16 @@ fn folders_and_repositories_are_enrolled_and_identified() {
     assert_eq!((&found["standing"], &found["enrolled"]), (&"holds".into(), &2.into()), "{found:#}");
     let liar = run(&["identify", "hf:someone/liar"], 0);
     assert_eq!((&liar["standing"], liar["nearest"].as_array().unwrap().len()), (&"false".into(), 0));
+
+    // Whatever is examined against is known from then on.
+    run(&["compare", "base", "edited", "--index", "compared.db"], 1);
+    run(&["scan", "hf:someone/edited", "--index", "scanned.db"], 1);
+    let sweep = ["sweep", "--base", "hf:org/base", "--index", "swept.db"];
+    program(folder.path(), standin.hub()).args(sweep).assert().code(1);
+    for (index, source) in [("compared.db", "base"), ("scanned.db", "hf:org/base"), ("swept.db", "hf:org/base")] {
+        let found = run(&["identify", "edited", "--index", index], 0);
+        assert_eq!((&found["enrolled"], &found["nearest"][0]["source"]), (&1.into(), &source.into()), "{found:#}");
+    }
 
     let text = |what: &str, status| {
         let output = program(folder.path(), standin.hub()).args(["identify", what]).assert().code(status);
