@@ -3,11 +3,12 @@
 //! Every sketch is cut in two: values at even places choose which block of the one is which of the other, values at odd
 //! places are what is told. So the choice among many blocks does not make strangers alike.
 //!
-//! The statistic T sums the correlations of all matched sketches. Its null exchanges the places of one side, with the
-//! same permutation for all blocks of a slot: blocks of one model resemble one another (loud channels, directions that
-//! many share), and with a permutation of its own for each block chance would look smaller than it is. Of such a
-//! permutation T has mean 0 and variance Σ ‖XᵀY‖²/(n-1) exactly (Hoeffding 1951), where X and Y are a slot's sketches
-//! as rows, and is close to normal: values are cut at two standard deviations, so that no single channel decides.
+//! The statistic T sums the correlations of all matched sketches of matrices. Its null exchanges the places of one
+//! side, with the same permutation for all blocks of a slot: blocks of one model resemble one another (loud channels,
+//! directions that many share), and with a permutation of its own for each block chance would look smaller than it is.
+//! Of such a permutation T has mean 0 and variance Σ ‖XᵀY‖²/(n-1) exactly (Hoeffding 1951), where X and Y are a slot's
+//! sketches as rows, and is close to normal: values are cut at two standard deviations, so that no single channel
+//! decides.
 
 use std::collections::BTreeMap;
 
@@ -39,11 +40,11 @@ pub struct Likeness {
     /// same weights, about 0 for strangers. An edit is loud in some tensors and leaves others as they were; these say
     /// of two near ones which is nearer.
     pub similarity: f64,
-    /// Mean correlation of matched sketches, at places that did not choose the match.
+    /// Mean correlation of matched sketches of matrices, at places that did not choose the match.
     pub correlation: f64,
     /// Chance that strangers are as alike; one-sided.
     pub p_value: f64,
-    /// Sketches that were held against one another.
+    /// Sketches of matrices that were held against one another.
     pub sketches: usize,
     /// For blocks of the first, which of the second they resemble most; each of the second once.
     pub layers: BTreeMap<u32, u32>,
@@ -105,19 +106,21 @@ fn product(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// Slots that both have, sketch by sketch.
-type Shared<'a> = [(&'a OfSlot, &'a OfSlot)];
+type Shared<'a> = [(&'a SketchedSlot, &'a OfSlot, &'a OfSlot)];
 
 /// How alike two fingerprints are; `None` where they have too little in common to be held against one another: other
 /// shapes, other parts.
 pub fn likeness(one: &PreparedFingerprint, other: &PreparedFingerprint) -> Option<Likeness> {
-    let shared: Vec<(&OfSlot, &OfSlot)> =
-        one.slots.iter().filter_map(|(slot, sketches)| Some((sketches, other.slots.get(slot)?))).collect();
-    if shared.iter().map(|(mine, theirs)| mine.len().min(theirs.len())).sum::<usize>() < ENOUGH {
+    let shared: Vec<(&SketchedSlot, &OfSlot, &OfSlot)> =
+        one.slots.iter().filter_map(|(slot, sketches)| Some((slot, sketches, other.slots.get(slot)?))).collect();
+    let matrices = shared.iter().filter(|(slot, ..)| !slot.is_gain());
+    if matrices.map(|(_, mine, theirs)| mine.len().min(theirs.len())).sum::<usize>() < ENOUGH {
         return None;
     }
     let layers = matched(&shared);
-    let (mut total, mut logarithms, mut variance, mut sketches) = (0.0f64, 0.0f64, 0.0f64, 0usize);
-    for (mine, theirs) in &shared {
+    let (mut total, mut variance, mut sketches) = (0.0f64, 0.0f64, 0usize);
+    let (mut logarithms, mut distances) = (0.0f64, 0usize);
+    for (slot, mine, theirs) in &shared {
         let pairs: Vec<(&[f32], &[f32])> = mine
             .iter()
             .filter_map(|(layer, mine)| {
@@ -127,11 +130,13 @@ pub fn likeness(one: &PreparedFingerprint, other: &PreparedFingerprint) -> Optio
             })
             .collect();
         let Some(samples) = pairs.first().map(|(mine, _)| mine.len()).filter(|samples| *samples > 1) else { continue };
-        for (mine, theirs) in &pairs {
-            let correlation = f64::from(product(mine, theirs)).clamp(-1.0, 1.0);
-            total += correlation;
-            logarithms += (1.0 - correlation).max(NO_DISTANCE).ln();
+        let correlations = pairs.iter().map(|(mine, theirs)| f64::from(product(mine, theirs)).clamp(-1.0, 1.0));
+        logarithms += correlations.clone().map(|correlation| (1.0 - correlation).max(NO_DISTANCE).ln()).sum::<f64>();
+        distances += pairs.len();
+        if slot.is_gain() {
+            continue;
         }
+        total += correlations.sum::<f64>();
         variance += crossed(&pairs, samples) / (samples - 1) as f64;
         sketches += pairs.len();
     }
@@ -140,7 +145,7 @@ pub fn likeness(one: &PreparedFingerprint, other: &PreparedFingerprint) -> Optio
     }
     let deviations = if variance > 0.0 { total / variance.sqrt() } else { 0.0 };
     let p_value = (0.5 * erfc(deviations / std::f64::consts::SQRT_2)).clamp(LEAST_P, 1.0);
-    let (correlation, distance) = (total / sketches as f64, (logarithms / sketches as f64).exp());
+    let (correlation, distance) = (total / sketches as f64, (logarithms / distances as f64).exp());
     Some(Likeness { similarity: 1.0 - distance, correlation, p_value, sketches, layers })
 }
 
@@ -158,12 +163,12 @@ fn crossed(pairs: &[(&[f32], &[f32])], samples: usize) -> f64 {
 /// For each block of the first the one of the second that it resembles most, by the values that choose. Of several
 /// blocks that resemble one, the most alike keeps it: a repeated block would count twice.
 fn matched(shared: &Shared<'_>) -> BTreeMap<u32, u32> {
-    let mine = blocks(shared.iter().map(|(one, _)| *one));
-    let theirs = blocks(shared.iter().map(|(_, other)| *other));
+    let mine = blocks(shared.iter().map(|(_, one, _)| *one));
+    let theirs = blocks(shared.iter().map(|(.., other)| *other));
     let mut best = BTreeMap::<u32, (f32, u32)>::new();
     for layer in &mine {
         let mut scores = vec![(0.0f32, 0u32); theirs.len()];
-        for (one, other) in shared {
+        for (_, one, other) in shared {
             let Some(own) = one.get(&Some(*layer)).filter(|own| !own.chooses.is_empty()) else { continue };
             for (score, number) in scores.iter_mut().zip(&theirs) {
                 let Some(sketch) = other.get(&Some(*number)) else { continue };

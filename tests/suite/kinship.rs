@@ -176,6 +176,11 @@ fn a_claim_stands_or_falls_by_the_weights() {
     assert_eq!(of(&["hf:org/other"]), ClaimStanding::False);
     assert_eq!(of(&["hf:org/unheard-of"]), ClaimStanding::NotEnrolled);
     assert_eq!(of(&[]), ClaimStanding::None);
+    // The gains of another model alone make no kin.
+    let mut borrowed = SIZE.llama(78);
+    let gains = SIZE.llama(1).tensors.into_iter().filter(|(name, _)| name.contains("norm"));
+    borrowed.tensors.extend(gains);
+    assert_eq!(ranked(&index, &stored(&borrowed, "BF16"), &[]).nearest.len(), 0);
     // A stranger of the same configuration is unrelated to all; of another shape nothing is known.
     let stranger = ranked(&index, &stored(&SIZE.llama(77), "BF16"), &["hf:org/base"]);
     assert_eq!((stranger.nearest.len(), stranger.standing, stranger.comparable), (0, ClaimStanding::False, 3));
