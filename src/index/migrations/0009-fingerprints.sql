@@ -2,7 +2,7 @@
 
 -- A fingerprint of one state of a place (src/kinship/); a later one of the same state takes its place.
 CREATE TABLE fingerprint (
-    key      INTEGER PRIMARY KEY,
+    key      INTEGER PRIMARY KEY,          -- its number
     source   TEXT NOT NULL,                -- the place: hf:owner/name, ms:…, local:… or a path, as repository.source
     revision TEXT NOT NULL,                -- its commit, empty where there is none
     role     TEXT NOT NULL                 -- what it was when it was enrolled; a base stays one
