@@ -420,7 +420,7 @@ fn is_granite_stack(path: &str) -> bool {
 }
 
 /// A role in a draft block (multi-token prediction): it has a residual stream of its own, so that its tensors count
-/// neither as writers nor as readers of the model's; what writes to that stream keeps its axis, by which it is examined.
+/// neither as writers nor as readers of the model's; what writes to that stream keeps its axis, by which it is asked.
 fn of_draft(role: Role) -> Role {
     // What joins the model's stream and the next token's embedding makes the block's stream, and adds nothing to it.
     let residual = role.residual.filter(|_| role.kind == Kind::Writer && role.module != "eh_proj");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Checkpoint, Decode, Packing, Storage, TensorEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::ByteSource;
-use crate::tensor::levels::{self, Choice, Level};
+use crate::tensor::levels::{self, CodedLevel, LevelChoice};
 use crate::tensor::{DType, DTypeFamily};
 
 /// Elements of which levels are held at a time.
@@ -37,7 +37,7 @@ impl Bounds {
 }
 
 /// What a tensor's scheme codes a number as; `None` where numbers are not coded one by one.
-pub fn choice(checkpoint: &Checkpoint, entry: &TensorEntry) -> Option<Choice> {
+pub fn choice(checkpoint: &Checkpoint, entry: &TensorEntry) -> Option<LevelChoice> {
     Coded::of(checkpoint, entry)?.levels(0, &mut []).ok()?
 }
 
@@ -60,7 +60,7 @@ impl Coded {
         coded.levels(0, &mut []).ok()?.is_some().then_some(coded)
     }
 
-    fn levels(&self, first: u64, out: &mut [Level]) -> Result<Option<Choice>> {
+    fn levels(&self, first: u64, out: &mut [CodedLevel]) -> Result<Option<LevelChoice>> {
         match self {
             Self::Packed(decoder) => decoder.levels(first, out),
             Self::Blocks { source, start, dtype, elements } => {
@@ -76,7 +76,7 @@ impl Coded {
                 let (from, to) = (first / block, end.div_ceil(block));
                 let place = |at: u64| start.saturating_add(at.saturating_mul(bytes));
                 let input = source.read(place(from)..place(to))?;
-                let mut whole = vec![Level::default(); ((to - from) * block) as usize];
+                let mut whole = vec![CodedLevel::default(); ((to - from) * block) as usize];
                 let choice = levels::of_blocks(dtype, &input, &mut whole);
                 let skip = (first - from * block) as usize;
                 out.iter_mut().zip(whole.iter().skip(skip)).for_each(|(out, level)| *out = *level);
@@ -98,7 +98,7 @@ impl Decode for Edge {
     }
 
     fn decode(&self, first: u64, out: &mut [f32]) -> Result<()> {
-        let mut levels = vec![Level::default(); out.len().min(AT_ONCE)];
+        let mut levels = vec![CodedLevel::default(); out.len().min(AT_ONCE)];
         for (part, out) in out.chunks_mut(AT_ONCE).enumerate() {
             let levels = &mut levels[..out.len()];
             self.coded.levels(first + (part * AT_ONCE) as u64, levels)?;

@@ -41,7 +41,7 @@ use self::files::Written;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
 use crate::source::ByteSource;
-use crate::tensor::levels::{Choice, Level};
+use crate::tensor::levels::{CodedLevel, LevelChoice};
 use crate::tensor::{self, DType, DTypeFamily};
 
 /// An oddity of a file: reported, never judged by itself, and never a reason to stop reading.
@@ -121,7 +121,7 @@ pub trait Decode: Send + Sync {
 
     /// The levels of elements `first .. first + out.len()`, and what the scheme codes a number as; `None` where numbers
     /// are not coded one by one.
-    fn levels(&self, _first: u64, _out: &mut [Level]) -> Result<Option<Choice>> {
+    fn levels(&self, _first: u64, _out: &mut [CodedLevel]) -> Result<Option<LevelChoice>> {
         Ok(None)
     }
 

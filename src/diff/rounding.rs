@@ -19,7 +19,7 @@ use crate::error::Result;
 use crate::pair::Pairing;
 use crate::profile::names;
 use crate::profile::{Numbers, Profile, Sameness, TensorMeasurement};
-use crate::tensor::levels::Choice;
+use crate::tensor::levels::LevelChoice;
 use crate::tensor::numbers::median;
 
 /// Elements looked at in one go.
@@ -49,7 +49,7 @@ const NAMED: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rounded {
     /// What its scheme codes a number as; `None` where numbers are not coded one by one.
-    pub choice: Option<Choice>,
+    pub choice: Option<LevelChoice>,
     /// Elements looked at.
     pub looked: u64,
     /// Of them, those whose level is not the nearest to the base's number,
@@ -264,12 +264,12 @@ fn standings(measured: &Measurements<'_>, tensors: &[TensorMeasurement]) -> Vec<
         let share = |count: u64| count as f64 / rounded.looked.max(1) as f64;
         match rounded.choice {
             _ if tensor.relative_norm > STANDS_OUT * median(group.changes.iter().copied()) => Standing::Off,
-            Some(Choice::Nearest) => Standing::Off,
-            Some(Choice::Weighted) => {
+            Some(LevelChoice::Nearest) => Standing::Off,
+            Some(LevelChoice::Weighted) => {
                 let few = share(rounded.outside) <= WEIGHTED && share(rounded.far) <= WEIGHTED_FAR;
                 if few && group.is_weighted() { Standing::Loose } else { Standing::Off }
             }
-            Some(Choice::Free) | None => Standing::Untold,
+            Some(LevelChoice::Free) | None => Standing::Untold,
         }
     };
     (measured.pairs.iter().zip(tensors)).map(|(pair, tensor)| Some(standing(pair.rounded?, tensor))).collect()

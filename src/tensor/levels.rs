@@ -15,7 +15,7 @@ const BEYOND: f32 = 10.0;
 
 /// What a scheme codes a number as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Choice {
+pub enum LevelChoice {
     /// Always the nearest of its levels.
     Nearest,
     /// The nearest, but for some numbers where a search was weighted by importance: those of another scale that was
@@ -27,7 +27,7 @@ pub enum Choice {
 
 /// A coded number and the levels beside it.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Level {
+pub struct CodedLevel {
     /// The number.
     pub value: f32,
     /// The next lower level; `None` for the lowest.
@@ -40,7 +40,7 @@ pub struct Level {
     pub reach: f32,
 }
 
-impl Level {
+impl CodedLevel {
     /// A level among its neighbours, whichever of them is higher.
     pub fn between(value: f32, one: Option<f32>, other: Option<f32>, slack: f32) -> Self {
         let turned = one.is_some_and(|one| one > value) || other.is_some_and(|other| other < value);
@@ -105,7 +105,7 @@ struct Blocks {
     spread: Spread,
     /// Steps of the scales of sub-blocks, which are rounded to a share of the largest.
     sub_scales: Option<f32>,
-    choice: Choice,
+    choice: LevelChoice,
 }
 
 /// E2M1, ascending and doubled.
@@ -125,16 +125,16 @@ const IQ4: [f32; 16] = {
 /// ggml's types whose numbers are coded one by one. Layouts are those of `ggml-common.h`, choices those of
 /// `ggml-quants.c` as measured with its own quantiser (docs/detector.md).
 static BLOCKS: &[Blocks] = &[
-    Blocks::even(&Q4_0, &[(0, 2)], 16, None, Choice::Weighted),
-    Blocks::even(&Q4_1, &[(0, 4)], 16, None, Choice::Weighted),
-    Blocks::even(&Q5_0, &[(0, 2)], 32, None, Choice::Weighted),
-    Blocks::even(&Q5_1, &[(0, 4)], 32, None, Choice::Weighted),
-    Blocks { ends: [0x80, 0x7f], ..Blocks::even(&Q8_0, &[(0, 2)], 256, None, Choice::Nearest) },
-    Blocks::even(&Q2_K, &[(0, 16), (80, 84)], 4, Some(15.0), Choice::Nearest),
-    Blocks::even(&Q3_K, &[(96, 110)], 8, Some(31.0), Choice::Nearest),
-    Blocks::even(&Q4_K, &[(0, 16)], 16, Some(63.0), Choice::Nearest),
-    Blocks::even(&Q5_K, &[(0, 16)], 32, Some(63.0), Choice::Nearest),
-    Blocks::even(&Q6_K, &[(192, 210)], 64, Some(127.0), Choice::Nearest),
+    Blocks::even(&Q4_0, &[(0, 2)], 16, None, LevelChoice::Weighted),
+    Blocks::even(&Q4_1, &[(0, 4)], 16, None, LevelChoice::Weighted),
+    Blocks::even(&Q5_0, &[(0, 2)], 32, None, LevelChoice::Weighted),
+    Blocks::even(&Q5_1, &[(0, 4)], 32, None, LevelChoice::Weighted),
+    Blocks { ends: [0x80, 0x7f], ..Blocks::even(&Q8_0, &[(0, 2)], 256, None, LevelChoice::Nearest) },
+    Blocks::even(&Q2_K, &[(0, 16), (80, 84)], 4, Some(15.0), LevelChoice::Nearest),
+    Blocks::even(&Q3_K, &[(96, 110)], 8, Some(31.0), LevelChoice::Nearest),
+    Blocks::even(&Q4_K, &[(0, 16)], 16, Some(63.0), LevelChoice::Nearest),
+    Blocks::even(&Q5_K, &[(0, 16)], 32, Some(63.0), LevelChoice::Nearest),
+    Blocks::even(&Q6_K, &[(192, 210)], 64, Some(127.0), LevelChoice::Nearest),
     Blocks::table(&IQ4_NL, &[(0, 2)], 0x00, &IQ4, -127.0, None),
     Blocks::table(&IQ4_XS, &[(0, 8)], 0x00, &IQ4, -127.0, Some(31.0)),
     Blocks::table(&MXFP4, &[(0, 1)], 0x77, &E2M1, 12.0, None),
@@ -147,7 +147,7 @@ impl Blocks {
         scales: &'static [(usize, usize)],
         levels: u16,
         sub_scales: Option<f32>,
-        choice: Choice,
+        choice: LevelChoice,
     ) -> Self {
         Self { dtype, scales, ends: [0x00, 0xff], spread: Spread::Even(levels), sub_scales, choice }
     }
@@ -161,7 +161,7 @@ impl Blocks {
         sub_scales: Option<f32>,
     ) -> Self {
         let spread = Spread::Table(table, entry);
-        Self { dtype, scales, ends: [codes, codes], spread, sub_scales, choice: Choice::Nearest }
+        Self { dtype, scales, ends: [codes, codes], spread, sub_scales, choice: LevelChoice::Nearest }
     }
 
     /// The numbers of blocks whose codes are all made of one byte.
@@ -177,7 +177,7 @@ impl Blocks {
         numbers
     }
 
-    fn levels(&self, blocks: &[u8], out: &mut [Level]) {
+    fn levels(&self, blocks: &[u8], out: &mut [CodedLevel]) {
         let mut numbers = vec![0.0; blocks.len() / self.dtype.bytes * self.dtype.block];
         (self.dtype.decode)(blocks, &mut numbers);
         let ends = self.ends.map(|byte| self.with_codes(blocks, byte));
@@ -191,13 +191,13 @@ impl Blocks {
                     // A level within a quarter of a step of the last one is that one.
                     let below = (value - low > 0.25 * step).then_some(value - step);
                     let above = (high - value > 0.25 * step).then_some(value + step);
-                    Level { value, below, above, slack: 0.0, reach: 0.0 }
+                    CodedLevel { value, below, above, slack: 0.0, reach: 0.0 }
                 }
                 Spread::Table(table, entry) => {
                     let scale = end(0) / entry;
                     // Under a scale of zero there is one level.
                     let table: &[f32] = if scale == 0.0 { &[] } else { table };
-                    Level { value, ..Level::in_table(table, (value / scale).round(), scale, 0.0) }
+                    CodedLevel { value, ..CodedLevel::in_table(table, (value / scale).round(), scale, 0.0) }
                 }
             };
             level.slack = level.of_half_scale();
@@ -206,7 +206,7 @@ impl Blocks {
         for block in out.chunks_mut(self.dtype.block) {
             // Half of what its own scale is rounded to, over all levels: sub-blocks much fainter than another of their
             // block are on a scale that is far too fine or none at all.
-            let most = block.iter().map(Level::step).fold(0.0, f32::max);
+            let most = block.iter().map(CodedLevel::step).fold(0.0, f32::max);
             let levels = match self.spread {
                 Spread::Even(count) => f32::from(count),
                 Spread::Table(table, _) => table.len() as f32,
@@ -218,7 +218,7 @@ impl Blocks {
 
 /// The levels of whole blocks of a type, one for each of their elements; `None` for types whose numbers are not coded
 /// one by one.
-pub fn of_blocks(dtype: &DType, blocks: &[u8], out: &mut [Level]) -> Option<Choice> {
+pub fn of_blocks(dtype: &DType, blocks: &[u8], out: &mut [CodedLevel]) -> Option<LevelChoice> {
     let known = BLOCKS.iter().find(|known| known.dtype == dtype)?;
     known.levels(blocks, out);
     Some(known.choice)
@@ -259,7 +259,7 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(7);
         for known in BLOCKS {
             let first = block(known, &mut random);
-            let mut levels = vec![Level::default(); known.dtype.block];
+            let mut levels = vec![CodedLevel::default(); known.dtype.block];
             assert!(of_blocks(known.dtype, &first, &mut levels).is_some());
             // The same scales under many other codes show every level of each element.
             let mut seen: Vec<Vec<f32>> = vec![Vec::new(); known.dtype.block];
@@ -291,16 +291,16 @@ mod tests {
 
     #[test]
     fn bounds_are_midpoints_with_some_room_and_wide_at_the_ends() {
-        let level = Level::of_code(3, 15, 0.0, |code| 2.0 * code as f32);
+        let level = CodedLevel::of_code(3, 15, 0.0, |code| 2.0 * code as f32);
         assert_eq!(level.bounds(), [6.0 - 1.125, 6.0 + 1.125]);
-        let turned = Level::of_code(0, 15, 0.5, |code| -2.0 * code as f32);
-        assert_eq!(turned, Level::between(0.0, None, Some(-2.0), 0.5));
+        let turned = CodedLevel::of_code(0, 15, 0.5, |code| -2.0 * code as f32);
+        assert_eq!(turned, CodedLevel::between(0.0, None, Some(-2.0), 0.5));
         assert_eq!(turned.bounds(), [-1.625, 20.5]);
-        let zero = Level::of_code(4, 15, 0.0, |_| 0.0);
+        let zero = CodedLevel::of_code(4, 15, 0.0, |_| 0.0);
         assert_eq!(zero.bounds(), [0.0, 0.0]);
-        let table = Level::in_table(&[-1.0, 0.0, 0.5], 0.0, -2.0, 0.0);
+        let table = CodedLevel::in_table(&[-1.0, 0.0, 0.5], 0.0, -2.0, 0.0);
         assert_eq!((table.below, table.above), (Some(-1.0), Some(2.0)));
-        let none = Level::in_table(&[-1.0, 1.0], f32::NAN, 1.0, 0.0).bounds();
+        let none = CodedLevel::in_table(&[-1.0, 1.0], f32::NAN, 1.0, 0.0).bounds();
         assert!(!(none[0] <= 0.0 && 0.0 <= none[1]));
     }
 
@@ -310,7 +310,7 @@ mod tests {
             let known = &BLOCKS[which];
             let mut bytes = vec![0; 2 * known.dtype.bytes];
             fastrand::Rng::with_seed(seed).fill(&mut bytes);
-            let mut out = vec![Level::default(); elements];
+            let mut out = vec![CodedLevel::default(); elements];
             prop_assert!(of_blocks(known.dtype, &bytes, &mut out).is_some());
         }
     }

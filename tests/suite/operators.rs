@@ -127,7 +127,7 @@ fn rotations_are_never_clear() {
 #[test]
 fn a_removal_fitted_on_some_inputs_is_suspect() {
     let candidate = changed(|name, weight| {
-        let inputs = weight.shape[1] as usize / 4;
+        let inputs = weight.shape[1] / 4;
         edits::orthogonalize_on_inputs(weight, &removed(), inputs, 63, name);
     });
     let examination = compare(&base(), &candidate, &BF16, 1);
@@ -151,9 +151,8 @@ fn four_bits_do_not_hide_an_operator() {
 fn what_shares_an_output_side_or_a_scale_alone_is_no_operator() {
     let shared = removed();
     let left = changed(|name, weight| {
-        let right =
-            orthoscope::demo::tiny::normal(&mut orthoscope::demo::tiny::random(64, name), weight.shape[1] as usize);
-        let columns = weight.shape[1] as usize;
+        let right = orthoscope::demo::tiny::normal(&mut orthoscope::demo::tiny::random(64, name), weight.shape[1]);
+        let columns = weight.shape[1];
         for (row, left) in weight.values.chunks_exact_mut(columns).zip(&shared) {
             row.iter_mut().zip(&right).for_each(|(value, right)| *value += 0.02 * left * right);
         }

@@ -9,7 +9,7 @@ use super::stored::{COARSE, PlainTensor, by_rows, word};
 use super::{Group, Scheme, companions};
 use crate::checkpoint::{Checkpoint, Decode};
 use crate::error::Result;
-use crate::tensor::levels::{Choice, Level};
+use crate::tensor::levels::{CodedLevel, LevelChoice};
 
 /// AWQ.
 pub(super) struct Awq;
@@ -84,13 +84,13 @@ impl Decode for Decoder {
         self.scales.free(Some(&self.zeros))
     }
 
-    fn levels(&self, first: u64, out: &mut [Level]) -> Result<Option<Choice>> {
+    fn levels(&self, first: u64, out: &mut [CodedLevel]) -> Result<Option<LevelChoice>> {
         self.each(first, out, |stored, scale, zero| {
             let number = |code: u32| (code as f32 - zero) * scale;
-            Level::of_code(stored, 0xf, COARSE * number(stored).abs(), number)
+            CodedLevel::of_code(stored, 0xf, COARSE * number(stored).abs(), number)
         })?;
         // Columns were scaled before, and rows of the weights before them scaled back.
-        Ok(Some(Choice::Free))
+        Ok(Some(LevelChoice::Free))
     }
 }
 

@@ -10,7 +10,7 @@ use crate::checkpoint::{Checkpoint, Decode};
 use crate::error::Result;
 use crate::limits::MAX_QUANT_STATE_BYTES;
 use crate::tensor;
-use crate::tensor::levels::{Choice, Level};
+use crate::tensor::levels::{CodedLevel, LevelChoice};
 
 /// `weight` of bytes with `SCB`: `W = code · SCB / 127`.
 pub(super) struct EightBit;
@@ -69,7 +69,7 @@ impl Decode for Rows {
         self.scales.free(None)
     }
 
-    fn levels(&self, first: u64, out: &mut [Level]) -> Result<Option<Choice>> {
+    fn levels(&self, first: u64, out: &mut [CodedLevel]) -> Result<Option<LevelChoice>> {
         let codes = self.codes.values(first, out.len() as u64)?;
         by_rows(self.columns, first, out, |row, from, piece| {
             let scale = self.scales.values(row as u64, 1)?.first().copied().unwrap_or(0.0) / 127.0;
@@ -78,11 +78,11 @@ impl Decode for Rows {
                 let number = |code: f32| (code.abs() <= 127.0).then_some(code * scale);
                 let value = code * scale;
                 // Codes are counted in binary16, which leaves them 11 bits.
-                *level = Level::between(value, number(code - 1.0), number(code + 1.0), FINE * value.abs());
+                *level = CodedLevel::between(value, number(code - 1.0), number(code + 1.0), FINE * value.abs());
             }
             Ok(())
         })?;
-        Ok(Some(Choice::Nearest))
+        Ok(Some(LevelChoice::Nearest))
     }
 }
 
@@ -192,14 +192,14 @@ impl Decode for Blocks {
         self.scales.free(None)
     }
 
-    fn levels(&self, first: u64, out: &mut [Level]) -> Result<Option<Choice>> {
+    fn levels(&self, first: u64, out: &mut [CodedLevel]) -> Result<Option<LevelChoice>> {
         let table = ascending(&self.map);
         // Scales that are codes themselves were rounded after the weights were.
         let coarseness = if self.nested.is_some() { NESTED } else { FINE };
         self.each(first, out, |number, scale| {
-            Level::in_table(&table, number, scale, coarseness * (number * scale).abs())
+            CodedLevel::in_table(&table, number, scale, coarseness * (number * scale).abs())
         })?;
-        Ok(Some(Choice::Nearest))
+        Ok(Some(LevelChoice::Nearest))
     }
 }
 

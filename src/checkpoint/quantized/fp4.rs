@@ -11,7 +11,7 @@ use super::stored::{COARSE, PlainTensor, ascending, by_rows, outside};
 use super::{Group, Scheme, companions, settings};
 use crate::checkpoint::{Checkpoint, Decode};
 use crate::error::Result;
-use crate::tensor::levels::{Choice, Level};
+use crate::tensor::levels::{CodedLevel, LevelChoice};
 use crate::tensor::{self, F4_VALUES, power_of_two};
 
 /// The experts of gpt-oss.
@@ -64,16 +64,16 @@ impl Decode for Transposed {
         self.each(first, out, |number, scale| number * scale)
     }
 
-    fn levels(&self, first: u64, out: &mut [Level]) -> Result<Option<Choice>> {
+    fn levels(&self, first: u64, out: &mut [CodedLevel]) -> Result<Option<LevelChoice>> {
         let table = ascending(&F4_VALUES);
         self.each(first, out, |number, scale| level(&table, number, scale))?;
-        Ok(Some(Choice::Nearest))
+        Ok(Some(LevelChoice::Nearest))
     }
 }
 
 /// The level of a number under a scale; the tools divide by scales in BF16.
-fn level(table: &[f32], number: f32, scale: f32) -> Level {
-    Level::in_table(table, number, scale, COARSE * (number * scale).abs())
+fn level(table: &[f32], number: f32, scale: f32) -> CodedLevel {
+    CodedLevel::in_table(table, number, scale, COARSE * (number * scale).abs())
 }
 
 impl Transposed {
@@ -198,10 +198,10 @@ impl Decode for Rows {
         self.each(first, out, |number, scale| number * scale)
     }
 
-    fn levels(&self, first: u64, out: &mut [Level]) -> Result<Option<Choice>> {
+    fn levels(&self, first: u64, out: &mut [CodedLevel]) -> Result<Option<LevelChoice>> {
         let table = ascending(&F4_VALUES);
         self.each(first, out, |number, scale| level(&table, number, scale))?;
-        Ok(Some(Choice::Nearest))
+        Ok(Some(LevelChoice::Nearest))
     }
 }
 

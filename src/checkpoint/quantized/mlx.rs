@@ -14,7 +14,7 @@ use super::stored::{COARSE, PlainTensor, ascending, by_rows, code, of_bytes, out
 use super::{Group, Scheme, companions};
 use crate::checkpoint::{Checkpoint, Decode, Storage};
 use crate::error::Result;
-use crate::tensor::levels::{Choice, Level};
+use crate::tensor::levels::{CodedLevel, LevelChoice};
 use crate::tensor::{self, F4_VALUES, power_of_two};
 
 /// MLX.
@@ -228,7 +228,7 @@ impl Decode for Decoder {
         self.scales.free(self.biases.as_ref())
     }
 
-    fn levels(&self, first: u64, out: &mut [Level]) -> Result<Option<Choice>> {
+    fn levels(&self, first: u64, out: &mut [CodedLevel]) -> Result<Option<LevelChoice>> {
         let small = self.small_floats();
         let last = (1 << self.bits) - 1;
         let table = ascending(&small);
@@ -236,13 +236,13 @@ impl Decode for Decoder {
             Mode::Affine => {
                 let number = |code: u32| code as f32 * scale + bias;
                 // Scale and bias are both rounded.
-                Level::of_code(stored, last, COARSE * number(stored).abs().max(bias.abs()), number)
+                CodedLevel::of_code(stored, last, COARSE * number(stored).abs().max(bias.abs()), number)
             }
             _ => {
                 let entry = small.get(stored as usize).copied().unwrap_or(f32::NAN);
-                Level::in_table(&table, entry, scale, COARSE * (entry * scale).abs())
+                CodedLevel::in_table(&table, entry, scale, COARSE * (entry * scale).abs())
             }
         })?;
-        Ok(Some(Choice::Nearest))
+        Ok(Some(LevelChoice::Nearest))
     }
 }

@@ -10,7 +10,7 @@ use super::stored::{COARSE, PlainTensor, by_rows, code, word};
 use super::{Group, Scheme, companions, settings};
 use crate::checkpoint::{Checkpoint, Decode};
 use crate::error::Result;
-use crate::tensor::levels::{Choice, Level};
+use crate::tensor::levels::{CodedLevel, LevelChoice};
 
 /// Packed whole numbers.
 pub(super) struct CompressedTensors;
@@ -127,13 +127,13 @@ impl Decode for Decoder {
         self.scales.free(self.zeros.as_ref())
     }
 
-    fn levels(&self, first: u64, out: &mut [Level]) -> Result<Option<Choice>> {
+    fn levels(&self, first: u64, out: &mut [CodedLevel]) -> Result<Option<LevelChoice>> {
         self.each(first, out, |stored, scale, zero| {
             let number = |code: u32| (code as f32 - zero) * scale;
-            Level::of_code(stored, (1 << self.bits) - 1, COARSE * number(stored).abs(), number)
+            CodedLevel::of_code(stored, (1 << self.bits) - 1, COARSE * number(stored).abs(), number)
         })?;
         // llm-compressor writes what GPTQ and AWQ make in this form too.
-        Ok(Some(Choice::Free))
+        Ok(Some(LevelChoice::Free))
     }
 }
 

@@ -12,7 +12,7 @@ use super::stored::{COARSE, PlainTensor, ascending, by_rows, of_bytes, outside};
 use super::{Group, Scheme, settings};
 use crate::checkpoint::{Checkpoint, Decode, Storage};
 use crate::error::Result;
-use crate::tensor::levels::{Choice, Level};
+use crate::tensor::levels::{CodedLevel, LevelChoice};
 use crate::tensor::power_of_two;
 
 /// Scaled codes.
@@ -168,7 +168,7 @@ impl Decode for Decoder {
         self.scales.free(self.zeros.as_ref())
     }
 
-    fn levels(&self, first: u64, out: &mut [Level]) -> Result<Option<Choice>> {
+    fn levels(&self, first: u64, out: &mut [CodedLevel]) -> Result<Option<LevelChoice>> {
         let mut codes = self.codes.values(first, out.len() as u64)?;
         let table = ascending(&of_bytes(self.codes.dtype));
         let mut levels = out.iter_mut();
@@ -176,12 +176,12 @@ impl Decode for Decoder {
             let Some(level) = levels.next() else { return };
             let shifted = -zero * scale;
             let slack = COARSE * ((*code - zero) * scale).abs();
-            let Level { value, below, above, .. } = Level::in_table(&table, *code, scale, slack);
+            let CodedLevel { value, below, above, .. } = CodedLevel::in_table(&table, *code, scale, slack);
             let moved = |level: Option<f32>| level.map(|level| level + shifted);
-            *level = Level { value: value + shifted, below: moved(below), above: moved(above), slack, reach: 0.0 };
+            *level = CodedLevel { value: value + shifted, below: moved(below), above: moved(above), slack, reach: 0.0 };
         })?;
         // INT8 is what GPTQ after a smoothing of scales is written as too.
-        Ok(Some(if self.codes.dtype.name == "I8" { Choice::Free } else { Choice::Nearest }))
+        Ok(Some(if self.codes.dtype.name == "I8" { LevelChoice::Free } else { LevelChoice::Nearest }))
     }
 }
 
