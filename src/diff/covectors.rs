@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use super::factor::Factor;
 use super::fits::CONSISTENCY_SURE;
-use super::measured::PairMeasurement;
+use super::measured::{AsOperator, PairMeasurement};
 use super::operator::{Operator, Want};
 use super::oriented::Oriented;
 use super::projection::Leading;
@@ -34,30 +34,6 @@ const FEWEST: usize = 3;
 const ROOM: f64 = 1.5;
 /// Factors in memory at once, whatever the number of threads.
 const AT_ONCE: usize = 4;
-
-/// What the changed writers are as an operator, over those that were asked.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct AsOperator {
-    /// Writers whose covectors could be told: of low rank, no narrower than the residual stream.
-    pub writers: usize,
-    /// Median over them of the |cos| of a covector with the second nearest other layer's, or with the layer's other
-    /// writer's.
-    pub covectors: f64,
-    /// Median of what is lost of the covector's own direction: λ of a removal, λ cos(a, b) of an oblique one, 0 where
-    /// what was read is written elsewhere.
-    pub strength: f64,
-    /// Median of the largest squared coordinate of the covector.
-    pub channel: f64,
-    /// Median share of the loudest right vector that lies in the row space of W, over writers with [`ROOM`] for it not
-    /// to; `None` where there are fewer than [`FEWEST`].
-    pub inclusion: Option<f64>,
-    /// Median isometry of all writers asked, see [`super::consistency::Grams::isometry`].
-    pub isometry: f64,
-    /// Median |cos| of the first left vector with that of the second nearest other layer.
-    pub lefts: f64,
-    /// The smallest c along the first left vector, of all writers asked.
-    pub least_leaning: f64,
-}
 
 /// A writer that is asked.
 struct Asked<'m, 'a> {

@@ -3,12 +3,11 @@
 use faer::Mat;
 
 use super::consistency::Along;
-use super::covectors::AsOperator;
 use super::kernel;
 use super::projection::{Fit, Leading, Regression};
-use super::rounding::Rounded;
 use crate::pair::{Pair, Unpaired};
 use crate::profile::{ByCoordinates, Sameness};
+use crate::tensor::levels::LevelChoice;
 
 /// What the third stage found of one writer, reader, embedding or head.
 pub struct Projected {
@@ -140,4 +139,41 @@ pub struct StrengthByBounds {
     pub lambda: Option<f64>,
     /// Half of the range over which the squared distance stays within twice its least: no λ̂ is surer than that.
     pub stderr: f64,
+}
+
+/// What the changed writers are as an operator, over those that were asked.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct AsOperator {
+    /// Writers whose covectors could be told: of low rank, no narrower than the residual stream.
+    pub writers: usize,
+    /// Median over them of the |cos| of a covector with the second nearest other layer's, or with the layer's other
+    /// writer's.
+    pub covectors: f64,
+    /// Median of what is lost of the covector's own direction: λ of a removal, λ cos(a, b) of an oblique one, 0 where
+    /// what was read is written elsewhere.
+    pub strength: f64,
+    /// Median of the largest squared coordinate of the covector.
+    pub channel: f64,
+    /// Median share of the loudest right vector that lies in the row space of W, over writers with room for it not
+    /// to; `None` where there are fewer than three.
+    pub inclusion: Option<f64>,
+    /// Median isometry of all writers asked, see [`super::consistency::Grams::isometry`].
+    pub isometry: f64,
+    /// Median |cos| of the first left vector with that of the second nearest other layer.
+    pub lefts: f64,
+    /// The smallest c along the first left vector, of all writers asked.
+    pub least_leaning: f64,
+}
+
+/// How the numbers of one quantised tensor lie to the base's.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rounded {
+    /// What its scheme codes a number as; `None` where numbers are not coded one by one.
+    pub choice: Option<LevelChoice>,
+    /// Elements looked at.
+    pub looked: u64,
+    /// Of them, those whose level is not the nearest to the base's number,
+    pub outside: u64,
+    /// and those more than a step away.
+    pub far: u64,
 }

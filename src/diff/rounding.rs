@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
-use super::measured::{Measurements, PairMeasurement};
+use super::measured::{Measurements, PairMeasurement, Rounded};
 use crate::checkpoint::anomaly::BEYOND_ROUNDING;
 use crate::checkpoint::bounds::{self, Bounds};
 use crate::checkpoint::{Anomaly, Checkpoint, TensorEntry};
@@ -44,19 +44,6 @@ const FAR: f32 = 0.4;
 const STANDS_OUT: f64 = 3.0;
 /// Tensors that are named.
 const NAMED: usize = 64;
-
-/// How the numbers of one quantised tensor lie to the base's.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Rounded {
-    /// What its scheme codes a number as; `None` where numbers are not coded one by one.
-    pub choice: Option<LevelChoice>,
-    /// Elements looked at.
-    pub looked: u64,
-    /// Of them, those whose level is not the nearest to the base's number,
-    pub outside: u64,
-    /// and those more than a step away.
-    pub far: u64,
-}
 
 /// What is said of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,13 +3,12 @@
 use super::change;
 use super::channel::{PRUNED, is_channel, shared_direction};
 use super::consensus::{Consensus, choose_coordinates, fitted};
-use super::covectors::AsOperator;
 use super::fits::{
     AGREEMENT, CONSISTENCY, CONSISTENCY_ALONE, CONSISTENCY_HINT, HELD_OUT, OWN_COMPONENT, REAL_WIDTH, ROW_SPREADS,
     layers_of, spread, tensor_measurement,
 };
 use super::limit::{LEAST, UNTESTABLE, detection_limit};
-use super::measured::{Change, Fitted, Measurements};
+use super::measured::{AsOperator, Change, Fitted, Measurements};
 use super::{in_place, rounding};
 use crate::arch::{Axis, Kind};
 use crate::pair::Pairing;
