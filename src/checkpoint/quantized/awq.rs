@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::stored::{COARSE, PlainTensor, by_rows, word};
+use super::stored::{PlainTensor, affine_level, by_rows, word};
 use super::{Group, Scheme, companions};
 use crate::checkpoint::{Checkpoint, Decode};
 use crate::error::Result;
@@ -85,10 +85,7 @@ impl Decode for Decoder {
     }
 
     fn levels(&self, first: u64, out: &mut [CodedLevel]) -> Result<Option<LevelChoice>> {
-        self.each(first, out, |stored, scale, zero| {
-            let number = |code: u32| (code as f32 - zero) * scale;
-            CodedLevel::of_code(stored, 0xf, COARSE * number(stored).abs(), number)
-        })?;
+        self.each(first, out, |stored, scale, zero| affine_level(stored, 4, scale, zero))?;
         // Columns were scaled before, and rows of the weights before them scaled back.
         Ok(Some(LevelChoice::Free))
     }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::stored::{COARSE, PlainTensor, by_rows, code, word};
+use super::stored::{PlainTensor, affine_level, by_rows, code, word};
 use super::{Group, Scheme, companions, settings};
 use crate::checkpoint::{Checkpoint, Decode};
 use crate::error::Result;
@@ -103,10 +103,7 @@ impl Decode for Decoder {
     }
 
     fn levels(&self, first: u64, out: &mut [CodedLevel]) -> Result<Option<LevelChoice>> {
-        self.each(first, out, |stored, scale, zero| {
-            let number = |code: u32| (code as f32 - zero) * scale;
-            CodedLevel::of_code(stored, (1 << self.bits) - 1, COARSE * number(stored).abs(), number)
-        })?;
+        self.each(first, out, |stored, scale, zero| affine_level(stored, self.bits, scale, zero))?;
         // Each column makes up for the errors of those before it: by design one in ten codes is not the nearest.
         Ok(Some(LevelChoice::Free))
     }

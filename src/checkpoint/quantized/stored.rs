@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::checkpoint::{Checkpoint, Storage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::ByteSource;
+use crate::tensor::levels::CodedLevel;
 use crate::tensor::{self, DType, DTypeFamily};
 
 /// A plainly stored tensor.
@@ -172,6 +173,12 @@ pub(super) fn by_rows<T>(
 
 /// By how much of itself a number moves whose scale is stored in BF16, or that was divided by one in that dtype.
 pub(super) const COARSE: f32 = 1.0 / 256.0;
+
+/// The level of an affine code, (code - zero) · scale, among those that so many bits have.
+pub(super) fn affine_level(stored: u32, bits: u32, scale: f32, zero: f32) -> CodedLevel {
+    let number = |code: u32| (code as f32 - zero) * scale;
+    CodedLevel::of_code(stored, (1 << bits) - 1, COARSE * number(stored).abs(), number)
+}
 /// The same of scales that are kept in binary16 or finer.
 pub(super) const FINE: f32 = 1.0 / 1024.0;
 
