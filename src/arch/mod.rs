@@ -49,8 +49,8 @@ pub enum Kind {
     Router,
     /// A bias of a writer or reader.
     Bias,
-    /// Anything else: convolutions, rotary tables, vision towers, scales. Of these only what writes in a draft block has
-    /// a residual axis, that of the block's own stream.
+    /// Anything else: convolutions, rotary tables, vision towers, scales. Of these only what writes in a draft block
+    /// has a residual axis, that of the block's own stream.
     Other,
 }
 
